@@ -1,0 +1,11 @@
+//! heartbeatd's tables as Rust types.
+//!
+//! Times are whole milliseconds since the Unix epoch, in UTC: integers compare
+//! exactly on every database, RFC 3339 text with a fraction of varying length
+//! does not.
+
+pub mod device;
+pub mod status_transition;
+
+mod status;
+pub use status::Status;

@@ -1,0 +1,32 @@
+//! The history of every status change, and for `offline` the outbox.
+
+use sea_orm::entity::prelude::*;
+
+use crate::Status;
+
+/// One row per status change, written in the transaction that changed it.
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "status_transition")]
+pub struct Model {
+    /// Ever growing and never reused: the idempotency key for whoever receives
+    /// the transition.
+    #[sea_orm(primary_key)]
+    pub sequence: i64,
+    /// The device; it may have been removed since.
+    pub device_id: String,
+    /// The status that was left.
+    pub from_status: Status,
+    /// The status that was entered.
+    pub to_status: Status,
+    /// When: the heartbeat's receive time, or the time of the check.
+    pub at: ChronoUnixTimestampMillis,
+    /// The device's last heartbeat as of then.
+    pub last_seen_at: Option<ChronoUnixTimestampMillis>,
+    /// For `offline`: the instant that `last_seen_at` was older than.
+    pub cutoff: Option<ChronoUnixTimestampMillis>,
+    /// For `offline`: when the alert sink acknowledged it; `None`: not yet.
+    pub delivered_at: Option<ChronoUnixTimestampMillis>,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,23 @@
+//! heartbeatd's schema and its history.
+//!
+//! A migration never imports `entity`: it would change whenever the entity
+//! does, and an old database would then be migrated to something else than it
+//! was yesterday.
+
+use sea_orm_migration::prelude::*;
+
+mod m20261123_000001_create_device;
+mod m20261123_000002_create_status_transition;
+
+/// Brings a database to the schema of this version.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261123_000001_create_device::Migration),
+            Box::new(m20261123_000002_create_status_transition::Migration),
+        ]
+    }
+}

@@ -1,0 +1,111 @@
+//! What a device's status is and which events change it.
+//!
+//! | from \ event | heartbeat | heartbeat that reports an error | silent past its timeout |
+//! |---|---|---|---|
+//! | `provisioning` | `online` | `error` | stays |
+//! | `online` | stays | `error` | `offline` |
+//! | `error` | `online` | stays | `offline` |
+//! | `offline` | `online` | `error` | stays |
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::DeviceId;
+
+/// Where a device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Registered, never seen.
+    Provisioning,
+    /// Heard within its timeout.
+    Online,
+    /// Silent for longer than its timeout.
+    Offline,
+    /// Heard within its timeout, and its last heartbeat reported an error.
+    Error,
+}
+
+impl Status {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Provisioning, Self::Online, Self::Offline, Self::Error];
+
+    /// The status after a heartbeat: whatever it was before, the device lives.
+    pub fn on_heartbeat(self, reports_error: bool) -> Self {
+        if reports_error { Self::Error } else { Self::Online }
+    }
+
+    /// The status after the device has been silent for its timeout. One that
+    /// was never heard has nothing to fall silent from.
+    pub fn on_silence(self) -> Self {
+        match self {
+            Self::Online | Self::Error => Self::Offline,
+            Self::Provisioning | Self::Offline => self,
+        }
+    }
+
+    /// The name in the database, in JSON, in logs and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provisioning => "provisioning",
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl log::kv::ToValue for Status {
+    fn to_value(&self) -> log::kv::Value<'_> {
+        self.as_str().into()
+    }
+}
+
+/// One status change of one device, as it stands in the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Transition {
+    /// Ever growing, never reused: the key by which a receiver recognises a
+    /// transition that it already has.
+    pub sequence: i64,
+    /// Whose status changed.
+    pub device_id: DeviceId,
+    /// The status that was left.
+    pub from: Status,
+    /// The status that was entered.
+    pub to: Status,
+    /// When the heartbeat was received, or when the check found the silence.
+    pub at: DateTime<Utc>,
+    /// The device's last heartbeat as of then.
+    pub last_seen_at: Option<DateTime<Utc>>,
+    /// When the alert sink acknowledged it; only `offline` ones are delivered.
+    pub delivered_at: Option<DateTime<Utc>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status::{self, *};
+
+    #[test]
+    fn a_heartbeat_brings_every_status_online_and_an_error_report_to_error() {
+        for status in Status::ALL {
+            assert_eq!(status.on_heartbeat(false), Online);
+            assert_eq!(status.on_heartbeat(true), Error);
+        }
+    }
+
+    #[test]
+    fn silence_takes_offline_only_what_was_heard_before() {
+        assert_eq!(Provisioning.on_silence(), Provisioning);
+        assert_eq!(Online.on_silence(), Offline);
+        assert_eq!(Error.on_silence(), Offline);
+        assert_eq!(Offline.on_silence(), Offline);
+    }
+}

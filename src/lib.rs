@@ -1,0 +1,3 @@
+//! heartbeatd
+pub mod clock;
+pub mod domain;
