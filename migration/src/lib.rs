@@ -4,6 +4,7 @@
 //! does, and an old database would then be migrated to something else than it
 //! was yesterday.
 
+pub use sea_orm_migration::prelude::MigratorTrait;
 use sea_orm_migration::prelude::*;
 
 mod m20261123_000001_create_device;

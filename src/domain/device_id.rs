@@ -43,7 +43,9 @@ pub enum InvalidDeviceId {
     #[error("a device id has 1 to {MAX_CHARS} characters, this one has {0}")]
     TooLong(usize),
     /// A character that would change a topic or a terminal.
-    #[error("a device id contains no control character and none of '/', '+', '#'; this one has {0:?}")]
+    #[error(
+        "a device id contains no control character and none of '/', '+', '#'; this one has {0:?}"
+    )]
     Forbidden(char),
 }
 

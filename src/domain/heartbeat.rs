@@ -96,8 +96,7 @@ impl Heartbeat {
 pub fn is_new_skew(before_ms: Option<i64>, now_ms: i64, bound: Duration) -> bool {
     let exceeds = |ms: i64| u128::from(ms.unsigned_abs()) > bound.as_millis();
     exceeds(now_ms)
-        && before_ms
-            .is_none_or(|before| !exceeds(before) || exceeds(now_ms.saturating_sub(before)))
+        && before_ms.is_none_or(|before| !exceeds(before) || exceeds(now_ms.saturating_sub(before)))
 }
 
 /// The names of the fields that had a wrong type.

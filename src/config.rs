@@ -1,0 +1,478 @@
+//! The configuration: `config.toml`, overlaid with the environment, validated
+//! before anything starts.
+//!
+//! Loading opens no port and no database: `heartbeatd check-config` does nothing
+//! else.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::mqtt::TopicPattern;
+
+/// The prefix of the environment variables that override keys:
+/// `HEARTBEATD_MQTT__URL` is `mqtt.url`.
+pub const ENVIRONMENT_PREFIX: &str = "HEARTBEATD";
+
+/// Where the configuration is looked for when no path is given.
+pub const DEFAULT_PATH: &str = "config.toml";
+
+/// All that can be configured. [`Config::default`] is what `config.toml` in the
+/// repository spells out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// When a device counts as silent, and how often that is looked at.
+    pub heartbeat: HeartbeatConfig,
+    /// Who may register.
+    pub devices: DevicesConfig,
+    /// The broker.
+    pub mqtt: MqttConfig,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Health and metrics.
+    pub http: HttpConfig,
+    /// Handing over offline devices.
+    pub alerts: AlertsConfig,
+    /// Past status changes.
+    pub history: HistoryConfig,
+}
+
+/// `[heartbeat]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeartbeatConfig {
+    /// How long a device may be silent before it is offline.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How often silent devices are looked for.
+    #[serde(with = "humantime_serde")]
+    pub check_interval: Duration,
+    /// How often received heartbeats are written to the database.
+    #[serde(with = "humantime_serde")]
+    pub flush_interval: Duration,
+    /// How far a device's clock may be off before a warning is logged.
+    #[serde(with = "humantime_serde")]
+    pub max_clock_skew: Duration,
+}
+
+impl Default for HeartbeatConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(180),
+            check_interval: Duration::from_secs(60),
+            flush_interval: Duration::from_secs(1),
+            max_clock_skew: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[devices]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DevicesConfig {
+    /// Whether a device's first heartbeat registers it.
+    pub auto_register: bool,
+    /// How many devices heartbeats may register; also bounds the memory.
+    pub max_devices: u64,
+}
+
+impl Default for DevicesConfig {
+    fn default() -> Self {
+        Self { auto_register: true, max_devices: 1_000_000 }
+    }
+}
+
+/// `[mqtt]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MqttConfig {
+    /// `mqtt://host:1883` or `mqtts://host:8883`; unset: the embedded broker.
+    pub url: Option<Url>,
+    /// The name by which the broker knows this instance.
+    pub client_id: String,
+    /// Where heartbeats are published; exactly one level is `+`, the device id.
+    pub topic: TopicPattern,
+    /// The quality of service of the subscription: 0, 1 or 2.
+    pub qos: u8,
+    /// How long the connection may be idle before it is probed.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// How often the service proves to itself that it is listening.
+    #[serde(with = "humantime_serde")]
+    pub echo_interval: Duration,
+    /// Several instances share the heartbeats of one group.
+    pub share_group: Option<String>,
+    /// The version of the protocol.
+    pub version: MqttVersion,
+    /// Who this instance is to the broker.
+    pub username: Option<String>,
+    /// What proves it.
+    pub password: Option<Secret>,
+    /// A file that holds the password instead.
+    pub password_file: Option<PathBuf>,
+    /// The certificate authority that signed the broker's certificate (PEM).
+    pub ca_file: Option<PathBuf>,
+    /// This instance's certificate (PEM).
+    pub cert_file: Option<PathBuf>,
+    /// The key of that certificate (PEM).
+    pub key_file: Option<PathBuf>,
+    /// How many received messages may wait to be processed.
+    pub max_backlog: usize,
+    /// The broker in this process.
+    pub embedded: EmbeddedConfig,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            client_id: "heartbeatd".to_owned(),
+            topic: TopicPattern::default(),
+            qos: 1,
+            keep_alive: Duration::from_secs(30),
+            echo_interval: Duration::from_secs(5),
+            share_group: None,
+            version: MqttVersion::V5,
+            username: None,
+            password: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            max_backlog: 1_000_000,
+            embedded: EmbeddedConfig::default(),
+        }
+    }
+}
+
+/// A version of MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub enum MqttVersion {
+    /// MQTT 5.0.
+    #[serde(rename = "5")]
+    V5,
+    /// MQTT 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V311,
+}
+
+impl TryFrom<String> for MqttVersion {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "5" => Ok(Self::V5),
+            "3.1.1" => Ok(Self::V311),
+            other => Err(format!("{other:?} is no version of MQTT: \"5\" or \"3.1.1\"")),
+        }
+    }
+}
+
+/// `[mqtt.embedded]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbeddedConfig {
+    /// Where devices connect to; port 0: any free one.
+    pub listen: SocketAddr,
+    /// Who may connect, as `mosquitto_passwd` writes it; unset: anybody, from
+    /// this machine only.
+    pub users_file: Option<PathBuf>,
+}
+
+impl Default for EmbeddedConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), users_file: None }
+    }
+}
+
+/// `[database]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// `sqlite://PATH?mode=rwc` or `postgres://USER@HOST/NAME`.
+    pub url: Secret,
+    /// A file that holds the URL instead.
+    pub url_file: Option<PathBuf>,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: Secret("sqlite://heartbeatd.db?mode=rwc".to_owned()), url_file: None }
+    }
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    pub listen: HttpListen,
+    /// What a request that changes something has to present.
+    pub token: Option<Secret>,
+    /// A file that holds the token instead.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        let listen = HttpListen::At(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        Self { listen, token: None, token_file: None }
+    }
+}
+
+/// Where HTTP is served, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpListen {
+    /// Not at all.
+    Off,
+    /// Here; port 0: any free one.
+    At(SocketAddr),
+}
+
+/// `[alerts]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// How long the alert sink may take for one delivery.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30) }
+    }
+}
+
+/// `[history]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// How long status changes are kept.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(90 * 24 * 60 * 60) }
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// What is hidden.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A URL without a password is worth showing.
+        let shown = crate::store::without_password(&self.0);
+        let is_url = shown.contains("://");
+        serializer.serialize_str(if is_url { &shown } else { "***" })
+    }
+}
+
+impl<'de> Deserialize<'de> for HttpListen {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "off" => Ok(Self::Off),
+            address => address.parse().map(Self::At).map_err(|_| {
+                let expected = &"\"off\" or an address such as \"127.0.0.1:8080\"";
+                serde::de::Error::invalid_value(serde::de::Unexpected::Str(address), expected)
+            }),
+        }
+    }
+}
+
+impl Serialize for HttpListen {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::At(address) => serializer.collect_str(address),
+        }
+    }
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read, or a key or value is not one.
+    #[error("configuration: {0}")]
+    Read(#[from] config::ConfigError),
+    /// A value that cannot work.
+    #[error("configuration: {key} = {value}: {expected}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// What it says.
+        value: String,
+        /// What it should say.
+        expected: String,
+    },
+}
+
+impl Config {
+    /// Reads `path` (without one: `config.toml` in the working directory, if
+    /// there is one) and the environment, and validates what they say.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] that names the key, its value and what is allowed.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let file = config::File::from(file).format(config::FileFormat::Toml);
+        let environment = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
+            .prefix_separator("_")
+            .separator("__");
+        let mut config: Self = config::Config::builder()
+            .add_source(file.required(path.is_some()))
+            .add_source(environment)
+            .build()?
+            .try_deserialize()?;
+        config.read_secrets()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn read_secrets(&mut self) -> Result<(), ConfigError> {
+        if let Some(secret) = read_secret("mqtt.password_file", &self.mqtt.password_file)? {
+            self.mqtt.password = Some(secret);
+        }
+        if let Some(secret) = read_secret("database.url_file", &self.database.url_file)? {
+            self.database.url = secret;
+        }
+        if let Some(secret) = read_secret("http.token_file", &self.http.token_file)? {
+            self.http.token = Some(secret);
+        }
+        Ok(())
+    }
+
+    /// Checks what the types alone do not say.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError::Value`] for the first value that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { heartbeat, devices, mqtt, database, http: _, alerts, history } = self;
+        at_least_a_millisecond("heartbeat.timeout", heartbeat.timeout)?;
+        at_least_a_millisecond("heartbeat.check_interval", heartbeat.check_interval)?;
+        at_least_a_millisecond("heartbeat.flush_interval", heartbeat.flush_interval)?;
+        at_least_a_millisecond("alerts.timeout", alerts.timeout)?;
+        at_least_a_millisecond("history.retention", history.retention)?;
+        check("devices.max_devices", devices.max_devices, devices.max_devices > 0, "at least 1")?;
+        check("mqtt.max_backlog", mqtt.max_backlog, mqtt.max_backlog > 0, "at least 1")?;
+        check("mqtt.qos", mqtt.qos, mqtt.qos <= 2, "0, 1 or 2")?;
+        let whole_seconds = mqtt.keep_alive.subsec_nanos() == 0
+            && (1..=u64::from(u16::MAX)).contains(&mqtt.keep_alive.as_secs());
+        let keep_alive = humantime::format_duration(mqtt.keep_alive);
+        check("mqtt.keep_alive", keep_alive, whole_seconds, "whole seconds, 1s to 65535s")?;
+        check_topic_level("mqtt.client_id", &mqtt.client_id)?;
+        if let Some(group) = &mqtt.share_group {
+            check_topic_level("mqtt.share_group", group)?;
+        }
+        if let Some(url) = &mqtt.url {
+            check_broker_url(url)?;
+        }
+        if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
+            let expected = "this heartbeatd was built without the embedded broker: set a URL";
+            check("mqtt.url", "unset", false, expected)?;
+        }
+        check_username(mqtt)?;
+        let EmbeddedConfig { listen, users_file } = &mqtt.embedded;
+        check(
+            "mqtt.embedded.listen",
+            listen,
+            listen.ip().is_loopback() || users_file.is_some(),
+            "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file: \
+             whoever can reach another address can report for every device",
+        )?;
+        let known = ["sqlite:", "postgres://", "postgresql://"];
+        check(
+            "database.url",
+            crate::store::without_password(database.url.reveal()),
+            known.iter().any(|scheme| database.url.reveal().starts_with(scheme)),
+            "sqlite://PATH?mode=rwc or postgres://USER@HOST/NAME",
+        )
+    }
+}
+
+fn check(
+    key: &'static str,
+    value: impl fmt::Display,
+    valid: bool,
+    expected: &str,
+) -> Result<(), ConfigError> {
+    if valid {
+        return Ok(());
+    }
+    Err(ConfigError::Value { key, value: value.to_string(), expected: expected.to_owned() })
+}
+
+fn at_least_a_millisecond(key: &'static str, value: Duration) -> Result<(), ConfigError> {
+    let valid = value >= Duration::from_millis(1) && i64::try_from(value.as_millis()).is_ok();
+    check(key, humantime::format_duration(value), valid, "at least 1ms")
+}
+
+fn check_topic_level(key: &'static str, text: &str) -> Result<(), ConfigError> {
+    let valid = !text.is_empty()
+        && text.len() <= 128
+        && !text.contains(|c: char| c.is_control() || matches!(c, '/' | '+' | '#'));
+    check(key, format!("{text:?}"), valid, "1 to 128 bytes, no control character, no '/', '+', '#'")
+}
+
+fn check_broker_url(url: &Url) -> Result<(), ConfigError> {
+    let shown = crate::store::without_password(url.as_str());
+    let addressed = matches!(url.scheme(), "mqtt" | "mqtts")
+        && url.has_host()
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none();
+    check("mqtt.url", &shown, addressed, "mqtt://HOST:1883 or mqtts://HOST:8883")?;
+    let anonymous = url.username().is_empty() && url.password().is_none();
+    check("mqtt.url", &shown, anonymous, "credentials go to mqtt.username and mqtt.password_file")
+}
+
+fn check_username(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    let complete = mqtt.password.is_none() || mqtt.username.is_some();
+    check("mqtt.username", "unset", complete, "a name: mqtt.password is set")?;
+    let complete = mqtt.cert_file.is_some() == mqtt.key_file.is_some();
+    check("mqtt.cert_file", "alone", complete, "mqtt.cert_file and mqtt.key_file go together")
+}
+
+fn read_secret(key: &'static str, path: &Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
+    let Some(path) = path else { return Ok(None) };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))),
+        Err(error) => Err(ConfigError::Value {
+            key,
+            value: path.display().to_string(),
+            expected: format!("a file that can be read ({error})"),
+        }),
+    }
+}

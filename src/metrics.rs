@@ -1,0 +1,227 @@
+//! What the service counts and measures, for Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
+
+use crate::domain::{Rejection, Status, Transition};
+
+/// The metrics of one [`App`](crate::App); shared by its actors.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    heartbeats: Counter,
+    rejected: Family<Reason, Counter>,
+    fields_dropped: Family<Field, Counter>,
+    devices: Family<StatusLabel, Gauge>,
+    transitions: Family<FromTo, Counter>,
+    pending: Gauge,
+    listening: Gauge,
+    flush_duration: Histogram,
+    check_duration: Histogram,
+    detection_delay: Histogram,
+    unmatched: Counter<u64, AtomicU64>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Field {
+    field: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StatusLabel {
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FromTo {
+    from: &'static str,
+    to: &'static str,
+}
+
+/// From one millisecond, the time of a small flush, to half a minute.
+const SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// From a second to an hour: a detection waits for the next check.
+const DELAY_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0];
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("heartbeatd");
+        let r = &mut registry;
+        let metrics = Self {
+            heartbeats: add(r, "heartbeats", "Heartbeats accepted", Counter::default()),
+            rejected: add(
+                r,
+                "heartbeats_rejected",
+                "Messages that are no evidence of life, by reason",
+                Family::default(),
+            ),
+            fields_dropped: add(
+                r,
+                "heartbeat_fields_dropped",
+                "Fields of a wrong type in heartbeats that were accepted, by field",
+                Family::default(),
+            ),
+            devices: add(
+                r,
+                "devices",
+                "Registered devices by status, as of the last check and the changes since",
+                Family::default(),
+            ),
+            transitions: add(r, "transitions", "Status changes", Family::default()),
+            pending: add(
+                r,
+                "pending_heartbeats",
+                "Devices with a heartbeat that is not in the database yet",
+                Gauge::default(),
+            ),
+            listening: add(
+                r,
+                "listening",
+                "1 while heartbeats can be received, else 0",
+                Gauge::default(),
+            ),
+            flush_duration: add(
+                r,
+                "flush_duration_seconds",
+                "Time to write the pending heartbeats",
+                Histogram::new(SECONDS),
+            ),
+            check_duration: add(
+                r,
+                "check_duration_seconds",
+                "Time to find and mark the silent devices",
+                Histogram::new(SECONDS),
+            ),
+            detection_delay: add(
+                r,
+                "offline_detection_delay_seconds",
+                "Time from the end of a device's timeout to its being marked offline",
+                Histogram::new(DELAY_SECONDS),
+            ),
+            unmatched: add(
+                r,
+                "messages_unmatched",
+                "Messages on topics that are not a device's",
+                Counter::default(),
+            ),
+            registry: Registry::default(),
+        };
+        for status in Status::ALL {
+            metrics.devices.get_or_create(&StatusLabel { status: status.as_str() });
+        }
+        Self { registry, ..metrics }
+    }
+
+    /// Everything in the text format that Prometheus scrapes.
+    ///
+    /// # Errors
+    ///
+    /// Never for a `String`: writing to one does not fail.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+
+    /// So many heartbeats were accepted.
+    pub fn heartbeats_accepted(&self, count: u64) {
+        self.heartbeats.inc_by(count);
+    }
+
+    /// A message was no evidence of life.
+    pub fn rejected(&self, rejection: &Rejection) {
+        self.rejected.get_or_create(&Reason { reason: rejection.reason() }).inc();
+    }
+
+    /// So many messages were thrown away unread because too many were waiting.
+    pub fn shed(&self, count: u64) {
+        self.rejected.get_or_create(&Reason { reason: "shed" }).inc_by(count);
+    }
+
+    /// A message arrived that is not a device's.
+    pub fn unmatched(&self) {
+        self.unmatched.inc();
+    }
+
+    /// A field had a wrong type.
+    pub fn field_dropped(&self, field: &'static str) {
+        self.fields_dropped.get_or_create(&Field { field }).inc();
+    }
+
+    /// So many devices have a heartbeat that is not written yet.
+    pub fn set_pending(&self, devices: usize) {
+        self.pending.set(i64::try_from(devices).unwrap_or(i64::MAX));
+    }
+
+    /// Whether heartbeats can be received.
+    pub fn set_listening(&self, listening: bool) {
+        self.listening.set(listening.into());
+    }
+
+    /// The fleet was counted.
+    pub fn set_devices(&self, counts: &BTreeMap<Status, u64>) {
+        for (status, count) in counts {
+            let gauge = self.devices.get_or_create(&StatusLabel { status: status.as_str() });
+            gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Devices were registered; their transitions follow.
+    pub fn registered(&self, count: u64) {
+        let label = StatusLabel { status: Status::Provisioning.as_str() };
+        self.devices.get_or_create(&label).inc_by(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Statuses changed.
+    pub fn changed(&self, transitions: &[Transition]) {
+        for Transition { from, to, .. } in transitions {
+            let (from, to) = (from.as_str(), to.as_str());
+            self.transitions.get_or_create(&FromTo { from, to }).inc();
+            self.devices.get_or_create(&StatusLabel { status: from }).dec();
+            self.devices.get_or_create(&StatusLabel { status: to }).inc();
+        }
+    }
+
+    /// A flush took so long.
+    pub fn flushed(&self, seconds: f64) {
+        self.flush_duration.observe(seconds);
+    }
+
+    /// A check took so long.
+    pub fn checked(&self, seconds: f64) {
+        self.check_duration.observe(seconds);
+    }
+
+    /// A device was found so long after its timeout had ended.
+    pub fn detected(&self, seconds: f64) {
+        self.detection_delay.observe(seconds);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Registers a metric and keeps a handle; handles share their value.
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}

@@ -1,0 +1,205 @@
+//! The fleet as people see it: registering, listing, removing and counting
+//! devices.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use entity::device::{ActiveModel, Column, Entity, Model};
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set, TryInsertResult,
+};
+use serde::Serialize;
+
+use super::{DeviceStore, Result, device_id, failed_to};
+use crate::domain::{DeviceId, Status};
+
+/// A registered device, as `device list --json` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// Where it stands.
+    pub status: Status,
+    /// When its last heartbeat was received.
+    pub last_seen_at: Option<DateTime<Utc>>,
+    /// Its own timeout; `None`: `heartbeat.timeout`.
+    pub timeout_seconds: Option<i64>,
+    /// Seconds since it booted, as it last told.
+    pub uptime_seconds: Option<i64>,
+    /// Bytes of free memory, as it last told.
+    pub free_memory: Option<i64>,
+    /// Its clock minus the service's.
+    pub clock_skew_ms: Option<i64>,
+    /// The error that its last heartbeat reported.
+    pub error: Option<String>,
+    /// When it became known.
+    pub registered_at: DateTime<Utc>,
+}
+
+impl DeviceStore {
+    /// Registers a device that has not been heard yet. `false`: it is
+    /// registered already, and stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn register(
+        &self,
+        id: &DeviceId,
+        timeout: Option<Duration>,
+        at: DateTime<Utc>,
+    ) -> Result<bool> {
+        let row = ActiveModel {
+            id: Set(id.as_str().to_owned()),
+            status: Set(entity::Status::Provisioning),
+            timeout_seconds: Set(seconds(timeout)),
+            registered_at: Set(at.into()),
+            ..Default::default()
+        };
+        let inserted = Entity::insert(row)
+            .on_conflict_do_nothing_on([Column::Id])
+            .exec_without_returning(&self.db)
+            .await
+            .map_err(failed_to("register the device"))?;
+        Ok(matches!(inserted, TryInsertResult::Inserted(rows) if rows > 0))
+    }
+
+    /// The device, if it is registered.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn device(&self, id: &DeviceId) -> Result<Option<Device>> {
+        let read = async {
+            let row = Entity::find_by_id(id.as_str()).one(&self.db).await?;
+            row.map(Device::try_from).transpose()
+        };
+        read.await.map_err(failed_to("read the device"))
+    }
+
+    /// Up to `limit` devices in the order of their ids, after the id `after`.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn devices(
+        &self,
+        status: Option<Status>,
+        after: Option<&DeviceId>,
+        limit: u64,
+    ) -> Result<Vec<Device>> {
+        let mut query = Entity::find().order_by_asc(Column::Id).limit(limit);
+        if let Some(status) = status {
+            query = query.filter(Column::Status.eq(entity::Status::from(status)));
+        }
+        if let Some(after) = after {
+            query = query.filter(Column::Id.gt(after.as_str()));
+        }
+        let read = async {
+            query
+                .all(&self.db)
+                .await?
+                .into_iter()
+                .map(Device::try_from)
+                .collect::<Result<_, DbErr>>()
+        };
+        read.await.map_err(failed_to("list the devices"))
+    }
+
+    /// Forgets a device; its history stays. `false`: it is not registered.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn remove(&self, id: &DeviceId) -> Result<bool> {
+        let deleted = Entity::delete_by_id(id.as_str())
+            .exec(&self.db)
+            .await
+            .map_err(failed_to("remove the device"))?;
+        Ok(deleted.rows_affected > 0)
+    }
+
+    /// Gives a device a timeout of its own, or with `None` the default again.
+    /// `false`: it is not registered.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn set_timeout(&self, id: &DeviceId, timeout: Option<Duration>) -> Result<bool> {
+        let updated = Entity::update_many()
+            .col_expr(Column::TimeoutSeconds, Expr::value(seconds(timeout)))
+            .filter(Column::Id.eq(id.as_str()))
+            .exec(&self.db)
+            .await
+            .map_err(failed_to("set the device's timeout"))?;
+        Ok(updated.rows_affected > 0)
+    }
+
+    /// How many devices there are in each status.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn count_by_status(&self) -> Result<BTreeMap<Status, u64>> {
+        let read = async {
+            let rows: Vec<(entity::Status, i64)> = Entity::find()
+                .select_only()
+                .column(Column::Status)
+                .column_as(Column::Id.count(), "count")
+                .group_by(Column::Status)
+                .into_tuple()
+                .all(&self.db)
+                .await?;
+            let mut counts = BTreeMap::from(Status::ALL.map(|status| (status, 0)));
+            counts.extend(rows.into_iter().map(|(status, n)| (status.into(), n.unsigned_abs())));
+            Ok(counts)
+        };
+        read.await.map_err(failed_to("count the devices"))
+    }
+}
+
+fn seconds(timeout: Option<Duration>) -> Option<i64> {
+    timeout.map(|timeout| i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX))
+}
+
+impl TryFrom<Model> for Device {
+    type Error = DbErr;
+
+    fn try_from(row: Model) -> Result<Self, DbErr> {
+        Ok(Self {
+            id: device_id(&row.id)?,
+            status: row.status.into(),
+            last_seen_at: row.last_seen_at.map(|time| time.0),
+            timeout_seconds: row.timeout_seconds,
+            uptime_seconds: row.uptime_seconds,
+            free_memory: row.free_memory,
+            clock_skew_ms: row.clock_skew_ms,
+            error: row.error,
+            registered_at: row.registered_at.0,
+        })
+    }
+}
+
+impl From<entity::Status> for Status {
+    fn from(status: entity::Status) -> Self {
+        match status {
+            entity::Status::Provisioning => Self::Provisioning,
+            entity::Status::Online => Self::Online,
+            entity::Status::Offline => Self::Offline,
+            entity::Status::Error => Self::Error,
+        }
+    }
+}
+
+impl From<Status> for entity::Status {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Provisioning => Self::Provisioning,
+            Status::Online => Self::Online,
+            Status::Offline => Self::Offline,
+            Status::Error => Self::Error,
+        }
+    }
+}

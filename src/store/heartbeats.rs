@@ -1,0 +1,225 @@
+//! Writing heartbeats: a batch in one transaction.
+
+use std::time::Duration;
+
+use sea_orm::{DatabaseTransaction, DbErr, QueryResult};
+
+use super::history::NewTransition;
+use super::rows::{self, Columns, Type};
+use super::{DeviceStore, Result, device_id, failed_to, millis, retried};
+use crate::domain::heartbeat::is_new_skew;
+use crate::domain::{DeviceId, Heartbeat, Rejection, Status, Transition};
+
+/// What decides about a batch besides the heartbeats themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordingRules {
+    /// Whether an unknown device is registered (`devices.auto_register`).
+    pub auto_register: bool,
+    /// How many more devices may be registered (`devices.max_devices`).
+    pub room: u64,
+    /// The skew that is worth a warning (`heartbeat.max_clock_skew`).
+    pub max_clock_skew: Duration,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// The status changes, in the order of their sequence numbers.
+    pub transitions: Vec<Transition>,
+    /// How many devices were registered.
+    pub registered: u64,
+    /// The heartbeats of devices that are not registered.
+    pub rejections: Vec<Rejection>,
+    /// Devices whose clock is newly off by more than the bound, in milliseconds.
+    pub skewed: Vec<(DeviceId, i64)>,
+}
+
+const HEARTBEAT: Columns = &[
+    ("id", Type::Text),
+    ("last_seen_at", Type::Integer),
+    ("uptime_seconds", Type::Integer),
+    ("free_memory", Type::Integer),
+    ("clock_skew_ms", Type::Integer),
+    ("error", Type::Text),
+];
+
+/// [`Status::on_heartbeat`], set-wise; a test holds the two against each other.
+const STATUS_ON_HEARTBEAT: &str =
+    "CASE WHEN heartbeat.error IS NULL THEN 'online' ELSE 'error' END";
+
+/// What a device's row says about an incoming heartbeat.
+struct Known {
+    id: DeviceId,
+    /// `None`: not registered.
+    status: Option<Status>,
+    clock_skew_ms: Option<i64>,
+}
+
+impl DeviceStore {
+    /// Records that these devices live: updates `last_seen_at` and what they
+    /// reported, sets the statuses, writes the transitions, and registers
+    /// unknown devices as far as `rules` allow.
+    ///
+    /// At most one heartbeat per device, sorted by device id: neighbouring rows
+    /// are then written together.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails; nothing of the batch is written then.
+    pub async fn update_last_seen(
+        &self,
+        heartbeats: &[Heartbeat],
+        rules: RecordingRules,
+    ) -> Result<Recorded> {
+        debug_assert!(heartbeats.is_sorted_by(|a, b| a.device_id < b.device_id));
+        if heartbeats.is_empty() {
+            return Ok(Recorded::default());
+        }
+        retried(async || {
+            let transaction = self.begin().await?;
+            let recorded = self.record(&transaction, heartbeats, rules).await?;
+            transaction.commit().await?;
+            Ok(recorded)
+        })
+        .await
+        .map_err(failed_to("record heartbeats"))
+    }
+
+    async fn record(
+        &self,
+        transaction: &DatabaseTransaction,
+        heartbeats: &[Heartbeat],
+        rules: RecordingRules,
+    ) -> Result<Recorded, DbErr> {
+        let mut recorded = Recorded::default();
+        let mut transitions = Vec::new();
+        let mut unknown = Vec::new();
+        for known in self.noteworthy(transaction, heartbeats, rules.max_clock_skew).await? {
+            let Ok(at) = heartbeats.binary_search_by(|h| h.device_id.cmp(&known.id)) else {
+                continue;
+            };
+            let heartbeat = &heartbeats[at];
+            if let Some(skew) = heartbeat.clock_skew_ms
+                && is_new_skew(known.clock_skew_ms, skew, rules.max_clock_skew)
+            {
+                recorded.skewed.push((known.id.clone(), skew));
+            }
+            match known.status {
+                Some(status) => transitions.extend(NewTransition::on_heartbeat(status, heartbeat)),
+                None => unknown.push(heartbeat),
+            }
+        }
+
+        self.update(transaction, heartbeats).await?;
+
+        let room = if rules.auto_register { rules.room } else { 0 };
+        let (welcome, rejected) =
+            unknown.split_at(unknown.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+        self.register_heard(transaction, welcome).await?;
+        recorded.registered = welcome.len() as u64;
+        let newborn = Status::Provisioning;
+        transitions.extend(welcome.iter().filter_map(|h| NewTransition::on_heartbeat(newborn, h)));
+        recorded.rejections.extend(rejected.iter().map(|heartbeat| {
+            let device_id = heartbeat.device_id.clone();
+            if rules.auto_register {
+                Rejection::FleetFull { device_id }
+            } else {
+                Rejection::UnknownDevice { device_id }
+            }
+        }));
+
+        recorded.transitions = self.insert_transitions(transaction, &transitions).await?;
+        Ok(recorded)
+    }
+
+    /// The devices for which more than a timestamp changes: unknown ones, those
+    /// whose status changes, those whose clock is off. In a steady fleet that is
+    /// nobody, and no row travels.
+    async fn noteworthy(
+        &self,
+        transaction: &DatabaseTransaction,
+        heartbeats: &[Heartbeat],
+        max_clock_skew: Duration,
+    ) -> Result<Vec<Known>, DbErr> {
+        let sql = format!(
+            "WITH heartbeat AS ({rows}) \
+             SELECT heartbeat.id, device.status, device.clock_skew_ms \
+             FROM heartbeat LEFT JOIN device ON device.id = heartbeat.id \
+             WHERE device.status IS NULL OR device.status <> {STATUS_ON_HEARTBEAT} \
+                OR abs(heartbeat.clock_skew_ms) > $2",
+            rows = rows::select(self.backend(), "$1", HEARTBEAT),
+        );
+        let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+        let rows = self.select(transaction, &sql, [bind(heartbeats), bound.into()]).await?;
+        rows.iter().map(Known::read).collect()
+    }
+
+    async fn update(
+        &self,
+        transaction: &DatabaseTransaction,
+        heartbeats: &[Heartbeat],
+    ) -> Result<(), DbErr> {
+        let sql = format!(
+            "WITH heartbeat AS ({rows}) \
+             UPDATE device SET \
+                 status = {STATUS_ON_HEARTBEAT}, \
+                 last_seen_at = heartbeat.last_seen_at, \
+                 uptime_seconds = coalesce(heartbeat.uptime_seconds, device.uptime_seconds), \
+                 free_memory = coalesce(heartbeat.free_memory, device.free_memory), \
+                 clock_skew_ms = coalesce(heartbeat.clock_skew_ms, device.clock_skew_ms), \
+                 error = heartbeat.error \
+             FROM heartbeat WHERE device.id = heartbeat.id",
+            rows = rows::select(self.backend(), "$1", HEARTBEAT),
+        );
+        self.execute(transaction, &sql, [bind(heartbeats)]).await?;
+        Ok(())
+    }
+
+    async fn register_heard(
+        &self,
+        transaction: &DatabaseTransaction,
+        heartbeats: &[&Heartbeat],
+    ) -> Result<(), DbErr> {
+        if heartbeats.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "WITH heartbeat AS ({rows}) \
+             INSERT INTO device (id, status, last_seen_at, uptime_seconds, free_memory, \
+                                 clock_skew_ms, error, registered_at) \
+             SELECT id, {STATUS_ON_HEARTBEAT}, last_seen_at, uptime_seconds, free_memory, \
+                    clock_skew_ms, error, last_seen_at \
+             FROM heartbeat",
+            rows = rows::select(self.backend(), "$1", HEARTBEAT),
+        );
+        self.execute(transaction, &sql, [bind(heartbeats.iter().copied())]).await?;
+        Ok(())
+    }
+}
+
+/// The heartbeats as rows of [`HEARTBEAT`].
+fn bind<'a>(heartbeats: impl IntoIterator<Item = &'a Heartbeat>) -> sea_orm::Value {
+    let rows = heartbeats.into_iter().map(|heartbeat| {
+        (
+            heartbeat.device_id.as_str(),
+            millis(heartbeat.received_at),
+            heartbeat.uptime_seconds,
+            heartbeat.free_memory,
+            heartbeat.clock_skew_ms,
+            heartbeat.error.as_deref(),
+        )
+    });
+    rows::bind(&rows.collect::<Vec<_>>())
+}
+
+impl Known {
+    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        let id: String = row.try_get("", "id")?;
+        let status: Option<entity::Status> = row.try_get("", "status")?;
+        Ok(Self {
+            id: device_id(&id)?,
+            status: status.map(Status::from),
+            clock_skew_ms: row.try_get("", "clock_skew_ms")?,
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! The history of status changes, and the outbox of offline transitions.
+
+use chrono::{DateTime, Utc};
+use entity::status_transition::{Column, Entity, Model};
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QueryResult,
+    QuerySelect,
+};
+
+use super::rows::{self, Columns, Type};
+use super::{DeviceStore, Result, device_id, failed_to, millis, time};
+use crate::domain::{DeviceId, Heartbeat, Status, Transition};
+
+/// A transition that has no sequence number yet.
+#[derive(Clone, Debug)]
+pub(super) struct NewTransition {
+    pub device_id: DeviceId,
+    pub from: Status,
+    pub to: Status,
+    pub at: DateTime<Utc>,
+    pub last_seen_at: Option<DateTime<Utc>>,
+    pub cutoff: Option<DateTime<Utc>>,
+}
+
+impl NewTransition {
+    /// What a heartbeat changes, if anything.
+    pub(super) fn on_heartbeat(from: Status, heartbeat: &Heartbeat) -> Option<Self> {
+        let to = from.on_heartbeat(heartbeat.error.is_some());
+        (to != from).then(|| Self {
+            device_id: heartbeat.device_id.clone(),
+            from,
+            to,
+            at: heartbeat.received_at,
+            last_seen_at: Some(heartbeat.received_at),
+            cutoff: None,
+        })
+    }
+}
+
+const TRANSITION: Columns = &[
+    ("device_id", Type::Text),
+    ("from_status", Type::Text),
+    ("to_status", Type::Text),
+    ("at", Type::Integer),
+    ("last_seen_at", Type::Integer),
+    ("cutoff", Type::Integer),
+];
+const SEQUENCE: Columns = &[("sequence", Type::Integer)];
+
+impl DeviceStore {
+    /// Writes transitions, in their order, inside the transaction that makes
+    /// them true.
+    pub(super) async fn insert_transitions(
+        &self,
+        transaction: &DatabaseTransaction,
+        transitions: &[NewTransition],
+    ) -> Result<Vec<Transition>, DbErr> {
+        if transitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = transitions.iter().map(|transition| {
+            (
+                &transition.device_id,
+                transition.from,
+                transition.to,
+                millis(transition.at),
+                transition.last_seen_at.map(millis),
+                transition.cutoff.map(millis),
+            )
+        });
+        let columns = "device_id, from_status, to_status, at, last_seen_at, cutoff";
+        let sql = format!(
+            "WITH transition AS ({rows}) INSERT INTO status_transition ({columns}) \
+             SELECT {columns} FROM transition WHERE true RETURNING *",
+            rows = rows::select(self.backend(), "$1", TRANSITION),
+        );
+        let inserted =
+            self.select(transaction, &sql, [rows::bind(&rows.collect::<Vec<_>>())]).await?;
+        let mut inserted: Vec<_> = inserted.iter().map(read).collect::<Result<_, DbErr>>()?;
+        inserted.sort_unstable_by_key(|transition| transition.sequence);
+        Ok(inserted)
+    }
+
+    /// The oldest offline transitions that the alert sink has not acknowledged,
+    /// in order.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn undelivered_offline(&self, limit: u64) -> Result<Vec<Transition>> {
+        let query = Entity::find()
+            .filter(Column::ToStatus.eq(entity::Status::Offline))
+            .filter(Column::DeliveredAt.is_null())
+            .order_by_asc(Column::Sequence)
+            .limit(limit);
+        let read = async {
+            let rows = query.all(&self.db).await?;
+            rows.into_iter().map(Transition::try_from).collect::<Result<_, DbErr>>()
+        };
+        read.await.map_err(failed_to("read the undelivered offline transitions"))
+    }
+
+    /// Strikes transitions off the outbox: the alert sink has them.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails; they are then delivered again.
+    pub async fn acknowledge_offline(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
+        let sql = format!(
+            "WITH acknowledged AS ({rows}) UPDATE status_transition SET delivered_at = $2 \
+             WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",
+            rows = rows::select(self.backend(), "$1", SEQUENCE),
+        );
+        let rows = sequences.iter().map(|sequence| [sequence]).collect::<Vec<_>>();
+        self.execute(&self.db, &sql, [rows::bind(&rows), millis(at).into()])
+            .await
+            .map(drop)
+            .map_err(failed_to("acknowledge offline transitions"))
+    }
+
+    /// The newest transitions, newest first: of one device or of all, before
+    /// the sequence number `before`.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn history(
+        &self,
+        device: Option<&DeviceId>,
+        before: Option<i64>,
+        limit: u64,
+    ) -> Result<Vec<Transition>> {
+        let mut query = Entity::find().order_by_desc(Column::Sequence).limit(limit);
+        if let Some(device) = device {
+            query = query.filter(Column::DeviceId.eq(device.as_str()));
+        }
+        if let Some(before) = before {
+            query = query.filter(Column::Sequence.lt(before));
+        }
+        let read = async {
+            let rows = query.all(&self.db).await?;
+            rows.into_iter().map(Transition::try_from).collect::<Result<_, DbErr>>()
+        };
+        read.await.map_err(failed_to("read the history"))
+    }
+
+    /// Deletes up to `limit` of the oldest transitions from before `before`,
+    /// never one that is still to be delivered. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn prune_history(&self, before: DateTime<Utc>, limit: u64) -> Result<u64> {
+        let sql = "DELETE FROM status_transition WHERE sequence IN (\
+                       SELECT sequence FROM status_transition \
+                       WHERE at < $1 AND (to_status <> 'offline' OR delivered_at IS NOT NULL) \
+                       ORDER BY at LIMIT $2)";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.execute(&self.db, sql, [millis(before).into(), limit.into()])
+            .await
+            .map_err(failed_to("prune the history"))
+    }
+}
+
+fn read(row: &QueryResult) -> Result<Transition, DbErr> {
+    let device: String = row.try_get("", "device_id")?;
+    Ok(Transition {
+        sequence: row.try_get("", "sequence")?,
+        device_id: device_id(&device)?,
+        from: row.try_get::<entity::Status>("", "from_status")?.into(),
+        to: row.try_get::<entity::Status>("", "to_status")?.into(),
+        at: time("at", row)?.ok_or_else(|| DbErr::Type("a transition has a time".to_owned()))?,
+        last_seen_at: time("last_seen_at", row)?,
+        delivered_at: time("delivered_at", row)?,
+    })
+}
+
+impl TryFrom<Model> for Transition {
+    type Error = DbErr;
+
+    fn try_from(row: Model) -> Result<Self, DbErr> {
+        Ok(Self {
+            sequence: row.sequence,
+            device_id: device_id(&row.device_id)?,
+            from: row.from_status.into(),
+            to: row.to_status.into(),
+            at: row.at.0,
+            last_seen_at: row.last_seen_at.map(|time| time.0),
+            delivered_at: row.delivered_at.map(|time| time.0),
+        })
+    }
+}

@@ -1,0 +1,225 @@
+//! The database: every SQL statement of the service, for SQLite and PostgreSQL.
+//!
+//! Statements are set-wise: their cost in round trips does not depend on how
+//! many devices they touch. The rules stay in [`crate::domain`]; what is
+//! repeated of them in SQL is held against them by a test.
+
+mod fleet;
+mod heartbeats;
+mod history;
+mod rows;
+mod silence;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use migration::{Migrator, MigratorTrait};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait, Value,
+};
+
+pub use fleet::Device;
+pub use heartbeats::{Recorded, RecordingRules};
+pub use silence::OwnTimeouts;
+
+use crate::domain::DeviceId;
+
+/// How long a connection may take to be made or to become free, and how long
+/// SQLite waits for another process's lock, before a statement fails. Writes are
+/// tried again with the next flush.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Flushes and checks take turns, so one connection writes; the others are for
+/// readers.
+const MAX_CONNECTIONS: u32 = 4;
+
+/// The devices, their history and the outbox, in a database.
+///
+/// Cheap to clone; every clone uses the same few connections.
+#[derive(Clone, Debug)]
+pub struct DeviceStore {
+    db: DatabaseConnection,
+}
+
+/// Whether a database may come into being by being opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// A missing SQLite file is made, if the URL says `mode=rwc`.
+    Create,
+    /// A missing SQLite file is an error: whoever only reads expects one.
+    Existing,
+}
+
+/// What went wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No connection.
+    #[error("cannot open the database {url}: {source}")]
+    Open {
+        /// Where, without its password.
+        url: String,
+        /// What the driver says.
+        source: DbErr,
+    },
+    /// A statement failed.
+    #[error("cannot {action}: {source}")]
+    Statement {
+        /// What was to be done.
+        action: &'static str,
+        /// What the driver says.
+        source: DbErr,
+    },
+}
+
+type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+impl DeviceStore {
+    /// Connects and brings the schema to this version.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Open`] if there is no database to be had at `url` within
+    /// five seconds, or if it cannot be migrated.
+    pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
+        let failed = |source| StoreError::Open { url: without_password(url), source };
+        let mut options = ConnectOptions::new(url);
+        options
+            .max_connections(MAX_CONNECTIONS)
+            .connect_timeout(PATIENCE)
+            .acquire_timeout(PATIENCE)
+            .sqlx_logging(false)
+            .map_sqlx_sqlite_opts(move |sqlite| {
+                use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+                let sqlite = sqlite
+                    .journal_mode(SqliteJournalMode::Wal)
+                    // In WAL mode a power cut can undo the last commits but not
+                    // damage the file; a lost second of heartbeats comes again.
+                    .synchronous(SqliteSynchronous::Normal)
+                    .busy_timeout(PATIENCE);
+                match mode {
+                    OpenMode::Create => sqlite,
+                    OpenMode::Existing => sqlite.create_if_missing(false),
+                }
+            })
+            .map_sqlx_postgres_opts(|postgres| postgres.application_name("heartbeatd"));
+        let db = Database::connect(options).await.map_err(failed)?;
+        Migrator::up(&db, None).await.map_err(failed)?;
+        Ok(Self { db })
+    }
+
+    /// Closes the connections. On SQLite the write-ahead log is merged into the
+    /// file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Statement`] if the driver cannot close them.
+    pub async fn close(self) -> Result<()> {
+        self.db.close().await.map_err(failed_to("close the database"))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Statement`] if it does not.
+    pub async fn ping(&self) -> Result<()> {
+        self.db.ping().await.map_err(failed_to("reach the database"))
+    }
+
+    fn backend(&self) -> DbBackend {
+        self.db.get_database_backend()
+    }
+
+    /// A transaction that nothing else writes into.
+    ///
+    /// SQLite takes the write lock at once: a transaction that reads first
+    /// could not wait for it later. PostgreSQL reads from a snapshot and fails
+    /// with 40001 if a row that it updates has changed since, see [`retried`].
+    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        let sqlite = self.backend() == DbBackend::Sqlite;
+        self.db
+            .begin_with_options(TransactionOptions {
+                isolation_level: (!sqlite).then_some(IsolationLevel::RepeatableRead),
+                sqlite_transaction_mode: sqlite.then_some(SqliteTransactionMode::Immediate),
+                ..Default::default()
+            })
+            .await
+    }
+
+    async fn select(
+        &self,
+        db: &impl ConnectionTrait,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        db.query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await
+    }
+
+    async fn execute(
+        &self,
+        db: &impl ConnectionTrait,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<u64, DbErr> {
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        Ok(db.execute_raw(statement).await?.rows_affected())
+    }
+}
+
+/// Runs a transaction again if PostgreSQL gave it up for the sake of another
+/// one: a serialization failure (40001) or a deadlock (40P01). Whoever else
+/// writes is the command line or another instance, so it is rare and short.
+async fn retried<T>(mut transaction: impl AsyncFnMut() -> Result<T, DbErr>) -> Result<T, DbErr> {
+    const ATTEMPTS: usize = 5;
+    for _ in 1..ATTEMPTS {
+        match transaction().await {
+            Err(error) if is_conflict(&error) => log::debug!("retrying: {error}"),
+            done => return done,
+        }
+    }
+    transaction().await
+}
+
+fn is_conflict(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) =
+        error
+    else {
+        return false;
+    };
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code == "40001" || code == "40P01")
+}
+
+fn failed_to(action: &'static str) -> impl Fn(DbErr) -> StoreError {
+    move |source| StoreError::Statement { action, source }
+}
+
+/// The URL as it may be shown: `postgres://user:***@host/db`.
+pub(crate) fn without_password(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() => {
+            // Fails only for URLs that cannot have a password.
+            let _ = parsed.set_password(Some("***"));
+            parsed.into()
+        }
+        _ => url.to_owned(),
+    }
+}
+
+fn millis(time: DateTime<Utc>) -> i64 {
+    time.timestamp_millis()
+}
+
+fn time(column: &str, row: &QueryResult) -> Result<Option<DateTime<Utc>>, DbErr> {
+    let millis: Option<i64> = row.try_get("", column)?;
+    Ok(millis.and_then(DateTime::from_timestamp_millis))
+}
+
+fn device_id(text: &str) -> Result<DeviceId, DbErr> {
+    text.parse()
+        .map_err(|error| DbErr::Type(format!("the database holds device {text:?}: {error}")))
+}

@@ -1,0 +1,143 @@
+//! Finding the silent devices and marking them offline.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sea_orm::{DbErr, Statement, StreamTrait, Value};
+
+use super::history::NewTransition;
+use super::rows::{self, Columns, Type};
+use super::{DeviceStore, Result, device_id, failed_to, millis, retried, time};
+use crate::domain::{Cutoffs, DeviceId, Status, Transition};
+
+/// The distinct timeouts that devices have of their own.
+pub type OwnTimeouts = Vec<Duration>;
+
+const CUTOFF: Columns = &[("timeout_seconds", Type::Integer), ("cutoff", Type::Integer)];
+const ID: Columns = &[("id", Type::Text)];
+
+impl DeviceStore {
+    /// The distinct timeouts that devices have of their own.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn own_timeouts(&self) -> Result<OwnTimeouts> {
+        let sql = "SELECT DISTINCT timeout_seconds FROM device WHERE timeout_seconds IS NOT NULL";
+        let read = async {
+            let rows = self.select(&self.db, sql, []).await?;
+            let seconds = rows.iter().map(|row| row.try_get::<i64>("", "timeout_seconds"));
+            seconds
+                .map(|s| Ok(Duration::from_secs(s?.unsigned_abs())))
+                .collect::<Result<_, DbErr>>()
+        };
+        read.await.map_err(failed_to("read the devices' timeouts"))
+    }
+
+    /// The devices that were last seen before their cutoff and are not offline
+    /// yet; at most `limit`, sorted by id.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn get_stale_devices(&self, cutoffs: &Cutoffs, limit: u64) -> Result<Vec<DeviceId>> {
+        let sql = format!(
+            "WITH own AS ({own}) SELECT id FROM device WHERE {stale} LIMIT $3",
+            own = rows::select(self.backend(), "$1", CUTOFF),
+            stale = stale("$2"),
+        );
+        let [own, default] = bind(cutoffs);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = [own, default, limit.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let read = async {
+            // Row by row: a million of them at once would be 200 MB.
+            let mut rows = self.db.stream_raw(statement).await?;
+            let mut ids = Vec::new();
+            while let Some(row) = rows.try_next().await? {
+                let id: String = row.try_get("", "id")?;
+                ids.push(device_id(&id)?);
+            }
+            ids.sort_unstable();
+            Ok(ids)
+        };
+        read.await.map_err(failed_to("find the silent devices"))
+    }
+
+    /// Marks those of `devices` offline that are still silent, and returns
+    /// their transitions in the order of their sequence numbers. They are in
+    /// the outbox from then on.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails; nobody is marked then.
+    pub async fn mark_devices_offline(
+        &self,
+        devices: &[DeviceId],
+        cutoffs: &Cutoffs,
+        at: DateTime<Utc>,
+    ) -> Result<Vec<Transition>> {
+        let select = format!(
+            "WITH own AS ({own}), candidate AS ({candidates}) \
+             SELECT id, status, last_seen_at, {cutoff} AS cutoff FROM device \
+             WHERE id IN (SELECT id FROM candidate) AND {stale} ORDER BY id",
+            own = rows::select(self.backend(), "$1", CUTOFF),
+            candidates = rows::select(self.backend(), "$3", ID),
+            cutoff = cutoff("$2"),
+            stale = stale("$2"),
+        );
+        let update = format!(
+            "WITH marked AS ({rows}) \
+             UPDATE device SET status = 'offline' WHERE id IN (SELECT id FROM marked)",
+            rows = rows::select(self.backend(), "$1", ID),
+        );
+        retried(async || {
+            let transaction = self.begin().await?;
+            let [own, default] = bind(cutoffs);
+            let candidates = rows::bind(&devices.iter().map(|id| [id]).collect::<Vec<_>>());
+            let rows = self.select(&transaction, &select, [own, default, candidates]).await?;
+            let mut transitions = Vec::with_capacity(rows.len());
+            for row in rows {
+                let id: String = row.try_get("", "id")?;
+                let from = Status::from(row.try_get::<entity::Status>("", "status")?);
+                transitions.push(NewTransition {
+                    device_id: device_id(&id)?,
+                    from,
+                    to: from.on_silence(),
+                    at,
+                    last_seen_at: time("last_seen_at", &row)?,
+                    cutoff: time("cutoff", &row)?,
+                });
+            }
+            let marked: Vec<_> = transitions.iter().map(|t| [&t.device_id]).collect();
+            self.execute(&transaction, &update, [rows::bind(&marked)]).await?;
+            let transitions = self.insert_transitions(&transaction, &transitions).await?;
+            transaction.commit().await?;
+            Ok(transitions)
+        })
+        .await
+        .map_err(failed_to("mark devices offline"))
+    }
+}
+
+/// [`Status::on_silence`] and the cutoffs, set-wise: which rows are silent. The
+/// table `own` and the parameter `default` are those of [`bind`].
+fn stale(default: &str) -> String {
+    let falls_silent = Status::ALL.into_iter().filter(|status| status.on_silence() != *status);
+    let statuses: Vec<_> = falls_silent.map(|status| format!("'{status}'")).collect();
+    format!("status IN ({}) AND last_seen_at < {}", statuses.join(", "), cutoff(default))
+}
+
+/// The cutoff of a row; null, which nothing is older than, if there is none.
+fn cutoff(default: &str) -> String {
+    format!(
+        "CASE WHEN timeout_seconds IS NULL THEN CAST({default} AS bigint) ELSE \
+         (SELECT own.cutoff FROM own WHERE own.timeout_seconds = device.timeout_seconds) END"
+    )
+}
+
+fn bind(cutoffs: &Cutoffs) -> [Value; 2] {
+    let own = cutoffs.own.iter().map(|(timeout, cutoff)| (timeout.as_secs(), cutoff.map(millis)));
+    [rows::bind(&own.collect::<Vec<_>>()), cutoffs.default.map(millis).into()]
+}
