@@ -1,8 +1,34 @@
-//! heartbeatd
+//! heartbeatd watches a fleet of devices.
+//!
+//! A device proves that it is alive by publishing a heartbeat on MQTT. The
+//! service keeps each device's `last_seen_at` and status in a database, finds
+//! those that fell silent, marks them offline and hands them to an alert sink.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`app`](App) | the composition root: builds, runs and drains everything |
+//! | [`config`] | `config.toml` and the environment |
+//! | [`domain`] | the rules: heartbeats, statuses, silence; no I/O, no clock |
+//! | [`actors`] | `DeviceRegistry`, `MqttIngest`, `Ticker`, `AlertSink` |
+//! | [`store`] | all SQL |
+//! | [`mqtt`] | the MQTT client and the embedded broker |
+//! | [`metrics`] | what is counted and measured |
+//!
+//! `docs/architecture.md` has the bird's-eye view and the invariants.
+
+pub mod actors;
+mod app;
+#[doc(hidden)]
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+mod http;
 mod line_budget;
 pub mod metrics;
 pub mod mqtt;
+pub mod panics;
 pub mod store;
+
+pub use app::{App, AppBuilder, AppError};
+pub use config::Config;

@@ -123,7 +123,7 @@ impl Metrics {
             registry: Registry::default(),
         };
         for status in Status::ALL {
-            metrics.devices.get_or_create(&StatusLabel { status: status.as_str() });
+            let _at_zero = metrics.devices.get_or_create(&StatusLabel { status: status.as_str() });
         }
         Self { registry, ..metrics }
     }
@@ -190,11 +190,15 @@ impl Metrics {
 
     /// Statuses changed.
     pub fn changed(&self, transitions: &[Transition]) {
-        for Transition { from, to, .. } in transitions {
+        for Transition { from, to, cutoff, last_seen_at, .. } in transitions {
             let (from, to) = (from.as_str(), to.as_str());
             self.transitions.get_or_create(&FromTo { from, to }).inc();
             self.devices.get_or_create(&StatusLabel { status: from }).dec();
             self.devices.get_or_create(&StatusLabel { status: to }).inc();
+            if let (Some(cutoff), Some(last_seen_at)) = (cutoff, last_seen_at) {
+                let delay = (*cutoff - *last_seen_at).num_milliseconds();
+                self.detection_delay.observe(delay as f64 / 1000.0);
+            }
         }
     }
 
@@ -206,11 +210,6 @@ impl Metrics {
     /// A check took so long.
     pub fn checked(&self, seconds: f64) {
         self.check_duration.observe(seconds);
-    }
-
-    /// A device was found so long after its timeout had ended.
-    pub fn detected(&self, seconds: f64) {
-        self.detection_delay.observe(seconds);
     }
 }
 

@@ -85,6 +85,9 @@ pub struct Transition {
     pub at: DateTime<Utc>,
     /// The device's last heartbeat as of then.
     pub last_seen_at: Option<DateTime<Utc>>,
+    /// For `offline`: the instant that the last heartbeat was older than.
+    #[serde(skip)]
+    pub cutoff: Option<DateTime<Utc>>,
     /// When the alert sink acknowledged it; only `offline` ones are delivered.
     pub delivered_at: Option<DateTime<Utc>>,
 }

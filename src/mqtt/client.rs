@@ -50,10 +50,10 @@ pub enum Event {
 pub enum ClientError {
     /// The client could not be made, or a file for TLS not be used.
     #[error("cannot set up the MQTT client: {0}")]
-    Setup(paho::Error),
+    Setup(Box<paho::Error>),
     /// The broker was not reached, or refused.
     #[error("cannot connect: {0}")]
-    Connect(paho::Error),
+    Connect(Box<paho::Error>),
     /// The broker did not accept the subscription.
     #[error(
         "cannot subscribe to {topic}: {source}; the broker must allow {client_id:?} to read it"
@@ -64,7 +64,7 @@ pub enum ClientError {
         /// As whom.
         client_id: String,
         /// What the broker says.
-        source: paho::Error,
+        source: Box<paho::Error>,
     },
     /// The broker did not answer.
     #[error(
@@ -131,7 +131,7 @@ impl Client {
             // Nothing outlives the process: what a broker kept would be stale.
             .persistence(paho::PersistenceType::None)
             .finalize();
-        let paho = paho::AsyncClient::new(create).map_err(ClientError::Setup)?;
+        let paho = paho::AsyncClient::new(create).map_err(setup)?;
         let inbox = Arc::new(Inbox::new(config.max_backlog));
         listen(&paho, &inbox, config.topic.clone(), clock, metrics);
         let filter = match &config.share_group {
@@ -169,7 +169,7 @@ impl Client {
     /// [`ClientError::Connect`] if the first attempt failed.
     pub fn connect(&self) -> impl Future<Output = Result<(), ClientError>> + use<> {
         let token = self.paho.connect(self.options.clone());
-        async { token.await.map(drop).map_err(ClientError::Connect) }
+        async { token.await.map(drop).map_err(|e| ClientError::Connect(Box::new(e))) }
     }
 
     /// Subscribes. To be done on every [`Event::Connected`]: the session is
@@ -194,7 +194,10 @@ impl Client {
         async move {
             match tokio::time::timeout(PATIENCE, token).await {
                 Ok(Ok(_granted)) => Ok(()),
-                Ok(Err(source)) => Err(ClientError::Subscribe { topic, client_id, source }),
+                Ok(Err(source)) => {
+                    let source = Box::new(source);
+                    Err(ClientError::Subscribe { topic, client_id, source })
+                }
                 Err(_elapsed) => Err(ClientError::NoAnswer { topic }),
             }
         }
@@ -212,6 +215,10 @@ impl Client {
             }
         }
     }
+}
+
+fn setup(error: paho::Error) -> ClientError {
+    ClientError::Setup(Box::new(error))
 }
 
 fn connect_options(
@@ -238,7 +245,7 @@ fn connect_options(
         options.user_name(name).password(password.as_str());
     }
     if broker.uri.starts_with("mqtts://") {
-        options.ssl_options(tls_options(config).map_err(ClientError::Setup)?);
+        options.ssl_options(tls_options(config).map_err(setup)?);
     }
     Ok(options.finalize())
 }
@@ -360,22 +367,24 @@ impl Inbox {
         }
     }
 
-    /// All that is waiting, as soon as there is something. `spent` becomes the
-    /// next vector to be filled, so that two of them go back and forth.
-    pub async fn take(&self, mut spent: Vec<Event>) -> Vec<Event> {
-        spent.clear();
+    /// All that is waiting, as soon as there is something.
+    pub async fn take(&self) -> Vec<Event> {
         loop {
-            {
-                let mut waiting = self.waiting.lock();
-                if !waiting.events.is_empty() {
-                    let shed = std::mem::take(&mut waiting.shed);
-                    if shed > 0 {
-                        waiting.events.push(Event::Shed(shed));
-                    }
-                    return std::mem::replace(&mut waiting.events, spent);
-                }
+            let events = self.rest();
+            if !events.is_empty() {
+                return events;
             }
             self.filled.notified().await;
         }
+    }
+
+    /// All that is waiting, if anything.
+    pub fn rest(&self) -> Vec<Event> {
+        let mut waiting = self.waiting.lock();
+        let shed = std::mem::take(&mut waiting.shed);
+        if shed > 0 {
+            waiting.events.push(Event::Shed(shed));
+        }
+        std::mem::take(&mut waiting.events)
     }
 }

@@ -171,6 +171,7 @@ fn read(row: &QueryResult) -> Result<Transition, DbErr> {
         to: row.try_get::<entity::Status>("", "to_status")?.into(),
         at: time("at", row)?.ok_or_else(|| DbErr::Type("a transition has a time".to_owned()))?,
         last_seen_at: time("last_seen_at", row)?,
+        cutoff: time("cutoff", row)?,
         delivered_at: time("delivered_at", row)?,
     })
 }
@@ -186,6 +187,7 @@ impl TryFrom<Model> for Transition {
             to: row.to_status.into(),
             at: row.at.0,
             last_seen_at: row.last_seen_at.map(|time| time.0),
+            cutoff: row.cutoff.map(|time| time.0),
             delivered_at: row.delivered_at.map(|time| time.0),
         })
     }

@@ -1,0 +1,54 @@
+//! Takes the devices that went offline. This one is a stub that logs: alerting
+//! is plugged in as another actor that handles [`DevicesOffline`].
+
+use actix::prelude::*;
+
+use super::log_batch;
+use crate::domain::Transition;
+
+const TARGET: &str = "alert_sink";
+
+/// These devices went offline.
+///
+/// A sink gets every offline transition at least once, in the order of the
+/// sequence numbers, and in the normal case exactly once. It gets them again if
+/// it replies with an error, takes longer than `alerts.timeout`, or if the
+/// service dies before it has noted the reply; a sink for which that matters
+/// remembers the [`sequence`](Transition::sequence) of the last one it handled.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(), AlertError>")]
+pub struct DevicesOffline {
+    /// One for each device and each time that it went offline; never empty.
+    pub transitions: Vec<Transition>,
+}
+
+/// Why a sink did not take them; they are delivered again with the next check.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct AlertError(pub String);
+
+/// The stub.
+#[derive(Debug, Default)]
+pub struct AlertSink;
+
+impl Actor for AlertSink {
+    type Context = Context<Self>;
+}
+
+impl Handler<DevicesOffline> for AlertSink {
+    type Result = Result<(), AlertError>;
+
+    fn handle(
+        &mut self,
+        DevicesOffline { transitions }: DevicesOffline,
+        _: &mut Context<Self>,
+    ) -> Result<(), AlertError> {
+        log_batch(TARGET, "devices offline", &transitions, |level, transition| {
+            let Transition { device_id: device, sequence, last_seen_at, .. } = transition;
+            let last_seen_at = last_seen_at.map(|time| time.to_rfc3339());
+            let last_seen_at = last_seen_at.as_deref().unwrap_or("never");
+            log::log!(target: TARGET, level, device, sequence, last_seen_at; "device offline");
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,432 @@
+//! Owns every status transition, the write-behind buffer of heartbeats, and the
+//! coverage.
+//!
+//! Recording a heartbeat only merges it into the buffer. A flush writes the
+//! buffer every `flush_interval`; a check flushes, then finds and marks the
+//! silent devices. Both run beside the mailbox, which never waits for the
+//! database, and take turns with each other.
+
+mod pending;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use chrono::{DateTime, Utc};
+use log::{error, info, warn};
+use tokio::sync::Mutex;
+
+use self::pending::Pending;
+use super::log_batch;
+use crate::config::Config;
+use crate::domain::{Coverage, Cutoffs, DeviceId, Heartbeat, Rejection, Status, Transition};
+use crate::line_budget::LineBudget;
+use crate::metrics::Metrics;
+use crate::store::{DeviceStore, Recorded, RecordingRules, StoreError};
+
+const TARGET: &str = "device_registry";
+
+/// How many devices a check takes in one go from the database, and how many it
+/// marks in one transaction, between which flushes get their turn. Bounds the
+/// memory of a check, however many are silent.
+const STALE_AT_ONCE: u64 = 100_000;
+const MARKED_AT_ONCE: usize = 10_000;
+
+/// How many undelivered transitions are handed out at once.
+const DELIVERED_AT_ONCE: u64 = 10_000;
+
+/// How many old transitions a check deletes at most; at one check a minute that
+/// is more than ten million a day.
+const PRUNED_AT_ONCE: u64 = 10_000;
+
+/// While the database is gone every flush fails; this is how often that is said.
+const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
+
+/// Devices live. Replies as soon as they are in the buffer.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RecordHeartbeats {
+    /// In the order in which they were received.
+    pub heartbeats: Vec<Heartbeat>,
+}
+
+/// Everything published before `until` has been received.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ConfirmListening {
+    /// The instant up to which that is proven.
+    pub until: DateTime<Utc>,
+}
+
+/// Find the devices that are silent at `now` and mark them offline. Replies with
+/// the oldest offline transitions that the alert sink has not acknowledged: the
+/// new ones, and what a crash or a failing sink left over.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<CheckedOffline, StoreError>")]
+pub struct CheckOffline {
+    /// The time of the check.
+    pub now: DateTime<Utc>,
+}
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct CheckedOffline {
+    /// How many devices went offline.
+    pub newly_offline: u64,
+    /// What is to be delivered, in the order of its sequence numbers; there may
+    /// be more, which the acknowledgement replies with.
+    pub undelivered: Vec<Transition>,
+}
+
+/// The alert sink has these. Replies with the next ones to be delivered.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Transition>, StoreError>")]
+pub struct AcknowledgeOffline {
+    /// The sequence numbers of what was delivered.
+    pub sequences: Vec<i64>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Write what is in the buffer, and reply when that is done.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct Flush;
+
+/// How are you?
+#[derive(Debug, Message)]
+#[rtype(result = "RegistryHealth")]
+pub struct ReportHealth;
+
+/// The registry's state, for health and readiness.
+#[derive(Clone, Debug, MessageResponse)]
+pub struct RegistryHealth {
+    /// How many devices have a heartbeat that is not written yet.
+    pub pending: usize,
+    /// Why the last write failed, if it did.
+    pub database: Result<(), String>,
+}
+
+/// The actor.
+pub struct DeviceRegistry {
+    config: Config,
+    metrics: Arc<Metrics>,
+    store: DeviceStore,
+    /// Whoever writes holds it: a flush and a check take turns, first come,
+    /// first served.
+    turn: Arc<Mutex<()>>,
+    pending: Pending,
+    coverage: Coverage,
+    registered: u64,
+    outage: Option<Outage>,
+    rejections: LineBudget,
+}
+
+/// The database does not take what it is given.
+struct Outage {
+    since: Instant,
+    reminded: Instant,
+    why: String,
+}
+
+impl DeviceRegistry {
+    /// A registry of the devices in `store`, of which there are `registered`.
+    pub fn new(config: Config, store: DeviceStore, registered: u64, metrics: Arc<Metrics>) -> Self {
+        Self {
+            pending: Pending::new(config.devices.max_devices),
+            config,
+            metrics,
+            store,
+            turn: Arc::default(),
+            coverage: Coverage::default(),
+            registered,
+            outage: None,
+            rejections: LineBudget::default(),
+        }
+    }
+
+    fn schedule_flush(&self, after: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(after, |registry, ctx| {
+            let began = Instant::now();
+            let flush = registry.flush().map(move |_logged, registry, ctx| {
+                let interval = registry.config.heartbeat.flush_interval;
+                registry.schedule_flush(interval.saturating_sub(began.elapsed()), ctx);
+            });
+            ctx.spawn(flush);
+        });
+    }
+
+    /// Writes the buffer when its turn comes. What could not be written is back
+    /// in the buffer before anybody else has a turn.
+    fn flush(&self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
+        let turn = Arc::clone(&self.turn);
+        async move { turn.lock_owned().await }.into_actor(self).then(|turn, registry, _| {
+            let began = Instant::now();
+            let batch = registry.pending.take();
+            let store = registry.store.clone();
+            let rules = RecordingRules {
+                auto_register: registry.config.devices.auto_register,
+                room: registry.config.devices.max_devices.saturating_sub(registry.registered),
+                max_clock_skew: registry.config.heartbeat.max_clock_skew,
+            };
+            async move {
+                let recorded = store.update_last_seen(&batch, rules).await;
+                (batch, recorded)
+            }
+            .into_actor(registry)
+            .map(move |(batch, recorded), registry, _| {
+                let flushed = registry.flushed(batch, recorded, began);
+                drop(turn);
+                flushed
+            })
+        })
+    }
+
+    fn flushed(
+        &mut self,
+        batch: Vec<Heartbeat>,
+        recorded: Result<Recorded, StoreError>,
+        began: Instant,
+    ) -> Result<(), StoreError> {
+        let recorded = recorded.inspect_err(|error| self.note_outage(error));
+        let written = recorded.map(|recorded| {
+            if !batch.is_empty() {
+                self.metrics.flushed(began.elapsed().as_secs_f64());
+                self.note_recovery(batch.len());
+            }
+            self.registered += recorded.registered;
+            self.metrics.registered(recorded.registered);
+            self.metrics.changed(&recorded.transitions);
+            log_transitions(&recorded.transitions);
+            self.reject(&recorded.rejections);
+            warn_of_skew(&recorded.skewed, self.config.heartbeat.max_clock_skew);
+        });
+        if written.is_err() {
+            self.pending.put_back(batch);
+        }
+        self.metrics.set_pending(self.pending.len());
+        written
+    }
+
+    fn reject(&self, rejections: &[Rejection]) {
+        for rejection in rejections {
+            self.metrics.rejected(rejection);
+            let Some(device) = rejection.device_id() else { continue };
+            let reason = rejection.reason();
+            self.rejections.spend(|| {
+                warn!(target: TARGET, device, reason; "rejected a heartbeat: {rejection}");
+            });
+        }
+    }
+
+    fn note_outage(&mut self, error: &StoreError) {
+        let now = Instant::now();
+        let pending = self.pending.len();
+        let why = error.to_string();
+        match &mut self.outage {
+            None => {
+                error!(target: TARGET, "{error}; heartbeats are kept and written when the database is back");
+                self.outage = Some(Outage { since: now, reminded: now, why });
+            }
+            Some(outage) => {
+                outage.why = why;
+                if now.duration_since(outage.reminded) >= OUTAGE_REMINDER {
+                    outage.reminded = now;
+                    let seconds = outage.since.elapsed().as_secs();
+                    error!(target: TARGET, seconds, pending; "still: {error}");
+                }
+            }
+        }
+    }
+
+    fn note_recovery(&mut self, heartbeats: usize) {
+        if let Some(outage) = self.outage.take() {
+            let seconds = outage.since.elapsed().as_secs();
+            info!(target: TARGET, seconds, heartbeats; "the database is back, nothing was lost");
+        }
+    }
+
+    /// What a check needs once it has its turn, apart from the actor itself.
+    fn sweep(&self, now: DateTime<Utc>) -> Sweep {
+        Sweep {
+            store: self.store.clone(),
+            turn: Arc::clone(&self.turn),
+            metrics: Arc::clone(&self.metrics),
+            coverage: self.coverage.clone(),
+            timeout: self.config.heartbeat.timeout,
+            retention: self.config.history.retention,
+            now,
+        }
+    }
+}
+
+impl Actor for DeviceRegistry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.schedule_flush(self.config.heartbeat.flush_interval, ctx);
+    }
+}
+
+impl Handler<RecordHeartbeats> for DeviceRegistry {
+    type Result = ();
+
+    fn handle(&mut self, RecordHeartbeats { heartbeats }: RecordHeartbeats, _: &mut Context<Self>) {
+        self.metrics.heartbeats_accepted(heartbeats.len() as u64);
+        let full = self.pending.merge(heartbeats);
+        self.reject(&full);
+        self.metrics.set_pending(self.pending.len());
+    }
+}
+
+impl Handler<ConfirmListening> for DeviceRegistry {
+    type Result = ();
+
+    fn handle(&mut self, ConfirmListening { until }: ConfirmListening, _: &mut Context<Self>) {
+        self.coverage.confirm(until);
+    }
+}
+
+impl Handler<CheckOffline> for DeviceRegistry {
+    type Result = ResponseActFuture<Self, Result<CheckedOffline, StoreError>>;
+
+    fn handle(
+        &mut self,
+        CheckOffline { now }: CheckOffline,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        let began = Instant::now();
+        // Without the flush a device could be marked while its heartbeat waits.
+        let check = self.flush().then(move |flushed, registry, _| {
+            let sweep = registry.sweep(now);
+            async move {
+                flushed?;
+                let newly_offline = sweep.check_offline_devices().await?;
+                let counts = sweep.tidy().await?;
+                let undelivered = sweep.store.undelivered_offline(DELIVERED_AT_ONCE).await?;
+                Ok((CheckedOffline { newly_offline, undelivered }, counts))
+            }
+            .into_actor(registry)
+        });
+        Box::pin(check.map(move |checked, registry, _| {
+            let (checked, counts) = checked?;
+            registry.registered = counts.values().sum();
+            registry.metrics.set_devices(&counts);
+            registry.metrics.checked(began.elapsed().as_secs_f64());
+            Ok(checked)
+        }))
+    }
+}
+
+impl Handler<AcknowledgeOffline> for DeviceRegistry {
+    type Result = ResponseFuture<Result<Vec<Transition>, StoreError>>;
+
+    fn handle(&mut self, message: AcknowledgeOffline, _: &mut Context<Self>) -> Self::Result {
+        let store = self.store.clone();
+        let turn = Arc::clone(&self.turn);
+        Box::pin(async move {
+            let turn = turn.lock().await;
+            store.acknowledge_offline(&message.sequences, message.at).await?;
+            drop(turn);
+            store.undelivered_offline(DELIVERED_AT_ONCE).await
+        })
+    }
+}
+
+impl Handler<Flush> for DeviceRegistry {
+    type Result = ResponseActFuture<Self, Result<(), StoreError>>;
+
+    fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(self.flush())
+    }
+}
+
+impl Handler<ReportHealth> for DeviceRegistry {
+    type Result = RegistryHealth;
+
+    fn handle(&mut self, _: ReportHealth, _: &mut Context<Self>) -> RegistryHealth {
+        RegistryHealth {
+            pending: self.pending.len(),
+            database: self.outage.as_ref().map_or(Ok(()), |outage| Err(outage.why.clone())),
+        }
+    }
+}
+
+/// One check, after the buffer was written.
+struct Sweep {
+    store: DeviceStore,
+    turn: Arc<Mutex<()>>,
+    metrics: Arc<Metrics>,
+    coverage: Coverage,
+    timeout: Duration,
+    retention: Duration,
+    now: DateTime<Utc>,
+}
+
+impl Sweep {
+    /// Finds the silent devices and marks them offline. Returns how many went
+    /// offline; their transitions are in the outbox.
+    async fn check_offline_devices(&self) -> Result<u64, StoreError> {
+        let own = self.store.own_timeouts().await?;
+        let cutoffs = self.coverage.cutoffs(self.now, self.timeout, &own);
+        let mut newly_offline = 0;
+        loop {
+            let stale = self.store.get_stale_devices(&cutoffs, STALE_AT_ONCE).await?;
+            let mut marked = 0;
+            for devices in stale.chunks(MARKED_AT_ONCE) {
+                marked += self.mark(devices, &cutoffs).await?;
+            }
+            newly_offline += marked;
+            // Nobody marked: all were heard meanwhile.
+            if (stale.len() as u64) < STALE_AT_ONCE || marked == 0 {
+                return Ok(newly_offline);
+            }
+        }
+    }
+
+    async fn mark(&self, devices: &[DeviceId], cutoffs: &Cutoffs) -> Result<u64, StoreError> {
+        let turn = self.turn.lock().await;
+        let transitions = self.store.mark_devices_offline(devices, cutoffs, self.now).await?;
+        drop(turn);
+        self.metrics.changed(&transitions);
+        log_transitions(&transitions);
+        Ok(transitions.len() as u64)
+    }
+
+    /// What has to be done now and then: old history goes, the fleet is counted
+    /// anew, for the command line changes it too.
+    async fn tidy(&self) -> Result<std::collections::BTreeMap<Status, u64>, StoreError> {
+        if let Ok(retention) = chrono::TimeDelta::from_std(self.retention)
+            && let Some(before) = self.now.checked_sub_signed(retention)
+        {
+            let turn = self.turn.lock().await;
+            let pruned = self.store.prune_history(before, PRUNED_AT_ONCE).await?;
+            drop(turn);
+            if pruned > 0 {
+                info!(target: TARGET, pruned; "deleted history from before {before:?}");
+            }
+        }
+        self.store.count_by_status().await
+    }
+}
+
+fn log_transitions(transitions: &[Transition]) {
+    log_batch(TARGET, "status changes", transitions, |level, transition| {
+        let Transition { device_id: device, from, to, .. } = transition;
+        log::log!(target: TARGET, level, device, from, to; "status changed");
+    });
+}
+
+fn warn_of_skew(skewed: &[(DeviceId, i64)], bound: Duration) {
+    let shown = skewed.len().min(super::LOGGED_PER_BATCH);
+    for (device, skew_ms) in &skewed[..shown] {
+        warn!(
+            target: TARGET, device, skew_ms;
+            "the device's clock is off by more than {}; it decides nothing",
+            humantime::format_duration(bound)
+        );
+    }
+    if skewed.len() > shown {
+        warn!(target: TARGET, count = skewed.len(); "devices with a skewed clock, the first {shown} are shown");
+    }
+}

@@ -1,0 +1,239 @@
+//! Owns the connection to the broker and forwards heartbeats to the registry.
+//!
+//! It subscribes on every connect, hands over what arrives in whole inboxes, and
+//! waits for the registry before it takes the next: the backlog then grows in
+//! the client's inbox, which is bounded.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use futures::stream;
+use log::{error, info, warn};
+
+use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
+use crate::clock::Clock;
+use crate::line_budget::LineBudget;
+use crate::metrics::Metrics;
+use crate::mqtt::{Client, Event};
+
+const TARGET: &str = "mqtt_ingest";
+
+/// How long after a refused subscription the next one is tried: rights are given
+/// by people.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often a missing connection is mentioned again.
+const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
+
+/// With `mqtt.echo_interval` at zero being connected is the evidence of
+/// listening, and this is how often it is given.
+const CONFIRM_CONNECTED: Duration = Duration::from_secs(1);
+
+/// Stop listening. Replies when everything that was received is with the
+/// registry.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Disconnect;
+
+/// Are you listening?
+#[derive(Debug, Message)]
+#[rtype(result = "Listening")]
+pub struct ReportListening;
+
+/// The ingest's state, for readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, MessageResponse)]
+pub enum Listening {
+    /// Heartbeats arrive.
+    Subscribed,
+    /// The broker is reached, but has not accepted the subscription.
+    Connected,
+    /// The broker is not reached.
+    Disconnected,
+}
+
+/// What happened since the last time, in order.
+struct Events(Vec<Event>);
+
+/// The actor.
+pub struct MqttIngest {
+    client: Client,
+    /// Where the broker is, for the log.
+    broker: String,
+    registry: Addr<DeviceRegistry>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    confirm_interval: Duration,
+    listening: Listening,
+    /// Since when there is no connection.
+    down_since: Instant,
+    rejections: LineBudget,
+}
+
+impl MqttIngest {
+    /// An ingest of what `client` receives from `broker`.
+    pub fn new(
+        client: Client,
+        broker: String,
+        registry: Addr<DeviceRegistry>,
+        echo_interval: Duration,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let confirm_interval =
+            if echo_interval.is_zero() { CONFIRM_CONNECTED } else { echo_interval };
+        Self {
+            client,
+            broker,
+            registry,
+            clock,
+            metrics,
+            confirm_interval,
+            listening: Listening::Disconnected,
+            down_since: Instant::now(),
+            rejections: LineBudget::default(),
+        }
+    }
+
+    fn is_now(&mut self, listening: Listening) {
+        self.listening = listening;
+        self.metrics.set_listening(listening == Listening::Subscribed);
+    }
+
+    fn subscribe(&self, ctx: &mut Context<Self>) {
+        let subscribing = self.client.subscribe().into_actor(self);
+        ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
+            Ok(()) => {
+                ingest.is_now(Listening::Subscribed);
+                info!(target: TARGET, topic = ingest.client.topic(); "listening");
+            }
+            Err(error) => {
+                error!(target: TARGET, "{error}");
+                ctx.run_later(SUBSCRIBE_AGAIN, |ingest, ctx| {
+                    // A reconnect has subscribed meanwhile, or will.
+                    if ingest.listening == Listening::Connected {
+                        ingest.subscribe(ctx);
+                    }
+                });
+            }
+        }));
+    }
+
+    /// Handles what is not a heartbeat and returns what is.
+    fn sort(
+        &mut self,
+        events: Vec<Event>,
+        ctx: &mut Context<Self>,
+    ) -> Vec<crate::domain::Heartbeat> {
+        let mut heartbeats = Vec::with_capacity(events.len());
+        for event in events {
+            match event {
+                Event::Heartbeat(heartbeat) => heartbeats.push(heartbeat),
+                Event::Rejected(rejection) => {
+                    self.metrics.rejected(&rejection);
+                    let reason = rejection.reason();
+                    self.rejections.spend(|| match rejection.device_id() {
+                        Some(device) => {
+                            warn!(target: TARGET, device, reason; "rejected: {rejection}");
+                        }
+                        None => warn!(target: TARGET, reason; "rejected: {rejection}"),
+                    });
+                }
+                Event::Connected => {
+                    self.is_now(Listening::Connected);
+                    info!(target: TARGET, broker = self.broker; "connected");
+                    self.subscribe(ctx);
+                }
+                Event::Disconnected { why } => {
+                    if self.listening != Listening::Disconnected {
+                        self.is_now(Listening::Disconnected);
+                        self.down_since = Instant::now();
+                        warn!(target: TARGET, broker = self.broker; "disconnected: {why}; reconnecting");
+                    }
+                }
+                Event::Shed(count) => {
+                    self.metrics.shed(count);
+                    error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
+                }
+            }
+        }
+        heartbeats
+    }
+}
+
+impl Actor for MqttIngest {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let inbox = self.client.inbox();
+        ctx.add_stream(stream::unfold((), move |()| {
+            let inbox = Arc::clone(&inbox);
+            async move { Some((Events(inbox.take().await), ())) }
+        }));
+        let connecting = self.client.connect().into_actor(self);
+        ctx.spawn(connecting.map(|connected, ingest, _| {
+            if let Err(error) = connected {
+                error!(target: TARGET, broker = ingest.broker; "{error}; trying on until it succeeds");
+            }
+        }));
+        ctx.run_interval(self.confirm_interval, |ingest, _| {
+            if ingest.listening == Listening::Subscribed {
+                // Bounded: one a second at most, and it is merely merged.
+                ingest.registry.do_send(ConfirmListening { until: (ingest.clock)() });
+            }
+        });
+        ctx.run_interval(OUTAGE_REMINDER, |ingest, _| {
+            let seconds = ingest.down_since.elapsed().as_secs();
+            if ingest.listening == Listening::Disconnected && seconds >= OUTAGE_REMINDER.as_secs() {
+                error!(target: TARGET, broker = ingest.broker, seconds; "still not connected; trying on");
+            }
+        });
+    }
+}
+
+impl StreamHandler<Events> for MqttIngest {
+    fn handle(&mut self, Events(events): Events, ctx: &mut Context<Self>) {
+        let heartbeats = self.sort(events, ctx);
+        if heartbeats.is_empty() {
+            return;
+        }
+        // The reply is the backpressure: nothing else is done until it is there.
+        let recording = self.registry.send(RecordHeartbeats { heartbeats }).into_actor(self);
+        ctx.wait(recording.map(|recorded, _, _| {
+            if let Err(error) = recorded {
+                error!(target: TARGET, "the registry does not take heartbeats: {error}");
+            }
+        }));
+    }
+
+    /// The inbox never ends; stopping with it would be the default.
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
+
+impl Handler<Disconnect> for MqttIngest {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Disconnect, _: &mut Context<Self>) -> Self::Result {
+        let inbox = self.client.inbox();
+        let disconnected = self.client.disconnect().into_actor(self);
+        Box::pin(disconnected.then(move |(), ingest, ctx| {
+            let rest = ingest.sort(inbox.rest(), ctx);
+            info!(target: TARGET, "disconnected");
+            ingest.is_now(Listening::Disconnected);
+            let recording = ingest.registry.send(RecordHeartbeats { heartbeats: rest });
+            recording.into_actor(ingest).map(|recorded, _, _| {
+                if let Err(error) = recorded {
+                    error!(target: TARGET, "the registry does not take heartbeats: {error}");
+                }
+            })
+        }))
+    }
+}
+
+impl Handler<ReportListening> for MqttIngest {
+    type Result = Listening;
+
+    fn handle(&mut self, _: ReportListening, _: &mut Context<Self>) -> Listening {
+        self.listening
+    }
+}

@@ -1,0 +1,148 @@
+//! Owns the schedule: has the registry check for silent devices every
+//! `check_interval`, hands what went offline to the alert sink, and acknowledges
+//! what the sink took.
+//!
+//! The next check is scheduled when the last one is through, so a slow one
+//! delays only itself and nothing is made up for in bursts.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::{error, info};
+
+use super::alert_sink::DevicesOffline;
+use super::device_registry::{AcknowledgeOffline, CheckOffline, CheckedOffline, DeviceRegistry};
+use crate::clock::Clock;
+use crate::domain::Transition;
+use crate::store::StoreError;
+
+const TARGET: &str = "ticker";
+
+/// What a ticker is told once.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// How often to check.
+    pub check_interval: Duration,
+    /// How long the alert sink may take for one delivery.
+    pub delivery_timeout: Duration,
+}
+
+/// The actor.
+pub struct Ticker(Rc<Round>);
+
+/// One check and the deliveries that follow from it.
+struct Round {
+    schedule: Schedule,
+    registry: Addr<DeviceRegistry>,
+    sink: Recipient<DevicesOffline>,
+    clock: Clock,
+}
+
+/// Why a round ended early; the next one makes up for it.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error("the check failed, nobody was marked offline: {0}")]
+    Check(StoreError),
+    #[error("the alert sink failed, what is left is delivered with the next check: {0}")]
+    Sink(String),
+    #[error("the alert sink took longer than {}, what is left is delivered again with the next check", humantime::format_duration(*.0))]
+    SinkTimeout(Duration),
+    #[error("a delivery cannot be acknowledged, the alert sink will get it again: {0}")]
+    Acknowledge(StoreError),
+    #[error("{0} is gone: {1}")]
+    Gone(&'static str, MailboxError),
+}
+
+impl Ticker {
+    /// A ticker that goes by `schedule`.
+    pub fn new(
+        schedule: Schedule,
+        registry: Addr<DeviceRegistry>,
+        sink: Recipient<DevicesOffline>,
+        clock: Clock,
+    ) -> Self {
+        Self(Rc::new(Round { schedule, registry, sink, clock }))
+    }
+
+    fn schedule_check(&self, after: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(after, |ticker, ctx| {
+            let began = Instant::now();
+            let round = Rc::clone(&ticker.0);
+            let done = async move { round.run().await }.into_actor(ticker);
+            ctx.spawn(done.map(move |done, ticker, ctx| {
+                let milliseconds = began.elapsed().as_millis();
+                match done {
+                    Ok(Done { newly_offline, delivered }) => {
+                        info!(target: TARGET, newly_offline, delivered, milliseconds; "checked");
+                    }
+                    Err(error) => error!(target: TARGET, milliseconds; "{error}"),
+                }
+                let interval = ticker.0.schedule.check_interval;
+                ticker.schedule_check(interval.saturating_sub(began.elapsed()), ctx);
+            }));
+        });
+    }
+}
+
+struct Done {
+    newly_offline: u64,
+    delivered: usize,
+}
+
+impl Round {
+    async fn run(&self) -> Result<Done, RoundError> {
+        let check = CheckOffline { now: (self.clock)() };
+        let checked = self.registry.send(check).await.map_err(registry_gone)?;
+        let CheckedOffline { newly_offline, mut undelivered } =
+            checked.map_err(RoundError::Check)?;
+        let mut delivered = 0;
+        while !undelivered.is_empty() {
+            delivered += undelivered.len();
+            undelivered = self.deliver(undelivered).await?;
+        }
+        Ok(Done { newly_offline, delivered })
+    }
+
+    /// Hands transitions to the sink and strikes them off. Returns the next.
+    async fn deliver(&self, transitions: Vec<Transition>) -> Result<Vec<Transition>, RoundError> {
+        let sequences = transitions.iter().map(|transition| transition.sequence).collect();
+        let patience = self.schedule.delivery_timeout;
+        let delivery = self.sink.send(DevicesOffline { transitions });
+        tokio::time::timeout(patience, delivery)
+            .await
+            .map_err(|_elapsed| RoundError::SinkTimeout(patience))?
+            .map_err(|gone| RoundError::Gone("the alert sink", gone))?
+            .map_err(|failed| RoundError::Sink(failed.to_string()))?;
+        let acknowledge = AcknowledgeOffline { sequences, at: (self.clock)() };
+        let next = self.registry.send(acknowledge).await.map_err(registry_gone)?;
+        next.map_err(RoundError::Acknowledge)
+    }
+}
+
+fn registry_gone(error: MailboxError) -> RoundError {
+    RoundError::Gone("the device registry", error)
+}
+
+impl Actor for Ticker {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Not at once: devices that were not heard because nobody was listening
+        // get the time to report.
+        self.schedule_check(self.0.schedule.check_interval, ctx);
+    }
+}
+
+/// Check no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+impl Handler<Stop> for Ticker {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}

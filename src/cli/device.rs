@@ -1,0 +1,186 @@
+//! `heartbeatd device …`: the fleet, straight from the database, whether the
+//! service runs or not.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::output::{self, Table};
+use super::{exit, open};
+use crate::Config;
+use crate::clock::wall_clock;
+use crate::domain::{DeviceId, Status};
+use crate::store::{Device, OpenMode};
+
+/// How many devices are read at once: the list of a large fleet streams.
+const PAGE: u64 = 1000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Register a device before its first heartbeat
+    Add {
+        /// Its id: the <id> of devices/<id>/heartbeat
+        id: DeviceId,
+        /// How long it may be silent, such as 90s or 5m; without it
+        /// heartbeat.timeout
+        #[arg(long, value_parser = timeout)]
+        timeout: Option<Duration>,
+    },
+    /// List the devices
+    List {
+        /// Only those with this status
+        #[arg(long)]
+        status: Option<Status>,
+        /// One JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one device
+    Show {
+        /// Its id
+        id: DeviceId,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget a device; its history stays
+    Remove {
+        /// Its id
+        id: DeviceId,
+    },
+    /// Give a device a timeout of its own
+    SetTimeout {
+        /// Its id
+        id: DeviceId,
+        /// How long it may be silent, such as 90s or 5m; "default" for
+        /// heartbeat.timeout
+        #[arg(value_parser = timeout_or_default)]
+        timeout: TimeoutChoice,
+    },
+}
+
+/// A timeout, or back to the default.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimeoutChoice(Option<Duration>);
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; it is written like 90s, 5m or 1h 30m"))?;
+    if timeout.subsec_nanos() != 0 || timeout.is_zero() {
+        return Err("it is whole seconds, at least 1s".to_owned());
+    }
+    Ok(timeout)
+}
+
+fn timeout_or_default(text: &str) -> Result<TimeoutChoice, String> {
+    match text {
+        "default" => Ok(TimeoutChoice(None)),
+        duration => timeout(duration).map(|timeout| TimeoutChoice(Some(timeout))),
+    }
+}
+
+pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Add { id, timeout } => {
+            let store = open(config, OpenMode::Create).await?;
+            let added = store.register(&id, timeout, wall_clock()).await?;
+            report(added, &format!("added {id}"), &format!("{id} is registered already"))
+        }
+        Command::List { status, json } => list(config, status, json).await,
+        Command::Show { id, json } => {
+            let store = open(config, OpenMode::Existing).await?;
+            let Some(device) = store.device(&id).await? else { return unknown(&id) };
+            if json {
+                output::json(&device)?;
+            } else {
+                show(config, &device)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Remove { id } => {
+            let store = open(config, OpenMode::Existing).await?;
+            let removed = store.remove(&id).await?;
+            if removed { report(true, &format!("removed {id}"), "") } else { unknown(&id) }
+        }
+        Command::SetTimeout { id, timeout: TimeoutChoice(timeout) } => {
+            let store = open(config, OpenMode::Existing).await?;
+            let set = store.set_timeout(&id, timeout).await?;
+            let shown = timeout.unwrap_or(config.heartbeat.timeout);
+            let shown = humantime::format_duration(shown);
+            let shown = format!("{id} may now be silent for {shown}");
+            if set { report(true, &shown, "") } else { unknown(&id) }
+        }
+    }
+}
+
+async fn list(config: &Config, status: Option<Status>, json: bool) -> anyhow::Result<ExitCode> {
+    let store = open(config, OpenMode::Existing).await?;
+    let mut list: Box<dyn output::List<Device>> = if json {
+        Box::new(output::JsonArray::new())
+    } else {
+        Box::new(Table::new(&["DEVICE", "STATUS", "LAST SEEN", "TIMEOUT", "ERROR"], row))
+    };
+    let mut after: Option<DeviceId> = None;
+    loop {
+        let page = store.devices(status, after.as_ref(), PAGE).await?;
+        list.write(&page)?;
+        match page.last() {
+            Some(last) if page.len() as u64 == PAGE => after = Some(last.id.clone()),
+            _ => break,
+        }
+    }
+    list.end()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(device: &Device) -> Vec<String> {
+    vec![
+        device.id.to_string(),
+        device.status.to_string(),
+        output::time(device.last_seen_at),
+        timeout_of(device).unwrap_or_default(),
+        device.error.clone().unwrap_or_default(),
+    ]
+}
+
+fn timeout_of(device: &Device) -> Option<String> {
+    let seconds = device.timeout_seconds?;
+    Some(humantime::format_duration(Duration::from_secs(seconds.unsigned_abs())).to_string())
+}
+
+fn show(config: &Config, device: &Device) -> io::Result<()> {
+    let default = || format!("{} (default)", humantime::format_duration(config.heartbeat.timeout));
+    let optional = |number: Option<i64>, unit| number.map(|number| format!("{number} {unit}"));
+    let mut out = io::stdout().lock();
+    for (name, value) in [
+        ("device", Some(device.id.to_string())),
+        ("status", Some(device.status.to_string())),
+        ("last seen", Some(output::time(device.last_seen_at))),
+        ("timeout", Some(timeout_of(device).unwrap_or_else(default))),
+        ("uptime", optional(device.uptime_seconds, "s")),
+        ("free memory", optional(device.free_memory, "bytes")),
+        ("clock skew", optional(device.clock_skew_ms, "ms")),
+        ("error", device.error.clone()),
+        ("registered", Some(output::time(Some(device.registered_at)))),
+    ] {
+        if let Some(value) = value {
+            writeln!(out, "{name:<12} {value}")?;
+        }
+    }
+    Ok(())
+}
+
+fn report(done: bool, yes: &str, no: &str) -> anyhow::Result<ExitCode> {
+    if done {
+        writeln!(io::stdout(), "{yes}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    log::error!("{no}");
+    Ok(exit::NEGATIVE.into())
+}
+
+fn unknown(id: &DeviceId) -> anyhow::Result<ExitCode> {
+    report(false, "", &format!("there is no device {id}; `heartbeatd device list` shows all"))
+}

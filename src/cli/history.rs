@@ -1,0 +1,57 @@
+//! `heartbeatd history`: status changes, newest first.
+
+use std::process::ExitCode;
+
+use super::open;
+use super::output::{self, JsonArray, List, Table};
+use crate::Config;
+use crate::domain::{DeviceId, Transition};
+use crate::store::OpenMode;
+
+const PAGE: u64 = 1000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Only those of this device
+    device: Option<DeviceId>,
+    /// How many at most
+    #[arg(long, default_value_t = 1000, value_name = "COUNT")]
+    limit: u64,
+    /// One JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let store = open(config, OpenMode::Existing).await?;
+    let mut list: Box<dyn List<Transition>> = if arguments.json {
+        Box::new(JsonArray::new())
+    } else {
+        Box::new(Table::new(&["SEQUENCE", "AT", "DEVICE", "CHANGE", "LAST SEEN", "DELIVERED"], row))
+    };
+    let mut left = arguments.limit;
+    let mut before = None;
+    while left > 0 {
+        let limit = left.min(PAGE);
+        let page = store.history(arguments.device.as_ref(), before, limit).await?;
+        list.write(&page)?;
+        left -= page.len() as u64;
+        match page.last() {
+            Some(last) if page.len() as u64 == limit => before = Some(last.sequence),
+            _ => break,
+        }
+    }
+    list.end()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(transition: &Transition) -> Vec<String> {
+    vec![
+        transition.sequence.to_string(),
+        output::time(Some(transition.at)),
+        transition.device_id.to_string(),
+        format!("{} -> {}", transition.from, transition.to),
+        output::time(transition.last_seen_at),
+        transition.delivered_at.map(|time| output::time(Some(time))).unwrap_or_default(),
+    ]
+}

@@ -1,0 +1,88 @@
+//! The command line: one file per command.
+
+mod check_config;
+mod device;
+mod exit;
+mod history;
+mod output;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::Config;
+use crate::store::{DeviceStore, OpenMode};
+
+/// Watches a fleet of MQTT devices: keeps when each was last seen and tells when
+/// one falls silent.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Cli {
+    /// The configuration; without it ./config.toml if there is one, else the
+    /// built-in defaults
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Every key of config.toml can be overridden by HEARTBEATD_<SECTION>__<KEY>, for \
+example HEARTBEATD_MQTT__URL or HEARTBEATD_HEARTBEAT__TIMEOUT. RUST_LOG sets what \
+is logged (default: info).
+
+Exit codes: 0 done, 1 no such device, 64 usage, 69 a needed service is \
+unavailable, 70 internal error, 78 configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service (the default)
+    Run,
+    /// Add, list, show, remove devices, or set their timeouts
+    #[command(subcommand)]
+    Device(device::Command),
+    /// Show status changes, newest first
+    History(history::Arguments),
+    /// Check the configuration and print what it comes to
+    CheckConfig,
+}
+
+/// What the libraries log at `info` is for those who debug them.
+const DEFAULT_LOG: &str = "info,actix_server=warn,paho_mqtt=error,rmqtt=warn,rmqtt_net=warn,\
+                           sea_orm=warn,sea_orm_migration=warn,sqlx=warn";
+
+/// Logs to stderr, at `info` unless `RUST_LOG` says otherwise.
+pub fn init_logger() {
+    let environment = env_logger::Env::default().default_filter_or(DEFAULT_LOG);
+    env_logger::Builder::from_env(environment).format_timestamp_millis().init();
+}
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::on_usage(&error),
+    };
+    let config = match Config::load(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return exit::on_config(&error),
+    };
+    let system = actix_rt::System::new();
+    let done = system.block_on(async {
+        match cli.command.unwrap_or(Command::Run) {
+            Command::Run => run::run(config).await,
+            Command::Device(command) => device::run(&config, command).await,
+            Command::History(arguments) => history::run(&config, arguments).await,
+            Command::CheckConfig => check_config::run(&config),
+        }
+    });
+    done.unwrap_or_else(|error| exit::on_error(&error))
+}
+
+/// The database for a command that only needs what is there.
+async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<DeviceStore> {
+    Ok(DeviceStore::open(config.database.url.reveal(), mode).await?)
+}

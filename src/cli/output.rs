@@ -1,0 +1,89 @@
+//! Lists for people and for programs. Both stream: a fleet of a million does not
+//! wait in memory.
+
+use std::io::{self, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+
+/// Something that takes items page by page.
+pub(super) trait List<T> {
+    fn write(&mut self, page: &[T]) -> io::Result<()>;
+    fn end(&mut self) -> io::Result<()>;
+}
+
+/// One JSON array, an item a line.
+pub(super) struct JsonArray {
+    empty: bool,
+}
+
+impl JsonArray {
+    pub(super) fn new() -> Self {
+        Self { empty: true }
+    }
+}
+
+impl<T: Serialize> List<T> for JsonArray {
+    fn write(&mut self, page: &[T]) -> io::Result<()> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        for item in page {
+            out.write_all(if self.empty { b"[\n" } else { b",\n" })?;
+            self.empty = false;
+            serde_json::to_writer(&mut out, item)?;
+        }
+        out.flush()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let end: &[u8] = if self.empty { b"[]\n" } else { b"\n]\n" };
+        io::stdout().write_all(end)
+    }
+}
+
+/// Aligned columns; each page has widths of its own, never less than the last.
+pub(super) struct Table<T> {
+    header: Option<Vec<String>>,
+    row: fn(&T) -> Vec<String>,
+    widths: Vec<usize>,
+}
+
+impl<T> Table<T> {
+    pub(super) fn new(header: &[&str], row: fn(&T) -> Vec<String>) -> Self {
+        let header: Vec<_> = header.iter().map(ToString::to_string).collect();
+        Self { widths: vec![0; header.len()], header: Some(header), row }
+    }
+}
+
+impl<T> List<T> for Table<T> {
+    fn write(&mut self, page: &[T]) -> io::Result<()> {
+        let rows: Vec<_> =
+            self.header.take().into_iter().chain(page.iter().map(self.row)).collect();
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        for row in rows {
+            let cells =
+                row.iter().zip(&self.widths).map(|(cell, &width)| format!("{cell:<width$}"));
+            writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        out.flush()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
+}
+
+/// A time for people: UTC, to the second.
+pub(super) fn time(time: Option<DateTime<Utc>>) -> String {
+    time.map_or_else(|| "never".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}

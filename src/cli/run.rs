@@ -1,0 +1,61 @@
+//! `heartbeatd run`: the service.
+
+use std::pin::pin;
+use std::process::ExitCode;
+
+use actix_rt::signal::unix::{SignalKind, signal};
+use futures::future::{Either, select};
+use log::info;
+
+use crate::{App, Config};
+
+pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    // Before anything starts, so that no signal finds nobody.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let app = App::build(config.clone()).start().await.map_err(anyhow::Error::new)?;
+    greet(&app, &config);
+
+    let (terminate, interrupt) = (terminate.recv(), interrupt.recv());
+    let name = match select(pin!(terminate), pin!(interrupt)).await {
+        Either::Left(_) => "SIGTERM",
+        Either::Right(_) => "SIGINT",
+    };
+    info!("{name}: writing what was received, then stopping");
+    app.drain().await.map_err(anyhow::Error::new)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first lines tell what runs where and how to try it.
+fn greet(app: &App, config: &Config) {
+    let timeout = humantime::format_duration(config.heartbeat.timeout).to_string();
+    let check_interval = humantime::format_duration(config.heartbeat.check_interval).to_string();
+    let database = crate::store::without_password(config.database.url.reveal());
+    let version = env!("CARGO_PKG_VERSION");
+    info!(database, timeout, check_interval; "heartbeatd {version}");
+    if let Some(address) = app.http_address() {
+        info!("metrics on http://{address}/metrics, health on /healthz and /readyz");
+    }
+    let topic = config.mqtt.topic.topic_of("my-device");
+    let (host, port) = match (broker_address(app), &config.mqtt.url) {
+        (Some(address), _) => (address.ip().to_string(), address.port()),
+        (None, Some(url)) => {
+            (url.host_str().unwrap_or("localhost").to_owned(), url.port().unwrap_or(1883))
+        }
+        (None, None) => return,
+    };
+    info!(
+        "send a heartbeat: mosquitto_pub -h {host} -p {port} -q 1 -t {topic} -m '{{\"uptime_seconds\": 60}}'"
+    );
+}
+
+#[cfg(feature = "embedded-broker")]
+fn broker_address(app: &App) -> Option<std::net::SocketAddr> {
+    app.broker_address()
+}
+
+#[cfg(not(feature = "embedded-broker"))]
+fn broker_address(_: &App) -> Option<std::net::SocketAddr> {
+    None
+}

@@ -1,0 +1,56 @@
+//! `/healthz`: is the process alive? `/readyz`: does it do its work?
+//!
+//! Both ask the actors instead of reading flags: an answer proves that their
+//! loops turn.
+
+use actix::prelude::*;
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use serde::Serialize;
+
+use super::{ANSWER_TIMEOUT, State};
+use crate::actors::device_registry::ReportHealth;
+use crate::actors::mqtt_ingest::{Listening, ReportListening};
+
+/// 200 if the registry and the ingest answer, 503 if one of them is stuck: time
+/// to restart the process. A missing broker or database is no reason for that.
+pub(super) async fn healthz(state: Data<State>) -> HttpResponse {
+    let registry = state.registry.send(ReportHealth).timeout(ANSWER_TIMEOUT);
+    let ingest = state.ingest.send(ReportListening).timeout(ANSWER_TIMEOUT);
+    match futures::join!(registry, ingest) {
+        (Ok(_), Ok(_)) => HttpResponse::Ok().body("ok\n"),
+        (Err(error), _) => stuck("device_registry", &error),
+        (_, Err(error)) => stuck("mqtt_ingest", &error),
+    }
+}
+
+fn stuck(actor: &str, error: &MailboxError) -> HttpResponse {
+    HttpResponse::ServiceUnavailable().body(format!("{actor} does not answer: {error}\n"))
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    broker: &'static str,
+    database: String,
+}
+
+/// 200 if heartbeats arrive and can be written, else 503; the body says which.
+pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
+    let registry = state.registry.send(ReportHealth).timeout(ANSWER_TIMEOUT);
+    let ingest = state.ingest.send(ReportListening).timeout(ANSWER_TIMEOUT);
+    let (health, listening) = futures::join!(registry, ingest);
+    let broker = match listening {
+        Ok(Listening::Subscribed) => "subscribed",
+        Ok(Listening::Connected) => "connected, not subscribed",
+        Ok(Listening::Disconnected) => "disconnected",
+        Err(_) => "unknown: mqtt_ingest does not answer",
+    };
+    let database = health
+        .map_err(|error| format!("unknown: device_registry does not answer: {error}"))
+        .and_then(|health| health.database);
+    let ready = broker == "subscribed" && database.is_ok();
+    let database = database.map_or_else(|why| why, |()| "ok".to_owned());
+    let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    response.json(Readiness { ready, broker, database })
+}

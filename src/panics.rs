@@ -1,0 +1,46 @@
+//! A panic ends the process.
+//!
+//! actix would only drop the actor and leave a process behind that looks alive
+//! and does nothing. A supervisor restarts a dead one.
+
+use std::cell::Cell;
+use std::panic::PanicHookInfo;
+
+use log::error;
+
+/// The exit code after a panic: `EX_SOFTWARE` of sysexits.
+pub const EXIT_CODE: i32 = 70;
+
+thread_local! {
+    static ACTOR: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Says which actor runs on this thread; each has one of its own.
+pub(crate) fn this_thread_is(actor: &'static str) {
+    ACTOR.set(Some(actor));
+}
+
+/// From now on a panic logs which actor it was and exits with [`EXIT_CODE`].
+pub fn end_the_process() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
+        let message = message(panic);
+        #[cfg(feature = "embedded-broker")]
+        if thread == crate::mqtt::EMBEDDED_BROKER_THREAD {
+            // The task of one connection; its runtime drops it, the others go on.
+            error!(target: "embedded_broker", place = place; "a connection panicked: {message}");
+            return;
+        }
+        match ACTOR.get() {
+            Some(actor) => error!(target: actor, actor, place = place; "panicked: {message}"),
+            None => error!(thread, place = place; "panicked: {message}"),
+        }
+        std::process::exit(EXIT_CODE);
+    }));
+}
+
+fn message<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
+    panic.payload_as_str().unwrap_or("no message")
+}
