@@ -11,6 +11,7 @@ use log::{error, info, warn};
 use crate::actors::alert_sink::{AlertSink, DevicesOffline};
 use crate::actors::device_registry::{DeviceRegistry, Flush};
 use crate::actors::mqtt_ingest::{Disconnect, MqttIngest};
+use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Schedule, Ticker};
 use crate::clock::{Clock, wall_clock};
 use crate::config::{Config, HttpListen};
@@ -19,7 +20,6 @@ use crate::metrics::Metrics;
 use crate::mqtt::{Broker, Client, ClientError};
 #[cfg(feature = "embedded-broker")]
 use crate::mqtt::{EmbeddedBroker, EmbeddedError};
-use crate::panics;
 use crate::store::{DeviceStore, OpenMode, StoreError};
 
 /// How long a drain may take. Supervisors kill after ten seconds and more.
@@ -123,8 +123,10 @@ impl App {
         actix_rt::time::timeout(DRAIN_TIMEOUT, draining)
             .await
             .unwrap_or(Err(AppError::DrainTimeout))
-            .inspect(|()| info!("everything is written"))
-            .inspect_err(|error| error!("the last heartbeats may be lost: {error}"))
+            .inspect(|()| info!(target: "heartbeatd", "everything is written"))
+            .inspect_err(
+                |error| error!(target: "heartbeatd", "the last heartbeats may be lost: {error}"),
+            )
     }
 }
 
@@ -197,7 +199,7 @@ impl AppBuilder {
             }
         };
         if config.http.token.is_some() {
-            warn!("http.token is set, but nothing in this version needs it");
+            warn!(target: "heartbeatd", "http.token is set, but nothing in this version needs it");
         }
 
         Ok(App {
@@ -210,17 +212,4 @@ impl AppBuilder {
             embedded,
         })
     }
-}
-
-/// Starts an actor on a thread of its own: none can hold up another, and a panic
-/// can be told from the thread on which it happened.
-fn on_own_thread<A: Actor<Context = Context<A>>>(
-    name: &'static str,
-    actor: impl FnOnce() -> A + Send + 'static,
-) -> Addr<A> {
-    let arbiter = Arbiter::new();
-    A::start_in_arbiter(&arbiter.handle(), move |_| {
-        panics::this_thread_is(name);
-        actor()
-    })
 }

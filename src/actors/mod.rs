@@ -7,6 +7,25 @@ pub mod device_registry;
 pub mod mqtt_ingest;
 pub mod ticker;
 
+use actix::prelude::*;
+
+use crate::panics;
+
+/// Starts an actor on a thread of its own: none can hold up another, and a panic
+/// names the actor whose thread it ends. For an alert sink of one's own as well.
+///
+/// To be called inside an actix system.
+pub fn on_own_thread<A: Actor<Context = Context<A>>>(
+    name: &'static str,
+    actor: impl FnOnce() -> A + Send + 'static,
+) -> Addr<A> {
+    let arbiter = Arbiter::new();
+    A::start_in_arbiter(&arbiter.handle(), move |_| {
+        panics::this_thread_is(name);
+        actor()
+    })
+}
+
 /// How many items of a batch are logged one by one at `info`; the rest go to
 /// `debug`.
 const LOGGED_PER_BATCH: usize = 20;

@@ -71,12 +71,12 @@ impl Ticker {
             let round = Rc::clone(&ticker.0);
             let done = async move { round.run().await }.into_actor(ticker);
             ctx.spawn(done.map(move |done, ticker, ctx| {
-                let milliseconds = began.elapsed().as_millis();
+                let duration_ms = began.elapsed().as_millis();
                 match done {
                     Ok(Done { newly_offline, delivered }) => {
-                        info!(target: TARGET, newly_offline, delivered, milliseconds; "checked");
+                        info!(target: TARGET, newly_offline, delivered, duration_ms; "checked");
                     }
-                    Err(error) => error!(target: TARGET, milliseconds; "{error}"),
+                    Err(error) => error!(target: TARGET, duration_ms; "{error}"),
                 }
                 let interval = ticker.0.schedule.check_interval;
                 ticker.schedule_check(interval.saturating_sub(began.elapsed()), ctx);

@@ -177,7 +177,7 @@ fn report(done: bool, yes: &str, no: &str) -> anyhow::Result<ExitCode> {
         writeln!(io::stdout(), "{yes}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    log::error!("{no}");
+    log::error!(target: "heartbeatd", "{no}");
     Ok(exit::NEGATIVE.into())
 }
 

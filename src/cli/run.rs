@@ -22,7 +22,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Either::Left(_) => "SIGTERM",
         Either::Right(_) => "SIGINT",
     };
-    info!("{name}: writing what was received, then stopping");
+    info!(target: "heartbeatd", "{name}: writing what was received, then stopping");
     app.drain().await.map_err(anyhow::Error::new)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -33,9 +33,13 @@ fn greet(app: &App, config: &Config) {
     let check_interval = humantime::format_duration(config.heartbeat.check_interval).to_string();
     let database = crate::store::without_password(config.database.url.reveal());
     let version = env!("CARGO_PKG_VERSION");
-    info!(database, timeout, check_interval; "heartbeatd {version}");
+    info!(target: "heartbeatd", database, timeout, check_interval; "heartbeatd {version}");
     if let Some(address) = app.http_address() {
-        info!("metrics on http://{address}/metrics, health on /healthz and /readyz");
+        info!(target: "heartbeatd", "metrics on http://{address}/metrics, health on /healthz and /readyz");
+    }
+    if let Some(address) = broker_address(app) {
+        let reach = if address.ip().is_loopback() { " for this machine only" } else { "" };
+        info!(target: "heartbeatd", "embedded broker on {address}{reach}");
     }
     let topic = config.mqtt.topic.topic_of("my-device");
     let (host, port) = match (broker_address(app), &config.mqtt.url) {
@@ -46,6 +50,7 @@ fn greet(app: &App, config: &Config) {
         (None, None) => return,
     };
     info!(
+        target: "heartbeatd",
         "send a heartbeat: mosquitto_pub -h {host} -p {port} -q 1 -t {topic} -m '{{\"uptime_seconds\": 60}}'"
     );
 }

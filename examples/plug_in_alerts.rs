@@ -1,0 +1,51 @@
+//! A sink of one's own: an actor that handles `DevicesOffline`.
+//!
+//! This one writes a line to stdout for each device that went offline; yours
+//! would call a pager. Run it, send heartbeats, stop sending them:
+//!
+//! ```sh
+//! cargo run --example plug_in_alerts
+//! ```
+
+use actix::prelude::*;
+use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
+use heartbeatd::actors::on_own_thread;
+use heartbeatd::{App, Config};
+
+/// Remembers the last transition that it handled, for it may get one twice.
+#[derive(Default)]
+struct Pager {
+    handled: i64,
+}
+
+impl Actor for Pager {
+    type Context = Context<Self>;
+}
+
+impl Handler<DevicesOffline> for Pager {
+    type Result = Result<(), AlertError>;
+
+    fn handle(&mut self, offline: DevicesOffline, _: &mut Context<Self>) -> Self::Result {
+        for transition in offline.transitions {
+            if transition.sequence > self.handled {
+                println!("page somebody: {} is offline", transition.device_id);
+                self.handled = transition.sequence;
+            }
+        }
+        // An error instead would have them delivered again with the next check.
+        Ok(())
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    heartbeatd::cli::init_logger();
+    heartbeatd::panics::end_the_process();
+    let config = Config::load(None)?;
+    actix_rt::System::new().block_on(async {
+        let pager = on_own_thread("pager", Pager::default);
+        let app = App::build(config).alert_sink(pager.recipient()).start().await?;
+        actix_rt::signal::ctrl_c().await?;
+        app.drain().await?;
+        Ok(())
+    })
+}

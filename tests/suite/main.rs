@@ -1,0 +1,16 @@
+//! Everything that needs a server, a database or the real binary. One program,
+//! so that it is linked once and its PostgreSQL is started once.
+//!
+//! Each test starts what it needs on free ports in a temporary folder and stops
+//! it again; nothing may be running beforehand. A server that is not installed
+//! fails the test and says what to install.
+
+mod bad_input;
+mod configuration;
+mod end_to_end;
+mod large_fleet;
+mod panics;
+mod plug_in_alerts;
+mod rules_in_sql;
+mod specification;
+mod support;

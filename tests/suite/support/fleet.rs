@@ -1,0 +1,114 @@
+//! A fleet on a database, with a registry but without MQTT and without a clock:
+//! the test says what time it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use chrono::{DateTime, TimeDelta, Utc};
+use heartbeatd::Config;
+use heartbeatd::actors::device_registry::{
+    AcknowledgeOffline, CheckOffline, ConfirmListening, DeviceRegistry, Flush, RecordHeartbeats,
+};
+use heartbeatd::domain::{DeviceId, Heartbeat, Status, Transition};
+use heartbeatd::metrics::Metrics;
+use heartbeatd::store::{Device, DeviceStore};
+
+use super::database::TestDatabase;
+
+/// The instant at which every test begins.
+pub fn start() -> DateTime<Utc> {
+    "2026-11-23T12:00:00Z".parse().expect("a constant")
+}
+
+/// So many seconds after the beginning.
+pub fn at(seconds: i64) -> DateTime<Utc> {
+    start() + TimeDelta::seconds(seconds)
+}
+
+pub fn id(text: &str) -> DeviceId {
+    text.parse().expect(text)
+}
+
+pub struct Fleet {
+    pub registry: Addr<DeviceRegistry>,
+    pub store: DeviceStore,
+    pub metrics: Arc<Metrics>,
+    _database: TestDatabase,
+}
+
+impl Fleet {
+    pub async fn on(database: TestDatabase) -> Self {
+        Self::configured(database, |_| ()).await
+    }
+
+    pub async fn configured(database: TestDatabase, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        // Flushes happen when the test says so.
+        config.heartbeat.flush_interval = Duration::from_secs(24 * 60 * 60);
+        change(&mut config);
+        let store = database.open().await;
+        let registered = store.count_by_status().await.expect("it counts").values().sum();
+        let metrics = Arc::new(Metrics::new());
+        let registry =
+            DeviceRegistry::new(config, store.clone(), registered, Arc::clone(&metrics)).start();
+        let fleet = Self { registry, store, metrics, _database: database };
+        fleet.listening(start()).await;
+        fleet
+    }
+
+    /// The service has been listening until then.
+    pub async fn listening(&self, until: DateTime<Utc>) {
+        self.registry.send(ConfirmListening { until }).await.expect("it lives");
+    }
+
+    /// Devices send `payload`, received at `received_at`.
+    pub async fn heartbeats(&self, devices: &[&str], payload: &str, received_at: DateTime<Utc>) {
+        let heartbeats = devices
+            .iter()
+            .map(|device| Heartbeat::parse(id(device), payload.as_bytes(), received_at))
+            .map(|parsed| parsed.expect("a heartbeat").0)
+            .collect();
+        self.registry.send(RecordHeartbeats { heartbeats }).await.expect("it lives");
+    }
+
+    pub async fn heartbeat(&self, device: &str, payload: &str, received_at: DateTime<Utc>) {
+        self.heartbeats(&[device], payload, received_at).await;
+    }
+
+    pub async fn flush(&self) {
+        self.registry.send(Flush).await.expect("it lives").expect("it writes");
+    }
+
+    /// Checks, acknowledges, and returns the ids that went offline, sorted.
+    pub async fn check(&self, now: DateTime<Utc>) -> Vec<String> {
+        self.listening(now).await;
+        let checked = self.registry.send(CheckOffline { now }).await.expect("it lives");
+        let mut undelivered = checked.expect("it checks").undelivered;
+        let mut ids = Vec::new();
+        while !undelivered.is_empty() {
+            ids.extend(undelivered.iter().map(|transition| transition.device_id.to_string()));
+            let sequences = undelivered.iter().map(|transition| transition.sequence).collect();
+            let next = self.registry.send(AcknowledgeOffline { sequences, at: now });
+            undelivered = next.await.expect("it lives").expect("it acknowledges");
+        }
+        ids.sort();
+        ids
+    }
+
+    pub async fn device(&self, device: &str) -> Device {
+        let found = self.store.device(&id(device)).await.expect("it reads");
+        found.unwrap_or_else(|| panic!("{device} is registered"))
+    }
+
+    pub async fn status(&self, device: &str) -> Status {
+        self.device(device).await.status
+    }
+
+    /// A device's changes as `from -> to`, oldest first.
+    pub async fn changes(&self, device: &str) -> Vec<String> {
+        let history: Vec<Transition> =
+            self.store.history(Some(&id(device)), None, 1000).await.expect("it reads");
+        history.iter().rev().map(|t| format!("{} -> {}", t.from, t.to)).collect()
+    }
+}

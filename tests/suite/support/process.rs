@@ -1,0 +1,64 @@
+//! Other programs: found or asked for, and ended by the id they were started
+//! with.
+
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The program, from the PATH or where Debian puts servers.
+#[track_caller]
+pub fn program(name: &str, package: &str, places: &[&str]) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(places.iter().map(PathBuf::from));
+    folders
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: apt-get install {package}"))
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its number").port()
+}
+
+/// A program that is killed when this is dropped.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Servers that refuse to run as root get another user: theirs, which their
+/// package has made.
+pub fn as_user(command: &mut Command, user: &str, folder: &Path) {
+    if id("-u", None) != 0 {
+        return;
+    }
+    let (uid, gid) = (id("-u", Some(user)), id("-g", Some(user)));
+    chown(folder, Some(uid), Some(gid)).expect("root may give a folder away");
+    command.uid(uid).gid(gid);
+}
+
+fn id(what: &str, user: Option<&str>) -> u32 {
+    let out = Command::new("id").arg(what).args(user).output().expect("id is part of coreutils");
+    let text = String::from_utf8_lossy(&out.stdout);
+    text.trim().parse().unwrap_or_else(|_| panic!("there is no user {user:?}"))
+}
+
+/// Runs a program to its end and returns what it printed.
+#[track_caller]
+pub fn output(command: &mut Command) -> String {
+    let out = command.stdin(Stdio::null()).output().expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(out.status.success(), "{command:?}: {}\n{}", text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
