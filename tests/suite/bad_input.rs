@@ -1,1 +1,287 @@
-//! todo
+//! Bad input gets a clear answer and harms nothing.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::broker::{Mosquitto, heartbeat, lines, publish};
+use crate::support::process::{output, program};
+use crate::support::service::{Place, Service};
+
+/// The exit code and what is said on stderr.
+fn failure(place: &Place, arguments: &[&str]) -> (Option<i32>, String) {
+    let out = place.run(arguments);
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+#[track_caller]
+fn assert_failure(place: &Place, arguments: &[&str], code: i32, parts: &[&str]) {
+    let (actual, errors) = failure(place, arguments);
+    assert_eq!(actual, Some(code), "{arguments:?}: {errors}");
+    for part in parts {
+        assert!(errors.contains(part), "{arguments:?}: no {part:?} in {errors}");
+    }
+    assert!(!errors.contains("panicked"), "{errors}");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_those_that_there_are() {
+    let place = Place::new();
+    let parts = ["`timout`", "`heartbeat`", "`timeout`", "`check_interval`"];
+    std::fs::write(place.path().join("config.toml"), "[heartbeat]\ntimout = \"3s\"\n")
+        .expect("a file");
+    assert_failure(&place, &["run"], 78, &parts);
+    assert_failure(&place, &["check-config"], 78, &parts);
+    let place = Place::new().with("HEARTBEAT__TIMOUT", "3s");
+    assert_failure(&place, &["run"], 78, &parts);
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_key_and_what_is_allowed() {
+    for (key, value, parts) in [
+        ("HEARTBEAT__TIMEOUT", "3 parsecs", &["heartbeat.timeout", "3 parsecs", "a duration"][..]),
+        ("HEARTBEAT__TIMEOUT", "0s", &["heartbeat.timeout", "at least 1ms"]),
+        ("HEARTBEAT__CHECK_INTERVAL", "0s", &["heartbeat.check_interval", "at least 1ms"]),
+        ("DEVICES__MAX_DEVICES", "many", &["devices.max_devices", "many", "an integer"]),
+        ("DEVICES__MAX_DEVICES", "0", &["devices.max_devices", "at least 1"]),
+        ("MQTT__QOS", "3", &["mqtt.qos", "3", "0, 1 or 2"]),
+        ("MQTT__URL", "localhost:1883", &["mqtt.url", "mqtt://HOST:1883"]),
+        ("MQTT__URL", "mqtt://me:pw@host", &["mqtt.url", "mqtt.username", "***"]),
+        ("MQTT__TOPIC", "devices/#", &["mqtt.topic", "devices/#", "exactly one level must be '+'"]),
+        ("MQTT__VERSION", "4", &["mqtt.version", "\"4\"", "3.1.1"]),
+        ("MQTT__CLIENT_ID", "a/b", &["mqtt.client_id", "a/b", "no '/'"]),
+        ("MQTT__KEEP_ALIVE", "1500ms", &["mqtt.keep_alive", "whole seconds"]),
+        ("MQTT__PASSWORD", "s3cret", &["mqtt.username", "mqtt.password is set"]),
+        ("MQTT__PASSWORD_FILE", "/nowhere", &["mqtt.password_file", "/nowhere"]),
+        (
+            "MQTT__EMBEDDED__LISTEN",
+            "0.0.0.0:0",
+            &["mqtt.embedded.listen", "users_file", "loopback"],
+        ),
+        ("MQTT__EMBEDDED__USERS_FILE", "/nowhere", &["mqtt.embedded.users_file", "/nowhere"]),
+        ("DATABASE__URL", "mysql://u:pw@h/d", &["database.url", "postgres://", "***"]),
+        ("HTTP__LISTEN", "everywhere", &["http.listen", "everywhere", "\"off\""]),
+    ] {
+        let place = Place::new().with(key, value);
+        assert_failure(&place, &["run"], 78, parts);
+        let (_, errors) = failure(&place, &["run"]);
+        assert!(!errors.contains("pw@") && !errors.contains("s3cret"), "a secret: {errors}");
+    }
+}
+
+#[test]
+fn a_missing_configuration_file_and_wrong_arguments_are_said() {
+    let place = Place::new();
+    assert_failure(&place, &["--config", "nowhere.toml", "run"], 78, &["nowhere.toml"]);
+    assert_failure(&place, &["fly"], 64, &["fly"]);
+    assert_failure(&place, &["device", "add", "a/b"], 64, &["'/'"]);
+    assert_failure(&place, &["device", "add", "a", "--timeout", "1.5"], 64, &["90s"]);
+    assert_failure(&place, &["device", "add", "a", "--timeout", "10ms"], 64, &["whole seconds"]);
+}
+
+#[test]
+fn an_unreachable_database_ends_the_start_with_69() {
+    let nowhere = "postgres://nobody:s3cret@127.0.0.1:1/nothing";
+    let place = Place::new().with("DATABASE__URL", nowhere);
+    assert_failure(&place, &["run"], 69, &["cannot open the database", "nobody:***@127.0.0.1:1"]);
+    let place = Place::new().with("DATABASE__URL", "sqlite:///nowhere/at/all.db?mode=rwc");
+    assert_failure(&place, &["run"], 69, &["/nowhere/at/all.db"]);
+    assert_failure(&place, &["device", "list"], 69, &["/nowhere/at/all.db"]);
+}
+
+/// Everything that is no heartbeat, and after it one that is.
+fn no_message_harms(place: &Place, service: &Service, port: u16) {
+    let long = "x".repeat(10_000);
+    let cases: [(&str, &[u8], &str); 6] = [
+        ("large", &vec![b' '; 1_000_000], "payload_too_large"),
+        ("no-json", b"{\"uptime_seconds\":", "invalid_json"),
+        ("no-utf8", b"\xff\xfe\xfd", "invalid_json"),
+        ("no-object", b"[1,2]", "not_an_object"),
+        (&long, b"{}", "invalid_device_id"),
+        ("", b"{}", "invalid_device_id"),
+    ];
+    for (device, payload, _) in cases {
+        heartbeat(port, device, payload);
+    }
+    for (reason, count) in [
+        ("payload_too_large", 1),
+        ("invalid_json", 2),
+        ("not_an_object", 1),
+        ("invalid_device_id", 2),
+    ] {
+        let metric = format!("heartbeatd_heartbeats_rejected_total{{reason=\"{reason}\"}}");
+        service.await_metric(&metric, f64::from(count));
+    }
+    service.await_log(&["rejected", "1000000 bytes", "device=large"]);
+    service.await_log(&["rejected", "neither empty nor JSON", "device=no-json"]);
+    service.await_log(&["rejected", "this one has 10000", "invalid_device_id"]);
+
+    // A wrong type drops the field, not the heartbeat.
+    heartbeat(port, "sloppy", br#"{"uptime_seconds":"60","free_memory":7}"#);
+    heartbeat(port, "K\u{f6}ln 3", br#"{"error":"a\u0000b"}"#);
+    place.await_statuses(&["K\u{f6}ln 3 error", "sloppy online"]);
+    let sloppy = place.json(&["device", "show", "sloppy", "--json"]);
+    assert!(sloppy["uptime_seconds"].is_null() && sloppy["free_memory"] == 7, "{sloppy}");
+    let dropped = r#"heartbeatd_heartbeat_fields_dropped_total{field="uptime_seconds"}"#;
+    assert_eq!(service.metric(dropped), 1.0);
+}
+
+#[test]
+fn no_message_harms_with_the_embedded_broker() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    no_message_harms(&place, &service, service.broker_port());
+}
+
+#[test]
+fn no_message_harms_behind_mosquitto() {
+    let broker = Mosquitto::start();
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    no_message_harms(&place, &service, broker.port);
+}
+
+/// An MQTT 3.1.1 client by hand: no library sends what these tests send.
+struct RawClient(TcpStream);
+
+impl RawClient {
+    /// Connects; `None` if the broker refuses.
+    fn connect(port: u16, client_id: &str, will: Option<&str>) -> Option<Self> {
+        let mut body = vec![0, 4];
+        body.extend(b"MQTT");
+        let flags = if will.is_some() { 0b110 } else { 0b10 };
+        body.extend([4, flags, 0, 60]);
+        body.extend(text(client_id));
+        if let Some(topic) = will {
+            body.extend(text(topic));
+            body.extend(text("gone"));
+        }
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        stream.write_all(&packet(0x10, &body)).expect("it reads");
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).ok()?;
+        (answer == [0x20, 2, 0, 0]).then_some(Self(stream))
+    }
+
+    /// Publishes at QoS 0.
+    fn publish(&mut self, topic: &str) {
+        let mut body = text(topic);
+        body.extend(b"{}");
+        self.0.write_all(&packet(0x30, &body)).expect("it reads");
+    }
+
+    fn await_close(mut self) {
+        let mut rest = Vec::new();
+        // A reset is a way of closing, too.
+        let end = self.0.read_to_end(&mut rest);
+        let timed_out = end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!timed_out, "the broker keeps the connection");
+    }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).expect("short");
+    [&length.to_be_bytes(), text.as_bytes()].concat()
+}
+
+fn packet(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(body.len()).ok().filter(|&n| n < 128).expect("one length byte");
+    [&[kind, length], body].concat()
+}
+
+#[test]
+fn a_topic_with_nul_closes_its_connection_and_nothing_else() {
+    let mosquitto = Mosquitto::start();
+    let embedded = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let external =
+        Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("MQTT__URL", &mosquitto.url());
+    for (place, port) in [(embedded, None), (external, Some(mosquitto.port))] {
+        let service = place.start();
+        service.await_listening();
+        let port = port.unwrap_or_else(|| service.broker_port());
+        for topic in ["devices/a\0b/heartbeat", "devices/\0/heartbeat"] {
+            let mut client = RawClient::connect(port, "evil", None).expect("it is let in");
+            client.publish(topic);
+            client.await_close();
+        }
+        heartbeat(port, "pump", b"");
+        place.await_statuses(&["pump online"]);
+    }
+}
+
+#[test]
+fn the_embedded_broker_lets_no_last_will_pose_as_a_heartbeat() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    let port = service.broker_port();
+    for will in ["devices/pump/heartbeat", "devices/a\0b/heartbeat", "a\0b"] {
+        assert!(RawClient::connect(port, "pump", Some(will)).is_none(), "{will:?}");
+    }
+    service.await_log(&["embedded_broker", "last will", "devices/pump/heartbeat"]);
+    // Another will does no harm, even when it is sent.
+    let client = RawClient::connect(port, "pump", Some("devices/pump/status"));
+    drop(client.expect("it is let in"));
+    heartbeat(port, "fan", b"");
+    place.await_statuses(&["fan online"]);
+}
+
+#[test]
+fn the_embedded_broker_refuses_what_a_heartbeat_service_has_no_use_for() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    let port = service.broker_port();
+    publish(port, "elsewhere/pump", b"{}", &[]);
+    service.await_log(&["embedded_broker", "refused a message", "elsewhere/pump"]);
+    publish(port, "heartbeatd/heartbeatd/echo", b"0", &[]);
+    service.await_log(&["embedded_broker", "refused a message", "heartbeatd/heartbeatd/echo"]);
+    assert!(RawClient::connect(port, "heartbeatd", None).is_none(), "the service's own id");
+    service.await_log(&["embedded_broker", "refused a connection", "mqtt.client_id"]);
+    let mosquitto_sub = program("mosquitto_sub", "mosquitto-clients", &[]);
+    let spy = Command::new(mosquitto_sub)
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-t", "#", "-W", "30"])
+        .output()
+        .expect("mosquitto_sub starts");
+    assert!(String::from_utf8_lossy(&spy.stderr).contains("denied"), "{spy:?}");
+    service.await_log(&["embedded_broker", "refused a subscription"]);
+    heartbeat(port, "pump", b"");
+    place.await_statuses(&["pump online"]);
+}
+
+#[test]
+fn the_embedded_broker_wants_a_password_if_there_are_users() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let users = place.path().join("users").display().to_string();
+    let passwd = program("mosquitto_passwd", "mosquitto", &["/usr/bin"]);
+    output(Command::new(passwd).args(["-c", "-b", &users, "fleet", "s3cret"]));
+    // With users it may listen for everybody.
+    let place = place
+        .with("MQTT__EMBEDDED__USERS_FILE", &users)
+        .with("MQTT__EMBEDDED__LISTEN", "127.0.0.1:0");
+    let service = place.start();
+    service.await_listening();
+    let port = service.broker_port();
+    assert!(RawClient::connect(port, "anonymous", None).is_none());
+    service.await_log(&["embedded_broker", "refused a connection", "no user name"]);
+    publish(port, "devices/pump/heartbeat", b"", &["-u", "fleet", "-P", "s3cret"]);
+    place.await_statuses(&["pump online"]);
+    assert!(!service.log().join("\n").contains("s3cret"));
+}
+
+#[test]
+fn a_flood_of_bad_messages_writes_a_few_lines_a_second() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    let port = service.broker_port();
+    lines(port, "noisy", "nonsense", 20_000);
+    let rejected = r#"heartbeatd_heartbeats_rejected_total{reason="invalid_json"}"#;
+    service.await_metric(rejected, 20_000.0);
+    let shown = service.log().iter().filter(|line| line.contains("device=noisy")).count();
+    assert!((1..1000).contains(&shown), "{shown} lines for 20,000 messages");
+}

@@ -1,1 +1,217 @@
-//! todo
+//! The real binary, a real broker, `mosquitto_pub`.
+
+use serde_json::Value;
+
+use crate::support::broker::{Mosquitto, burst, heartbeat, publish};
+use crate::support::database::TestDatabase;
+use crate::support::service::{Place, Service};
+
+/// Through online, offline, online again, and out.
+fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port: u16) {
+    heartbeat(port, "pump-17", br#"{"uptime_seconds":60,"free_memory":1024}"#);
+    heartbeat(port, "fan-3", br#"{"error":"stuck"}"#);
+    place.await_statuses(&["fan-3 error", "pump-17 online"]);
+    service.await_log(&["device_registry", "device=pump-17 from=provisioning to=online"]);
+    let device = place.json(&["device", "show", "pump-17", "--json"]);
+    assert_eq!(device["uptime_seconds"], 60);
+    assert_eq!(device["free_memory"], 1024);
+
+    // Silent from here on.
+    place.await_statuses(&["fan-3 offline", "pump-17 offline"]);
+    service.await_log(&["device_registry", "device=pump-17 from=online to=offline"]);
+    service.await_log(&["alert_sink", "device offline device=pump-17"]);
+    service.await_log(&["ticker", "checked newly_offline=2 delivered=2"]);
+
+    heartbeat(port, "pump-17", b"");
+    place.await_statuses(&["fan-3 offline", "pump-17 online"]);
+    service.await_log(&["device_registry", "device=pump-17 from=offline to=online"]);
+
+    let history = place.json(&["history", "pump-17", "--json"]);
+    let history = history.as_array().expect("an array");
+    let change = |t: &Value| {
+        let text = |key: &str| t[key].as_str().expect("text").to_owned();
+        format!("{} -> {}", text("from"), text("to"))
+    };
+    let changes: Vec<_> = history.iter().rev().map(change).collect();
+    let expected = ["provisioning -> online", "online -> offline", "offline -> online"];
+    assert_eq!(changes, expected);
+    let delivered: Vec<_> = history.iter().map(|t| t["delivered_at"].is_string()).collect();
+    assert_eq!(delivered, [false, true, false], "only offline is delivered");
+
+    assert_eq!(service.get("/healthz").0, 200);
+    assert_eq!(service.get("/readyz").0, 200);
+    assert_eq!(service.metric("heartbeatd_heartbeats_total"), 3.0);
+    assert_eq!(service.metric(r#"heartbeatd_devices{status="online"}"#), 1.0);
+
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
+}
+
+#[test]
+fn the_binary_with_its_embedded_broker() {
+    let place = Place::new();
+    let service = place.start();
+    service.await_listening();
+    let port = service.broker_port();
+    a_device_comes_goes_and_comes_back(&place, service, port);
+}
+
+#[test]
+fn the_binary_against_mosquitto_and_postgresql() {
+    let broker = Mosquitto::start();
+    let database = TestDatabase::postgres();
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("DATABASE__URL", &database.url);
+    let service = place.start();
+    service.await_listening();
+    a_device_comes_goes_and_comes_back(&place, service, broker.port);
+}
+
+#[test]
+fn the_binary_speaks_mqtt_3_1_1_and_shares_a_subscription() {
+    let broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let old = place.with("MQTT__VERSION", "3.1.1").with("MQTT__SHARE_GROUP", "fleet");
+    let service = old.start();
+    service.await_listening();
+    a_device_comes_goes_and_comes_back(&old, service, broker.port);
+}
+
+#[test]
+fn sigterm_writes_what_is_buffered() {
+    let broker = Mosquitto::start();
+    let place = Place::new()
+        .with("MQTT__URL", &broker.url())
+        .with("HEARTBEAT__FLUSH_INTERVAL", "1h")
+        .with("HEARTBEAT__CHECK_INTERVAL", "1h");
+    let mut service = place.start();
+    service.await_listening();
+    for device in ["a", "b", "c"] {
+        heartbeat(broker.port, device, b"");
+    }
+    service.await_metric("heartbeatd_heartbeats_total", 3.0);
+    assert_eq!(service.metric("heartbeatd_pending_heartbeats"), 3.0);
+    place.await_statuses(&[]);
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0));
+    place.await_statuses(&["a online", "b online", "c online"]);
+}
+
+#[test]
+fn sigint_drains_too() {
+    let place = Place::new();
+    let mut service = place.start();
+    service.await_listening();
+    service.signal("INT");
+    assert_eq!(service.await_exit(), Some(0));
+    service.await_log(&["everything is written"]);
+}
+
+#[test]
+fn a_retained_heartbeat_is_no_life_sign() {
+    let broker = Mosquitto::start();
+    publish(broker.port, "devices/ghost/heartbeat", b"{}", &["-r"]);
+    // MQTT 5 can ask not to be sent retained messages, 3.1.1 cannot.
+    for version in ["5", "3.1.1"] {
+        let place = Place::new().with("MQTT__URL", &broker.url()).with("MQTT__VERSION", version);
+        let service = place.start();
+        service.await_listening();
+        if version == "3.1.1" {
+            service.await_log(&["rejected: a retained message is no evidence of life", "ghost"]);
+        }
+        heartbeat(broker.port, "alive", b"");
+        place.await_statuses(&["alive online"]);
+        let retained = r#"heartbeatd_heartbeats_rejected_total{reason="retained"}"#;
+        assert_eq!(service.metric(retained), f64::from(u8::from(version == "3.1.1")));
+    }
+}
+
+#[test]
+fn an_unreachable_broker_is_waited_for_and_said() {
+    let mut broker = Mosquitto::start();
+    broker.stop();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_log(&["mqtt_ingest", "cannot connect", "trying on until it succeeds"]);
+    assert_eq!(service.get("/healthz").0, 200, "a restart would not help");
+    let (status, body) = service.get("/readyz");
+    assert_eq!((status, body.contains("disconnected")), (503, true), "{body}");
+    broker.go_on();
+    service.await_listening();
+    heartbeat(broker.port, "pump", b"");
+    place.await_statuses(&["pump online"]);
+}
+
+#[test]
+fn a_lost_broker_is_subscribed_to_again() {
+    let mut broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    broker.stop();
+    service.await_log(&["disconnected"]);
+    broker.go_on();
+    crate::support::eventually("it listens again", || {
+        let count = service.log().iter().filter(|line| line.contains("listening topic=")).count();
+        (count == 2).then_some(())
+    });
+    heartbeat(broker.port, "pump", b"");
+    place.await_statuses(&["pump online"]);
+}
+
+#[test]
+fn a_burst_of_500_000_heartbeats_at_qos_1_arrives_whole() {
+    const PUBLISHERS: usize = 4;
+    const EACH: usize = 125_000;
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    let port = service.broker_port();
+    let publishers: Vec<_> =
+        (0..PUBLISHERS).map(|number| burst(port, &format!("burst-{number}"), "{}", EACH)).collect();
+    for mut publisher in publishers {
+        assert!(publisher.0.wait().expect("it is ours").success());
+    }
+    service.await_metric("heartbeatd_heartbeats_total", (PUBLISHERS * EACH) as f64);
+    assert_eq!(service.metric("heartbeatd_heartbeats_total"), (PUBLISHERS * EACH) as f64);
+}
+
+#[test]
+fn two_instances_cannot_share_a_port_and_the_second_says_why() {
+    let place = Place::new();
+    let service = place.start();
+    let port = service.broker_port();
+    let second = Place::new().with("MQTT__EMBEDDED__LISTEN", &format!("127.0.0.1:{port}"));
+    let out = second.run(&["run"]);
+    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(69), "{errors}");
+    assert!(errors.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{errors}");
+    assert!(errors.contains("mqtt.embedded.listen"), "{errors}");
+}
+
+#[test]
+fn devices_are_managed_from_the_command_line() {
+    let place = Place::new();
+    let run = |arguments: &[&str]| {
+        let out = place.run(arguments);
+        let text = [out.stdout, out.stderr].concat();
+        (out.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    assert_eq!(run(&["device", "list"]).0, Some(69), "there is no database yet");
+    assert_eq!(run(&["device", "add", "a", "--timeout", "5m"]), (Some(0), "added a\n".to_owned()));
+    assert_eq!(run(&["device", "add", "a"]).0, Some(1));
+    assert_eq!(run(&["device", "add", "b"]).0, Some(0));
+    place.await_statuses(&["a provisioning", "b provisioning"]);
+    assert_eq!(place.json(&["device", "show", "a", "--json"])["timeout_seconds"], 300);
+    assert_eq!(run(&["device", "set-timeout", "a", "default"]).0, Some(0));
+    assert!(place.json(&["device", "show", "a", "--json"])["timeout_seconds"].is_null());
+    assert_eq!(run(&["device", "remove", "a"]), (Some(0), "removed a\n".to_owned()));
+    assert_eq!(run(&["device", "remove", "a"]).0, Some(1));
+    assert_eq!(run(&["device", "show", "a"]).0, Some(1));
+    assert_eq!(
+        place.json(&["device", "list", "--json", "--status", "online"]),
+        Value::Array(vec![])
+    );
+    let table = run(&["device", "list"]).1;
+    assert!(table.starts_with("DEVICE  STATUS"), "{table}");
+    assert_eq!(place.json(&["history", "--json"]), Value::Array(vec![]));
+}

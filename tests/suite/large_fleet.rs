@@ -1,1 +1,117 @@
-//! todo
+//! A million registered devices.
+
+use std::time::{Duration, Instant};
+
+use heartbeatd::actors::device_registry::{CheckOffline, RecordHeartbeats, ReportHealth};
+use heartbeatd::domain::{Heartbeat, Status};
+
+use crate::specification::on_both_databases;
+use crate::support::broker::{Mosquitto, heartbeat};
+use crate::support::database::TestDatabase;
+use crate::support::fleet::{Fleet, at, id};
+use crate::support::service::{Place, Service};
+
+on_both_databases! {
+    a_check_of_a_million_devices_does_not_keep_heartbeats_waiting
+}
+
+/// Devices `d-0000001` and so on, all online and seen at `seconds`.
+async fn register(database: &TestDatabase, count: u32, seconds: i64) {
+    drop(database.open().await);
+    let seen = at(seconds).timestamp_millis();
+    let sql = if database.url.starts_with("sqlite") {
+        format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
+             INSERT INTO device (id, status, last_seen_at, registered_at) \
+             SELECT printf('d-%07d', i), 'online', {seen}, 0 FROM n"
+        )
+    } else {
+        format!(
+            "INSERT INTO device (id, status, last_seen_at, registered_at) \
+             SELECT 'd-' || lpad(i::text, 7, '0'), 'online', {seen}, 0 \
+             FROM generate_series(1, {count}) AS i"
+        )
+    };
+    database.execute(&sql).await;
+}
+
+async fn a_check_of_a_million_devices_does_not_keep_heartbeats_waiting(database: TestDatabase) {
+    register(&database, 1_000_000, 0).await;
+    let fleet = Fleet::on(database).await;
+    fleet.listening(at(100)).await;
+
+    // None is stale. The check is sent first, all else is answered before it.
+    let began = Instant::now();
+    let check = fleet.registry.send(CheckOffline { now: at(100) });
+    let answers = async {
+        let mut answered = Vec::new();
+        for second in 0..100 {
+            let (heartbeat, _) =
+                Heartbeat::parse(id("d-0000007"), b"", at(second)).expect("a heartbeat");
+            let record = RecordHeartbeats { heartbeats: vec![heartbeat] };
+            fleet.registry.send(record).await.expect("it lives");
+            fleet.registry.send(ReportHealth).await.expect("it lives");
+            answered.push(began.elapsed());
+        }
+        answered
+    };
+    let (checked, answered) = futures::join!(
+        async { (check.await.expect("it lives").expect("it checks"), began.elapsed()) },
+        answers
+    );
+    let (checked, check_took) = checked;
+    assert_eq!(checked.newly_offline, 0);
+    let last = answered.last().expect("a hundred");
+    assert!(*last < check_took, "answered after {last:?}, the check took {check_took:?}");
+
+    // A few are.
+    fleet.heartbeats(&["d-0000001", "d-1000000"], "", at(170)).await;
+    fleet.flush().await;
+    fleet.heartbeat("x-silent", "", at(1)).await;
+    let stale = fleet.check(at(180)).await;
+    assert!(stale.is_empty(), "{} devices at the deadline", stale.len());
+    let counts = fleet.store.count_by_status().await.expect("it counts");
+    assert_eq!(counts[&Status::Online], 1_000_001);
+}
+
+/// The most memory that the process has had, in bytes.
+fn peak_memory(service: &Service) -> u64 {
+    let path = format!("/proc/{}/status", service.process.0.id());
+    let status = std::fs::read_to_string(path).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux");
+    let kilobytes = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+    kilobytes.expect("a number") * 1024
+}
+
+#[actix_rt::test]
+async fn memory_does_not_grow_with_the_number_of_registered_devices() {
+    const MARGIN: u64 = 16 * 1024 * 1024;
+    let broker = Mosquitto::start();
+    let mut peaks = Vec::new();
+    for count in [1_000, 1_000_000] {
+        let database = TestDatabase::sqlite();
+        register(&database, count, 10 * 365 * 24 * 60 * 60).await;
+        let place = Place::new()
+            .with("MQTT__URL", &broker.url())
+            .with("MQTT__CLIENT_ID", &format!("memory-{count}"))
+            .with("DATABASE__URL", &database.url);
+        let service = place.start();
+        service.await_listening();
+        heartbeat(broker.port, "d-0000001", b"");
+        service.await_metric("heartbeatd_flush_duration_seconds_count", 1.0);
+        service.await_metric("heartbeatd_check_duration_seconds_count", 5.0);
+        assert_eq!(service.metric(r#"heartbeatd_devices{status="online"}"#), f64::from(count));
+        peaks.push(peak_memory(&service));
+    }
+    assert!(peaks[1] < peaks[0] + MARGIN, "from {} to {} bytes", peaks[0], peaks[1]);
+}
+
+#[actix_rt::test]
+async fn a_hundred_thousand_devices_that_fall_silent_at_once_are_all_reported() {
+    let database = TestDatabase::sqlite();
+    register(&database, 150_000, 0).await;
+    let fleet = Fleet::on(database).await;
+    let began = Instant::now();
+    assert_eq!(fleet.check(at(181)).await.len(), 150_000);
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}

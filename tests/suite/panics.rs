@@ -1,1 +1,88 @@
-//! todo
+//! A panic in an actor ends the process with 70 and names the actor.
+//!
+//! Each test runs itself again as another process, which panics.
+
+use std::process::Command;
+
+use actix::prelude::*;
+use chrono::{DateTime, Utc};
+use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
+use heartbeatd::actors::on_own_thread;
+use heartbeatd::clock::wall_clock;
+use heartbeatd::{App, Config, cli, panics};
+
+const CHILD: &str = "SUITE_PANIC_CHILD";
+
+/// Runs `child` in another process and checks how that ends.
+fn assert_ends_the_process(test: &str, actor: &str, child: impl AsyncFnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        cli::init_logger();
+        panics::end_the_process();
+        actix_rt::System::new().block_on(async {
+            child().await;
+            std::future::pending::<()>().await;
+        });
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = Command::new(std::env::current_exe().expect("it runs"))
+        .args(["--exact", "--nocapture", &format!("panics::{test}")])
+        .env(CHILD, "1")
+        .current_dir(folder.path())
+        .output()
+        .expect("it starts");
+    let log = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(70), "{log}");
+    let line = log.lines().find(|line| line.contains("panicked: on purpose"));
+    let line = line.unwrap_or_else(|| panic!("no such line in {log}"));
+    assert!(line.contains(&format!("actor={actor}")), "{line}");
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.mqtt.embedded.listen = ([127, 0, 0, 1], 0).into();
+    config.http.listen = heartbeatd::config::HttpListen::Off;
+    config.heartbeat.check_interval = std::time::Duration::from_millis(10);
+    config
+}
+
+#[test]
+fn a_panic_in_the_ticker_names_it() {
+    // The ticker is the first to ask for the time.
+    fn broken() -> DateTime<Utc> {
+        panic!("on purpose")
+    }
+    assert_ends_the_process("a_panic_in_the_ticker_names_it", "ticker", async || {
+        App::build(config()).clock(broken).start().await.expect("it starts");
+    });
+}
+
+#[test]
+fn a_panic_in_a_sink_of_ones_own_names_it() {
+    struct Broken;
+    impl Actor for Broken {
+        type Context = Context<Self>;
+    }
+    impl Handler<DevicesOffline> for Broken {
+        type Result = Result<(), AlertError>;
+        fn handle(&mut self, _: DevicesOffline, _: &mut Context<Self>) -> Self::Result {
+            panic!("on purpose")
+        }
+    }
+    assert_ends_the_process("a_panic_in_a_sink_of_ones_own_names_it", "pager", async || {
+        use heartbeatd::domain::{Cutoffs, Heartbeat};
+        use heartbeatd::store::{DeviceStore, OpenMode, RecordingRules};
+        let url = config().database.url;
+        let store = DeviceStore::open(url.reveal(), OpenMode::Create).await.expect("it opens");
+        let id = "pump".parse().expect("an id");
+        let (heartbeat, _) = Heartbeat::parse(id, b"", wall_clock()).expect("a heartbeat");
+        let rules =
+            RecordingRules { auto_register: true, room: 1, max_clock_skew: Default::default() };
+        store.update_last_seen(&[heartbeat], rules).await.expect("it writes");
+        // The outbox of an earlier run: it is delivered with the first check.
+        let cutoffs = Cutoffs { default: Some(DateTime::<Utc>::MAX_UTC), own: vec![] };
+        let stale = store.get_stale_devices(&cutoffs, 10).await.expect("it reads");
+        store.mark_devices_offline(&stale, &cutoffs, wall_clock()).await.expect("it writes");
+        let sink = on_own_thread("pager", || Broken);
+        App::build(config()).alert_sink(sink.recipient()).start().await.expect("it starts");
+    });
+}

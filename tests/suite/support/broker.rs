@@ -90,14 +90,22 @@ pub fn publish(port: u16, topic: &str, payload: &[u8], more: &[&str]) {
     assert!(child.wait().expect("it ends").success(), "mosquitto_pub {topic}");
 }
 
-/// Publishes `count` heartbeats of one device through one connection.
-pub fn burst(port: u16, device: &str, count: usize) -> Running {
+/// Publishes the payload `count` times through one connection, at QoS 1, and
+/// waits until the broker has acknowledged them all.
+pub fn lines(port: u16, device: &str, payload: &str, count: usize) {
+    let mut publisher = burst(port, device, payload, count);
+    assert!(publisher.0.wait().expect("it is ours").success(), "mosquitto_pub -l");
+}
+
+/// The same, without waiting.
+pub fn burst(port: u16, device: &str, payload: &str, count: usize) -> Running {
     let mut child = mosquitto_pub(port, &format!("devices/{device}/heartbeat"))
         .arg("-l")
         .stdin(Stdio::piped())
         .spawn()
         .expect("mosquitto_pub starts");
     let mut stdin = child.stdin.take().expect("a pipe");
-    std::thread::spawn(move || stdin.write_all("{}\n".repeat(count).as_bytes()));
+    let text = format!("{payload}\n").repeat(count);
+    std::thread::spawn(move || stdin.write_all(text.as_bytes()));
     Running(child)
 }

@@ -1,1 +1,190 @@
-//! x
+//! The real binary.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::Running;
+use super::{PATIENCE, POLL, eventually};
+
+/// A folder to run in, and the environment to run with.
+pub struct Place {
+    pub folder: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Place {
+    /// Any free ports, and a fleet that falls silent within seconds.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { folder, environment: Vec::new() }
+            .with("HEARTBEAT__TIMEOUT", "3s")
+            .with("HEARTBEAT__CHECK_INTERVAL", "500ms")
+            .with("HEARTBEAT__FLUSH_INTERVAL", "100ms")
+            .with("HTTP__LISTEN", "127.0.0.1:0")
+            .with("MQTT__EMBEDDED__LISTEN", "127.0.0.1:0")
+    }
+
+    /// Sets a key by its environment variable.
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        let key = format!("HEARTBEATD_{key}");
+        self.environment.retain(|(other, _)| *other != key);
+        self.environment.push((key, value.to_owned()));
+        self
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heartbeatd"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_remove("RUST_LOG")
+            .env("RUST_BACKTRACE", "0")
+            .envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().expect("heartbeatd starts")
+    }
+
+    /// Runs a command that prints JSON.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let out = self.run(arguments);
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{arguments:?}: {errors}");
+        serde_json::from_slice(&out.stdout).expect("it is JSON")
+    }
+
+    /// The statuses of all devices as `id status`, once they are as expected.
+    #[track_caller]
+    pub fn await_statuses(&self, expected: &[&str]) {
+        let mut last = Vec::new();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while last != expected {
+            assert!(std::time::Instant::now() < deadline, "{last:?} never became {expected:?}");
+            let list = self.json(&["device", "list", "--json"]);
+            let text = |device: &Value, key: &str| device[key].as_str().unwrap_or("?").to_owned();
+            let devices = list.as_array().expect("an array").iter();
+            last = devices.map(|d| format!("{} {}", text(d, "id"), text(d, "status"))).collect();
+        }
+    }
+
+    pub fn start(&self) -> Service {
+        Service::start(self)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// `heartbeatd run`, with its log.
+pub struct Service {
+    pub process: Running,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Service {
+    fn start(place: &Place) -> Self {
+        let mut child = place
+            .command(&["run"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("heartbeatd starts");
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                lines.lock().expect("no reader panics").push(line);
+            }
+        });
+        Self { process: Running(child), log }
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no writer panics").clone()
+    }
+
+    /// Waits for a line that contains all of `parts`, and returns it.
+    #[track_caller]
+    pub fn await_log(&self, parts: &[&str]) -> String {
+        let found = || self.log().into_iter().find(|line| parts.iter().all(|p| line.contains(p)));
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = found() {
+                return line;
+            }
+            let log = self.log().join("\n");
+            assert!(std::time::Instant::now() < deadline, "no line with {parts:?} in\n{log}");
+            std::thread::park_timeout(POLL);
+        }
+    }
+
+    pub fn await_listening(&self) {
+        self.await_log(&["mqtt_ingest", "listening", "topic="]);
+    }
+
+    /// The port of the embedded broker.
+    pub fn broker_port(&self) -> u16 {
+        let line = self.await_log(&["embedded broker on 127.0.0.1:"]);
+        number_after(&line, "127.0.0.1:")
+    }
+
+    fn http_address(&self) -> SocketAddr {
+        let line = self.await_log(&["metrics on http://127.0.0.1:"]);
+        SocketAddr::from(([127, 0, 0, 1], number_after(&line, "http://127.0.0.1:")))
+    }
+
+    /// Requests a page: its status and its body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.http_address()).expect("HTTP is served");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            .expect("it is read");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (status.expect("a status"), body.to_owned())
+    }
+
+    /// A metric's value, by its name and labels as the page has them.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, page) = self.get("/metrics");
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    pub fn await_metric(&self, name: &str, at_least: f64) {
+        eventually(&format!("{name} >= {at_least}"), || {
+            (self.metric(name) >= at_least).then_some(())
+        });
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let id = self.process.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status().expect("kill starts");
+        assert!(sent.success(), "kill -s {signal} {id}");
+    }
+
+    /// Waits for the end and returns the exit code.
+    pub fn await_exit(&mut self) -> Option<i32> {
+        let process = &mut self.process.0;
+        eventually("heartbeatd ends", || process.try_wait().expect("it is ours")).code()
+    }
+}
+
+fn number_after(line: &str, text: &str) -> u16 {
+    let (_, rest) = line.split_once(text).expect(line);
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next().expect("split gives one");
+    digits.parse().expect(line)
+}
