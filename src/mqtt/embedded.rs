@@ -100,10 +100,13 @@ impl EmbeddedBroker {
             .build()
             .map_err(EmbeddedError::Start)?;
         let address = config.embedded.listen;
-        let served = runtime.spawn(serve(address, guard)).await;
+        let serving = runtime.spawn(serve(address, guard));
+        // From here on a failure drops it the way it has to be dropped.
+        let mut broker = Self { address, secret, runtime: Some(runtime) };
         let failed = |why: String| EmbeddedError::Listen { address, why };
-        let address = served.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(root(&e)))?;
-        Ok(Self { address, secret, runtime: Some(runtime) })
+        let served = serving.await.map_err(|error| failed(error.to_string()))?;
+        broker.address = served.map_err(|error| failed(root(&error)))?;
+        Ok(broker)
     }
 
     /// Where it listens: the port is the real one, also if 0 was asked for.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::broker::{Mosquitto, heartbeat, lines, publish};
+use crate::support::broker::{Mosquitto, flood, heartbeat, publish};
 use crate::support::process::{output, program};
 use crate::support::service::{Place, Service};
 
@@ -279,9 +279,9 @@ fn a_flood_of_bad_messages_writes_a_few_lines_a_second() {
     let service = place.start();
     service.await_listening();
     let port = service.broker_port();
-    lines(port, "noisy", "nonsense", 20_000);
+    flood(port, "noisy", 10, 2_000, "nonsense");
     let rejected = r#"heartbeatd_heartbeats_rejected_total{reason="invalid_json"}"#;
     service.await_metric(rejected, 20_000.0);
-    let shown = service.log().iter().filter(|line| line.contains("device=noisy")).count();
+    let shown = service.log().iter().filter(|line| line.contains("device=noisy-")).count();
     assert!((1..1000).contains(&shown), "{shown} lines for 20,000 messages");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::broker::{Mosquitto, burst, heartbeat, publish};
+use crate::support::broker::{Mosquitto, flood, heartbeat, publish};
 use crate::support::database::TestDatabase;
 use crate::support::service::{Place, Service};
 
@@ -161,18 +161,22 @@ fn a_lost_broker_is_subscribed_to_again() {
 #[test]
 fn a_burst_of_500_000_heartbeats_at_qos_1_arrives_whole() {
     const PUBLISHERS: usize = 4;
-    const EACH: usize = 125_000;
+    const DEVICES: usize = 12_500;
+    const TIMES: usize = 10;
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
     let service = place.start();
     service.await_listening();
     let port = service.broker_port();
-    let publishers: Vec<_> =
-        (0..PUBLISHERS).map(|number| burst(port, &format!("burst-{number}"), "{}", EACH)).collect();
-    for mut publisher in publishers {
-        assert!(publisher.0.wait().expect("it is ours").success());
-    }
-    service.await_metric("heartbeatd_heartbeats_total", (PUBLISHERS * EACH) as f64);
-    assert_eq!(service.metric("heartbeatd_heartbeats_total"), (PUBLISHERS * EACH) as f64);
+    std::thread::scope(|scope| {
+        for number in 0..PUBLISHERS {
+            scope.spawn(move || flood(port, &format!("burst-{number}"), DEVICES, TIMES, "{}"));
+        }
+    });
+    let all = (PUBLISHERS * DEVICES * TIMES) as f64;
+    service.await_metric("heartbeatd_heartbeats_total", all);
+    assert_eq!(service.metric("heartbeatd_heartbeats_total"), all);
+    let online = r#"heartbeatd_devices{status="online"}"#;
+    service.await_metric(online, (PUBLISHERS * DEVICES) as f64);
 }
 
 #[test]

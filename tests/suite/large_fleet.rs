@@ -64,14 +64,9 @@ async fn a_check_of_a_million_devices_does_not_keep_heartbeats_waiting(database:
     let last = answered.last().expect("a hundred");
     assert!(*last < check_took, "answered after {last:?}, the check took {check_took:?}");
 
-    // A few are.
-    fleet.heartbeats(&["d-0000001", "d-1000000"], "", at(170)).await;
-    fleet.flush().await;
-    fleet.heartbeat("x-silent", "", at(1)).await;
-    let stale = fleet.check(at(180)).await;
-    assert!(stale.is_empty(), "{} devices at the deadline", stale.len());
+    assert!(fleet.check(at(180)).await.is_empty(), "nobody is past the deadline");
     let counts = fleet.store.count_by_status().await.expect("it counts");
-    assert_eq!(counts[&Status::Online], 1_000_001);
+    assert_eq!(counts[&Status::Online], 1_000_000);
 }
 
 /// The most memory that the process has had, in bytes.

@@ -1,10 +1,12 @@
 //! mosquitto, and its clients.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use paho_mqtt as paho;
 use tempfile::TempDir;
 
 use super::eventually;
@@ -80,32 +82,45 @@ pub fn heartbeat(port: u16, device: &str, payload: &[u8]) {
 pub fn publish(port: u16, topic: &str, payload: &[u8], more: &[&str]) {
     let mut child = mosquitto_pub(port, topic)
         .args(more)
-        .arg("-s")
+        .arg(if payload.is_empty() { "-n" } else { "-s" })
         .stdin(Stdio::piped())
         .spawn()
         .expect("mosquitto_pub starts");
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(payload).expect("mosquitto_pub reads");
+    if !payload.is_empty() {
+        stdin.write_all(payload).expect("mosquitto_pub reads");
+    }
     drop(stdin);
     assert!(child.wait().expect("it ends").success(), "mosquitto_pub {topic}");
 }
 
-/// Publishes the payload `count` times through one connection, at QoS 1, and
-/// waits until the broker has acknowledged them all.
-pub fn lines(port: u16, device: &str, payload: &str, count: usize) {
-    let mut publisher = burst(port, device, payload, count);
-    assert!(publisher.0.wait().expect("it is ours").success(), "mosquitto_pub -l");
-}
-
-/// The same, without waiting.
-pub fn burst(port: u16, device: &str, payload: &str, count: usize) -> Running {
-    let mut child = mosquitto_pub(port, &format!("devices/{device}/heartbeat"))
-        .arg("-l")
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("mosquitto_pub starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let text = format!("{payload}\n").repeat(count);
-    std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-    Running(child)
+/// Publishes `payload` as `count` devices in turn, `times` each, at QoS 1 through
+/// one connection, and waits until the broker has acknowledged everything.
+///
+/// Not `mosquitto_pub -l`, which leaves before it has sent all that it read.
+pub fn flood(port: u16, client_id: &str, count: usize, times: usize, payload: &str) {
+    const WINDOW: usize = 1000;
+    let create = paho::CreateOptionsBuilder::new()
+        .server_uri(format!("mqtt://127.0.0.1:{port}"))
+        .client_id(client_id)
+        .max_buffered_messages(2 * WINDOW as i32)
+        .persistence(None)
+        .finalize();
+    let client = paho::AsyncClient::new(create).expect("a client");
+    let mut options = paho::ConnectOptionsBuilder::new();
+    let options = options.max_inflight(WINDOW as i32).finalize();
+    client.connect(options).wait().expect("the broker is there");
+    let mut unacknowledged = VecDeque::new();
+    for number in 0..count * times {
+        let topic = format!("devices/{client_id}-{}/heartbeat", number % count);
+        unacknowledged.push_back(client.publish(paho::Message::new(topic, payload, 1)));
+        if unacknowledged.len() >= WINDOW {
+            let oldest = unacknowledged.pop_front().expect("it is not empty");
+            oldest.wait().expect("it is acknowledged");
+        }
+    }
+    for token in unacknowledged {
+        token.wait().expect("it is acknowledged");
+    }
+    client.disconnect(None).wait().expect("it is connected");
 }

@@ -90,7 +90,6 @@ impl PostgreSql {
         let server = Self { port, psql: bin.join("psql"), _lifeline: lifeline };
         eventually("PostgreSQL answers", || {
             let answer = server.command("postgres", "SELECT 1").output().ok()?;
-            eprintln!("{answer:?}");
             answer.status.success().then_some(())
         });
         server
