@@ -12,6 +12,13 @@ use crate::support::service::Place;
 fn a_sink_of_ones_own_gets_the_devices_that_went_offline() {
     let build = ["build", "--quiet", "--example", "plug_in_alerts", "--message-format=json"];
     let mut cargo = Command::new(env!("CARGO"));
+    // What cargo tells this test about its package would look to build scripts
+    // like a change, and have them build half the dependencies again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+            cargo.env_remove(name);
+        }
+    }
     let messages = output(cargo.args(build).current_dir(env!("CARGO_MANIFEST_DIR")));
     let example = messages
         .lines()

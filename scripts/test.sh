@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: format, lints, docs, tests.
+# Installs what the tests need; they start their own servers and stop them again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/install.sh
+
+install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h:libssl-dev \
+    mosquitto mosquitto_pub:mosquitto-clients '/usr/lib/postgresql/*/bin/initdb:postgresql'
+need_cargo
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+step cargo fmt --all --check
+step cargo clippy --workspace --all-targets --locked -- -D warnings
+step cargo clippy --locked --no-default-features -- -D warnings
+RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps --locked --quiet
+step cargo test --workspace --locked
