@@ -21,7 +21,7 @@ const PAGE: u64 = 1000;
 pub(super) enum Command {
     /// Register a device before its first heartbeat
     Add {
-        /// Its id: the <id> of devices/<id>/heartbeat
+        /// Its id, as it stands in the topic of its heartbeats
         id: DeviceId,
         /// How long it may be silent, such as 90s or 5m; without it
         /// heartbeat.timeout

@@ -169,8 +169,9 @@ impl DeviceStore {
 }
 
 /// Runs a transaction again if PostgreSQL gave it up for the sake of another
-/// one: a serialization failure (40001) or a deadlock (40P01). Whoever else
-/// writes is the command line or another instance, so it is rare and short.
+/// one: a serialization failure (40001), a deadlock (40P01), or a device that
+/// somebody else registered just now (23505). Whoever else writes is the command
+/// line or another instance, so it is rare and short.
 async fn retried<T>(mut transaction: impl AsyncFnMut() -> Result<T, DbErr>) -> Result<T, DbErr> {
     const ATTEMPTS: usize = 5;
     for _ in 1..ATTEMPTS {
@@ -191,7 +192,7 @@ fn is_conflict(error: &DbErr) -> bool {
     error
         .as_database_error()
         .and_then(|error| error.code())
-        .is_some_and(|code| code == "40001" || code == "40P01")
+        .is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
 }
 
 fn failed_to(action: &'static str) -> impl Fn(DbErr) -> StoreError {
