@@ -177,8 +177,8 @@ impl AppBuilder {
         });
         let ingest = on_own_thread("mqtt_ingest", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
-            let echo_interval = config.mqtt.echo_interval;
-            move || MqttIngest::new(client, broker.uri, registry, echo_interval, clock, metrics)
+            let interval = config.mqtt.confirm_interval();
+            move || MqttIngest::new(client, broker.uri, registry, interval, clock, metrics)
         });
         let sink =
             sink.unwrap_or_else(|| on_own_thread("alert_sink", AlertSink::default).recipient());

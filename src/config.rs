@@ -150,6 +150,15 @@ impl Default for MqttConfig {
     }
 }
 
+impl MqttConfig {
+    /// How often listening is confirmed: by an echo, or with `echo_interval` at
+    /// zero once a second for as long as the subscription stands.
+    pub fn confirm_interval(&self) -> Duration {
+        const WITHOUT_ECHO: Duration = Duration::from_secs(1);
+        if self.echo_interval.is_zero() { WITHOUT_ECHO } else { self.echo_interval }
+    }
+}
+
 /// A version of MQTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]

@@ -27,7 +27,9 @@ pub struct Metrics {
     flush_duration: Histogram,
     check_duration: Histogram,
     detection_delay: Histogram,
-    unmatched: Counter<u64, AtomicU64>,
+    echo_latency: Histogram,
+    blind_seconds: Counter<f64, AtomicU64>,
+    unmatched: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -114,6 +116,18 @@ impl Metrics {
                 "Time from the end of a device's timeout to its being marked offline",
                 Histogram::new(DELAY_SECONDS),
             ),
+            echo_latency: add(
+                r,
+                "echo_latency_seconds",
+                "Time from publishing an echo to taking it out of the inbox",
+                Histogram::new(SECONDS),
+            ),
+            blind_seconds: add(
+                r,
+                "blind_seconds",
+                "Time that is not proven to have been listened to",
+                Counter::default(),
+            ),
             unmatched: add(
                 r,
                 "messages_unmatched",
@@ -152,6 +166,16 @@ impl Metrics {
     /// So many messages were thrown away unread because too many were waiting.
     pub fn shed(&self, count: u64) {
         self.rejected.get_or_create(&Reason { reason: "shed" }).inc_by(count);
+    }
+
+    /// An echo came back after so long.
+    pub fn echoed(&self, seconds: f64) {
+        self.echo_latency.observe(seconds);
+    }
+
+    /// So much time was not listened to.
+    pub fn blind(&self, seconds: f64) {
+        self.blind_seconds.inc_by(seconds);
     }
 
     /// A message arrived that is not a device's.

@@ -19,7 +19,9 @@ use tokio::sync::Mutex;
 use self::pending::Pending;
 use super::log_batch;
 use crate::config::Config;
-use crate::domain::{Coverage, Cutoffs, DeviceId, Heartbeat, Rejection, Status, Transition};
+use crate::domain::{
+    Confirmed, Coverage, Cutoffs, DeviceId, Heartbeat, Rejection, Status, Transition,
+};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Recorded, RecordingRules, StoreError};
@@ -39,6 +41,10 @@ const DELIVERED_AT_ONCE: u64 = 10_000;
 /// is more than ten million a day.
 const PRUNED_AT_ONCE: u64 = 10_000;
 
+/// How much coverage is kept even if no timeout needs it now: a longer one may be
+/// set later.
+const COVERAGE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// While the database is gone every flush fails; this is how often that is said.
 const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 
@@ -50,10 +56,13 @@ pub struct RecordHeartbeats {
     pub heartbeats: Vec<Heartbeat>,
 }
 
-/// Everything published before `until` has been received.
+/// Everything published before `until` has been received, and is with the
+/// registry; nothing has interrupted the listening since `since`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConfirmListening {
+    /// When this uninterrupted listening began.
+    pub since: DateTime<Utc>,
     /// The instant up to which that is proven.
     pub until: DateTime<Utc>,
 }
@@ -117,6 +126,9 @@ pub struct DeviceRegistry {
     turn: Arc<Mutex<()>>,
     pending: Pending,
     coverage: Coverage,
+    /// Whether there may be heartbeats from a future that is not one any more:
+    /// also at the start, for nobody knows what the clock did before.
+    clock_stepped_back: bool,
     registered: u64,
     outage: Option<Outage>,
     rejections: LineBudget,
@@ -134,11 +146,12 @@ impl DeviceRegistry {
     pub fn new(config: Config, store: DeviceStore, registered: u64, metrics: Arc<Metrics>) -> Self {
         Self {
             pending: Pending::new(config.devices.max_devices),
+            coverage: Coverage::new(config.mqtt.confirm_interval()),
             config,
             metrics,
             store,
             turn: Arc::default(),
-            coverage: Coverage::default(),
+            clock_stepped_back: true,
             registered,
             outage: None,
             rejections: LineBudget::default(),
@@ -157,12 +170,14 @@ impl DeviceRegistry {
     }
 
     /// Writes the buffer when its turn comes. What could not be written is back
-    /// in the buffer before anybody else has a turn.
-    fn flush(&self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
+    /// in the buffer before anybody else has a turn. Gives the coverage for which
+    /// all heartbeats are in the database now.
+    fn flush(&self) -> impl ActorFuture<Self, Output = Result<Coverage, StoreError>> + use<> {
         let turn = Arc::clone(&self.turn);
         async move { turn.lock_owned().await }.into_actor(self).then(|turn, registry, _| {
             let began = Instant::now();
             let batch = registry.pending.take();
+            let coverage = registry.coverage.clone();
             let store = registry.store.clone();
             let rules = RecordingRules {
                 auto_register: registry.config.devices.auto_register,
@@ -177,7 +192,7 @@ impl DeviceRegistry {
             .map(move |(batch, recorded), registry, _| {
                 let flushed = registry.flushed(batch, recorded, began);
                 drop(turn);
-                flushed
+                flushed.map(|()| coverage)
             })
         })
     }
@@ -247,12 +262,12 @@ impl DeviceRegistry {
     }
 
     /// What a check needs once it has its turn, apart from the actor itself.
-    fn sweep(&self, now: DateTime<Utc>) -> Sweep {
+    fn sweep(&self, coverage: Coverage, now: DateTime<Utc>) -> Sweep {
         Sweep {
             store: self.store.clone(),
             turn: Arc::clone(&self.turn),
             metrics: Arc::clone(&self.metrics),
-            coverage: self.coverage.clone(),
+            coverage,
             timeout: self.config.heartbeat.timeout,
             retention: self.config.history.retention,
             now,
@@ -282,8 +297,29 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
 impl Handler<ConfirmListening> for DeviceRegistry {
     type Result = ();
 
-    fn handle(&mut self, ConfirmListening { until }: ConfirmListening, _: &mut Context<Self>) {
-        self.coverage.confirm(until);
+    fn handle(&mut self, message: ConfirmListening, _: &mut Context<Self>) {
+        match self.coverage.confirm(message.since, message.until) {
+            Confirmed::Extended | Confirmed::Began { gap: None } => (),
+            Confirmed::Began { gap: Some(gap) } => {
+                let seconds = (gap.until - gap.from).num_milliseconds() as f64 / 1000.0;
+                self.metrics.blind(seconds);
+                let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
+                warn!(
+                    target: TARGET, seconds, from, until;
+                    "nothing proves that heartbeats were received; no device's silence counts \
+                     in this time"
+                );
+            }
+            Confirmed::SteppedBack { by } => {
+                self.clock_stepped_back = true;
+                let seconds = by.num_milliseconds() as f64 / 1000.0;
+                warn!(
+                    target: TARGET, seconds;
+                    "the clock was turned back; heartbeats that are in the future by it count as \
+                     received at the next check"
+                );
+            }
+        }
     }
 }
 
@@ -298,18 +334,26 @@ impl Handler<CheckOffline> for DeviceRegistry {
         let began = Instant::now();
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
-            let sweep = registry.sweep(now);
+            let stepped_back = registry.clock_stepped_back;
+            let sweep = flushed.map(|coverage| registry.sweep(coverage, now));
             async move {
-                flushed?;
-                let newly_offline = sweep.check_offline_devices().await?;
+                let sweep = sweep?;
+                if stepped_back {
+                    sweep.clamp_future().await?;
+                }
+                let own = sweep.store.own_timeouts().await?;
+                let longest = own.iter().copied().fold(sweep.timeout, Duration::max);
+                let newly_offline = sweep.check_offline_devices(&own).await?;
                 let counts = sweep.tidy().await?;
                 let undelivered = sweep.store.undelivered_offline(DELIVERED_AT_ONCE).await?;
-                Ok((CheckedOffline { newly_offline, undelivered }, counts))
+                Ok((CheckedOffline { newly_offline, undelivered }, counts, longest))
             }
             .into_actor(registry)
         });
         Box::pin(check.map(move |checked, registry, _| {
-            let (checked, counts) = checked?;
+            let (checked, counts, longest) = checked?;
+            registry.coverage.prune(longest.max(COVERAGE_KEPT));
+            registry.clock_stepped_back = false;
             registry.registered = counts.values().sum();
             registry.metrics.set_devices(&counts);
             registry.metrics.checked(began.elapsed().as_secs_f64());
@@ -337,7 +381,7 @@ impl Handler<Flush> for DeviceRegistry {
     type Result = ResponseActFuture<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(self.flush())
+        Box::pin(self.flush().map(|flushed, _, _| flushed.map(drop)))
     }
 }
 
@@ -364,11 +408,22 @@ struct Sweep {
 }
 
 impl Sweep {
+    /// A device that was last seen in the future would not be missed until then.
+    async fn clamp_future(&self) -> Result<(), StoreError> {
+        let turn = self.turn.lock().await;
+        let devices = self.store.clamp_last_seen(self.now).await?;
+        drop(turn);
+        if devices > 0 {
+            let now = self.now.to_rfc3339();
+            warn!(target: TARGET, devices, now; "last_seen_at was in the future and is now now");
+        }
+        Ok(())
+    }
+
     /// Finds the silent devices and marks them offline. Returns how many went
     /// offline; their transitions are in the outbox.
-    async fn check_offline_devices(&self) -> Result<u64, StoreError> {
-        let own = self.store.own_timeouts().await?;
-        let cutoffs = self.coverage.cutoffs(self.now, self.timeout, &own);
+    async fn check_offline_devices(&self, own: &[Duration]) -> Result<u64, StoreError> {
+        let cutoffs = self.coverage.cutoffs(self.now, self.timeout, own);
         let mut newly_offline = 0;
         loop {
             let stale = self.store.get_stale_devices(&cutoffs, STALE_AT_ONCE).await?;

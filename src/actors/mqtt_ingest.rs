@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use chrono::{DateTime, Utc};
 use futures::stream;
 use log::{error, info, warn};
 
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
 use crate::clock::Clock;
+use crate::domain::Heartbeat;
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::mqtt::{Client, Event};
@@ -26,9 +28,9 @@ const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 /// How often a missing connection is mentioned again.
 const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 
-/// With `mqtt.echo_interval` at zero being connected is the evidence of
-/// listening, and this is how often it is given.
-const CONFIRM_CONNECTED: Duration = Duration::from_secs(1);
+/// How many echoes may be on their way before something must be wrong. Counted
+/// across reconnects: some brokers close the connection over a forbidden message.
+const ECHOES_UNANSWERED: u32 = 4;
 
 /// Stop listening. Replies when everything that was received is with the
 /// registry.
@@ -65,6 +67,10 @@ pub struct MqttIngest {
     metrics: Arc<Metrics>,
     confirm_interval: Duration,
     listening: Listening,
+    /// Since when nothing has interrupted the listening.
+    listening_since: Option<DateTime<Utc>>,
+    /// How many echoes were sent since one came back.
+    unanswered: u32,
     /// Since when there is no connection.
     down_since: Instant,
     rejections: LineBudget,
@@ -76,12 +82,10 @@ impl MqttIngest {
         client: Client,
         broker: String,
         registry: Addr<DeviceRegistry>,
-        echo_interval: Duration,
+        confirm_interval: Duration,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let confirm_interval =
-            if echo_interval.is_zero() { CONFIRM_CONNECTED } else { echo_interval };
         Self {
             client,
             broker,
@@ -90,6 +94,8 @@ impl MqttIngest {
             metrics,
             confirm_interval,
             listening: Listening::Disconnected,
+            listening_since: None,
+            unanswered: 0,
             down_since: Instant::now(),
             rejections: LineBudget::default(),
         }
@@ -97,6 +103,9 @@ impl MqttIngest {
 
     fn is_now(&mut self, listening: Listening) {
         self.listening = listening;
+        if listening != Listening::Subscribed {
+            self.listening_since = None;
+        }
         self.metrics.set_listening(listening == Listening::Subscribed);
     }
 
@@ -105,6 +114,8 @@ impl MqttIngest {
         ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
             Ok(()) => {
                 ingest.is_now(Listening::Subscribed);
+                ingest.listening_since = Some((ingest.clock)());
+                ingest.send_echo();
                 info!(target: TARGET, topic = ingest.client.topic(); "listening");
             }
             Err(error) => {
@@ -119,13 +130,36 @@ impl MqttIngest {
         }));
     }
 
-    /// Handles what is not a heartbeat and returns what is.
-    fn sort(
-        &mut self,
-        events: Vec<Event>,
-        ctx: &mut Context<Self>,
-    ) -> Vec<crate::domain::Heartbeat> {
+    /// An echo is proof as long as nothing has interrupted the listening since it
+    /// was sent.
+    fn take_echo(&mut self, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
+        let since = self.listening_since.filter(|&since| since <= sent_at)?;
+        self.unanswered = 0;
+        let latency = ((self.clock)() - sent_at).num_milliseconds();
+        self.metrics.echoed(latency as f64 / 1000.0);
+        Some(ConfirmListening { since, until: sent_at })
+    }
+
+    /// Without echoes nothing is proven and nobody goes offline: say so, once.
+    fn send_echo(&mut self) {
+        self.client.send_echo((self.clock)());
+        self.unanswered = self.unanswered.saturating_add(1);
+        if let Some(topic) = self.client.echo_topic()
+            && self.unanswered == ECHOES_UNANSWERED
+        {
+            error!(
+                target: TARGET, topic;
+                "no echo comes back, so nothing proves that heartbeats do, and no device goes \
+                 offline; the broker must allow this client to write and to read this topic \
+                 (or set mqtt.echo_interval = \"0s\")"
+            );
+        }
+    }
+
+    /// Handles what concerns the connection and returns what is for the registry.
+    fn sort(&mut self, events: Vec<Event>, ctx: &mut Context<Self>) -> Sorted {
         let mut heartbeats = Vec::with_capacity(events.len());
+        let mut confirmed = None;
         for event in events {
             match event {
                 Event::Heartbeat(heartbeat) => heartbeats.push(heartbeat),
@@ -139,6 +173,7 @@ impl MqttIngest {
                         None => warn!(target: TARGET, reason; "rejected: {rejection}"),
                     });
                 }
+                Event::Echo { sent_at } => confirmed = self.take_echo(sent_at).or(confirmed),
                 Event::Connected => {
                     self.is_now(Listening::Connected);
                     info!(target: TARGET, broker = self.broker; "connected");
@@ -153,11 +188,35 @@ impl MqttIngest {
                 }
                 Event::Shed(count) => {
                     self.metrics.shed(count);
+                    // Whose heartbeats these were nobody knows.
+                    self.listening_since = Some((self.clock)());
+                    confirmed = None;
                     error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
                 }
             }
         }
-        heartbeats
+        Sorted { heartbeats, confirmed }
+    }
+}
+
+/// What an inbox held for the registry.
+struct Sorted {
+    heartbeats: Vec<Heartbeat>,
+    confirmed: Option<ConfirmListening>,
+}
+
+/// The heartbeats first: a confirmation says that they are with the registry.
+async fn hand_over(registry: Addr<DeviceRegistry>, sorted: Sorted) {
+    let Sorted { heartbeats, confirmed } = sorted;
+    let mut handed = Ok(());
+    if !heartbeats.is_empty() {
+        handed = registry.send(RecordHeartbeats { heartbeats }).await;
+    }
+    if let (Ok(()), Some(confirmed)) = (&handed, confirmed) {
+        handed = registry.send(confirmed).await;
+    }
+    if let Err(error) = handed {
+        error!(target: TARGET, "the registry does not answer: {error}");
     }
 }
 
@@ -178,8 +237,7 @@ impl Actor for MqttIngest {
         }));
         ctx.run_interval(self.confirm_interval, |ingest, _| {
             if ingest.listening == Listening::Subscribed {
-                // Bounded: one a second at most, and it is merely merged.
-                ingest.registry.do_send(ConfirmListening { until: (ingest.clock)() });
+                ingest.send_echo();
             }
         });
         ctx.run_interval(OUTAGE_REMINDER, |ingest, _| {
@@ -193,17 +251,9 @@ impl Actor for MqttIngest {
 
 impl StreamHandler<Events> for MqttIngest {
     fn handle(&mut self, Events(events): Events, ctx: &mut Context<Self>) {
-        let heartbeats = self.sort(events, ctx);
-        if heartbeats.is_empty() {
-            return;
-        }
+        let sorted = self.sort(events, ctx);
         // The reply is the backpressure: nothing else is done until it is there.
-        let recording = self.registry.send(RecordHeartbeats { heartbeats }).into_actor(self);
-        ctx.wait(recording.map(|recorded, _, _| {
-            if let Err(error) = recorded {
-                error!(target: TARGET, "the registry does not take heartbeats: {error}");
-            }
-        }));
+        ctx.wait(hand_over(self.registry.clone(), sorted).into_actor(self));
     }
 
     /// The inbox never ends; stopping with it would be the default.
@@ -220,12 +270,7 @@ impl Handler<Disconnect> for MqttIngest {
             let rest = ingest.sort(inbox.rest(), ctx);
             info!(target: TARGET, "disconnected");
             ingest.is_now(Listening::Disconnected);
-            let recording = ingest.registry.send(RecordHeartbeats { heartbeats: rest });
-            recording.into_actor(ingest).map(|recorded, _, _| {
-                if let Err(error) = recorded {
-                    error!(target: TARGET, "the registry does not take heartbeats: {error}");
-                }
-            })
+            hand_over(ingest.registry.clone(), rest).into_actor(ingest)
         }))
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
         // `heartbeatd device list | head` has seen enough.
         return ExitCode::SUCCESS;
     }
-    error!(target: "heartbeatd", "{error:#}");
+    error!(target: "heartbeatd", "{error}");
     let code = match error.downcast_ref::<AppError>() {
         Some(AppError::Client(ClientError::Setup(_)) | AppError::NoBroker) => EX_CONFIG,
         #[cfg(feature = "embedded-broker")]

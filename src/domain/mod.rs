@@ -8,7 +8,7 @@ pub mod device_id;
 pub mod heartbeat;
 pub mod status;
 
-pub use coverage::{Coverage, Cutoffs};
+pub use coverage::{Confirmed, Coverage, Cutoffs, Interval, Intervals};
 pub use device_id::DeviceId;
 pub use heartbeat::{Heartbeat, Rejection};
 pub use status::{Status, Transition};

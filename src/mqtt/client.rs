@@ -5,9 +5,11 @@
 //! its heartbeat put into an inbox, which the ingest empties in one go: no
 //! packet, topic or payload travels any further.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use paho_mqtt as paho;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -39,6 +41,12 @@ pub enum Event {
     },
     /// A device lives.
     Heartbeat(Heartbeat),
+    /// What the service published to itself at that instant came back, after
+    /// everything that the broker had for it until then.
+    Echo {
+        /// When it was published.
+        sent_at: DateTime<Utc>,
+    },
     /// A message is no evidence of life.
     Rejected(Rejection),
     /// Messages were thrown away unread: `mqtt.max_backlog` were waiting.
@@ -103,6 +111,7 @@ pub struct Client {
     paho: paho::AsyncClient,
     options: paho::ConnectOptions,
     subscription: Subscription,
+    echo: Option<Echo>,
     inbox: Arc<Inbox>,
 }
 
@@ -111,6 +120,37 @@ struct Subscription {
     qos: i32,
     version: MqttVersion,
     client_id: String,
+}
+
+/// What the service publishes to itself.
+#[derive(Clone)]
+struct Echo {
+    topic: String,
+    /// Tells this process's echoes from anybody else's messages.
+    nonce: String,
+}
+
+impl Echo {
+    fn new(config: &MqttConfig) -> Option<Self> {
+        if config.echo_interval.is_zero() {
+            return None;
+        }
+        // The standard library's hashers are seeded at random.
+        let nonce = format!("{:016x}", RandomState::new().build_hasher().finish());
+        Some(Self { topic: super::echo_topic(&config.client_id), nonce })
+    }
+
+    fn payload(&self, sent_at: DateTime<Utc>) -> String {
+        format!("{} {}", self.nonce, sent_at.timestamp_millis())
+    }
+
+    fn read(&self, payload: &[u8]) -> Option<DateTime<Utc>> {
+        let (nonce, millis) = str::from_utf8(payload).ok()?.split_once(' ')?;
+        if nonce != self.nonce {
+            return None;
+        }
+        DateTime::from_timestamp_millis(millis.parse().ok()?)
+    }
 }
 
 impl Client {
@@ -133,7 +173,9 @@ impl Client {
             .finalize();
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
         let inbox = Arc::new(Inbox::new(config.max_backlog));
-        listen(&paho, &inbox, config.topic.clone(), clock, metrics);
+        let echo = Echo::new(config);
+        let receiver = Receiver { topic: config.topic.clone(), echo: echo.clone(), clock, metrics };
+        listen(&paho, &inbox, receiver);
         let filter = match &config.share_group {
             Some(group) => format!("$share/{group}/{}", config.topic),
             None => config.topic.to_string(),
@@ -147,6 +189,7 @@ impl Client {
                 version: config.version,
                 client_id: config.client_id.clone(),
             },
+            echo,
             inbox,
         })
     }
@@ -180,17 +223,21 @@ impl Client {
     /// If the broker refuses or does not answer.
     pub fn subscribe(&self) -> impl Future<Output = Result<(), ClientError>> + use<> {
         let Subscription { topic, qos, version, client_id } = &self.subscription;
+        // One packet for both: they take effect together.
+        let topics: Vec<&str> = [topic.as_str()].into_iter().chain(self.echo_topic()).collect();
+        let qos = vec![*qos; topics.len()];
         let token = match version {
             MqttVersion::V5 => {
                 // Retained messages are no evidence of life: not even sent.
                 let options = paho::SubscribeOptionsBuilder::new()
                     .retain_handling(paho::RetainHandling::DontSendRetained)
                     .finalize();
-                self.paho.subscribe_with_options(topic.as_str(), *qos, options, None)
+                let options = vec![options; topics.len()];
+                self.paho.subscribe_many_with_options(&topics, &qos, &options, None)
             }
-            MqttVersion::V311 => self.paho.subscribe(topic.as_str(), *qos),
+            MqttVersion::V311 => self.paho.subscribe_many(&topics, &qos),
         };
-        let (topic, client_id) = (topic.clone(), client_id.clone());
+        let (topic, client_id) = (topics.join(" and "), client_id.clone());
         async move {
             match tokio::time::timeout(PATIENCE, token).await {
                 Ok(Ok(_granted)) => Ok(()),
@@ -200,6 +247,26 @@ impl Client {
                 }
                 Err(_elapsed) => Err(ClientError::NoAnswer { topic }),
             }
+        }
+    }
+
+    /// Where the echo is published; `None`: it is turned off.
+    pub fn echo_topic(&self) -> Option<&str> {
+        self.echo.as_ref().map(|echo| echo.topic.as_str())
+    }
+
+    /// Publishes an echo, which comes back as [`Event::Echo`] after everything
+    /// that is on its way to this client. With the echo turned off it only passes
+    /// through the inbox: being connected is then the evidence.
+    pub fn send_echo(&self, sent_at: DateTime<Utc>) {
+        let Some(echo) = &self.echo else {
+            return self.inbox.push(Event::Echo { sent_at });
+        };
+        let qos = self.subscription.qos;
+        let message = paho::Message::new(&echo.topic, echo.payload(sent_at), qos);
+        // One that fails does not come back, and that is what is looked at.
+        if let Err(error) = self.paho.try_publish(message) {
+            log::debug!(target: "mqtt_ingest", "echo: {error}");
         }
     }
 
@@ -268,13 +335,7 @@ fn tls_options(config: &MqttConfig) -> paho::Result<paho::SslOptions> {
 }
 
 /// Has paho's thread put what happens into the inbox.
-fn listen(
-    client: &paho::AsyncClient,
-    inbox: &Arc<Inbox>,
-    topic: TopicPattern,
-    clock: Clock,
-    metrics: Arc<Metrics>,
-) {
+fn listen(client: &paho::AsyncClient, inbox: &Arc<Inbox>, receiver: Receiver) {
     let connected = Arc::clone(inbox);
     client.set_connected_callback(move |_| connected.push(Event::Connected));
     let lost = Arc::clone(inbox);
@@ -289,37 +350,50 @@ fn listen(
     client.set_message_callback(move |_, message| {
         // `None` marks a lost connection, which has a callback of its own.
         if let Some(message) = message {
-            receive(&message, &received, &topic, clock, &metrics);
+            receiver.receive(&message, &received);
         }
     });
 }
 
-fn receive(
-    message: &paho::Message,
-    inbox: &Inbox,
-    topic: &TopicPattern,
+/// Makes events of messages, on paho's thread.
+struct Receiver {
+    topic: TopicPattern,
+    echo: Option<Echo>,
     clock: Clock,
-    metrics: &Metrics,
-) {
-    let Some(device) = topic.device_level(message.topic()) else {
-        metrics.unmatched();
-        return;
-    };
-    let device_id = match device.parse() {
-        Ok(id) => id,
-        Err(invalid) => return inbox.offer(Event::Rejected(Rejection::InvalidDeviceId(invalid))),
-    };
-    if message.retained() {
-        return inbox.offer(Event::Rejected(Rejection::Retained { device_id }));
-    }
-    match Heartbeat::parse(device_id, message.payload(), clock()) {
-        Ok((heartbeat, dropped)) => {
-            for field in dropped {
-                metrics.field_dropped(field);
+    metrics: Arc<Metrics>,
+}
+
+impl Receiver {
+    fn receive(&self, message: &paho::Message, inbox: &Inbox) {
+        let Some(device) = self.topic.device_level(message.topic()) else {
+            return self.receive_other(message, inbox);
+        };
+        let device_id = match device.parse() {
+            Ok(id) => id,
+            Err(invalid) => {
+                return inbox.offer(Event::Rejected(Rejection::InvalidDeviceId(invalid)));
             }
-            inbox.offer(Event::Heartbeat(heartbeat));
+        };
+        if message.retained() {
+            return inbox.offer(Event::Rejected(Rejection::Retained { device_id }));
         }
-        Err(rejection) => inbox.offer(Event::Rejected(rejection)),
+        match Heartbeat::parse(device_id, message.payload(), (self.clock)()) {
+            Ok((heartbeat, dropped)) => {
+                for field in dropped {
+                    self.metrics.field_dropped(field);
+                }
+                inbox.offer(Event::Heartbeat(heartbeat));
+            }
+            Err(rejection) => inbox.offer(Event::Rejected(rejection)),
+        }
+    }
+
+    fn receive_other(&self, message: &paho::Message, inbox: &Inbox) {
+        let echo = self.echo.as_ref().filter(|echo| echo.topic == message.topic());
+        match echo.and_then(|echo| echo.read(message.payload())) {
+            Some(sent_at) => inbox.push(Event::Echo { sent_at }),
+            None => self.metrics.unmatched(),
+        }
     }
 }
 

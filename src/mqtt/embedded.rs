@@ -134,7 +134,8 @@ impl Drop for EmbeddedBroker {
 
 /// Binds the address and leaves the broker running on the current runtime.
 async fn serve(address: SocketAddr, guard: Arc<Guard>) -> Result<SocketAddr, rmqtt::net::Error> {
-    let context = ServerContext::new().build().await;
+    // "Busy" means to rmqtt that the whole machine is, and devices are refused.
+    let context = ServerContext::new().busy_check_enable(false).build().await;
     let hooks = context.extends.hook_mgr().register();
     for hook in
         [Type::ClientAuthenticate, Type::MessagePublishCheckAcl, Type::ClientSubscribeCheckAcl]
@@ -175,8 +176,9 @@ impl Guard {
             && (has_control(topic) || self.topic.device_level(topic).is_some())
         {
             return Err(format!(
-                "its last will is to be published on {topic:?}: a will is no heartbeat, it is \
-                 sent when the device is gone"
+                "its last will is to be published on {}: a will is no heartbeat, it is sent \
+                 when the device is gone",
+                shown(topic)
             ));
         }
         let name = client.username().map(|name| &**name);
@@ -193,7 +195,7 @@ impl Guard {
         match (&self.users, name) {
             (None, _) => Ok(()),
             (Some(users), Some(name)) if users.verify(name, password) => Ok(()),
-            (Some(_), Some(name)) => Err(format!("user {name:?} or its password is wrong")),
+            (Some(_), Some(name)) => Err(format!("user {} or its password is wrong", shown(name))),
             (Some(_), None) => Err("it gives no user name".to_owned()),
         }
     }
@@ -201,15 +203,15 @@ impl Guard {
     fn may_publish(&self, client_id: &str, publish: &Publish) -> Result<(), Refusal> {
         let topic = &*publish.topic;
         if has_control(topic) {
-            let why = format!("the topic {topic:?} has a control character");
+            let why = format!("the topic {} has a control character", shown(topic));
             return Err(Refusal { why, disconnect: true });
         }
         let is_echo = topic == self.echo_topic && client_id == self.client_id;
         if is_echo || self.topic.device_level(topic).is_some() {
             return Ok(());
         }
-        let shown: String = topic.chars().take(100).collect();
-        let why = format!("the topic {shown:?} is no device's, which would be {}", self.topic);
+        let why =
+            format!("the topic {} is no device's, which would be {}", shown(topic), self.topic);
         Err(Refusal { why, disconnect: false })
     }
 
@@ -217,12 +219,13 @@ impl Guard {
         if client_id == self.client_id {
             return Ok(());
         }
-        Err(format!("only this service subscribes here, not to {:?}", &*subscribe.topic_filter))
+        Err(format!("only this service subscribes here, not to {}", shown(&subscribe.topic_filter)))
     }
 
     fn log_refusal(&self, client_id: &str, what: &str, why: &str) {
         self.refusals.spend(|| {
-            warn!(target: "embedded_broker", client = client_id; "refused {what}: {why}");
+            let client = shown(client_id);
+            warn!(target: "embedded_broker", client; "refused {what}: {why}");
         });
     }
 }
@@ -282,6 +285,13 @@ fn will_topic<'a>(will: &'a LastWill<'a>) -> &'a str {
         LastWill::V3(will) => &will.topic,
         LastWill::V5(will) => &will.topic,
     }
+}
+
+/// What a client sent, as it may stand in a log: short, and on one line.
+fn shown(text: &str) -> String {
+    const CHARS: usize = 100;
+    let head: String = text.chars().take(CHARS).collect();
+    format!("{head:?}")
 }
 
 fn has_control(topic: &str) -> bool {

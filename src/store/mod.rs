@@ -56,15 +56,17 @@ pub enum OpenMode {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No connection.
-    #[error("cannot open the database {url}: {source}")]
+    #[error("cannot open the database {url}: {}{hint}", root(source))]
     Open {
         /// Where, without its password.
         url: String,
+        /// What may help.
+        hint: &'static str,
         /// What the driver says.
         source: DbErr,
     },
     /// A statement failed.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {}", root(source))]
     Statement {
         /// What was to be done.
         action: &'static str,
@@ -83,7 +85,16 @@ impl DeviceStore {
     /// [`StoreError::Open`] if there is no database to be had at `url` within
     /// five seconds, or if it cannot be migrated.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
-        let failed = |source| StoreError::Open { url: without_password(url), source };
+        let hint = match mode {
+            OpenMode::Existing if url.starts_with("sqlite") => {
+                "; if there is none yet, `heartbeatd run` and `heartbeatd device add` make one"
+            }
+            _ if url.starts_with("postgres") => {
+                "; is PostgreSQL running there, and may this user use that database?"
+            }
+            _ => "",
+        };
+        let failed = |source| StoreError::Open { url: without_password(url), hint, source };
         let mut options = ConnectOptions::new(url);
         options
             .max_connections(MAX_CONNECTIONS)
@@ -193,6 +204,15 @@ fn is_conflict(error: &DbErr) -> bool {
         .as_database_error()
         .and_then(|error| error.code())
         .is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
+}
+
+/// The innermost cause: every layer above repeats it.
+fn root(error: &DbErr) -> &dyn std::error::Error {
+    let mut root: &dyn std::error::Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root
 }
 
 fn failed_to(action: &'static str) -> impl Fn(DbErr) -> StoreError {

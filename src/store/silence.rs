@@ -35,6 +35,19 @@ impl DeviceStore {
         read.await.map_err(failed_to("read the devices' timeouts"))
     }
 
+    /// Has devices that were last seen after `now` be seen at `now`: the clock was
+    /// turned back. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn clamp_last_seen(&self, now: DateTime<Utc>) -> Result<u64> {
+        let sql = "UPDATE device SET last_seen_at = $1 WHERE last_seen_at > $1";
+        self.execute(&self.db, sql, [millis(now).into()])
+            .await
+            .map_err(failed_to("clamp heartbeats from the future"))
+    }
+
     /// The devices that were last seen before their cutoff and are not offline
     /// yet; at most `limit`, sorted by id.
     ///

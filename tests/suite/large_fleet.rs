@@ -88,6 +88,7 @@ async fn memory_does_not_grow_with_the_number_of_registered_devices() {
         register(&database, count, 10 * 365 * 24 * 60 * 60).await;
         let place = Place::new()
             .with("MQTT__URL", &broker.url())
+            .with("HEARTBEAT__TIMEOUT", "1h")
             .with("MQTT__CLIENT_ID", &format!("memory-{count}"))
             .with("DATABASE__URL", &database.url);
         let service = place.start();

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod configuration;
+mod coverage;
 mod end_to_end;
 mod large_fleet;
 mod panics;

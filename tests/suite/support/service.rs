@@ -25,6 +25,7 @@ impl Place {
         Self { folder, environment: Vec::new() }
             .with("HEARTBEAT__TIMEOUT", "3s")
             .with("HEARTBEAT__CHECK_INTERVAL", "500ms")
+            .with("MQTT__ECHO_INTERVAL", "200ms")
             .with("HEARTBEAT__FLUSH_INTERVAL", "100ms")
             .with("HTTP__LISTEN", "127.0.0.1:0")
             .with("MQTT__EMBEDDED__LISTEN", "127.0.0.1:0")

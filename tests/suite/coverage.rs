@@ -1,0 +1,115 @@
+//! Silence counts only while listening: the registry's part of it, and the
+//! binary's.
+
+use crate::specification::on_both_databases;
+use crate::support::broker::{Mosquitto, heartbeat};
+use crate::support::database::TestDatabase;
+use crate::support::fleet::{Fleet, at};
+use crate::support::service::Place;
+
+use heartbeatd::actors::device_registry::ConfirmListening;
+use heartbeatd::domain::Status;
+
+on_both_databases! {
+    a_device_is_not_missed_while_nobody_listened
+    a_device_that_died_before_the_start_is_found
+    a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped
+}
+
+async fn confirm(fleet: &Fleet, since: i64, until: i64) {
+    let message = ConfirmListening { since: at(since), until: at(until) };
+    fleet.registry.send(message).await.expect("it lives");
+}
+
+async fn a_device_is_not_missed_while_nobody_listened(database: TestDatabase) {
+    let fleet = Fleet::on(database).await;
+    fleet.heartbeats(&["alive", "dead"], "", at(0)).await;
+    confirm(&fleet, 0, 100).await;
+    // A new connection, an hour later.
+    confirm(&fleet, 3700, 3710).await;
+    let check = |seconds| heartbeatd::actors::device_registry::CheckOffline { now: at(seconds) };
+    let checked = fleet.registry.send(check(3710)).await.expect("it lives").expect("it checks");
+    assert_eq!(checked.newly_offline, 0, "110 s have been listened to");
+    fleet.heartbeat("alive", "", at(3750)).await;
+    confirm(&fleet, 3700, 3781).await;
+    let checked = fleet.registry.send(check(3781)).await.expect("it lives").expect("it checks");
+    assert_eq!(checked.newly_offline, 1, "181 s have been");
+    assert_eq!(fleet.status("dead").await, Status::Offline);
+    assert_eq!(fleet.status("alive").await, Status::Online);
+}
+
+async fn a_device_that_died_before_the_start_is_found(database: TestDatabase) {
+    drop(database.open().await);
+    let long_ago = at(-1_000_000).timestamp_millis();
+    let columns = "id, status, last_seen_at, registered_at";
+    let row = format!("('dead', 'online', {long_ago}, 0)");
+    database.execute(&format!("INSERT INTO device ({columns}) VALUES {row}")).await;
+    let fleet = Fleet::on(database).await;
+    assert!(fleet.check(at(180)).await.is_empty(), "it may just not have been heard");
+    assert_eq!(fleet.check(at(181)).await, ["dead"]);
+}
+
+async fn a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped(database: TestDatabase) {
+    let fleet = Fleet::on(database).await;
+    fleet.heartbeat("pump", "", at(86_400)).await;
+    confirm(&fleet, 0, 86_400).await;
+    fleet.flush().await;
+    confirm(&fleet, 10, 10).await;
+    assert!(fleet.check(at(20)).await.is_empty());
+    assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(20)));
+    assert!(fleet.check(at(200)).await.is_empty());
+    assert_eq!(fleet.check(at(201)).await, ["pump"]);
+}
+
+#[test]
+fn a_fleet_survives_a_broker_that_is_gone_for_longer_than_the_timeout() {
+    let mut broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "2s");
+    let service = place.start();
+    service.await_listening();
+    heartbeat(broker.port, "alive", b"");
+    place.await_statuses(&["alive online"]);
+    broker.stop();
+    service.await_log(&["mqtt_ingest", "disconnected"]);
+    let checks = "heartbeatd_check_duration_seconds_count";
+    // Far more than the timeout, of which nothing is listened to.
+    service.await_metric(checks, service.metric(checks) + 10.0);
+    broker.go_on();
+    service.await_log(&["device_registry", "no device's silence counts in this time"]);
+    heartbeat(broker.port, "alive", b"");
+    let heartbeats = "heartbeatd_heartbeats_total";
+    service.await_metric(heartbeats, 2.0);
+    let offline = place.json(&["history", "alive", "--json"]);
+    assert_eq!(offline.as_array().expect("an array").len(), 1, "{offline}");
+    assert!(service.metric("heartbeatd_blind_seconds_total") > 2.0);
+    // Now it is listened to, and it is silent.
+    place.await_statuses(&["alive offline"]);
+}
+
+#[test]
+fn a_missing_echo_is_said_with_what_to_allow() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let acl = folder.path().join("acl");
+    std::fs::write(&acl, "topic readwrite devices/#\n").expect("a file");
+    // With its queue limits off mosquitto 2.0.11 closes the connection instead.
+    let limits = "max_queued_messages 1000\nmax_inflight_messages 20";
+    let broker = Mosquitto::start_with(&format!("{limits}\nacl_file {}", acl.display()));
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "1s");
+    let service = place.start();
+    service.await_log(&[
+        "no echo comes back",
+        "topic=heartbeatd/heartbeatd/echo",
+        "write and to read",
+    ]);
+    heartbeat(broker.port, "pump", b"");
+    place.await_statuses(&["pump online"]);
+    let checks = "heartbeatd_check_duration_seconds_count";
+    service.await_metric(checks, service.metric(checks) + 6.0);
+    place.await_statuses(&["pump online"]);
+
+    // Being connected is the evidence then.
+    let place = place.with("MQTT__ECHO_INTERVAL", "0s").with("MQTT__CLIENT_ID", "without-echo");
+    let without = place.start();
+    without.await_listening();
+    place.await_statuses(&["pump offline"]);
+}
