@@ -7,6 +7,7 @@
 //! database, and take turns with each other.
 
 mod pending;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,29 +18,18 @@ use log::{error, info, warn};
 use tokio::sync::Mutex;
 
 use self::pending::Pending;
+use self::sweep::Sweep;
 use super::log_batch;
 use crate::config::Config;
-use crate::domain::{
-    Confirmed, Coverage, Cutoffs, DeviceId, Heartbeat, Rejection, Status, Transition,
-};
+use crate::domain::{Confirmed, Coverage, DeviceId, Heartbeat, Rejection, Transition};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Recorded, RecordingRules, StoreError};
 
 const TARGET: &str = "device_registry";
 
-/// How many devices a check takes in one go from the database, and how many it
-/// marks in one transaction, between which flushes get their turn. Bounds the
-/// memory of a check, however many are silent.
-const STALE_AT_ONCE: u64 = 100_000;
-const MARKED_AT_ONCE: usize = 10_000;
-
 /// How many undelivered transitions are handed out at once.
 const DELIVERED_AT_ONCE: u64 = 10_000;
-
-/// How many old transitions a check deletes at most; at one check a minute that
-/// is more than ten million a day.
-const PRUNED_AT_ONCE: u64 = 10_000;
 
 /// How much coverage is kept even if no timeout needs it now: a longer one may be
 /// set later.
@@ -393,75 +383,6 @@ impl Handler<ReportHealth> for DeviceRegistry {
             pending: self.pending.len(),
             database: self.outage.as_ref().map_or(Ok(()), |outage| Err(outage.why.clone())),
         }
-    }
-}
-
-/// One check, after the buffer was written.
-struct Sweep {
-    store: DeviceStore,
-    turn: Arc<Mutex<()>>,
-    metrics: Arc<Metrics>,
-    coverage: Coverage,
-    timeout: Duration,
-    retention: Duration,
-    now: DateTime<Utc>,
-}
-
-impl Sweep {
-    /// A device that was last seen in the future would not be missed until then.
-    async fn clamp_future(&self) -> Result<(), StoreError> {
-        let turn = self.turn.lock().await;
-        let devices = self.store.clamp_last_seen(self.now).await?;
-        drop(turn);
-        if devices > 0 {
-            let now = self.now.to_rfc3339();
-            warn!(target: TARGET, devices, now; "last_seen_at was in the future and is now now");
-        }
-        Ok(())
-    }
-
-    /// Finds the silent devices and marks them offline. Returns how many went
-    /// offline; their transitions are in the outbox.
-    async fn check_offline_devices(&self, own: &[Duration]) -> Result<u64, StoreError> {
-        let cutoffs = self.coverage.cutoffs(self.now, self.timeout, own);
-        let mut newly_offline = 0;
-        loop {
-            let stale = self.store.get_stale_devices(&cutoffs, STALE_AT_ONCE).await?;
-            let mut marked = 0;
-            for devices in stale.chunks(MARKED_AT_ONCE) {
-                marked += self.mark(devices, &cutoffs).await?;
-            }
-            newly_offline += marked;
-            // Nobody marked: all were heard meanwhile.
-            if (stale.len() as u64) < STALE_AT_ONCE || marked == 0 {
-                return Ok(newly_offline);
-            }
-        }
-    }
-
-    async fn mark(&self, devices: &[DeviceId], cutoffs: &Cutoffs) -> Result<u64, StoreError> {
-        let turn = self.turn.lock().await;
-        let transitions = self.store.mark_devices_offline(devices, cutoffs, self.now).await?;
-        drop(turn);
-        self.metrics.changed(&transitions);
-        log_transitions(&transitions);
-        Ok(transitions.len() as u64)
-    }
-
-    /// What has to be done now and then: old history goes, the fleet is counted
-    /// anew, for the command line changes it too.
-    async fn tidy(&self) -> Result<std::collections::BTreeMap<Status, u64>, StoreError> {
-        if let Ok(retention) = chrono::TimeDelta::from_std(self.retention)
-            && let Some(before) = self.now.checked_sub_signed(retention)
-        {
-            let turn = self.turn.lock().await;
-            let pruned = self.store.prune_history(before, PRUNED_AT_ONCE).await?;
-            drop(turn);
-            if pruned > 0 {
-                info!(target: TARGET, pruned; "deleted history from before {before:?}");
-            }
-        }
-        self.store.count_by_status().await
     }
 }
 

@@ -5,11 +5,13 @@
 mod client;
 #[cfg(feature = "embedded-broker")]
 mod embedded;
+mod inbox;
 mod topic;
 
-pub use client::{Broker, Client, ClientError, Event, Inbox};
+pub use client::{Broker, Client, ClientError};
 #[cfg(feature = "embedded-broker")]
 pub use embedded::{EmbeddedBroker, EmbeddedError, THREAD_NAME as EMBEDDED_BROKER_THREAD};
+pub use inbox::{Event, Inbox};
 pub use topic::{InvalidTopicPattern, TopicPattern};
 
 /// Where the service publishes to itself; a client id is one topic level.

@@ -1,0 +1,97 @@
+//! Between paho's thread, which fills it, and the ingest, which empties it.
+
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::domain::{Heartbeat, Rejection};
+
+/// Something that happened on the connection, in the order in which it did.
+#[derive(Debug)]
+pub enum Event {
+    /// The broker accepted the connection; nothing is subscribed yet.
+    Connected,
+    /// The connection is gone; paho is already trying again.
+    Disconnected {
+        /// What is known about it.
+        why: String,
+    },
+    /// A device lives.
+    Heartbeat(Heartbeat),
+    /// What the service published to itself at that instant came back, after
+    /// everything that the broker had for it until then.
+    Echo {
+        /// When it was published.
+        sent_at: DateTime<Utc>,
+    },
+    /// A message is no evidence of life.
+    Rejected(Rejection),
+    /// Messages were thrown away unread: `mqtt.max_backlog` were waiting.
+    Shed(u64),
+}
+
+/// What happened and was not yet looked at. Filled by paho's thread, emptied as
+/// a whole by the ingest: one lock for many messages on the one side, a short
+/// one for each on the other.
+#[derive(Debug)]
+pub struct Inbox {
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+    max_backlog: usize,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: Vec<Event>,
+    shed: u64,
+}
+
+impl Inbox {
+    pub(super) fn new(max_backlog: usize) -> Self {
+        Self { waiting: Mutex::default(), filled: Notify::new(), max_backlog }
+    }
+
+    /// Puts in what must never be lost.
+    pub(super) fn push(&self, event: Event) {
+        self.waiting.lock().events.push(event);
+        self.filled.notify_one();
+    }
+
+    /// Puts in a message, or throws it away if too many are waiting.
+    pub(super) fn offer(&self, event: Event) {
+        let first = {
+            let mut waiting = self.waiting.lock();
+            if waiting.events.len() >= self.max_backlog {
+                waiting.shed += 1;
+                return;
+            }
+            waiting.events.push(event);
+            waiting.events.len() == 1
+        };
+        // Whoever empties the inbox takes all: one wake-up is enough.
+        if first {
+            self.filled.notify_one();
+        }
+    }
+
+    /// All that is waiting, as soon as there is something.
+    pub async fn take(&self) -> Vec<Event> {
+        loop {
+            let events = self.rest();
+            if !events.is_empty() {
+                return events;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// All that is waiting, if anything.
+    pub fn rest(&self) -> Vec<Event> {
+        let mut waiting = self.waiting.lock();
+        let shed = std::mem::take(&mut waiting.shed);
+        if shed > 0 {
+            waiting.events.push(Event::Shed(shed));
+        }
+        std::mem::take(&mut waiting.events)
+    }
+}
