@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::broker::{Mosquitto, heartbeat};
 use crate::support::eventually;
-use crate::support::process::{Running, output};
+use crate::support::process::{Log, Running, output};
 use crate::support::service::Place;
 
 #[test]
@@ -32,11 +32,12 @@ fn a_sink_of_ones_own_gets_the_devices_that_went_offline() {
     let environment: Vec<_> =
         command.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
     command = Command::new(example);
+    let log = Log::new(place.path().join("log"));
     let mut child = command
         .envs(environment)
         .current_dir(place.path())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(log.file())
         .spawn()
         .expect("the example starts");
     let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));

@@ -53,15 +53,18 @@ impl Mosquitto {
     /// Starts it again, on the same port.
     pub fn go_on(&mut self) {
         let mosquitto = program("mosquitto", "mosquitto", &["/usr/sbin", "/usr/local/sbin"]);
-        let child = Command::new(mosquitto)
+        let mut child = Command::new(mosquitto)
             .arg("-c")
             .arg(&self.config)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("mosquitto starts");
+        eventually("mosquitto listens", || {
+            assert!(matches!(child.try_wait(), Ok(None)), "mosquitto ended at once");
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
         self.process = Some(Running(child));
-        eventually("mosquitto listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
     }
 }
 

@@ -1,11 +1,13 @@
 //! Other programs: found or asked for, and ended by the id they were started
 //! with.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The program, from the PATH or where Debian puts servers.
 #[track_caller]
@@ -20,10 +22,18 @@ pub fn program(name: &str, package: &str, places: &[&str]) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed: apt-get install {package}"))
 }
 
-/// A port that was free a moment ago.
+/// A port that is free and that nobody else will be given: not by this function,
+/// and not by the system, whose own choices begin at 32768.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its number").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        // Two test programs at once begin at different places.
+        let number = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) + std::process::id() * 64;
+        let port = 10_000 + (number % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A program that is killed when this is dropped.
@@ -34,6 +44,28 @@ impl Drop for Running {
         // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A program's log, shown if the test fails.
+pub struct Log(PathBuf);
+
+impl Log {
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub fn file(&self) -> File {
+        File::create(&self.0).expect("a file")
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.0).unwrap_or_else(|error| error.to_string());
+            println!("{}:\n{log}", self.0.display());
+        }
     }
 }
 
