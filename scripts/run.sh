@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h:libssl-dev
 need_cargo
-cargo build --release --quiet --manifest-path "$here/../Cargo.toml"
+cargo build --release --manifest-path "$here/../Cargo.toml"
 
 # A device is a connection, and a connection an open file.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
