@@ -10,6 +10,7 @@ mod configuration;
 mod coverage;
 mod end_to_end;
 mod large_fleet;
+mod outage;
 mod panics;
 mod plug_in_alerts;
 mod rules_in_sql;

@@ -1,0 +1,46 @@
+//! The database is gone for a while.
+
+use heartbeatd::actors::device_registry::{CheckOffline, ReportHealth};
+use heartbeatd::domain::Status;
+use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+
+use crate::support::database::TestDatabase;
+use crate::support::fleet::{Fleet, at};
+
+#[actix_rt::test]
+async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
+    let database = TestDatabase::sqlite();
+    let other = Database::connect(&database.url).await.expect("the database opens");
+    let fleet = Fleet::on(database).await;
+    fleet.heartbeats(&["alive", "dead"], "", at(0)).await;
+    fleet.flush().await;
+    fleet.listening(at(300)).await;
+
+    // Somebody else holds the lock for longer than the service waits for it.
+    let immediate = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..Default::default()
+    };
+    let lock = other.begin_with_options(immediate).await.expect("it is free");
+    fleet.heartbeat("alive", "", at(290)).await;
+    let check = fleet.registry.send(CheckOffline { now: at(300) });
+    let meanwhile = async {
+        fleet.heartbeat("alive", r#"{"uptime_seconds":1}"#, at(295)).await;
+        fleet.heartbeat("new", "", at(295)).await;
+    };
+    let (checked, ()) = futures::join!(check, meanwhile);
+    let error = checked.expect("it lives").expect_err("the database is locked");
+    assert!(error.to_string().contains("locked"), "{error}");
+    assert_eq!(fleet.status("dead").await, Status::Online, "nobody was marked");
+    let health = fleet.registry.send(ReportHealth).await.expect("it lives");
+    assert!(health.database.is_err());
+    assert_eq!(health.pending, 2, "both are kept, once each");
+
+    lock.rollback().await.expect("it is released");
+    assert_eq!(fleet.check(at(300)).await, ["dead"]);
+    let alive = fleet.device("alive").await;
+    assert_eq!((alive.last_seen_at, alive.uptime_seconds), (Some(at(295)), Some(1)));
+    assert_eq!(fleet.status("new").await, Status::Online);
+    let health = fleet.registry.send(ReportHealth).await.expect("it lives");
+    assert_eq!((health.database, health.pending), (Ok(()), 0));
+}
