@@ -69,6 +69,8 @@ pub struct MqttIngest {
     listening: Listening,
     /// Since when nothing has interrupted the listening.
     listening_since: Option<DateTime<Utc>>,
+    /// Grows with every interruption: an echo of an earlier round proves nothing.
+    round: u64,
     /// How many echoes were sent since one came back.
     unanswered: u32,
     /// Since when there is no connection.
@@ -95,6 +97,7 @@ impl MqttIngest {
             confirm_interval,
             listening: Listening::Disconnected,
             listening_since: None,
+            round: 0,
             unanswered: 0,
             down_since: Instant::now(),
             rejections: LineBudget::default(),
@@ -114,7 +117,7 @@ impl MqttIngest {
         ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
             Ok(()) => {
                 ingest.is_now(Listening::Subscribed);
-                ingest.listening_since = Some((ingest.clock)());
+                ingest.begin_round();
                 ingest.send_echo();
                 info!(target: TARGET, topic = ingest.client.topic(); "listening");
             }
@@ -130,10 +133,22 @@ impl MqttIngest {
         }));
     }
 
+    /// From now on nothing has interrupted the listening.
+    fn begin_round(&mut self) {
+        self.round += 1;
+        self.listening_since = Some((self.clock)());
+    }
+
     /// An echo is proof as long as nothing has interrupted the listening since it
     /// was sent.
-    fn take_echo(&mut self, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
-        let since = self.listening_since.filter(|&since| since <= sent_at)?;
+    fn take_echo(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
+        if round != self.round {
+            return None;
+        }
+        // By a clock that was turned back it may have been sent before the round
+        // began; by that clock the round began no later.
+        let since = self.listening_since?.min(sent_at);
+        self.listening_since = Some(since);
         self.unanswered = 0;
         let latency = ((self.clock)() - sent_at).num_milliseconds();
         self.metrics.echoed(latency as f64 / 1000.0);
@@ -142,7 +157,7 @@ impl MqttIngest {
 
     /// Without echoes nothing is proven and nobody goes offline: say so, once.
     fn send_echo(&mut self) {
-        self.client.send_echo((self.clock)());
+        self.client.send_echo(self.round, (self.clock)());
         self.unanswered = self.unanswered.saturating_add(1);
         if let Some(topic) = self.client.echo_topic()
             && self.unanswered == ECHOES_UNANSWERED
@@ -173,7 +188,9 @@ impl MqttIngest {
                         None => warn!(target: TARGET, reason; "rejected: {rejection}"),
                     });
                 }
-                Event::Echo { sent_at } => confirmed = self.take_echo(sent_at).or(confirmed),
+                Event::Echo { round, sent_at } => {
+                    confirmed = self.take_echo(round, sent_at).or(confirmed);
+                }
                 Event::Connected => {
                     self.is_now(Listening::Connected);
                     info!(target: TARGET, broker = self.broker; "connected");
@@ -189,7 +206,7 @@ impl MqttIngest {
                 Event::Shed(count) => {
                     self.metrics.shed(count);
                     // Whose heartbeats these were nobody knows.
-                    self.listening_since = Some((self.clock)());
+                    self.begin_round();
                     confirmed = None;
                     error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
                 }

@@ -115,16 +115,15 @@ impl Echo {
         Some(Self { topic: super::echo_topic(&config.client_id), nonce })
     }
 
-    fn payload(&self, sent_at: DateTime<Utc>) -> String {
-        format!("{} {}", self.nonce, sent_at.timestamp_millis())
+    fn payload(&self, round: u64, sent_at: DateTime<Utc>) -> String {
+        format!("{} {round} {}", self.nonce, sent_at.timestamp_millis())
     }
 
-    fn read(&self, payload: &[u8]) -> Option<DateTime<Utc>> {
-        let (nonce, millis) = str::from_utf8(payload).ok()?.split_once(' ')?;
-        if nonce != self.nonce {
-            return None;
-        }
-        DateTime::from_timestamp_millis(millis.parse().ok()?)
+    fn read(&self, payload: &[u8]) -> Option<Event> {
+        let text = str::from_utf8(payload).ok()?.strip_prefix(&*self.nonce)?;
+        let (round, millis) = text.strip_prefix(' ')?.split_once(' ')?;
+        let sent_at = DateTime::from_timestamp_millis(millis.parse().ok()?)?;
+        Some(Event::Echo { round: round.parse().ok()?, sent_at })
     }
 }
 
@@ -233,12 +232,12 @@ impl Client {
     /// Publishes an echo, which comes back as [`Event::Echo`] after everything
     /// that is on its way to this client. With the echo turned off it only passes
     /// through the inbox: being connected is then the evidence.
-    pub fn send_echo(&self, sent_at: DateTime<Utc>) {
+    pub fn send_echo(&self, round: u64, sent_at: DateTime<Utc>) {
         let Some(echo) = &self.echo else {
-            return self.inbox.push(Event::Echo { sent_at });
+            return self.inbox.push(Event::Echo { round, sent_at });
         };
         let qos = self.subscription.qos;
-        let message = paho::Message::new(&echo.topic, echo.payload(sent_at), qos);
+        let message = paho::Message::new(&echo.topic, echo.payload(round, sent_at), qos);
         // One that fails does not come back, and that is what is looked at.
         if let Err(error) = self.paho.try_publish(message) {
             log::debug!(target: "mqtt_ingest", "echo: {error}");
@@ -366,7 +365,7 @@ impl Receiver {
     fn receive_other(&self, message: &paho::Message, inbox: &Inbox) {
         let echo = self.echo.as_ref().filter(|echo| echo.topic == message.topic());
         match echo.and_then(|echo| echo.read(message.payload())) {
-            Some(sent_at) => inbox.push(Event::Echo { sent_at }),
+            Some(echo) => inbox.push(echo),
             None => self.metrics.unmatched(),
         }
     }

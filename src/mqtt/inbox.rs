@@ -21,6 +21,8 @@ pub enum Event {
     /// What the service published to itself at that instant came back, after
     /// everything that the broker had for it until then.
     Echo {
+        /// What [`Client::send_echo`](super::Client::send_echo) was given.
+        round: u64,
         /// When it was published.
         sent_at: DateTime<Utc>,
     },

@@ -113,3 +113,44 @@ fn a_missing_echo_is_said_with_what_to_allow() {
     without.await_listening();
     place.await_statuses(&["pump offline"]);
 }
+
+#[actix_rt::test]
+async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
+    use chrono::{DateTime, TimeDelta, Utc};
+    use heartbeatd::clock::wall_clock;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static BEHIND_SECONDS: AtomicI64 = AtomicI64::new(0);
+    fn clock() -> DateTime<Utc> {
+        wall_clock() - TimeDelta::seconds(BEHIND_SECONDS.load(Ordering::Relaxed))
+    }
+
+    let database = TestDatabase::sqlite();
+    let broker = Mosquitto::start();
+    let mut config = heartbeatd::Config::default();
+    config.mqtt.url = Some(broker.url().parse().expect("a URL"));
+    config.mqtt.echo_interval = std::time::Duration::from_millis(100);
+    config.heartbeat.timeout = std::time::Duration::from_secs(1);
+    config.heartbeat.check_interval = std::time::Duration::from_millis(100);
+    config.heartbeat.flush_interval = std::time::Duration::from_millis(50);
+    config.database.url = database.url.clone().into();
+    config.http.listen = heartbeatd::config::HttpListen::Off;
+    let app = heartbeatd::App::build(config).clock(clock).start().await.expect("it starts");
+    let store = database.open().await;
+    let status = async |expected: Status| {
+        let pump = crate::support::fleet::id("pump");
+        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        while store.device(&pump).await.expect("it reads").map(|d| d.status) != Some(expected) {
+            assert!(std::time::Instant::now() < deadline, "never {expected}");
+            if expected == Status::Online {
+                // Again and again: it may not be subscribed yet.
+                heartbeat(broker.port, "pump", b"");
+            }
+            actix_rt::task::yield_now().await;
+        }
+    };
+    status(Status::Online).await;
+    BEHIND_SECONDS.store(3600, Ordering::Relaxed);
+    // Within a second, not within an hour.
+    status(Status::Offline).await;
+    app.drain().await.expect("it drains");
+}
