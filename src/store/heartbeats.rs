@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{DatabaseTransaction, DbErr, QueryResult};
+use sea_orm::{DatabaseTransaction, DbErr, QueryResult, Value};
 
 use super::history::NewTransition;
 use super::rows::{self, Columns, Type};
@@ -94,7 +94,8 @@ impl DeviceStore {
         let mut recorded = Recorded::default();
         let mut transitions = Vec::new();
         let mut unknown = Vec::new();
-        for known in self.noteworthy(transaction, heartbeats, rules.max_clock_skew).await? {
+        let rows = bind(heartbeats);
+        for known in self.noteworthy(transaction, &rows, rules.max_clock_skew).await? {
             let Ok(at) = heartbeats.binary_search_by(|h| h.device_id.cmp(&known.id)) else {
                 continue;
             };
@@ -110,7 +111,7 @@ impl DeviceStore {
             }
         }
 
-        self.update(transaction, heartbeats).await?;
+        self.update(transaction, rows).await?;
 
         let room = if rules.auto_register { rules.room } else { 0 };
         let (welcome, rejected) =
@@ -138,7 +139,7 @@ impl DeviceStore {
     async fn noteworthy(
         &self,
         transaction: &DatabaseTransaction,
-        heartbeats: &[Heartbeat],
+        heartbeats: &Value,
         max_clock_skew: Duration,
     ) -> Result<Vec<Known>, DbErr> {
         let sql = format!(
@@ -150,14 +151,14 @@ impl DeviceStore {
             rows = rows::select(self.backend(), "$1", HEARTBEAT),
         );
         let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
-        let rows = self.select(transaction, &sql, [bind(heartbeats), bound.into()]).await?;
+        let rows = self.select(transaction, &sql, [heartbeats.clone(), bound.into()]).await?;
         rows.iter().map(Known::read).collect()
     }
 
     async fn update(
         &self,
         transaction: &DatabaseTransaction,
-        heartbeats: &[Heartbeat],
+        heartbeats: Value,
     ) -> Result<(), DbErr> {
         let sql = format!(
             "WITH heartbeat AS ({rows}) \
@@ -171,7 +172,7 @@ impl DeviceStore {
              FROM heartbeat WHERE device.id = heartbeat.id",
             rows = rows::select(self.backend(), "$1", HEARTBEAT),
         );
-        self.execute(transaction, &sql, [bind(heartbeats)]).await?;
+        self.execute(transaction, &sql, [heartbeats]).await?;
         Ok(())
     }
 
@@ -198,7 +199,7 @@ impl DeviceStore {
 }
 
 /// The heartbeats as rows of [`HEARTBEAT`].
-fn bind<'a>(heartbeats: impl IntoIterator<Item = &'a Heartbeat>) -> sea_orm::Value {
+fn bind<'a>(heartbeats: impl IntoIterator<Item = &'a Heartbeat>) -> Value {
     let rows = heartbeats.into_iter().map(|heartbeat| {
         (
             heartbeat.device_id.as_str(),
