@@ -9,10 +9,10 @@ use actix::prelude::*;
 use log::{error, info, warn};
 
 use crate::actors::alert_sink::{AlertSink, DevicesOffline};
-use crate::actors::device_registry::{DeviceRegistry, Flush};
+use crate::actors::device_registry::{DeviceRegistry, Flush, Found};
 use crate::actors::mqtt_ingest::{Disconnect, MqttIngest};
 use crate::actors::on_own_thread;
-use crate::actors::ticker::{self, Schedule, Ticker};
+use crate::actors::ticker::{self, AwaitEnd, Schedule, Ticker};
 use crate::clock::{Clock, wall_clock};
 use crate::config::{Config, HttpListen};
 use crate::http::HttpServer;
@@ -103,6 +103,14 @@ impl App {
         self.http.as_ref().map(HttpServer::address)
     }
 
+    /// Waits until the service can no longer do its work, for which it never ends by
+    /// itself: an actor is gone, such as an alert sink that stopped. What is left to
+    /// do then is to drain and to start anew; nothing is lost by it.
+    pub async fn failed(&self) -> AppError {
+        let Err(gone) = self.ticker.send(AwaitEnd).await;
+        gone.into()
+    }
+
     /// Stops: no more checks, no more heartbeats, write what was received, close
     /// the database.
     ///
@@ -111,7 +119,11 @@ impl App {
     /// If what was received could not be written within nine seconds.
     pub async fn drain(self) -> Result<(), AppError> {
         let draining = async {
-            self.ticker.send(ticker::Stop).await?;
+            match self.ticker.send(ticker::Stop).await {
+                // One that is gone checks no more either.
+                Ok(()) | Err(MailboxError::Closed) => (),
+                Err(MailboxError::Timeout) => return Err(MailboxError::Timeout.into()),
+            }
             self.ingest.send(Disconnect).await?;
             self.registry.send(Flush).await??;
             if let Some(http) = self.http {
@@ -155,9 +167,7 @@ impl AppBuilder {
         let metrics = Arc::new(Metrics::new());
 
         let store = DeviceStore::open(config.database.url.reveal(), OpenMode::Create).await?;
-        let counts = store.count_by_status().await?;
-        metrics.set_devices(&counts);
-        let registered = counts.values().sum();
+        let found = Found::read(&store, &config).await?;
 
         #[cfg(feature = "embedded-broker")]
         let embedded = match config.mqtt.url {
@@ -173,7 +183,7 @@ impl AppBuilder {
 
         let registry = on_own_thread("device_registry", {
             let (config, store, metrics) = (config.clone(), store.clone(), Arc::clone(&metrics));
-            move || DeviceRegistry::new(config, store, registered, metrics)
+            move || DeviceRegistry::new(config, store, found, metrics)
         });
         let ingest = on_own_thread("mqtt_ingest", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));

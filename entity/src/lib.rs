@@ -5,6 +5,7 @@
 //! does not.
 
 pub mod device;
+pub mod listening_interval;
 pub mod status_transition;
 
 mod status;

@@ -25,6 +25,8 @@ pub struct Model {
     pub last_seen_at: Option<ChronoUnixTimestampMillis>,
     /// For `offline`: the instant that `last_seen_at` was older than.
     pub cutoff: Option<ChronoUnixTimestampMillis>,
+    /// For `offline`: the timeout that decided.
+    pub timeout_ms: Option<i64>,
     /// For `offline`: when the alert sink acknowledged it; `None`: not yet.
     pub delivered_at: Option<ChronoUnixTimestampMillis>,
 }

@@ -9,6 +9,8 @@ use sea_orm_migration::prelude::*;
 
 mod m20261123_000001_create_device;
 mod m20261123_000002_create_status_transition;
+mod m20261124_000003_create_listening_interval;
+mod m20261124_000004_add_transition_timeout;
 
 /// Brings a database to the schema of this version.
 pub struct Migrator;
@@ -19,6 +21,8 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261123_000001_create_device::Migration),
             Box::new(m20261123_000002_create_status_transition::Migration),
+            Box::new(m20261124_000003_create_listening_interval::Migration),
+            Box::new(m20261124_000004_add_transition_timeout::Migration),
         ]
     }
 }

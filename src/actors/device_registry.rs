@@ -9,11 +9,12 @@
 mod pending;
 mod sweep;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use log::{error, info, warn};
 use tokio::sync::Mutex;
 
@@ -21,7 +22,9 @@ use self::pending::Pending;
 use self::sweep::Sweep;
 use super::log_batch;
 use crate::config::Config;
-use crate::domain::{Confirmed, Coverage, DeviceId, Heartbeat, Rejection, Transition};
+use crate::domain::{
+    Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Rejection, Status, Transition,
+};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Recorded, RecordingRules, StoreError};
@@ -55,6 +58,8 @@ pub struct ConfirmListening {
     pub since: DateTime<Utc>,
     /// The instant up to which that is proven.
     pub until: DateTime<Utc>,
+    /// What had interrupted it before `since`.
+    pub after: GapCause,
 }
 
 /// Find the devices that are silent at `now` and mark them offline. Replies with
@@ -116,12 +121,36 @@ pub struct DeviceRegistry {
     turn: Arc<Mutex<()>>,
     pending: Pending,
     coverage: Coverage,
+    /// The coverage as it is in the database.
+    saved: Coverage,
     /// Whether there may be heartbeats from a future that is not one any more:
     /// also at the start, for nobody knows what the clock did before.
-    clock_stepped_back: bool,
+    clamp_due: bool,
     registered: u64,
     outage: Option<Outage>,
     rejections: LineBudget,
+}
+
+/// What the database holds at the start.
+#[derive(Debug)]
+pub struct Found {
+    counts: BTreeMap<Status, u64>,
+    coverage: Coverage,
+}
+
+impl Found {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn read(store: &DeviceStore, config: &Config) -> Result<Self, StoreError> {
+        let counts = store.count_by_status().await?;
+        let (ever, instance) = (DateTime::<Utc>::MIN_UTC, &config.mqtt.client_id);
+        let listened = store.listened(instance, ever, DateTime::<Utc>::MAX_UTC).await?;
+        let coverage = Coverage::new(config.mqtt.confirm_interval()).with(listened);
+        Ok(Self { counts, coverage })
+    }
 }
 
 /// The database does not take what it is given.
@@ -132,17 +161,20 @@ struct Outage {
 }
 
 impl DeviceRegistry {
-    /// A registry of the devices in `store`, of which there are `registered`.
-    pub fn new(config: Config, store: DeviceStore, registered: u64, metrics: Arc<Metrics>) -> Self {
+    /// A registry of the devices in `store`, as it found them.
+    pub fn new(config: Config, store: DeviceStore, found: Found, metrics: Arc<Metrics>) -> Self {
+        let Found { counts, coverage } = found;
+        metrics.set_devices(&counts);
         Self {
             pending: Pending::new(config.devices.max_devices),
-            coverage: Coverage::new(config.mqtt.confirm_interval()),
+            saved: coverage.clone(),
+            coverage,
             config,
             metrics,
             store,
             turn: Arc::default(),
-            clock_stepped_back: true,
-            registered,
+            clamp_due: true,
+            registered: counts.values().sum(),
             outage: None,
             rejections: LineBudget::default(),
         }
@@ -168,6 +200,8 @@ impl DeviceRegistry {
             let began = Instant::now();
             let batch = registry.pending.take();
             let coverage = registry.coverage.clone();
+            let proven = coverage.since(&registry.saved);
+            let instance = registry.config.mqtt.client_id.clone();
             let store = registry.store.clone();
             let rules = RecordingRules {
                 auto_register: registry.config.devices.auto_register,
@@ -176,24 +210,30 @@ impl DeviceRegistry {
             };
             async move {
                 let recorded = store.update_last_seen(&batch, rules).await;
-                (batch, recorded)
+                // Never before the heartbeats that it vouches for.
+                let saved = match recorded {
+                    Ok(_) => Some(store.save_listened(&instance, &proven).await),
+                    Err(_) => None,
+                };
+                (batch, recorded, saved)
             }
             .into_actor(registry)
-            .map(move |(batch, recorded), registry, _| {
-                let flushed = registry.flushed(batch, recorded, began);
+            .map(move |(batch, recorded, saved), registry, _| {
+                let recorded = registry.recorded(batch, recorded, began);
+                let saved = saved.unwrap_or(Ok(())).map(|()| registry.saved = coverage.clone());
+                let flushed = recorded.and(saved).inspect_err(|e| registry.note_outage(e));
                 drop(turn);
                 flushed.map(|()| coverage)
             })
         })
     }
 
-    fn flushed(
+    fn recorded(
         &mut self,
         batch: Vec<Heartbeat>,
         recorded: Result<Recorded, StoreError>,
         began: Instant,
     ) -> Result<(), StoreError> {
-        let recorded = recorded.inspect_err(|error| self.note_outage(error));
         let written = recorded.map(|recorded| {
             if !batch.is_empty() {
                 self.metrics.flushed(began.elapsed().as_secs_f64());
@@ -251,6 +291,16 @@ impl DeviceRegistry {
         }
     }
 
+    fn clock_stepped_back(&mut self, by: TimeDelta) {
+        self.clamp_due = true;
+        let seconds = by.num_milliseconds() as f64 / 1000.0;
+        warn!(
+            target: TARGET, seconds;
+            "the clock was turned back; heartbeats that are in the future by it count as \
+             received at the next check"
+        );
+    }
+
     /// What a check needs once it has its turn, apart from the actor itself.
     fn sweep(&self, coverage: Coverage, now: DateTime<Utc>) -> Sweep {
         Sweep {
@@ -259,6 +309,7 @@ impl DeviceRegistry {
             metrics: Arc::clone(&self.metrics),
             coverage,
             timeout: self.config.heartbeat.timeout,
+            instance: self.config.mqtt.client_id.clone(),
             retention: self.config.history.retention,
             now,
         }
@@ -288,27 +339,19 @@ impl Handler<ConfirmListening> for DeviceRegistry {
     type Result = ();
 
     fn handle(&mut self, message: ConfirmListening, _: &mut Context<Self>) {
-        match self.coverage.confirm(message.since, message.until) {
+        let ConfirmListening { since, until, after } = message;
+        match self.coverage.confirm(since, until, after) {
             Confirmed::Extended | Confirmed::Began { gap: None } => (),
-            Confirmed::Began { gap: Some(gap) } => {
-                let seconds = (gap.until - gap.from).num_milliseconds() as f64 / 1000.0;
+            Confirmed::Began { gap: Some((gap, cause)) } => {
+                let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
                 self.metrics.blind(seconds);
                 let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
                 warn!(
-                    target: TARGET, seconds, from, until;
-                    "nothing proves that heartbeats were received; no device's silence counts \
-                     in this time"
+                    target: TARGET, seconds, from, until, cause = cause.as_str();
+                    "{cause}; no device's silence counts in this time"
                 );
             }
-            Confirmed::SteppedBack { by } => {
-                self.clock_stepped_back = true;
-                let seconds = by.num_milliseconds() as f64 / 1000.0;
-                warn!(
-                    target: TARGET, seconds;
-                    "the clock was turned back; heartbeats that are in the future by it count as \
-                     received at the next check"
-                );
-            }
+            Confirmed::SteppedBack { by } => self.clock_stepped_back(by),
         }
     }
 }
@@ -322,13 +365,17 @@ impl Handler<CheckOffline> for DeviceRegistry {
         _: &mut Context<Self>,
     ) -> Self::Result {
         let began = Instant::now();
+        let stepped_back = self.coverage.step_back(now);
+        if let Some(by) = stepped_back {
+            self.clock_stepped_back(by);
+        }
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
-            let stepped_back = registry.clock_stepped_back;
+            let clamp_due = std::mem::take(&mut registry.clamp_due);
             let sweep = flushed.map(|coverage| registry.sweep(coverage, now));
             async move {
                 let sweep = sweep?;
-                if stepped_back {
+                if clamp_due {
                     sweep.clamp_future().await?;
                 }
                 let own = sweep.store.own_timeouts().await?;
@@ -341,9 +388,11 @@ impl Handler<CheckOffline> for DeviceRegistry {
             .into_actor(registry)
         });
         Box::pin(check.map(move |checked, registry, _| {
+            // Found out by this check and not by an echo: heartbeats of the old clock
+            // may still be on their way here.
+            registry.clamp_due |= stepped_back.is_some() || checked.is_err();
             let (checked, counts, longest) = checked?;
             registry.coverage.prune(longest.max(COVERAGE_KEPT));
-            registry.clock_stepped_back = false;
             registry.registered = counts.values().sum();
             registry.metrics.set_devices(&counts);
             registry.metrics.checked(began.elapsed().as_secs_f64());

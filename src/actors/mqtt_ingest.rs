@@ -14,10 +14,10 @@ use log::{error, info, warn};
 
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
 use crate::clock::Clock;
-use crate::domain::Heartbeat;
+use crate::domain::{GapCause, Heartbeat, Proof, Rounds};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::mqtt::{Client, Event};
+use crate::mqtt::{Client, ClientError, Event};
 
 const TARGET: &str = "mqtt_ingest";
 
@@ -27,10 +27,6 @@ const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often a missing connection is mentioned again.
 const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
-
-/// How many echoes may be on their way before something must be wrong. Counted
-/// across reconnects: some brokers close the connection over a forbidden message.
-const ECHOES_UNANSWERED: u32 = 4;
 
 /// Stop listening. Replies when everything that was received is with the
 /// registry.
@@ -67,12 +63,9 @@ pub struct MqttIngest {
     metrics: Arc<Metrics>,
     confirm_interval: Duration,
     listening: Listening,
-    /// Since when nothing has interrupted the listening.
-    listening_since: Option<DateTime<Utc>>,
-    /// Grows with every interruption: an echo of an earlier round proves nothing.
-    round: u64,
-    /// How many echoes were sent since one came back.
-    unanswered: u32,
+    rounds: Rounds,
+    /// Whether it was said that no echo comes back.
+    echo_missing: bool,
     /// Since when there is no connection.
     down_since: Instant,
     rejections: LineBudget,
@@ -96,9 +89,8 @@ impl MqttIngest {
             metrics,
             confirm_interval,
             listening: Listening::Disconnected,
-            listening_since: None,
-            round: 0,
-            unanswered: 0,
+            rounds: Rounds::default(),
+            echo_missing: false,
             down_since: Instant::now(),
             rejections: LineBudget::default(),
         }
@@ -107,7 +99,7 @@ impl MqttIngest {
     fn is_now(&mut self, listening: Listening) {
         self.listening = listening;
         if listening != Listening::Subscribed {
-            self.listening_since = None;
+            self.rounds.interrupt(GapCause::Disconnected);
         }
         self.metrics.set_listening(listening == Listening::Subscribed);
     }
@@ -117,8 +109,8 @@ impl MqttIngest {
         ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
             Ok(()) => {
                 ingest.is_now(Listening::Subscribed);
-                ingest.begin_round();
-                ingest.send_echo();
+                ingest.rounds.begin((ingest.clock)());
+                ingest.send_echo(ctx);
                 info!(target: TARGET, topic = ingest.client.topic(); "listening");
             }
             Err(error) => {
@@ -133,42 +125,76 @@ impl MqttIngest {
         }));
     }
 
-    /// From now on nothing has interrupted the listening.
-    fn begin_round(&mut self) {
-        self.round += 1;
-        self.listening_since = Some((self.clock)());
+    /// Subscribes on a connection that is subscribed already as far as anybody
+    /// knows: a broker that has lost the subscription gets it again, for the others
+    /// nothing changes. No answer at all means that the connection is dead.
+    fn subscribe_anew(&self, ctx: &mut Context<Self>) {
+        let subscribing = self.client.subscribe().into_actor(self);
+        ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
+            // Connected anew meanwhile, or about to be.
+            _ if ingest.listening != Listening::Subscribed => (),
+            Ok(()) => ingest.rounds.restart((ingest.clock)(), GapCause::NoEcho),
+            Err(ClientError::NoAnswer { .. }) => {
+                warn!(target: TARGET, broker = ingest.broker; "the broker does not answer; connecting anew");
+                ingest.reconnect(ctx);
+            }
+            Err(error) => error!(target: TARGET, "{error}"),
+        }));
     }
 
-    /// An echo is proof as long as nothing has interrupted the listening since it
-    /// was sent.
-    fn take_echo(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
-        if round != self.round {
-            return None;
+    fn reconnect(&mut self, ctx: &mut Context<Self>) {
+        self.is_disconnected();
+        let reconnecting = self
+            .client
+            .disconnect()
+            .into_actor(self)
+            .then(|(), ingest, _| ingest.client.connect().into_actor(ingest));
+        ctx.spawn(reconnecting.map(Self::tried_to_connect));
+    }
+
+    fn tried_to_connect(
+        connected: Result<(), ClientError>,
+        ingest: &mut Self,
+        _: &mut Context<Self>,
+    ) {
+        if let Err(error) = connected {
+            error!(target: TARGET, broker = ingest.broker; "{error}; trying on until it succeeds");
         }
-        // By a clock that was turned back it may have been sent before the round
-        // began; by that clock the round began no later.
-        let since = self.listening_since?.min(sent_at);
-        self.listening_since = Some(since);
-        self.unanswered = 0;
-        let latency = ((self.clock)() - sent_at).num_milliseconds();
-        self.metrics.echoed(latency as f64 / 1000.0);
-        Some(ConfirmListening { since, until: sent_at })
     }
 
-    /// Without echoes nothing is proven and nobody goes offline: say so, once.
-    fn send_echo(&mut self) {
-        self.client.send_echo(self.round, (self.clock)());
-        self.unanswered = self.unanswered.saturating_add(1);
-        if let Some(topic) = self.client.echo_topic()
-            && self.unanswered == ECHOES_UNANSWERED
-        {
+    fn is_disconnected(&mut self) {
+        self.is_now(Listening::Disconnected);
+        self.down_since = Instant::now();
+    }
+
+    /// Without echoes nothing is proven and nobody goes offline.
+    fn send_echo(&mut self, ctx: &mut Context<Self>) {
+        let now = (self.clock)();
+        let outgoing = self.rounds.send(now, Instant::now());
+        self.client.send_echo(outgoing.round, now);
+        let (Some(missing), Some(topic)) = (outgoing.missing, self.client.echo_topic()) else {
+            return;
+        };
+        if !self.echo_missing {
+            self.echo_missing = true;
             error!(
-                target: TARGET, topic;
+                target: TARGET, topic, missing;
                 "no echo comes back, so nothing proves that heartbeats do, and no device goes \
                  offline; the broker must allow this client to write and to read this topic \
                  (or set mqtt.echo_interval = \"0s\")"
             );
         }
+        self.subscribe_anew(ctx);
+    }
+
+    fn take_echo(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
+        let Proof { since, until, after } = self.rounds.take(round, sent_at)?;
+        let latency = ((self.clock)() - sent_at).num_milliseconds();
+        self.metrics.echoed(latency as f64 / 1000.0);
+        if std::mem::take(&mut self.echo_missing) {
+            info!(target: TARGET, "echoes come back again");
+        }
+        Some(ConfirmListening { since, until, after })
     }
 
     /// Handles what concerns the connection and returns what is for the registry.
@@ -198,15 +224,14 @@ impl MqttIngest {
                 }
                 Event::Disconnected { why } => {
                     if self.listening != Listening::Disconnected {
-                        self.is_now(Listening::Disconnected);
-                        self.down_since = Instant::now();
+                        self.is_disconnected();
                         warn!(target: TARGET, broker = self.broker; "disconnected: {why}; reconnecting");
                     }
                 }
                 Event::Shed(count) => {
                     self.metrics.shed(count);
                     // Whose heartbeats these were nobody knows.
-                    self.begin_round();
+                    self.rounds.restart((self.clock)(), GapCause::Shed);
                     confirmed = None;
                     error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
                 }
@@ -247,14 +272,10 @@ impl Actor for MqttIngest {
             async move { Some((Events(inbox.take().await), ())) }
         }));
         let connecting = self.client.connect().into_actor(self);
-        ctx.spawn(connecting.map(|connected, ingest, _| {
-            if let Err(error) = connected {
-                error!(target: TARGET, broker = ingest.broker; "{error}; trying on until it succeeds");
-            }
-        }));
-        ctx.run_interval(self.confirm_interval, |ingest, _| {
+        ctx.spawn(connecting.map(Self::tried_to_connect));
+        ctx.run_interval(self.confirm_interval, |ingest, ctx| {
             if ingest.listening == Listening::Subscribed {
-                ingest.send_echo();
+                ingest.send_echo(ctx);
             }
         });
         ctx.run_interval(OUTAGE_REMINDER, |ingest, _| {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::{error, info};
+use tokio::sync::Mutex;
 
 use super::alert_sink::DevicesOffline;
 use super::device_registry::{AcknowledgeOffline, CheckOffline, CheckedOffline, DeviceRegistry};
@@ -33,6 +34,8 @@ pub struct Ticker(Rc<Round>);
 
 /// One check and the deliveries that follow from it.
 struct Round {
+    /// Two at once would deliver everything twice.
+    turn: Mutex<()>,
     schedule: Schedule,
     registry: Addr<DeviceRegistry>,
     sink: Recipient<DevicesOffline>,
@@ -50,7 +53,7 @@ enum RoundError {
     SinkTimeout(Duration),
     #[error("a delivery cannot be acknowledged, the alert sink will get it again: {0}")]
     Acknowledge(StoreError),
-    #[error("{0} is gone: {1}")]
+    #[error("{0} is gone ({1}), without it nobody hears of offline devices")]
     Gone(&'static str, MailboxError),
 }
 
@@ -62,22 +65,32 @@ impl Ticker {
         sink: Recipient<DevicesOffline>,
         clock: Clock,
     ) -> Self {
-        Self(Rc::new(Round { schedule, registry, sink, clock }))
+        Self(Rc::new(Round { turn: Mutex::default(), schedule, registry, sink, clock }))
+    }
+
+    fn check(&self) -> impl ActorFuture<Self, Output = ()> + use<> {
+        let began = Instant::now();
+        let round = Rc::clone(&self.0);
+        async move { round.run().await }.into_actor(self).map(move |done, _, ctx| {
+            let duration_ms = began.elapsed().as_millis();
+            match done {
+                Ok(Done { newly_offline, delivered }) => {
+                    info!(target: TARGET, newly_offline, delivered, duration_ms; "checked");
+                }
+                Err(error) => {
+                    error!(target: TARGET, duration_ms; "{error}");
+                    if matches!(error, RoundError::Gone(..)) {
+                        ctx.stop();
+                    }
+                }
+            }
+        })
     }
 
     fn schedule_check(&self, after: Duration, ctx: &mut Context<Self>) {
         ctx.run_later(after, |ticker, ctx| {
             let began = Instant::now();
-            let round = Rc::clone(&ticker.0);
-            let done = async move { round.run().await }.into_actor(ticker);
-            ctx.spawn(done.map(move |done, ticker, ctx| {
-                let duration_ms = began.elapsed().as_millis();
-                match done {
-                    Ok(Done { newly_offline, delivered }) => {
-                        info!(target: TARGET, newly_offline, delivered, duration_ms; "checked");
-                    }
-                    Err(error) => error!(target: TARGET, duration_ms; "{error}"),
-                }
+            ctx.spawn(ticker.check().map(move |(), ticker, ctx| {
                 let interval = ticker.0.schedule.check_interval;
                 ticker.schedule_check(interval.saturating_sub(began.elapsed()), ctx);
             }));
@@ -92,6 +105,7 @@ struct Done {
 
 impl Round {
     async fn run(&self) -> Result<Done, RoundError> {
+        let _turn = self.turn.lock().await;
         let check = CheckOffline { now: (self.clock)() };
         let checked = self.registry.send(check).await.map_err(registry_gone)?;
         let CheckedOffline { newly_offline, mut undelivered } =
@@ -128,9 +142,35 @@ impl Actor for Ticker {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // Not at once: devices that were not heard because nobody was listening
-        // get the time to report.
-        self.schedule_check(self.0.schedule.check_interval, ctx);
+        // At once: a crash may have left something to be delivered. Nobody is missed
+        // too early by it, for what was not listened to does not count.
+        self.schedule_check(Duration::ZERO, ctx);
+    }
+}
+
+/// Check now, beside the schedule; replies when what was found is delivered.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CheckNow;
+
+impl Handler<CheckNow> for Ticker {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: CheckNow, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(self.check())
+    }
+}
+
+/// Replies never: whoever sends it learns that the ticker is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "std::convert::Infallible")]
+pub struct AwaitEnd;
+
+impl Handler<AwaitEnd> for Ticker {
+    type Result = ResponseFuture<std::convert::Infallible>;
+
+    fn handle(&mut self, _: AwaitEnd, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(std::future::pending())
     }
 }
 

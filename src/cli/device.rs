@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
+use serde::Serialize;
 
 use super::output::{self, Table};
-use super::{exit, open};
+use super::{evidence, exit, open};
 use crate::Config;
 use crate::clock::wall_clock;
-use crate::domain::{DeviceId, Status};
+use crate::domain::{DeviceId, Evidence, Status};
 use crate::store::{Device, OpenMode};
 
 /// How many devices are read at once: the list of a large fleet streams.
@@ -37,7 +38,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show one device
+    /// Show one device, and why it is offline or why it is not
     Show {
         /// Its id
         id: DeviceId,
@@ -59,6 +60,14 @@ pub(super) enum Command {
         #[arg(value_parser = timeout_or_default)]
         timeout: TimeoutChoice,
     },
+}
+
+/// What `device show --json` prints.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    device: Device,
+    evidence: Option<Evidence>,
 }
 
 /// A timeout, or back to the default.
@@ -92,10 +101,12 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
         Command::Show { id, json } => {
             let store = open(config, OpenMode::Existing).await?;
             let Some(device) = store.device(&id).await? else { return unknown(&id) };
+            let evidence = evidence::gather(config, &store, &device).await?;
             if json {
-                output::json(&device)?;
+                output::json(&Shown { device, evidence })?;
             } else {
                 show(config, &device)?;
+                evidence::explain(config, device.status, evidence.as_ref())?;
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -2,6 +2,7 @@
 
 mod check_config;
 mod device;
+mod evidence;
 mod exit;
 mod history;
 mod output;

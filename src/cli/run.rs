@@ -17,13 +17,24 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let app = App::build(config.clone()).start().await.map_err(anyhow::Error::new)?;
     greet(&app, &config);
 
-    let (terminate, interrupt) = (terminate.recv(), interrupt.recv());
-    let name = match select(pin!(terminate), pin!(interrupt)).await {
-        Either::Left(_) => "SIGTERM",
-        Either::Right(_) => "SIGINT",
+    let signal = async {
+        match select(pin!(terminate.recv()), pin!(interrupt.recv())).await {
+            Either::Left(_) => "SIGTERM",
+            Either::Right(_) => "SIGINT",
+        }
     };
-    info!(target: "heartbeatd", "{name}: writing what was received, then stopping");
+    let failed = match select(pin!(signal), pin!(app.failed())).await {
+        Either::Left((name, _)) => {
+            info!(target: "heartbeatd", "{name}: writing what was received, then stopping");
+            Ok(())
+        }
+        Either::Right((failed, _)) => {
+            info!(target: "heartbeatd", "{failed}: writing what was received, then stopping");
+            Err(failed)
+        }
+    };
     app.drain().await.map_err(anyhow::Error::new)?;
+    failed.map_err(anyhow::Error::new)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,10 +5,16 @@
 
 pub mod coverage;
 pub mod device_id;
+pub mod evidence;
 pub mod heartbeat;
+pub mod rounds;
 pub mod status;
 
-pub use coverage::{Confirmed, Coverage, Cutoffs, Interval, Intervals};
+pub use coverage::{
+    Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals, Listened,
+};
 pub use device_id::DeviceId;
+pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};
+pub use rounds::{Proof, Rounds};
 pub use status::{Status, Transition};

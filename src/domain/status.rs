@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::DeviceId;
@@ -88,6 +88,9 @@ pub struct Transition {
     /// For `offline`: the instant that the last heartbeat was older than.
     #[serde(skip)]
     pub cutoff: Option<DateTime<Utc>>,
+    /// For `offline`: the timeout that decided.
+    #[serde(skip)]
+    pub timeout: Option<TimeDelta>,
     /// When the alert sink acknowledged it; only `offline` ones are delivered.
     pub delivered_at: Option<DateTime<Utc>>,
 }

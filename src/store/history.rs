@@ -1,6 +1,6 @@
 //! The history of status changes, and the outbox of offline transitions.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use entity::status_transition::{Column, Entity, Model};
 use sea_orm::{
     ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QueryResult,
@@ -20,6 +20,7 @@ pub(super) struct NewTransition {
     pub at: DateTime<Utc>,
     pub last_seen_at: Option<DateTime<Utc>>,
     pub cutoff: Option<DateTime<Utc>>,
+    pub timeout: Option<TimeDelta>,
 }
 
 impl NewTransition {
@@ -33,6 +34,7 @@ impl NewTransition {
             at: heartbeat.received_at,
             last_seen_at: Some(heartbeat.received_at),
             cutoff: None,
+            timeout: None,
         })
     }
 }
@@ -44,6 +46,7 @@ const TRANSITION: Columns = &[
     ("at", Type::Integer),
     ("last_seen_at", Type::Integer),
     ("cutoff", Type::Integer),
+    ("timeout_ms", Type::Integer),
 ];
 const SEQUENCE: Columns = &[("sequence", Type::Integer)];
 
@@ -66,9 +69,10 @@ impl DeviceStore {
                 millis(transition.at),
                 transition.last_seen_at.map(millis),
                 transition.cutoff.map(millis),
+                transition.timeout.map(|timeout| timeout.num_milliseconds()),
             )
         });
-        let columns = "device_id, from_status, to_status, at, last_seen_at, cutoff";
+        let columns = "device_id, from_status, to_status, at, last_seen_at, cutoff, timeout_ms";
         let sql = format!(
             "WITH transition AS ({rows}) INSERT INTO status_transition ({columns}) \
              SELECT {columns} FROM transition WHERE true RETURNING *",
@@ -172,6 +176,7 @@ fn read(row: &QueryResult) -> Result<Transition, DbErr> {
         at: time("at", row)?.ok_or_else(|| DbErr::Type("a transition has a time".to_owned()))?,
         last_seen_at: time("last_seen_at", row)?,
         cutoff: time("cutoff", row)?,
+        timeout: row.try_get::<Option<i64>>("", "timeout_ms")?.map(TimeDelta::milliseconds),
         delivered_at: time("delivered_at", row)?,
     })
 }
@@ -188,6 +193,7 @@ impl TryFrom<Model> for Transition {
             at: row.at.0,
             last_seen_at: row.last_seen_at.map(|time| time.0),
             cutoff: row.cutoff.map(|time| time.0),
+            timeout: row.timeout_ms.map(TimeDelta::milliseconds),
             delivered_at: row.delivered_at.map(|time| time.0),
         })
     }

@@ -7,6 +7,7 @@
 mod fleet;
 mod heartbeats;
 mod history;
+mod listening;
 mod rows;
 mod silence;
 

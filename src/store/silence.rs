@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use sea_orm::{DbErr, Statement, StreamTrait, Value};
 
@@ -93,7 +93,7 @@ impl DeviceStore {
     ) -> Result<Vec<Transition>> {
         let select = format!(
             "WITH own AS ({own}), candidate AS ({candidates}) \
-             SELECT id, status, last_seen_at, {cutoff} AS cutoff FROM device \
+             SELECT id, status, last_seen_at, timeout_seconds, {cutoff} AS cutoff FROM device \
              WHERE id IN (SELECT id FROM candidate) AND {stale} ORDER BY id",
             own = rows::select(self.backend(), "$1", CUTOFF),
             candidates = rows::select(self.backend(), "$3", ID),
@@ -105,14 +105,16 @@ impl DeviceStore {
              UPDATE device SET status = 'offline' WHERE id IN (SELECT id FROM marked)",
             rows = rows::select(self.backend(), "$1", ID),
         );
+        let default = TimeDelta::from_std(cutoffs.default.timeout).unwrap_or(TimeDelta::MAX);
         retried(async || {
             let transaction = self.begin().await?;
-            let [own, default] = bind(cutoffs);
+            let [own, cutoff] = bind(cutoffs);
             let candidates = rows::bind(&devices.iter().map(|id| [id]).collect::<Vec<_>>());
-            let rows = self.select(&transaction, &select, [own, default, candidates]).await?;
+            let rows = self.select(&transaction, &select, [own, cutoff, candidates]).await?;
             let mut transitions = Vec::with_capacity(rows.len());
             for row in rows {
                 let id: String = row.try_get("", "id")?;
+                let seconds: Option<i64> = row.try_get("", "timeout_seconds")?;
                 let from = Status::from(row.try_get::<entity::Status>("", "status")?);
                 transitions.push(NewTransition {
                     device_id: device_id(&id)?,
@@ -121,6 +123,7 @@ impl DeviceStore {
                     at,
                     last_seen_at: time("last_seen_at", &row)?,
                     cutoff: time("cutoff", &row)?,
+                    timeout: Some(seconds.map_or(default, TimeDelta::seconds)),
                 });
             }
             let marked: Vec<_> = transitions.iter().map(|t| [&t.device_id]).collect();
@@ -151,6 +154,6 @@ fn cutoff(default: &str) -> String {
 }
 
 fn bind(cutoffs: &Cutoffs) -> [Value; 2] {
-    let own = cutoffs.own.iter().map(|(timeout, cutoff)| (timeout.as_secs(), cutoff.map(millis)));
-    [rows::bind(&own.collect::<Vec<_>>()), cutoffs.default.map(millis).into()]
+    let own = cutoffs.own.iter().map(|own| (own.timeout.as_secs(), own.instant.map(millis)));
+    [rows::bind(&own.collect::<Vec<_>>()), cutoffs.default.instant.map(millis).into()]
 }

@@ -8,7 +8,7 @@ use crate::support::fleet::{Fleet, at};
 use crate::support::service::Place;
 
 use heartbeatd::actors::device_registry::ConfirmListening;
-use heartbeatd::domain::Status;
+use heartbeatd::domain::{GapCause, Status};
 
 on_both_databases! {
     a_device_is_not_missed_while_nobody_listened
@@ -17,7 +17,8 @@ on_both_databases! {
 }
 
 async fn confirm(fleet: &Fleet, since: i64, until: i64) {
-    let message = ConfirmListening { since: at(since), until: at(until) };
+    let after = GapCause::Disconnected;
+    let message = ConfirmListening { since: at(since), until: at(until), after };
     fleet.registry.send(message).await.expect("it lives");
 }
 

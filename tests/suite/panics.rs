@@ -71,7 +71,7 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         }
     }
     assert_ends_the_process("a_panic_in_a_sink_of_ones_own_names_it", "pager", async || {
-        use heartbeatd::domain::{Cutoffs, Heartbeat};
+        use heartbeatd::domain::{Cutoff, Cutoffs, Heartbeat};
         use heartbeatd::store::{DeviceStore, OpenMode, RecordingRules};
         let url = config().database.url;
         let store = DeviceStore::open(url.reveal(), OpenMode::Create).await.expect("it opens");
@@ -81,7 +81,9 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
             RecordingRules { auto_register: true, room: 1, max_clock_skew: Default::default() };
         store.update_last_seen(&[heartbeat], rules).await.expect("it writes");
         // The outbox of an earlier run: it is delivered with the first check.
-        let cutoffs = Cutoffs { default: Some(DateTime::<Utc>::MAX_UTC), own: vec![] };
+        let timeout = std::time::Duration::from_secs(180);
+        let default = Cutoff { timeout, instant: Some(DateTime::<Utc>::MAX_UTC) };
+        let cutoffs = Cutoffs { default, own: vec![] };
         let stale = store.get_stale_devices(&cutoffs, 10).await.expect("it reads");
         store.mark_devices_offline(&stale, &cutoffs, wall_clock()).await.expect("it writes");
         let sink = on_own_thread("pager", || Broken);

@@ -20,8 +20,8 @@ use crate::store::{DeviceStore, StoreError};
 const STALE_AT_ONCE: u64 = 100_000;
 const MARKED_AT_ONCE: usize = 10_000;
 
-/// How many old transitions a check deletes at most; at one check a minute that
-/// is more than ten million a day.
+/// How many old transitions, and how many listening intervals, a check deletes at
+/// most; at one check a minute that is more than ten million a day.
 const PRUNED_AT_ONCE: u64 = 10_000;
 
 /// One check, after the buffer was written.
@@ -31,6 +31,7 @@ pub(super) struct Sweep {
     pub(super) metrics: Arc<Metrics>,
     pub(super) coverage: Coverage,
     pub(super) timeout: Duration,
+    pub(super) instance: String,
     pub(super) retention: Duration,
     pub(super) now: DateTime<Utc>,
 }
@@ -84,6 +85,7 @@ impl Sweep {
         {
             let turn = self.turn.lock().await;
             let pruned = self.store.prune_history(before, PRUNED_AT_ONCE).await?;
+            self.store.prune_listened(&self.instance, before, PRUNED_AT_ONCE).await?;
             drop(turn);
             if pruned > 0 {
                 info!(target: TARGET, pruned; "deleted history from before {before:?}");

@@ -8,9 +8,10 @@ use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::Config;
 use heartbeatd::actors::device_registry::{
-    AcknowledgeOffline, CheckOffline, ConfirmListening, DeviceRegistry, Flush, RecordHeartbeats,
+    AcknowledgeOffline, CheckOffline, ConfirmListening, DeviceRegistry, Flush, Found,
+    RecordHeartbeats,
 };
-use heartbeatd::domain::{DeviceId, Heartbeat, Status, Transition};
+use heartbeatd::domain::{DeviceId, GapCause, Heartbeat, Status, Transition};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{Device, DeviceStore};
 
@@ -50,10 +51,10 @@ impl Fleet {
         config.mqtt.echo_interval = Duration::from_secs(365 * 24 * 60 * 60);
         change(&mut config);
         let store = database.open().await;
-        let registered = store.count_by_status().await.expect("it counts").values().sum();
+        let found = Found::read(&store, &config).await.expect("it reads");
         let metrics = Arc::new(Metrics::new());
         let registry =
-            DeviceRegistry::new(config, store.clone(), registered, Arc::clone(&metrics)).start();
+            DeviceRegistry::new(config, store.clone(), found, Arc::clone(&metrics)).start();
         let fleet = Self { registry, store, metrics, _database: database };
         fleet.listening(start()).await;
         fleet
@@ -61,7 +62,7 @@ impl Fleet {
 
     /// The service has been listening until then.
     pub async fn listening(&self, until: DateTime<Utc>) {
-        let confirm = ConfirmListening { since: start(), until };
+        let confirm = ConfirmListening { since: start(), until, after: GapCause::NotRunning };
         self.registry.send(confirm).await.expect("it lives");
     }
 

@@ -1,0 +1,39 @@
+//! When an instance was provably listening.
+
+use sea_orm::entity::prelude::*;
+
+/// One row per interval; what lies between two of the same instance is a gap.
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "listening_interval")]
+pub struct Model {
+    /// The instance's `mqtt.client_id`.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub instance: String,
+    /// The first instant that is proven, in milliseconds since the Unix epoch: the
+    /// type for times cannot be a part of a key.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub started_at: i64,
+    /// The last instant that is proven; grows while the instance listens.
+    pub ended_at: ChronoUnixTimestampMillis,
+    /// Why nothing is proven just before; `None`: nothing is known about it.
+    pub gap_cause: Option<GapCause>,
+}
+
+/// Why nothing is proven for a while, as the database spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[sea_orm(rs_type = "String", db_type = "String(StringLen::N(16))", rename_all = "snake_case")]
+pub enum GapCause {
+    /// The service was not running, or had not reached the broker yet.
+    NotRunning,
+    /// The connection to the broker was lost.
+    Disconnected,
+    /// No echo came back in time.
+    NoEcho,
+    /// Messages were thrown away.
+    Shed,
+    /// The clock was set, or the machine slept.
+    ClockStep,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,308 @@
+//! Sets of instants, as intervals. Everything here can be checked by stating some.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+/// A stretch of time in which the service was listening, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Interval {
+    /// The first instant.
+    pub from: DateTime<Utc>,
+    /// The last instant that is proven; not before `from`.
+    pub until: DateTime<Utc>,
+}
+
+impl Interval {
+    /// How long it is.
+    pub fn length(&self) -> TimeDelta {
+        self.until - self.from
+    }
+}
+
+/// A set of instants as disjoint intervals, oldest first. Two intervals never
+/// touch; they would be one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Intervals(Vec<Interval>);
+
+impl Intervals {
+    /// The intervals, oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Interval> {
+        self.0.iter()
+    }
+
+    /// Whether this very interval, neither more nor less, is one of the set's.
+    pub fn contains_interval(&self, interval: &Interval) -> bool {
+        self.0
+            .binary_search_by_key(&interval.from, |other| other.from)
+            .is_ok_and(|at| self.0[at] == *interval)
+    }
+
+    /// The newest interval.
+    pub fn last(&self) -> Option<&Interval> {
+        self.0.last()
+    }
+
+    /// Adds an interval, joining it with those that it touches. One that ends
+    /// before it begins is empty.
+    pub fn add(&mut self, mut added: Interval) {
+        if added.until < added.from {
+            return;
+        }
+        let first = self.0.partition_point(|interval| interval.until < added.from);
+        let end = self.0.partition_point(|interval| interval.from <= added.until);
+        if let (Some(oldest), Some(newest)) = (self.0.get(first), self.0[..end].last())
+            && first < end
+        {
+            added.from = added.from.min(oldest.from);
+            added.until = added.until.max(newest.until);
+        }
+        self.0.splice(first..end, [added]);
+    }
+
+    /// Takes an interval out. Its ends stay in if they were: what is uncertain is
+    /// what lies strictly between two proofs.
+    pub fn remove(&mut self, removed: Interval) {
+        if removed.until <= removed.from {
+            return;
+        }
+        let mut left = Vec::with_capacity(self.0.len() + 1);
+        for interval in self.0.drain(..) {
+            if interval.until <= removed.from || interval.from >= removed.until {
+                left.push(interval);
+                continue;
+            }
+            if interval.from <= removed.from {
+                left.push(Interval { from: interval.from, until: removed.from });
+            }
+            if interval.until >= removed.until {
+                left.push(Interval { from: removed.until, until: interval.until });
+            }
+        }
+        self.0 = left;
+    }
+
+    /// What is in this set or in `other`: several instances listen for one
+    /// another.
+    #[must_use]
+    pub fn union(mut self, other: &Self) -> Self {
+        for &interval in &other.0 {
+            self.add(interval);
+        }
+        self
+    }
+
+    /// What is in this set but not inside an interval of `other`: the time in
+    /// which a vanished instance may have swallowed heartbeats.
+    #[must_use]
+    pub fn difference(mut self, other: &Self) -> Self {
+        for &interval in &other.0 {
+            self.remove(interval);
+        }
+        self
+    }
+
+    /// How much of the time from `from` until `until` is in the set.
+    pub fn covered(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> TimeDelta {
+        let clipped = self.0.iter().map(|interval| {
+            (interval.until.min(until) - interval.from.max(from)).max(TimeDelta::zero())
+        });
+        clipped.sum()
+    }
+
+    /// What of the time from `from` until `until` is not in the set, oldest
+    /// first.
+    pub fn gaps(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Interval> {
+        let mut gaps = Vec::new();
+        let mut reached = from;
+        for interval in self.0.iter().filter(|interval| interval.until >= from) {
+            if interval.from > until {
+                break;
+            }
+            if interval.from > reached {
+                gaps.push(Interval { from: reached, until: interval.from });
+            }
+            reached = reached.max(interval.until);
+        }
+        if reached < until {
+            gaps.push(Interval { from: reached, until });
+        }
+        gaps
+    }
+
+    /// The instant before which everything has more than `timeout` of covered time
+    /// between itself and `now`. `None`: there is no more than that in all.
+    pub fn cutoff(&self, now: DateTime<Utc>, timeout: Duration) -> Option<DateTime<Utc>> {
+        let mut missing = TimeDelta::from_std(timeout).ok()?;
+        for interval in self.0.iter().rev().filter(|interval| interval.from <= now) {
+            let until = interval.until.min(now);
+            let length = until - interval.from;
+            if length > missing {
+                return Some(until - missing);
+            }
+            missing -= length;
+        }
+        None
+    }
+
+    /// Forgets what lies after `instant`: the clock was turned back to it, what
+    /// the old clock called later has not happened yet.
+    pub fn forget_after(&mut self, instant: DateTime<Utc>) {
+        self.0.retain(|interval| interval.from <= instant);
+        if let Some(last) = self.0.last_mut() {
+            last.until = last.until.min(instant);
+        }
+    }
+
+    /// Forgets what is not needed to find the cutoff of `longest`: the oldest
+    /// intervals, as long as `longest` of covered time is left.
+    pub fn prune(&mut self, longest: Duration) {
+        let Ok(mut missing) = TimeDelta::from_std(longest) else { return };
+        let needed = self.0.iter().rev().take_while(|interval| {
+            let needed = missing > TimeDelta::zero();
+            missing -= interval.length();
+            needed
+        });
+        let needed = needed.count().max(1);
+        self.keep_newest(needed);
+    }
+
+    /// Forgets all but the newest `count` intervals.
+    pub fn keep_newest(&mut self, count: usize) {
+        self.0.drain(..self.0.len().saturating_sub(count));
+    }
+}
+
+impl FromIterator<Interval> for Intervals {
+    fn from_iter<I: IntoIterator<Item = Interval>>(intervals: I) -> Self {
+        let mut set = Self::default();
+        intervals.into_iter().for_each(|interval| set.add(interval));
+        set
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(in crate::domain::coverage) fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).expect("small")
+    }
+
+    pub(in crate::domain::coverage) fn interval(from: i64, until: i64) -> Interval {
+        Interval { from: at(from), until: at(until) }
+    }
+
+    pub(in crate::domain::coverage) fn intervals(list: &[(i64, i64)]) -> Intervals {
+        list.iter().map(|&(from, until)| interval(from, until)).collect()
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_gap_counts_for_nothing() {
+        let set = intervals(&[(0, 100), (500, 560)]);
+        assert_eq!(set.cutoff(at(560), 50 * SECOND), Some(at(510)));
+        assert_eq!(set.cutoff(at(560), 60 * SECOND), Some(at(100)), "not more than 60 s since");
+        assert_eq!(set.cutoff(at(560), 100 * SECOND), Some(at(60)));
+        assert_eq!(set.cutoff(at(560), 160 * SECOND), None, "there is no more than that");
+        assert_eq!(set.cutoff(at(1000), 100 * SECOND), Some(at(60)), "nothing is proven since");
+        assert_eq!(set.cutoff(at(520), 50 * SECOND), Some(at(70)));
+        assert_eq!(set.gaps(at(50), at(600)), [interval(100, 500), interval(560, 600)]);
+        assert_eq!(set.covered(at(50), at(600)), TimeDelta::seconds(110));
+    }
+
+    /// Sets of half-open seconds: the model that the intervals are held against.
+    const SPAN: i64 = 40;
+
+    fn some_intervals() -> impl Strategy<Value = Vec<(i64, i64)>> {
+        vec((0..SPAN, 0..12_i64), 0..8)
+            .prop_map(|list| list.into_iter().map(|(from, len)| (from, from + len)).collect())
+    }
+
+    fn seconds(list: &[(i64, i64)]) -> Vec<bool> {
+        let inside = |second| list.iter().any(|&(from, until)| (from..until).contains(&second));
+        (0..SPAN + 12).map(inside).collect()
+    }
+
+    fn seconds_of(set: &Intervals) -> Vec<bool> {
+        let list: Vec<_> = set.iter().map(|i| (i.from.timestamp(), i.until.timestamp())).collect();
+        seconds(&list)
+    }
+
+    fn assert_normal(set: &Intervals) {
+        for interval in set.iter() {
+            assert!(interval.from <= interval.until, "{set:?}");
+        }
+        for pair in set.0.windows(2) {
+            assert!(pair[0].until < pair[1].from, "{set:?}");
+        }
+    }
+
+    fn zip(a: &[bool], b: &[bool], f: fn(bool, bool) -> bool) -> Vec<bool> {
+        a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn union_and_difference_are_those_of_sets(a in some_intervals(), b in some_intervals()) {
+            let (set_a, set_b) = (intervals(&a), intervals(&b));
+            assert_normal(&set_a);
+            prop_assert_eq!(seconds_of(&set_a), seconds(&a));
+            let union = set_a.clone().union(&set_b);
+            assert_normal(&union);
+            prop_assert_eq!(seconds_of(&union), zip(&seconds(&a), &seconds(&b), |a, b| a || b));
+            let difference = set_a.difference(&set_b);
+            prop_assert_eq!(seconds_of(&difference), zip(&seconds(&a), &seconds(&b), |a, b| a && !b));
+        }
+
+        #[test]
+        fn before_the_cutoff_is_what_was_silent_for_more_than_the_timeout(
+            list in some_intervals(), now in 0..SPAN, timeout in 0..30_u64,
+        ) {
+            let set = intervals(&list);
+            let cutoff = set.cutoff(at(now), Duration::from_secs(timeout));
+            for seen in -1..=now {
+                let silent = set.covered(at(seen), at(now)) > TimeDelta::seconds(timeout as i64);
+                prop_assert_eq!(silent, cutoff.is_some_and(|cutoff| at(seen) < cutoff), "{}", seen);
+            }
+        }
+
+        #[test]
+        fn gaps_and_coverage_make_up_the_whole(
+            list in some_intervals(), from in 0..SPAN, length in 0..SPAN,
+        ) {
+            let set = intervals(&list);
+            let (from, until) = (at(from), at(from + length));
+            let blind: TimeDelta = set.gaps(from, until).iter().map(Interval::length).sum();
+            prop_assert_eq!(blind + set.covered(from, until), until - from);
+        }
+
+        #[test]
+        fn pruning_changes_no_cutoff_that_is_still_needed(
+            list in some_intervals(), timeout in 0..30_u64,
+        ) {
+            let set = intervals(&list);
+            let mut pruned = set.clone();
+            pruned.prune(Duration::from_secs(timeout));
+            let now = at(2 * SPAN);
+            for needed in 0..timeout {
+                let needed = Duration::from_secs(needed);
+                prop_assert_eq!(pruned.cutoff(now, needed), set.cutoff(now, needed));
+            }
+        }
+
+        #[test]
+        fn forgetting_leaves_what_lies_before(list in some_intervals(), instant in 0..SPAN) {
+            let mut set = intervals(&list);
+            set.forget_after(at(instant));
+            assert_normal(&set);
+            let before = seconds(&[(0, instant)]);
+            prop_assert_eq!(seconds_of(&set), zip(&seconds(&list), &before, |a, b| a && b));
+        }
+    }
+}

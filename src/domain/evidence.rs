@@ -1,0 +1,152 @@
+//! Evidence: why a device is offline, or why it is not.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Serialize, Serializer};
+
+use super::{Coverage, Gap, Status, Transition};
+
+/// What a device's status rests on: its silence, and how much of it was listened
+/// to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// What follows from the rest.
+    pub verdict: Verdict,
+    /// The last heartbeat: when the silence began.
+    pub silent_since: DateTime<Utc>,
+    /// For a device that is offline, the check that found it; else now.
+    pub until: DateTime<Utc>,
+    /// The timeout that decides, or decided.
+    #[serde(rename = "timeout_seconds", serialize_with = "seconds")]
+    pub timeout: TimeDelta,
+    /// How much of the silence was listened to.
+    #[serde(rename = "listened_seconds", serialize_with = "seconds")]
+    pub listened: TimeDelta,
+    /// What of the silence was not, oldest first.
+    pub gaps: Vec<Gap>,
+}
+
+/// What the evidence comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Its timeout has not been listened to since its last heartbeat.
+    NotSilent,
+    /// It has: the next check takes the device offline.
+    Silent,
+    /// A check has taken it offline.
+    Offline,
+}
+
+impl Evidence {
+    /// Weighs a device that was last heard at `last_seen_at` and may be silent for
+    /// `timeout`, as of `now`. For one that is offline, `newest` is its newest
+    /// transition.
+    ///
+    /// `None`: it was never heard, so it cannot fall silent.
+    pub fn weigh(
+        status: Status,
+        last_seen_at: Option<DateTime<Utc>>,
+        timeout: Duration,
+        newest: Option<&Transition>,
+        coverage: &Coverage,
+        now: DateTime<Utc>,
+    ) -> Option<Self> {
+        let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
+        let found = newest.filter(|t| status == Status::Offline && t.to == Status::Offline);
+        let silent_since = found.and_then(|found| found.last_seen_at).or(last_seen_at)?;
+        let until = found.map_or(now, |found| found.at);
+        let timeout = found.and_then(|found| found.timeout).unwrap_or(timeout);
+        let listened = coverage.intervals().covered(silent_since, until);
+        let verdict = match status {
+            Status::Offline => Verdict::Offline,
+            _ if listened > timeout => Verdict::Silent,
+            _ => Verdict::NotSilent,
+        };
+        let gaps = coverage.gaps(silent_since, until);
+        Some(Self { verdict, silent_since, until, timeout, listened, gaps })
+    }
+}
+
+fn seconds<S: Serializer>(time: &TimeDelta, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.num_milliseconds() as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{GapCause, Interval, Listened};
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).expect("small")
+    }
+
+    fn interval(from: i64, until: i64) -> Interval {
+        Interval { from: at(from), until: at(until) }
+    }
+
+    /// Listened to from 0 to 100 and from 500 to 560.
+    fn coverage() -> Coverage {
+        let after = Some(GapCause::NotRunning);
+        Coverage::new(Duration::from_secs(5)).with([
+            Listened { interval: interval(0, 100), after: None },
+            Listened { interval: interval(500, 560), after },
+        ])
+    }
+
+    const TIMEOUT: Duration = Duration::from_secs(180);
+
+    fn online(last_seen_at: Option<i64>, now: i64) -> Option<Evidence> {
+        let last_seen_at = last_seen_at.map(at);
+        Evidence::weigh(Status::Online, last_seen_at, TIMEOUT, None, &coverage(), at(now))
+    }
+
+    #[test]
+    fn a_device_that_was_never_heard_has_nothing_to_weigh() {
+        assert_eq!(online(None, 560), None);
+    }
+
+    #[test]
+    fn the_gaps_in_a_silence_do_not_count_and_say_why() {
+        let evidence = online(Some(40), 565).expect("it was heard");
+        assert_eq!(evidence.verdict, Verdict::NotSilent);
+        assert_eq!(evidence.listened, TimeDelta::seconds(120));
+        let restart = Gap { interval: interval(100, 500), cause: Some(GapCause::NotRunning) };
+        let newest = Gap { interval: interval(560, 565), cause: None };
+        assert_eq!(evidence.gaps, [restart, newest]);
+    }
+
+    #[test]
+    fn a_silence_longer_than_the_timeout_waits_for_the_next_check() {
+        let timeout = Duration::from_secs(100);
+        let weigh = |now| {
+            let seen = Some(at(50));
+            Evidence::weigh(Status::Error, seen, timeout, None, &coverage(), at(now))
+        };
+        assert_eq!(weigh(550).expect("it was heard").verdict, Verdict::NotSilent);
+        assert_eq!(weigh(551).expect("it was heard").verdict, Verdict::Silent);
+    }
+
+    #[test]
+    fn what_took_a_device_offline_is_weighed_as_of_then() {
+        let offline = Transition {
+            sequence: 1,
+            device_id: "pump".parse().expect("an id"),
+            from: Status::Online,
+            to: Status::Offline,
+            at: at(540),
+            last_seen_at: Some(at(10)),
+            cutoff: Some(at(80)),
+            timeout: Some(TimeDelta::seconds(60)),
+            delivered_at: None,
+        };
+        let (seen, offline) = (Some(at(10)), Some(&offline));
+        let evidence =
+            Evidence::weigh(Status::Offline, seen, TIMEOUT, offline, &coverage(), at(9999));
+        let evidence = evidence.expect("it was heard");
+        assert_eq!((evidence.verdict, evidence.until), (Verdict::Offline, at(540)));
+        assert_eq!(evidence.timeout, TimeDelta::seconds(60), "not the one of today");
+        assert_eq!(evidence.listened, TimeDelta::seconds(130));
+    }
+}

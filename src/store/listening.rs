@@ -1,0 +1,118 @@
+//! The listening intervals: what an instance has proven, and its successor takes
+//! up.
+
+use chrono::{DateTime, Utc};
+use entity::listening_interval::{Column, Entity, Model};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use super::rows::{self, Columns, Type};
+use super::{DeviceStore, Result, failed_to, millis, retried};
+use crate::domain::coverage::MAX_INTERVALS;
+use crate::domain::{GapCause, Interval, Listened};
+
+const LISTENED: Columns =
+    &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
+
+impl DeviceStore {
+    /// The intervals in which `instance` was listening between `from` and `until`,
+    /// oldest first; of more than [`MAX_INTERVALS`] the newest.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn listened(
+        &self,
+        instance: &str,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Listened>> {
+        let query = Entity::find()
+            .filter(Column::Instance.eq(instance))
+            .filter(Column::EndedAt.gte(millis(from)))
+            .filter(Column::StartedAt.lte(millis(until)))
+            .order_by_desc(Column::StartedAt)
+            .limit(MAX_INTERVALS as u64);
+        let mut rows = query.all(&self.db).await.map_err(failed_to("read the coverage"))?;
+        rows.reverse();
+        Ok(rows.into_iter().map(Listened::from).collect())
+    }
+
+    /// Saves what `instance` has proven: `new` are the intervals that have begun or
+    /// grown, oldest first, or that became shorter because the clock was turned
+    /// back. Nothing is true that begins after the last of them.
+    ///
+    /// To be done only once every heartbeat that `new` vouches for is saved.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails; what is saved then proves less, not more.
+    pub async fn save_listened(&self, instance: &str, new: &[Listened]) -> Result<()> {
+        let Some(newest) = new.last() else { return Ok(()) };
+        let forget = "DELETE FROM listening_interval WHERE instance = $1 AND started_at > $2";
+        let save = format!(
+            "WITH listened AS ({rows}) \
+             INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) \
+             SELECT $2, started_at, ended_at, gap_cause FROM listened WHERE true \
+             ON CONFLICT (instance, started_at) \
+             DO UPDATE SET ended_at = excluded.ended_at, gap_cause = excluded.gap_cause",
+            rows = rows::select(self.backend(), "$1", LISTENED),
+        );
+        let rows = new.iter().map(|Listened { interval, after }| {
+            (millis(interval.from), millis(interval.until), after.map(GapCause::as_str))
+        });
+        let rows = rows::bind(&rows.collect::<Vec<_>>());
+        retried(async || {
+            let transaction = self.begin().await?;
+            let after = [instance.into(), millis(newest.interval.from).into()];
+            self.execute(&transaction, forget, after).await?;
+            self.execute(&transaction, &save, [rows.clone(), instance.into()]).await?;
+            transaction.commit().await
+        })
+        .await
+        .map_err(failed_to("save the coverage"))
+    }
+
+    /// Deletes up to `limit` of the oldest intervals of `instance` that ended
+    /// before `before`. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn prune_listened(
+        &self,
+        instance: &str,
+        before: DateTime<Utc>,
+        limit: u64,
+    ) -> Result<u64> {
+        let sql = "DELETE FROM listening_interval WHERE instance = $1 AND started_at IN (\
+                       SELECT started_at FROM listening_interval \
+                       WHERE instance = $1 AND started_at < $2 AND ended_at < $2 \
+                       ORDER BY started_at LIMIT $3)";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.execute(&self.db, sql, [instance.into(), millis(before).into(), limit.into()])
+            .await
+            .map_err(failed_to("prune the coverage"))
+    }
+}
+
+impl From<Model> for Listened {
+    fn from(row: Model) -> Self {
+        let until = row.ended_at.0;
+        // A start that is no time proves nothing.
+        let from = DateTime::from_timestamp_millis(row.started_at).unwrap_or(until);
+        Self { interval: Interval { from, until }, after: row.gap_cause.map(GapCause::from) }
+    }
+}
+
+impl From<entity::listening_interval::GapCause> for GapCause {
+    fn from(cause: entity::listening_interval::GapCause) -> Self {
+        use entity::listening_interval::GapCause as Saved;
+        match cause {
+            Saved::NotRunning => Self::NotRunning,
+            Saved::Disconnected => Self::Disconnected,
+            Saved::NoEcho => Self::NoEcho,
+            Saved::Shed => Self::Shed,
+            Saved::ClockStep => Self::ClockStep,
+        }
+    }
+}
