@@ -36,14 +36,16 @@ impl DeviceStore {
     }
 
     /// Has devices that were last seen after `now` be seen at `now`: the clock was
-    /// turned back. Returns how many there were.
+    /// turned back. Returns how many there were; at most `limit`, there may be more.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn clamp_last_seen(&self, now: DateTime<Utc>) -> Result<u64> {
-        let sql = "UPDATE device SET last_seen_at = $1 WHERE last_seen_at > $1";
-        self.execute(&self.db, sql, [millis(now).into()])
+    pub async fn clamp_last_seen(&self, now: DateTime<Utc>, limit: u64) -> Result<u64> {
+        let sql = "UPDATE device SET last_seen_at = $1 WHERE id IN (\
+                       SELECT id FROM device WHERE last_seen_at > $1 LIMIT $2)";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.execute(&self.db, sql, [millis(now).into(), limit.into()])
             .await
             .map_err(failed_to("clamp heartbeats from the future"))
     }

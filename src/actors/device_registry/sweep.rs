@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::store::{DeviceStore, StoreError};
 
 /// How many devices a check takes in one go from the database, and how many it
-/// marks in one transaction, between which flushes get their turn. Bounds the
+/// marks or clamps in one transaction, between which flushes get their turn. Bounds the
 /// memory of a check, however many are silent.
 const STALE_AT_ONCE: u64 = 100_000;
 const MARKED_AT_ONCE: usize = 10_000;
@@ -39,9 +39,16 @@ pub(super) struct Sweep {
 impl Sweep {
     /// A device that was last seen in the future would not be missed until then.
     pub(super) async fn clamp_future(&self) -> Result<(), StoreError> {
-        let turn = self.turn.lock().await;
-        let devices = self.store.clamp_last_seen(self.now).await?;
-        drop(turn);
+        let mut devices = 0;
+        loop {
+            let turn = self.turn.lock().await;
+            let clamped = self.store.clamp_last_seen(self.now, MARKED_AT_ONCE as u64).await?;
+            drop(turn);
+            devices += clamped;
+            if clamped < MARKED_AT_ONCE as u64 {
+                break;
+            }
+        }
         if devices > 0 {
             let now = self.now.to_rfc3339();
             warn!(target: TARGET, devices, now; "last_seen_at was in the future and is now now");
