@@ -45,7 +45,7 @@ struct Round {
 /// Why a round ended early; the next one makes up for it.
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
-    #[error("the check failed, nobody was marked offline: {0}")]
+    #[error("the check did not get through, the next one makes up for it: {0}")]
     Check(StoreError),
     #[error("the alert sink failed, what is left is delivered with the next check: {0}")]
     Sink(String),
@@ -87,14 +87,13 @@ impl Ticker {
         })
     }
 
-    fn schedule_check(&self, after: Duration, ctx: &mut Context<Self>) {
-        ctx.run_later(after, |ticker, ctx| {
-            let began = Instant::now();
-            ctx.spawn(ticker.check().map(move |(), ticker, ctx| {
-                let interval = ticker.0.schedule.check_interval;
-                ticker.schedule_check(interval.saturating_sub(began.elapsed()), ctx);
-            }));
-        });
+    /// Checks now and from now on.
+    fn check_on_schedule(&self, ctx: &mut Context<Self>) {
+        let began = Instant::now();
+        ctx.spawn(self.check().map(move |(), ticker, ctx| {
+            let rest = ticker.0.schedule.check_interval.saturating_sub(began.elapsed());
+            ctx.run_later(rest, |ticker, ctx| ticker.check_on_schedule(ctx));
+        }));
     }
 }
 
@@ -144,7 +143,7 @@ impl Actor for Ticker {
     fn started(&mut self, ctx: &mut Self::Context) {
         // At once: a crash may have left something to be delivered. Nobody is missed
         // too early by it, for what was not listened to does not count.
-        self.schedule_check(Duration::ZERO, ctx);
+        self.check_on_schedule(ctx);
     }
 }
 

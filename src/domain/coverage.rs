@@ -204,19 +204,15 @@ impl Coverage {
         })
     }
 
-    /// What has changed since `earlier`, a copy of this coverage: the intervals that
-    /// have begun, grown or become shorter, oldest first. Whatever begins after the
-    /// last of them is not true any more. Empty: nothing has changed.
+    /// What has changed since `earlier`, a copy of this coverage: all intervals from
+    /// the first on that has begun, grown or become shorter. Empty: nothing has.
     pub fn since(&self, earlier: &Self) -> Vec<Listened> {
-        if self.intervals.last() == earlier.intervals.last() {
-            return Vec::new();
+        let known = |old: &Listened| earlier.intervals.contains_interval(&old.interval);
+        let changed: Vec<_> = self.listened().skip_while(known).collect();
+        if changed.is_empty() && self.intervals.last() != earlier.intervals.last() {
+            return self.listened().next_back().into_iter().collect();
         }
-        let newest = self.listened().next_back();
-        let before = self.listened().rev().skip(1);
-        let new = before.take_while(|old| !earlier.intervals.contains_interval(&old.interval));
-        let mut new: Vec<_> = newest.into_iter().chain(new).collect();
-        new.reverse();
-        new
+        changed
     }
 
     /// What is not proven of the time from `from` until `until`, oldest first.

@@ -37,34 +37,31 @@ impl DeviceStore {
         Ok(rows.into_iter().map(Listened::from).collect())
     }
 
-    /// Saves what `instance` has proven: `new` are the intervals that have begun or
-    /// grown, oldest first, or that became shorter because the clock was turned
-    /// back. Nothing is true that begins after the last of them.
+    /// Saves what `instance` has proven: `changed` takes the place of everything that
+    /// began with the first of them or later.
     ///
-    /// To be done only once every heartbeat that `new` vouches for is saved.
+    /// To be done only once every heartbeat that they vouch for is saved.
     ///
     /// # Errors
     ///
-    /// If the database fails; what is saved then proves less, not more.
-    pub async fn save_listened(&self, instance: &str, new: &[Listened]) -> Result<()> {
-        let Some(newest) = new.last() else { return Ok(()) };
-        let forget = "DELETE FROM listening_interval WHERE instance = $1 AND started_at > $2";
+    /// If the database fails; it is then as it was.
+    pub async fn save_listened(&self, instance: &str, changed: &[Listened]) -> Result<()> {
+        let Some(first) = changed.first() else { return Ok(()) };
+        let forget = "DELETE FROM listening_interval WHERE instance = $1 AND started_at >= $2";
         let save = format!(
             "WITH listened AS ({rows}) \
              INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) \
-             SELECT $2, started_at, ended_at, gap_cause FROM listened WHERE true \
-             ON CONFLICT (instance, started_at) \
-             DO UPDATE SET ended_at = excluded.ended_at, gap_cause = excluded.gap_cause",
+             SELECT $2, started_at, ended_at, gap_cause FROM listened",
             rows = rows::select(self.backend(), "$1", LISTENED),
         );
-        let rows = new.iter().map(|Listened { interval, after }| {
+        let rows = changed.iter().map(|Listened { interval, after }| {
             (millis(interval.from), millis(interval.until), after.map(GapCause::as_str))
         });
         let rows = rows::bind(&rows.collect::<Vec<_>>());
         retried(async || {
             let transaction = self.begin().await?;
-            let after = [instance.into(), millis(newest.interval.from).into()];
-            self.execute(&transaction, forget, after).await?;
+            let from = [instance.into(), millis(first.interval.from).into()];
+            self.execute(&transaction, forget, from).await?;
             self.execute(&transaction, &save, [rows.clone(), instance.into()]).await?;
             transaction.commit().await
         })

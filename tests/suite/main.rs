@@ -14,5 +14,6 @@ mod outage;
 mod panics;
 mod plug_in_alerts;
 mod rules_in_sql;
+mod simulation;
 mod specification;
 mod support;
