@@ -27,7 +27,7 @@ use crate::domain::{
 };
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, Recorded, RecordingRules, StoreError};
+use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
 
 const TARGET: &str = "device_registry";
 
@@ -200,8 +200,11 @@ impl DeviceRegistry {
             let began = Instant::now();
             let batch = registry.pending.take();
             let coverage = registry.coverage.clone();
-            let proven = coverage.since(&registry.saved);
-            let instance = registry.config.mqtt.client_id.clone();
+            let proven = Proven {
+                instance: registry.config.mqtt.client_id.clone(),
+                changed: coverage.since(&registry.saved),
+            };
+            let idle = batch.is_empty() && proven.changed.is_empty();
             let store = registry.store.clone();
             let rules = RecordingRules {
                 auto_register: registry.config.devices.auto_register,
@@ -209,34 +212,34 @@ impl DeviceRegistry {
                 max_clock_skew: registry.config.heartbeat.max_clock_skew,
             };
             async move {
-                let recorded = store.update_last_seen(&batch, rules).await;
-                // Never before the heartbeats that it vouches for.
-                let saved = match recorded {
-                    Ok(_) => Some(store.save_listened(&instance, &proven).await),
-                    Err(_) => None,
-                };
-                (batch, recorded, saved)
+                let recorded = store.update_last_seen(&batch, rules, &proven).await;
+                (batch, recorded)
             }
             .into_actor(registry)
-            .map(move |(batch, recorded, saved), registry, _| {
-                let recorded = registry.recorded(batch, recorded, began);
-                let saved = saved.unwrap_or(Ok(())).map(|()| registry.saved = coverage.clone());
-                let flushed = recorded.and(saved).inspect_err(|e| registry.note_outage(e));
+            .map(move |(batch, recorded), registry, _| {
+                let flushed = registry.flushed(batch, recorded, idle, began);
+                if flushed.is_ok() {
+                    registry.saved = coverage.clone();
+                }
                 drop(turn);
                 flushed.map(|()| coverage)
             })
         })
     }
 
-    fn recorded(
+    fn flushed(
         &mut self,
         batch: Vec<Heartbeat>,
         recorded: Result<Recorded, StoreError>,
+        idle: bool,
         began: Instant,
     ) -> Result<(), StoreError> {
+        let recorded = recorded.inspect_err(|error| self.note_outage(error));
         let written = recorded.map(|recorded| {
             if !batch.is_empty() {
                 self.metrics.flushed(began.elapsed().as_secs_f64());
+            }
+            if !idle {
                 self.note_recovery(batch.len());
             }
             self.registered += recorded.registered;
@@ -291,7 +294,13 @@ impl DeviceRegistry {
         }
     }
 
-    fn clock_stepped_back(&mut self, by: TimeDelta) {
+    /// Whether that means that the clock was turned back.
+    fn clock_shows(&mut self, now: DateTime<Utc>) -> bool {
+        let stepped_back = self.coverage.step_back(now);
+        stepped_back.inspect(|&by| self.clock_was_turned_back(by)).is_some()
+    }
+
+    fn clock_was_turned_back(&mut self, by: TimeDelta) {
         self.clamp_due = true;
         let seconds = by.num_milliseconds() as f64 / 1000.0;
         warn!(
@@ -329,6 +338,10 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
 
     fn handle(&mut self, RecordHeartbeats { heartbeats }: RecordHeartbeats, _: &mut Context<Self>) {
         self.metrics.heartbeats_accepted(heartbeats.len() as u64);
+        // Received after what is proven, and by the clock before it.
+        if let Some(earliest) = heartbeats.iter().map(|heartbeat| heartbeat.received_at).min() {
+            self.clock_shows(earliest);
+        }
         let full = self.pending.merge(heartbeats);
         self.reject(&full);
         self.metrics.set_pending(self.pending.len());
@@ -351,7 +364,7 @@ impl Handler<ConfirmListening> for DeviceRegistry {
                     "{cause}; no device's silence counts in this time"
                 );
             }
-            Confirmed::SteppedBack { by } => self.clock_stepped_back(by),
+            Confirmed::SteppedBack { by } => self.clock_was_turned_back(by),
         }
     }
 }
@@ -365,10 +378,7 @@ impl Handler<CheckOffline> for DeviceRegistry {
         _: &mut Context<Self>,
     ) -> Self::Result {
         let began = Instant::now();
-        let stepped_back = self.coverage.step_back(now);
-        if let Some(by) = stepped_back {
-            self.clock_stepped_back(by);
-        }
+        let stepped_back = self.clock_shows(now);
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
             let clamp_due = std::mem::take(&mut registry.clamp_due);
@@ -390,7 +400,7 @@ impl Handler<CheckOffline> for DeviceRegistry {
         Box::pin(check.map(move |checked, registry, _| {
             // Found out by this check and not by an echo: heartbeats of the old clock
             // may still be on their way here.
-            registry.clamp_due |= stepped_back.is_some() || checked.is_err();
+            registry.clamp_due |= stepped_back || checked.is_err();
             let (checked, counts, longest) = checked?;
             registry.coverage.prune(longest.max(COVERAGE_KEPT));
             registry.registered = counts.values().sum();

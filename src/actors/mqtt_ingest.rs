@@ -109,7 +109,7 @@ impl MqttIngest {
         ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
             Ok(()) => {
                 ingest.is_now(Listening::Subscribed);
-                ingest.rounds.begin((ingest.clock)());
+                ingest.rounds.begin((ingest.clock)(), Instant::now());
                 ingest.send_echo(ctx);
                 info!(target: TARGET, topic = ingest.client.topic(); "listening");
             }
@@ -133,7 +133,7 @@ impl MqttIngest {
         ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
             // Connected anew meanwhile, or about to be.
             _ if ingest.listening != Listening::Subscribed => (),
-            Ok(()) => ingest.rounds.restart((ingest.clock)(), GapCause::NoEcho),
+            Ok(()) => ingest.rounds.restart((ingest.clock)(), Instant::now(), GapCause::NoEcho),
             Err(ClientError::NoAnswer { .. }) => {
                 warn!(target: TARGET, broker = ingest.broker; "the broker does not answer; connecting anew");
                 ingest.reconnect(ctx);
@@ -231,7 +231,7 @@ impl MqttIngest {
                 Event::Shed(count) => {
                     self.metrics.shed(count);
                     // Whose heartbeats these were nobody knows.
-                    self.rounds.restart((self.clock)(), GapCause::Shed);
+                    self.rounds.restart((self.clock)(), Instant::now(), GapCause::Shed);
                     confirmed = None;
                     error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
                 }

@@ -30,7 +30,7 @@ pub struct Rounds {
     after: GapCause,
     /// How many echoes were sent since one came back.
     unanswered: u32,
-    /// Both clocks as the last echo was sent.
+    /// Both clocks as the round began, or later as the last echo was sent.
     clocks: Option<(DateTime<Utc>, Instant)>,
 }
 
@@ -68,18 +68,18 @@ impl Rounds {
         }
     }
 
-    /// Somebody listens, since now.
-    pub fn begin(&mut self, now: DateTime<Utc>) {
+    /// Somebody listens, since now. The two clocks are read together.
+    pub fn begin(&mut self, now: DateTime<Utc>, monotonic: Instant) {
         self.number += 1;
         self.since = Some(now);
-        self.clocks = None;
+        self.clocks = Some((now, monotonic));
     }
 
     /// Something was missed just now, but the listening goes on.
-    pub fn restart(&mut self, now: DateTime<Utc>, cause: GapCause) {
+    pub fn restart(&mut self, now: DateTime<Utc>, monotonic: Instant, cause: GapCause) {
         if self.since.is_some() {
             self.after = cause;
-            self.begin(now);
+            self.begin(now, monotonic);
         }
     }
 
@@ -90,7 +90,7 @@ impl Rounds {
             let passed = monotonic.saturating_duration_since(last_monotonic);
             let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);
             if ((now - last) - passed).abs() > CLOCK_TOLERANCE {
-                self.restart(now, GapCause::ClockStep);
+                self.restart(now, monotonic, GapCause::ClockStep);
             }
         }
         self.clocks = Some((now, monotonic));
@@ -107,6 +107,7 @@ impl Rounds {
         }
         // The clock may have been turned back by less than is noticed.
         let since = self.since?.min(sent_at);
+        self.since = Some(since);
         self.unanswered = 0;
         Some(Proof { since, until: sent_at, after: self.after })
     }
@@ -131,8 +132,9 @@ mod tests {
     impl Clocks {
         fn listening_since(seconds: i64) -> Self {
             let mut rounds = Rounds::default();
-            rounds.begin(at(seconds));
-            Self { rounds, monotonic: Instant::now() }
+            let monotonic = Instant::now();
+            rounds.begin(at(seconds), monotonic);
+            Self { rounds, monotonic }
         }
 
         fn send_after(&mut self, passed: u64, reading: i64) -> u64 {
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn an_echo_proves_the_listening_since_the_round_began() {
         let mut clocks = Clocks::listening_since(10);
-        let round = clocks.send_after(0, 12);
+        let round = clocks.send_after(2, 12);
         assert_eq!(clocks.proof(round, 12), Some((10, 12, GapCause::NotRunning)));
     }
 
@@ -157,12 +159,12 @@ mod tests {
     fn an_echo_from_before_an_interruption_proves_nothing() {
         for cause in [GapCause::Disconnected, GapCause::Shed] {
             let mut clocks = Clocks::listening_since(10);
-            let round = clocks.send_after(0, 12);
+            let round = clocks.send_after(2, 12);
             clocks.rounds.interrupt(cause);
             assert_eq!(clocks.proof(round, 12), None);
-            clocks.rounds.begin(at(14));
+            clocks.rounds.begin(at(14), clocks.monotonic);
             assert_eq!(clocks.proof(round, 12), None);
-            let round = clocks.send_after(3, 15);
+            let round = clocks.send_after(1, 15);
             assert_eq!(clocks.proof(round, 15), Some((14, 15, cause)));
         }
     }
@@ -175,10 +177,25 @@ mod tests {
             (5, 5, GapCause::ClockStep),
         ] {
             let mut clocks = Clocks::listening_since(10);
-            clocks.send_after(0, 15);
+            clocks.send_after(5, 15);
             let round = clocks.send_after(5, reading);
             assert_eq!(clocks.proof(round, reading), Some((since, reading, after)));
         }
+    }
+
+    #[test]
+    fn a_clock_turned_back_by_less_than_is_noticed_delays_no_proof() {
+        let mut rounds = Rounds::default();
+        let monotonic = Instant::now();
+        rounds.begin(at(10), monotonic);
+        let millis = TimeDelta::milliseconds;
+        let mut proof = |reading, passed| {
+            let round = rounds.send(reading, monotonic + passed).round;
+            let proof = rounds.take(round, reading).expect("it is of this round");
+            proof.until - proof.since
+        };
+        assert_eq!(proof(at(10) - millis(400), Duration::ZERO), millis(0));
+        assert_eq!(proof(at(11) - millis(400), Duration::from_secs(1)), millis(1000));
     }
 
     #[test]

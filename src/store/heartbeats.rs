@@ -5,6 +5,7 @@ use std::time::Duration;
 use sea_orm::{DatabaseTransaction, DbErr, QueryResult, Value};
 
 use super::history::NewTransition;
+use super::listening::Proven;
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, device_id, failed_to, millis, retried};
 use crate::domain::heartbeat::is_new_skew;
@@ -58,7 +59,8 @@ struct Known {
 impl DeviceStore {
     /// Records that these devices live: updates `last_seen_at` and what they
     /// reported, sets the statuses, writes the transitions, and registers
-    /// unknown devices as far as `rules` allow.
+    /// unknown devices as far as `rules` allow. With them goes what they allow to be
+    /// `proven`: neither is ever there without the other.
     ///
     /// At most one heartbeat per device, sorted by device id: neighbouring rows
     /// are then written together.
@@ -70,14 +72,16 @@ impl DeviceStore {
         &self,
         heartbeats: &[Heartbeat],
         rules: RecordingRules,
+        proven: &Proven,
     ) -> Result<Recorded> {
         debug_assert!(heartbeats.is_sorted_by(|a, b| a.device_id < b.device_id));
-        if heartbeats.is_empty() {
+        if heartbeats.is_empty() && proven.changed.is_empty() {
             return Ok(Recorded::default());
         }
         retried(async || {
             let transaction = self.begin().await?;
             let recorded = self.record(&transaction, heartbeats, rules).await?;
+            self.save_listened(&transaction, proven).await?;
             transaction.commit().await?;
             Ok(recorded)
         })
@@ -92,6 +96,9 @@ impl DeviceStore {
         rules: RecordingRules,
     ) -> Result<Recorded, DbErr> {
         let mut recorded = Recorded::default();
+        if heartbeats.is_empty() {
+            return Ok(recorded);
+        }
         let mut transitions = Vec::new();
         let mut unknown = Vec::new();
         let rows = bind(heartbeats);

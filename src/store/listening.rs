@@ -3,15 +3,26 @@
 
 use chrono::{DateTime, Utc};
 use entity::listening_interval::{Column, Entity, Model};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+};
 
 use super::rows::{self, Columns, Type};
-use super::{DeviceStore, Result, failed_to, millis, retried};
+use super::{DeviceStore, Result, failed_to, millis};
 use crate::domain::coverage::MAX_INTERVALS;
 use crate::domain::{GapCause, Interval, Listened};
 
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
+
+/// What an instance has proven since it was saved.
+#[derive(Clone, Debug, Default)]
+pub struct Proven {
+    /// Its `mqtt.client_id`.
+    pub instance: String,
+    /// Takes the place of everything that began with the first of these or later.
+    pub changed: Vec<Listened>,
+}
 
 impl DeviceStore {
     /// The intervals in which `instance` was listening between `from` and `until`,
@@ -37,15 +48,13 @@ impl DeviceStore {
         Ok(rows.into_iter().map(Listened::from).collect())
     }
 
-    /// Saves what `instance` has proven: `changed` takes the place of everything that
-    /// began with the first of them or later.
-    ///
-    /// To be done only once every heartbeat that they vouch for is saved.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails; it is then as it was.
-    pub async fn save_listened(&self, instance: &str, changed: &[Listened]) -> Result<()> {
+    /// Saves what an instance has proven, in the transaction that writes the
+    /// heartbeats that it vouches for.
+    pub(super) async fn save_listened(
+        &self,
+        transaction: &DatabaseTransaction,
+        Proven { instance, changed }: &Proven,
+    ) -> Result<(), DbErr> {
         let Some(first) = changed.first() else { return Ok(()) };
         let forget = "DELETE FROM listening_interval WHERE instance = $1 AND started_at >= $2";
         let save = format!(
@@ -57,16 +66,11 @@ impl DeviceStore {
         let rows = changed.iter().map(|Listened { interval, after }| {
             (millis(interval.from), millis(interval.until), after.map(GapCause::as_str))
         });
+        let from = [instance.as_str().into(), millis(first.interval.from).into()];
+        self.execute(transaction, forget, from).await?;
         let rows = rows::bind(&rows.collect::<Vec<_>>());
-        retried(async || {
-            let transaction = self.begin().await?;
-            let from = [instance.into(), millis(first.interval.from).into()];
-            self.execute(&transaction, forget, from).await?;
-            self.execute(&transaction, &save, [rows.clone(), instance.into()]).await?;
-            transaction.commit().await
-        })
-        .await
-        .map_err(failed_to("save the coverage"))
+        self.execute(transaction, &save, [rows, instance.as_str().into()]).await?;
+        Ok(())
     }
 
     /// Deletes up to `limit` of the oldest intervals of `instance` that ended

@@ -23,6 +23,7 @@ use sea_orm::{
 
 pub use fleet::Device;
 pub use heartbeats::{Recorded, RecordingRules};
+pub use listening::Proven;
 pub use silence::OwnTimeouts;
 
 use crate::domain::DeviceId;

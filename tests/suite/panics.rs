@@ -79,7 +79,7 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         let (heartbeat, _) = Heartbeat::parse(id, b"", wall_clock()).expect("a heartbeat");
         let rules =
             RecordingRules { auto_register: true, room: 1, max_clock_skew: Default::default() };
-        store.update_last_seen(&[heartbeat], rules).await.expect("it writes");
+        store.update_last_seen(&[heartbeat], rules, &Default::default()).await.expect("it writes");
         // The outbox of an earlier run: it is delivered with the first check.
         let timeout = std::time::Duration::from_secs(180);
         let default = Cutoff { timeout, instant: Some(DateTime::<Utc>::MAX_UTC) };

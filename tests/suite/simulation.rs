@@ -334,7 +334,11 @@ impl World {
 
     #[track_caller]
     fn assert(&self, holds: bool, what: std::fmt::Arguments) {
-        assert!(holds, "seed {}: at {} {what}\n{}", self.seed, self.now, self.events);
+        assert!(
+            holds,
+            "seed {}: at {} {what}\n{} {:?}",
+            self.seed, self.now, self.events, self.model
+        );
     }
 
     // --- What can go wrong ---
@@ -393,7 +397,7 @@ impl World {
                 self.received.mood.set(Some(mood));
                 self.sink_is_ill_until = until;
             }
-            14 if self.service.is_some() => {
+            14 if self.is_running() => {
                 self.note(format_args!("shed"));
                 self.shed();
             }
@@ -501,7 +505,7 @@ impl World {
         let rng = &mut self.rng;
         service.inbox.retain(|message| !matches!(message, Message::Heartbeat { .. }) || rng.bool());
         if service.inbox.len() < before {
-            service.rounds.restart(clock(), GapCause::Shed);
+            service.rounds.restart(clock(), self.monotonic, GapCause::Shed);
             self.truth.missed_since(self.ingested_at);
         }
     }
@@ -593,7 +597,7 @@ impl World {
         if !service.connected && broker_is_up && self.rng.u8(0..3) > 0 {
             service.connected = true;
             service.waits_until = None;
-            service.rounds.begin(clock());
+            service.rounds.begin(clock(), self.monotonic);
             (self.subscribed, self.cut) = (true, false);
         }
         if service.connected && service.waits_until.is_some_and(|until| now >= until) {
@@ -610,7 +614,7 @@ impl World {
                     service.waits_until = service.waits_until.or(Some(now + 3));
                 } else if broker_is_up {
                     self.subscribed = true;
-                    service.rounds.restart(clock(), GapCause::NoEcho);
+                    service.rounds.restart(clock(), self.monotonic, GapCause::NoEcho);
                 }
             }
             self.receive(Message::Echo { round: outgoing.round, sent_at: clock() });

@@ -41,6 +41,7 @@ impl Model {
     }
 
     pub fn heartbeat(&mut self, device: usize, now: i64, error: bool) {
+        self.step_back(now);
         self.pending.insert(device, (now, error));
     }
 
@@ -76,24 +77,20 @@ impl Model {
             let status = self.rows.get(device).map(|row| row.status);
             status != Some(Status::Online.on_heartbeat(*error))
         };
-        let written = self.pending.is_empty()
-            || match outage {
-                Some(Outage::Devices) => false,
-                Some(Outage::Transitions) => !self.pending.iter().any(change),
-                Some(Outage::Coverage) | None => true,
-            };
-        if !written {
-            return false;
-        }
-        for (device, (last_seen, error)) in std::mem::take(&mut self.pending) {
-            let status = Status::Online.on_heartbeat(error);
-            self.rows.insert(device, Row { status, last_seen });
-        }
-        let saved = outage != Some(Outage::Coverage) || self.saved == self.proven;
-        if saved {
+        let written = match outage {
+            Some(Outage::Devices) => self.pending.is_empty(),
+            Some(Outage::Transitions) => !self.pending.iter().any(change),
+            Some(Outage::Coverage) => self.saved == self.proven,
+            None => true,
+        };
+        if written {
+            for (device, (last_seen, error)) in std::mem::take(&mut self.pending) {
+                let status = Status::Online.on_heartbeat(error);
+                self.rows.insert(device, Row { status, last_seen });
+            }
             self.saved = self.proven.clone();
         }
-        saved
+        written
     }
 
     /// Who went offline.
