@@ -9,6 +9,7 @@ mod bad_input;
 mod configuration;
 mod coverage;
 mod end_to_end;
+mod faults;
 mod large_fleet;
 mod outage;
 mod panics;

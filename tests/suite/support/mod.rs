@@ -2,8 +2,10 @@
 
 pub mod broker;
 pub mod database;
+pub mod devices;
 pub mod fleet;
 pub mod process;
+pub mod proxy;
 pub mod service;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,276 @@
+//! The real binary, fifty devices that live, some that die, and everything that
+//! can go wrong around them for longer than the timeout. No live device is ever
+//! offline; each dead one is reported once.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use serde_json::Value;
+
+use crate::support::broker::Mosquitto;
+use crate::support::database::TestDatabase;
+use crate::support::devices::Devices;
+use crate::support::eventually;
+use crate::support::process::free_port;
+use crate::support::proxy::Proxy;
+use crate::support::service::{Place, Service};
+
+const TIMEOUT: f64 = 4.0;
+const CHECK_INTERVAL: f64 = 0.5;
+/// What a detection may take beyond the timeout and the interval of the checks, in
+/// listened time: an echo lags behind, and two cores run many tests at once.
+const SLACK: f64 = 2.5;
+
+/// Longer than the timeout.
+const FAULT: Duration = Duration::from_secs(6);
+
+const LIVE: usize = 50;
+/// They die before the fault, during it, and when it is over.
+const DEAD: [&str; 6] = ["dead-1a", "dead-1b", "dead-2a", "dead-2b", "dead-3a", "dead-3b"];
+
+/// A service that watches the fleet.
+struct Scene {
+    place: Place,
+    service: Service,
+    devices: Devices,
+    /// What earlier processes of the service have logged.
+    log: Vec<String>,
+}
+
+impl Scene {
+    fn start(place: Place, port: u16) -> Self {
+        let place = place
+            .with("HEARTBEAT__TIMEOUT", &format!("{TIMEOUT}s"))
+            .with("HEARTBEAT__CHECK_INTERVAL", &format!("{}ms", CHECK_INTERVAL * 1000.0))
+            .with("MQTT__ECHO_INTERVAL", "300ms");
+        let service = place.start();
+        service.await_listening();
+        let live = (0..LIVE).map(|number| format!("live-{number:02}"));
+        let devices = Devices::live(port, live.chain(DEAD.map(str::to_owned)));
+        let online = r#"heartbeatd_devices{status="online"}"#;
+        service.await_metric(online, (LIVE + DEAD.len()) as f64);
+        Self { place, service, devices, log: Vec::new() }
+    }
+
+    fn on(broker: &Mosquitto) -> Self {
+        Self::start(Place::new().with("MQTT__URL", &broker.url()), broker.port)
+    }
+
+    fn with_embedded_broker() -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        Self::start(Place::new().with("MQTT__EMBEDDED__LISTEN", &listen), port)
+    }
+
+    /// The service is started again after it was killed.
+    fn restart(&mut self) {
+        self.service.await_exit();
+        self.log.extend(self.service.log());
+        self.service = self.place.start();
+    }
+
+    /// Lets a fault last. Devices have died just before it, and die meanwhile.
+    fn endure(&self) {
+        let_pass(FAULT / 2);
+        self.devices.die(&DEAD[2..4]);
+        let_pass(FAULT / 2);
+    }
+
+    /// What has to come of it, whatever it was.
+    fn assert_nobody_is_missed_and_nobody_forgotten(&self) {
+        self.service.await_listening();
+        let confirmed = "heartbeatd_echo_latency_seconds_count";
+        self.service.await_metric(confirmed, self.service.metric(confirmed) + 2.0);
+        self.devices.die(&DEAD[4..]);
+        let mut went_offline = Vec::new();
+        eventually("the dead are found", || {
+            went_offline = self.went_offline();
+            (went_offline.len() >= DEAD.len()).then_some(())
+        });
+        // As much time again: whoever is missed wrongly is missed by now.
+        let checks = "heartbeatd_check_duration_seconds_count";
+        let more = 1.5 * TIMEOUT / CHECK_INTERVAL;
+        self.service.await_metric(checks, self.service.metric(checks) + more);
+        went_offline = self.went_offline();
+        went_offline.sort();
+        let log = [self.log.as_slice(), &self.service.log()].concat();
+        assert_eq!(went_offline, DEAD, "{}", log.join("\n"));
+
+        for device in DEAD {
+            let reported = format!("device offline device={device} ");
+            let reports = log.iter().filter(|line| line.contains(&reported)).count();
+            assert_eq!(reports, 1, "{device} in\n{}", log.join("\n"));
+            let shown = self.place.json(&["device", "show", device, "--json"]);
+            let listened = shown["evidence"]["listened_seconds"].as_f64().expect("a number");
+            let bound = TIMEOUT + CHECK_INTERVAL + SLACK;
+            assert!(listened > TIMEOUT && listened <= bound, "{shown:#}");
+        }
+    }
+
+    /// Who went offline, as often as they did.
+    fn went_offline(&self) -> Vec<String> {
+        let history = self.place.json(&["history", "--json"]);
+        let offline = history.as_array().expect("an array").iter().filter(|t| t["to"] == "offline");
+        let id = |t: &Value| t["device_id"].as_str().expect("text").to_owned();
+        offline.map(id).collect()
+    }
+}
+
+/// Time that has to pass: that it does is the fault.
+fn let_pass(time: Duration) {
+    let (_nobody_sends, never) = mpsc::channel::<()>();
+    assert!(never.recv_timeout(time).is_err());
+}
+
+fn a_process_that_is_killed_and_comes_back_late(mut scene: Scene) {
+    scene.devices.die(&DEAD[..2]);
+    scene.service.signal("KILL");
+    scene.endure();
+    scene.restart();
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    let shown = scene.place.run(&["device", "show", DEAD[0]]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("the service was not running"), "{shown}");
+}
+
+#[test]
+fn killed_and_restarted_late_on_mosquitto() {
+    let broker = Mosquitto::start();
+    a_process_that_is_killed_and_comes_back_late(Scene::on(&broker));
+}
+
+#[test]
+fn killed_and_restarted_late_with_its_embedded_broker() {
+    a_process_that_is_killed_and_comes_back_late(Scene::with_embedded_broker());
+}
+
+fn a_process_that_is_stopped_and_goes_on(scene: Scene) {
+    scene.devices.die(&DEAD[..2]);
+    scene.service.signal("STOP");
+    scene.endure();
+    scene.service.signal("CONT");
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+}
+
+#[test]
+fn stopped_by_a_signal_on_mosquitto() {
+    let broker = Mosquitto::start();
+    a_process_that_is_stopped_and_goes_on(Scene::on(&broker));
+}
+
+#[test]
+fn stopped_by_a_signal_with_its_embedded_broker() {
+    a_process_that_is_stopped_and_goes_on(Scene::with_embedded_broker());
+}
+
+#[test]
+fn a_broker_that_is_gone_and_comes_back_empty() {
+    let mut broker = Mosquitto::start();
+    let scene = Scene::on(&broker);
+    scene.devices.die(&DEAD[..2]);
+    broker.stop();
+    scene.endure();
+    broker.go_on();
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+}
+
+#[test]
+fn a_broker_that_restarts_at_once_and_knows_nobody() {
+    let mut broker = Mosquitto::start();
+    let scene = Scene::on(&broker);
+    scene.devices.die(&DEAD[..2]);
+    broker.stop();
+    broker.go_on();
+    scene.endure();
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+}
+
+#[test]
+fn a_subscription_that_is_lost_without_a_word() {
+    let broker = Mosquitto::start();
+    let proxy = Proxy::to(broker.port);
+    let url = format!("mqtt://127.0.0.1:{}", proxy.port);
+    let place = Place::new().with("MQTT__URL", &url);
+    let scene = Scene::start(place, broker.port);
+    scene.devices.die(&DEAD[..2]);
+    proxy.say(&unsubscribe(&["devices/+/heartbeat", "heartbeatd/heartbeatd/echo"]));
+    scene.service.await_log(&["mqtt_ingest", "no echo comes back"]);
+    scene.service.await_log(&["mqtt_ingest", "echoes come back again"]);
+    scene.endure();
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+}
+
+/// An UNSUBSCRIBE of MQTT 5.
+fn unsubscribe(topics: &[&str]) -> Vec<u8> {
+    let mut rest = vec![0xff, 0xff, 0];
+    for topic in topics {
+        rest.extend((topic.len() as u16).to_be_bytes());
+        rest.extend(topic.as_bytes());
+    }
+    let length = u8::try_from(rest.len()).ok().filter(|length| *length < 128);
+    [vec![0xa2, length.expect("a short packet")], rest].concat()
+}
+
+#[test]
+fn a_connection_that_is_cut_without_a_word() {
+    let broker = Mosquitto::start();
+    let proxy = Proxy::to(broker.port);
+    let url = format!("mqtt://127.0.0.1:{}", proxy.port);
+    let scene = Scene::start(Place::new().with("MQTT__URL", &url), broker.port);
+    scene.devices.die(&DEAD[..2]);
+    proxy.swallow();
+    scene.endure();
+    proxy.heal();
+    scene.service.await_log(&["mqtt_ingest", "the broker does not answer; connecting anew"]);
+    let again = |line: &&String| line.contains("listening topic=");
+    eventually("it listens again", || {
+        (scene.service.log().iter().filter(again).count() == 2).then_some(())
+    });
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+}
+
+#[actix_rt::test]
+async fn a_sqlite_database_that_is_locked() {
+    for embedded in [false, true] {
+        let broker = Mosquitto::start();
+        let scene = if embedded { Scene::with_embedded_broker() } else { Scene::on(&broker) };
+        let url = format!("sqlite://{}", scene.place.path().join("heartbeatd.db").display());
+        let other = Database::connect(&url).await.expect("the database opens");
+        scene.devices.die(&DEAD[..2]);
+        let immediate = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
+        let lock = other.begin_with_options(immediate).await.expect("it becomes free");
+        let heartbeats = scene.service.metric("heartbeatd_heartbeats_total");
+        scene.endure();
+        scene.service.await_log(&["device_registry", "locked", "heartbeats are kept"]);
+        scene.service.await_log(&["ticker", "the check did not get through"]);
+        let accepted = scene.service.metric("heartbeatd_heartbeats_total") - heartbeats;
+        assert!(accepted > LIVE as f64, "only {accepted} heartbeats were accepted meanwhile");
+        let pending = scene.service.metric("heartbeatd_pending_heartbeats");
+        assert!(pending <= (LIVE + DEAD.len()) as f64, "{pending} heartbeats wait");
+        lock.rollback().await.expect("it is released");
+        scene.service.await_log(&["device_registry", "the database is back, nothing was lost"]);
+        scene.assert_nobody_is_missed_and_nobody_forgotten();
+    }
+}
+
+#[test]
+fn a_postgresql_that_is_gone() {
+    let broker = Mosquitto::start();
+    let database = TestDatabase::postgres();
+    let url: url::Url = database.url.parse().expect("a URL");
+    let proxy = Proxy::to(url.port().expect("a port"));
+    let mut through = url.clone();
+    through.set_port(Some(proxy.port)).expect("it has a host");
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let scene = Scene::start(place.with("DATABASE__URL", through.as_str()), broker.port);
+    scene.devices.die(&DEAD[..2]);
+    proxy.refuse();
+    scene.endure();
+    proxy.heal();
+    scene.service.await_log(&["device_registry", "the database is back, nothing was lost"]);
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+}
