@@ -38,6 +38,10 @@ const DELIVERED_AT_ONCE: u64 = 10_000;
 /// set later.
 const COVERAGE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How far in the future a heartbeat may be without the clock having been turned
+/// back: it may be received between a check's reading of the clock and the check.
+const TOLERATED_FUTURE: TimeDelta = TimeDelta::seconds(1);
+
 /// While the database is gone every flush fails; this is how often that is said.
 const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 
@@ -126,6 +130,8 @@ pub struct DeviceRegistry {
     /// Whether there may be heartbeats from a future that is not one any more:
     /// also at the start, for nobody knows what the clock did before.
     clamp_due: bool,
+    /// When the newest heartbeat was received, by the clock of then.
+    newest_heartbeat: DateTime<Utc>,
     registered: u64,
     outage: Option<Outage>,
     rejections: LineBudget,
@@ -174,6 +180,7 @@ impl DeviceRegistry {
             store,
             turn: Arc::default(),
             clamp_due: true,
+            newest_heartbeat: DateTime::<Utc>::MIN_UTC,
             registered: counts.values().sum(),
             outage: None,
             rejections: LineBudget::default(),
@@ -342,6 +349,9 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         if let Some(earliest) = heartbeats.iter().map(|heartbeat| heartbeat.received_at).min() {
             self.clock_shows(earliest);
         }
+        let newest = heartbeats.iter().map(|heartbeat| heartbeat.received_at).max();
+        self.newest_heartbeat =
+            newest.map_or(self.newest_heartbeat, |t| t.max(self.newest_heartbeat));
         let full = self.pending.merge(heartbeats);
         self.reject(&full);
         self.metrics.set_pending(self.pending.len());
@@ -379,6 +389,11 @@ impl Handler<CheckOffline> for DeviceRegistry {
     ) -> Self::Result {
         let began = Instant::now();
         let stepped_back = self.clock_shows(now);
+        // Nothing may have been proven yet that would show it.
+        if self.newest_heartbeat > now + TOLERATED_FUTURE {
+            self.clamp_due = true;
+            self.newest_heartbeat = now;
+        }
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
             let clamp_due = std::mem::take(&mut registry.clamp_due);

@@ -166,10 +166,11 @@ impl Handler<CheckNow> for Ticker {
 pub struct AwaitEnd;
 
 impl Handler<AwaitEnd> for Ticker {
-    type Result = ResponseFuture<std::convert::Infallible>;
+    // Of the actor, so that it ends with it; a `ResponseFuture` would not.
+    type Result = ResponseActFuture<Self, std::convert::Infallible>;
 
     fn handle(&mut self, _: AwaitEnd, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(std::future::pending())
+        Box::pin(std::future::pending().into_actor(self))
     }
 }
 

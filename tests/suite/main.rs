@@ -8,6 +8,7 @@
 mod bad_input;
 mod configuration;
 mod coverage;
+mod delivery;
 mod end_to_end;
 mod faults;
 mod large_fleet;

@@ -30,6 +30,7 @@ pub struct Model {
     pending: BTreeMap<usize, (i64, bool)>,
     pub rows: BTreeMap<usize, Row>,
     clamp_due: bool,
+    newest_heartbeat: Option<i64>,
 }
 
 impl Model {
@@ -38,10 +39,12 @@ impl Model {
         self.proven = self.saved.clone();
         self.pending.clear();
         self.clamp_due = true;
+        self.newest_heartbeat = None;
     }
 
     pub fn heartbeat(&mut self, device: usize, now: i64, error: bool) {
         self.step_back(now);
+        self.newest_heartbeat = self.newest_heartbeat.max(Some(now));
         self.pending.insert(device, (now, error));
     }
 
@@ -101,10 +104,11 @@ impl Model {
         timeout: impl Fn(usize) -> i64,
     ) -> Vec<usize> {
         let stepped_back = self.step_back(now);
-        if !self.flush(outage) {
-            return Vec::new();
+        if self.newest_heartbeat.is_some_and(|newest| newest > now + 1) {
+            self.clamp_due = true;
+            self.newest_heartbeat = Some(now);
         }
-        if outage == Some(Outage::Devices) {
+        if !self.flush(outage) || outage == Some(Outage::Devices) {
             self.clamp_due = true;
             return Vec::new();
         }
