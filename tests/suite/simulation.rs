@@ -7,8 +7,8 @@
 //! cannot know: when a heartbeat would really have reached it.
 //!
 //! ```sh
-//! HEARTBEATD_SIMULATION_SCHEDULES=100000 cargo test --release --test suite simulation
-//! HEARTBEATD_SIMULATION_SEED=17 HEARTBEATD_SIMULATION_SCHEDULES=1 cargo test --test suite simulation
+//! SIMULATION_SCHEDULES=100000 cargo test --release --test suite simulation
+//! SIMULATION_SEED=17 SIMULATION_SCHEDULES=1 cargo test --test suite simulation
 //! ```
 
 mod model;
@@ -64,8 +64,8 @@ const SCHEDULES: u64 = 2_000;
 #[test]
 fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let schedules = number("HEARTBEATD_SIMULATION_SCHEDULES").unwrap_or(SCHEDULES);
-    let first = number("HEARTBEATD_SIMULATION_SEED").unwrap_or_else(|| fastrand::u64(..1 << 40));
+    let schedules = number("SIMULATION_SCHEDULES").unwrap_or(SCHEDULES);
+    let first = number("SIMULATION_SEED").unwrap_or_else(|| fastrand::u64(..1 << 40));
     println!("{schedules} schedules, the seeds begin with {first}");
 
     let template = tempfile::tempdir().expect("a temporary folder");
