@@ -146,6 +146,8 @@ async fn serve(address: SocketAddr, guard: Arc<Guard>) -> Result<SocketAddr, rmq
     let listener = rmqtt::net::Builder::new()
         .name("embedded")
         .laddr(address)
+        // The connections of a process that was killed hold the address for a minute.
+        .reuseaddr(Some(true))
         // Anonymous clients are let in by the guard, which sees everyone.
         .allow_anonymous(false)
         .max_mqueue_len(MAX_QUEUED)
