@@ -1,9 +1,12 @@
 //! The real binary, a real broker, `mosquitto_pub`.
 
+use std::net::TcpStream;
+
 use serde_json::Value;
 
 use crate::support::broker::{Mosquitto, flood, heartbeat, publish};
 use crate::support::database::TestDatabase;
+use crate::support::process::free_port;
 use crate::support::service::{Place, Service};
 
 /// Through online, offline, online again, and out.
@@ -104,6 +107,19 @@ fn sigint_drains_too() {
     service.signal("INT");
     assert_eq!(service.await_exit(), Some(0));
     service.await_log(&["everything is written"]);
+}
+
+#[test]
+fn a_killed_process_has_its_embedded_broker_s_address_again_at_once() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let place = Place::new().with("MQTT__EMBEDDED__LISTEN", &address);
+    let mut service = place.start();
+    service.await_listening();
+    // The system remembers the connection of a device that has not noticed yet.
+    let _device = TcpStream::connect(&address).expect("the broker listens");
+    service.signal("KILL");
+    service.await_exit();
+    place.start().await_listening();
 }
 
 #[test]
