@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 
 use self::pending::Pending;
 use self::sweep::Sweep;
-use super::log_batch;
+use super::{log_batch, log_rejection};
 use crate::config::Config;
 use crate::domain::{
     Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Rejection, Status, Transition,
@@ -199,9 +199,9 @@ impl DeviceRegistry {
     }
 
     /// Writes the buffer when its turn comes. What could not be written is back
-    /// in the buffer before anybody else has a turn. Gives the coverage for which
-    /// all heartbeats are in the database now.
-    fn flush(&self) -> impl ActorFuture<Self, Output = Result<Coverage, StoreError>> + use<> {
+    /// in the buffer before anybody else has a turn; else all heartbeats that the
+    /// saved coverage vouches for are in the database.
+    fn flush(&self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
         let turn = Arc::clone(&self.turn);
         async move { turn.lock_owned().await }.into_actor(self).then(|turn, registry, _| {
             let began = Instant::now();
@@ -226,10 +226,10 @@ impl DeviceRegistry {
             .map(move |(batch, recorded), registry, _| {
                 let flushed = registry.flushed(batch, recorded, idle, began);
                 if flushed.is_ok() {
-                    registry.saved = coverage.clone();
+                    registry.saved = coverage;
                 }
                 drop(turn);
-                flushed.map(|()| coverage)
+                flushed
             })
         })
     }
@@ -266,11 +266,7 @@ impl DeviceRegistry {
     fn reject(&self, rejections: &[Rejection]) {
         for rejection in rejections {
             self.metrics.rejected(rejection);
-            let Some(device) = rejection.device_id() else { continue };
-            let reason = rejection.reason();
-            self.rejections.spend(|| {
-                warn!(target: TARGET, device, reason; "rejected a heartbeat: {rejection}");
-            });
+            self.rejections.spend(|| log_rejection(TARGET, rejection));
         }
     }
 
@@ -318,12 +314,12 @@ impl DeviceRegistry {
     }
 
     /// What a check needs once it has its turn, apart from the actor itself.
-    fn sweep(&self, coverage: Coverage, now: DateTime<Utc>) -> Sweep {
+    fn sweep(&self, now: DateTime<Utc>) -> Sweep {
         Sweep {
             store: self.store.clone(),
             turn: Arc::clone(&self.turn),
             metrics: Arc::clone(&self.metrics),
-            coverage,
+            coverage: self.saved.clone(),
             timeout: self.config.heartbeat.timeout,
             instance: self.config.mqtt.client_id.clone(),
             retention: self.config.history.retention,
@@ -397,7 +393,7 @@ impl Handler<CheckOffline> for DeviceRegistry {
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
             let clamp_due = std::mem::take(&mut registry.clamp_due);
-            let sweep = flushed.map(|coverage| registry.sweep(coverage, now));
+            let sweep = flushed.map(|()| registry.sweep(now));
             async move {
                 let sweep = sweep?;
                 if clamp_due {
@@ -445,7 +441,7 @@ impl Handler<Flush> for DeviceRegistry {
     type Result = ResponseActFuture<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(self.flush().map(|flushed, _, _| flushed.map(drop)))
+        Box::pin(self.flush())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod ticker;
 
 use actix::prelude::*;
 
+use crate::domain::Rejection;
 use crate::panics;
 
 /// Starts an actor on a thread of its own: none can hold up another, and a panic
@@ -39,5 +40,15 @@ fn log_batch<T>(target: &str, what: &str, items: &[T], line: impl Fn(log::Level,
     if items.len() > LOGGED_PER_BATCH {
         let count = items.len();
         log::info!(target: target, count; "{what}: the first {LOGGED_PER_BATCH} are shown, the rest at debug");
+    }
+}
+
+/// Logs why a message is no evidence of life, and whose it was as far as that is
+/// known.
+fn log_rejection(target: &str, rejection: &Rejection) {
+    let reason = rejection.reason();
+    match rejection.device_id() {
+        Some(device) => log::warn!(target: target, device, reason; "rejected: {rejection}"),
+        None => log::warn!(target: target, reason; "rejected: {rejection}"),
     }
 }

@@ -13,6 +13,7 @@ use futures::stream;
 use log::{error, info, warn};
 
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
+use super::log_rejection;
 use crate::clock::Clock;
 use crate::domain::{GapCause, Heartbeat, Proof, Rounds};
 use crate::line_budget::LineBudget;
@@ -206,13 +207,7 @@ impl MqttIngest {
                 Event::Heartbeat(heartbeat) => heartbeats.push(heartbeat),
                 Event::Rejected(rejection) => {
                     self.metrics.rejected(&rejection);
-                    let reason = rejection.reason();
-                    self.rejections.spend(|| match rejection.device_id() {
-                        Some(device) => {
-                            warn!(target: TARGET, device, reason; "rejected: {rejection}");
-                        }
-                        None => warn!(target: TARGET, reason; "rejected: {rejection}"),
-                    });
+                    self.rejections.spend(|| log_rejection(TARGET, &rejection));
                 }
                 Event::Echo { round, sent_at } => {
                     confirmed = self.take_echo(round, sent_at).or(confirmed);

@@ -157,8 +157,7 @@ fn row(device: &Device) -> Vec<String> {
 }
 
 fn timeout_of(device: &Device) -> Option<String> {
-    let seconds = device.timeout_seconds?;
-    Some(humantime::format_duration(Duration::from_secs(seconds.unsigned_abs())).to_string())
+    device.timeout().map(|timeout| humantime::format_duration(timeout).to_string())
 }
 
 fn show(config: &Config, device: &Device) -> io::Result<()> {

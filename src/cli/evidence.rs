@@ -25,10 +25,9 @@ pub(super) async fn gather(
     let newest = store.history(Some(&device.id), None, 1).await?;
     let listened = store.listened(&config.mqtt.client_id, last_seen_at, now).await?;
     let coverage = Coverage::new(config.mqtt.confirm_interval()).with(listened);
-    let own = device.timeout_seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
-    let timeout = own.unwrap_or(config.heartbeat.timeout);
-    let newest = newest.first();
-    Ok(Evidence::weigh(device.status, Some(last_seen_at), timeout, newest, &coverage, now))
+    let timeout = device.timeout().unwrap_or(config.heartbeat.timeout);
+    let (seen, newest) = (device.last_seen_at, newest.first());
+    Ok(Evidence::weigh(device.status, seen, timeout, newest, &coverage, now))
 }
 
 pub(super) fn explain(

@@ -38,6 +38,13 @@ pub struct Device {
     pub registered_at: DateTime<Utc>,
 }
 
+impl Device {
+    /// Its own timeout; `None`: `heartbeat.timeout`.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout_seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs()))
+    }
+}
+
 impl DeviceStore {
     /// Registers a device that has not been heard yet. `false`: it is
     /// registered already, and stays as it is.

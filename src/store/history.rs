@@ -3,12 +3,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::status_transition::{Column, Entity, Model};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QueryResult,
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
     QuerySelect,
 };
 
 use super::rows::{self, Columns, Type};
-use super::{DeviceStore, Result, device_id, failed_to, millis, time};
+use super::{DeviceStore, Result, device_id, failed_to, millis};
 use crate::domain::{DeviceId, Heartbeat, Status, Transition};
 
 /// A transition that has no sequence number yet.
@@ -80,7 +80,8 @@ impl DeviceStore {
         );
         let inserted =
             self.select(transaction, &sql, [rows::bind(&rows.collect::<Vec<_>>())]).await?;
-        let mut inserted: Vec<_> = inserted.iter().map(read).collect::<Result<_, DbErr>>()?;
+        let inserted = inserted.iter().map(|row| Model::from_query_result(row, "")?.try_into());
+        let mut inserted: Vec<Transition> = inserted.collect::<Result<_, DbErr>>()?;
         inserted.sort_unstable_by_key(|transition| transition.sequence);
         Ok(inserted)
     }
@@ -164,21 +165,6 @@ impl DeviceStore {
             .await
             .map_err(failed_to("prune the history"))
     }
-}
-
-fn read(row: &QueryResult) -> Result<Transition, DbErr> {
-    let device: String = row.try_get("", "device_id")?;
-    Ok(Transition {
-        sequence: row.try_get("", "sequence")?,
-        device_id: device_id(&device)?,
-        from: row.try_get::<entity::Status>("", "from_status")?.into(),
-        to: row.try_get::<entity::Status>("", "to_status")?.into(),
-        at: time("at", row)?.ok_or_else(|| DbErr::Type("a transition has a time".to_owned()))?,
-        last_seen_at: time("last_seen_at", row)?,
-        cutoff: time("cutoff", row)?,
-        timeout: row.try_get::<Option<i64>>("", "timeout_ms")?.map(TimeDelta::milliseconds),
-        delivered_at: time("delivered_at", row)?,
-    })
 }
 
 impl TryFrom<Model> for Transition {
