@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::broker::{Mosquitto, flood, heartbeat, publish};
-use crate::support::process::{output, program};
 use crate::support::service::{Place, Service};
+use servers::mosquitto::{Mosquitto, flood, heartbeat, publish};
+use servers::process::{output, program};
 
 /// The exit code and what is said on stderr.
 fn failure(place: &Place, arguments: &[&str]) -> (Option<i32>, String) {

@@ -2,12 +2,12 @@
 //! binary's.
 
 use crate::specification::on_both_databases;
-use crate::support::broker::{Mosquitto, heartbeat};
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
 use crate::support::service::Place;
+use servers::mosquitto::{Mosquitto, heartbeat};
 
-use heartbeatd::actors::device_registry::ConfirmListening;
+use heartbeatd::actors::device_registry::{CheckOffline, ConfirmListening};
 use heartbeatd::domain::{GapCause, Status};
 
 on_both_databases! {
@@ -28,7 +28,7 @@ async fn a_device_is_not_missed_while_nobody_listened(database: TestDatabase) {
     confirm(&fleet, 0, 100).await;
     // A new connection, an hour later.
     confirm(&fleet, 3700, 3710).await;
-    let check = |seconds| heartbeatd::actors::device_registry::CheckOffline { now: at(seconds) };
+    let check = |seconds| CheckOffline { now: at(seconds) };
     let checked = fleet.registry.send(check(3710)).await.expect("it lives").expect("it checks");
     assert_eq!(checked.newly_offline, 0, "110 s have been listened to");
     fleet.heartbeat("alive", "", at(3750)).await;
@@ -139,7 +139,7 @@ async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
     let store = database.open().await;
     let status = async |expected: Status| {
         let pump = crate::support::fleet::id("pump");
-        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        let deadline = std::time::Instant::now() + servers::PATIENCE;
         while store.device(&pump).await.expect("it reads").map(|d| d.status) != Some(expected) {
             assert!(std::time::Instant::now() < deadline, "never {expected}");
             if expected == Status::Online {

@@ -11,10 +11,10 @@ use heartbeatd::actors::device_registry::CheckOffline;
 use heartbeatd::actors::ticker::{AwaitEnd, CheckNow, Schedule, Ticker};
 
 use crate::specification::on_both_databases;
-use crate::support::broker::Mosquitto;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
 use crate::support::service::Place;
+use servers::mosquitto::Mosquitto;
 
 on_both_databases! {
     a_sink_that_fails_gets_the_same_again_with_the_next_check

@@ -4,10 +4,10 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use crate::support::broker::{Mosquitto, flood, heartbeat, publish};
 use crate::support::database::TestDatabase;
-use crate::support::process::free_port;
 use crate::support::service::{Place, Service};
+use servers::mosquitto::{Mosquitto, flood, heartbeat, publish};
+use servers::process::free_port;
 
 /// Through online, offline, online again, and out.
 fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port: u16) {
@@ -166,7 +166,7 @@ fn a_lost_broker_is_subscribed_to_again() {
     broker.stop();
     service.await_log(&["disconnected"]);
     broker.go_on();
-    crate::support::eventually("it listens again", || {
+    servers::eventually("it listens again", || {
         let count = service.log().iter().filter(|line| line.contains("listening topic=")).count();
         (count == 2).then_some(())
     });

@@ -8,13 +8,13 @@ use std::time::Duration;
 use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use serde_json::Value;
 
-use crate::support::broker::Mosquitto;
 use crate::support::database::TestDatabase;
 use crate::support::devices::Devices;
-use crate::support::eventually;
-use crate::support::process::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
+use servers::eventually;
+use servers::mosquitto::Mosquitto;
+use servers::process::free_port;
 
 const TIMEOUT: f64 = 4.0;
 const CHECK_INTERVAL: f64 = 0.5;

@@ -6,10 +6,10 @@ use heartbeatd::actors::device_registry::{CheckOffline, RecordHeartbeats, Report
 use heartbeatd::domain::{Heartbeat, Status};
 
 use crate::specification::on_both_databases;
-use crate::support::broker::{Mosquitto, heartbeat};
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, id};
 use crate::support::service::{Place, Service};
+use servers::mosquitto::{Mosquitto, heartbeat};
 
 on_both_databases! {
     a_check_of_a_million_devices_does_not_keep_heartbeats_waiting

@@ -3,10 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::broker::{Mosquitto, heartbeat};
-use crate::support::eventually;
-use crate::support::process::{Log, Running, output};
 use crate::support::service::Place;
+use servers::eventually;
+use servers::mosquitto::{Mosquitto, heartbeat};
+use servers::process::{Log, Running, output};
 
 #[test]
 fn a_sink_of_ones_own_gets_the_devices_that_went_offline() {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::Running;
-use super::{PATIENCE, POLL, eventually};
+use servers::process::Running;
+use servers::{PATIENCE, POLL, eventually};
 
 /// A folder to run in, and the environment to run with.
 pub struct Place {

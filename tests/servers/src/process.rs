@@ -51,10 +51,12 @@ impl Drop for Running {
 pub struct Log(PathBuf);
 
 impl Log {
+    /// The log in that file.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
+    /// Opens the file for a program to write to.
     pub fn file(&self) -> File {
         File::create(&self.0).expect("a file")
     }

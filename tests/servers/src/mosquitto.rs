@@ -14,6 +14,7 @@ use super::process::{Running, free_port, program};
 
 /// A running mosquitto.
 pub struct Mosquitto {
+    /// Where it listens, on loopback.
     pub port: u16,
     process: Option<Running>,
     config: PathBuf,
@@ -21,6 +22,7 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
+    /// Starts one without limits, that lets anybody in.
     pub fn start() -> Self {
         Self::start_with("")
     }
@@ -41,6 +43,7 @@ impl Mosquitto {
         broker
     }
 
+    /// Its address as `mqtt.url` has it.
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
     }

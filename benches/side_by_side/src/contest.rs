@@ -1,0 +1,64 @@
+//! Throughput: the same load for everybody, in turns.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use crate::candidates::{Candidate, Stage};
+use crate::publisher::Publisher;
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    pub devices: u64,
+    /// How often each of them publishes, after a first time that is not measured.
+    pub rounds: u64,
+}
+
+/// What one run cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub heartbeats: u64,
+    pub took: Duration,
+    pub cpu: Duration,
+    pub peak_memory: u64,
+}
+
+impl Outcome {
+    pub fn per_second(&self) -> f64 {
+        self.heartbeats as f64 / self.took.as_secs_f64()
+    }
+
+    pub fn cpu_seconds_per_million(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.heartbeats as f64
+    }
+}
+
+/// Starts a candidate, has it process the load, and ends it.
+pub fn run(candidate: &Candidate, load: Load, stage: &Stage) -> anyhow::Result<Outcome> {
+    let mut running = candidate.start(stage)?;
+    let mut publisher = Publisher::connect(running.port(), candidate.qos)?;
+    // Everybody gets to know the fleet.
+    publisher.round(load.devices, 1)?;
+    running.await_processed(load.devices, 1)?;
+
+    let (before, began) = (running.used(), Instant::now());
+    let last = load.rounds + 1;
+    for round in 2..=last {
+        publisher.round(load.devices, round)?;
+    }
+    running.await_processed(load.devices, last)?;
+    let (took, after) = (began.elapsed(), running.used());
+    let processed = running.count_processed(load.devices, last)?;
+    ensure!(
+        processed == load.devices,
+        "{candidate}: only {processed} of {} devices show the last heartbeat",
+        load.devices
+    );
+    Ok(Outcome {
+        heartbeats: load.devices * load.rounds,
+        took,
+        cpu: after.cpu.saturating_sub(before.cpu),
+        peak_memory: after.peak_memory,
+    })
+}
