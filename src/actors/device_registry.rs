@@ -130,8 +130,8 @@ pub struct DeviceRegistry {
     /// Whether there may be heartbeats from a future that is not one any more:
     /// also at the start, for nobody knows what the clock did before.
     clamp_due: bool,
-    /// When the newest heartbeat was received, by the clock of then.
-    newest_heartbeat: DateTime<Utc>,
+    /// The latest that the clock has shown, to a heartbeat or to a check.
+    latest_reading: DateTime<Utc>,
     registered: u64,
     outage: Option<Outage>,
     rejections: LineBudget,
@@ -180,7 +180,7 @@ impl DeviceRegistry {
             store,
             turn: Arc::default(),
             clamp_due: true,
-            newest_heartbeat: DateTime::<Utc>::MIN_UTC,
+            latest_reading: DateTime::<Utc>::MIN_UTC,
             registered: counts.values().sum(),
             outage: None,
             rejections: LineBudget::default(),
@@ -345,9 +345,8 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         if let Some(earliest) = heartbeats.iter().map(|heartbeat| heartbeat.received_at).min() {
             self.clock_shows(earliest);
         }
-        let newest = heartbeats.iter().map(|heartbeat| heartbeat.received_at).max();
-        self.newest_heartbeat =
-            newest.map_or(self.newest_heartbeat, |t| t.max(self.newest_heartbeat));
+        let latest = heartbeats.iter().map(|heartbeat| heartbeat.received_at).max();
+        self.latest_reading = self.latest_reading.max(latest.unwrap_or(self.latest_reading));
         let full = self.pending.merge(heartbeats);
         self.reject(&full);
         self.metrics.set_pending(self.pending.len());
@@ -386,10 +385,11 @@ impl Handler<CheckOffline> for DeviceRegistry {
         let began = Instant::now();
         let stepped_back = self.clock_shows(now);
         // Nothing may have been proven yet that would show it.
-        if self.newest_heartbeat > now + TOLERATED_FUTURE {
+        if self.latest_reading > now + TOLERATED_FUTURE {
             self.clamp_due = true;
-            self.newest_heartbeat = now;
+            self.latest_reading = now;
         }
+        self.latest_reading = self.latest_reading.max(now);
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
             let clamp_due = std::mem::take(&mut registry.clamp_due);

@@ -14,6 +14,7 @@ on_both_databases! {
     a_device_is_not_missed_while_nobody_listened
     a_device_that_died_before_the_start_is_found
     a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped
+    a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too
 }
 
 async fn confirm(fleet: &Fleet, since: i64, until: i64) {
@@ -60,6 +61,22 @@ async fn a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped(database:
     assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(20)));
     assert!(fleet.check(at(200)).await.is_empty());
     assert_eq!(fleet.check(at(201)).await, ["pump"]);
+}
+
+async fn a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too(
+    database: TestDatabase,
+) {
+    drop(database.open().await);
+    let earlier_process = at(80).timestamp_millis();
+    let columns = "id, status, last_seen_at, registered_at";
+    let row = format!("('pump', 'online', {earlier_process}, 0)");
+    database.execute(&format!("INSERT INTO device ({columns}) VALUES {row}")).await;
+    let fleet = Fleet::on(database).await;
+    for (now, last_seen) in [(90, 80), (50, 50)] {
+        let check = CheckOffline { now: at(now) };
+        fleet.registry.send(check).await.expect("it lives").expect("it checks");
+        assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(last_seen)), "at {now}");
+    }
 }
 
 #[test]

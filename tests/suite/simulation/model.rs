@@ -30,7 +30,7 @@ pub struct Model {
     pending: BTreeMap<usize, (i64, bool)>,
     pub rows: BTreeMap<usize, Row>,
     clamp_due: bool,
-    newest_heartbeat: Option<i64>,
+    latest_reading: Option<i64>,
 }
 
 impl Model {
@@ -39,12 +39,12 @@ impl Model {
         self.proven = self.saved.clone();
         self.pending.clear();
         self.clamp_due = true;
-        self.newest_heartbeat = None;
+        self.latest_reading = None;
     }
 
     pub fn heartbeat(&mut self, device: usize, now: i64, error: bool) {
         self.step_back(now);
-        self.newest_heartbeat = self.newest_heartbeat.max(Some(now));
+        self.latest_reading = self.latest_reading.max(Some(now));
         self.pending.insert(device, (now, error));
     }
 
@@ -104,10 +104,11 @@ impl Model {
         timeout: impl Fn(usize) -> i64,
     ) -> Vec<usize> {
         let stepped_back = self.step_back(now);
-        if self.newest_heartbeat.is_some_and(|newest| newest > now + 1) {
+        if self.latest_reading.is_some_and(|latest| latest > now + 1) {
             self.clamp_due = true;
-            self.newest_heartbeat = Some(now);
+            self.latest_reading = Some(now);
         }
+        self.latest_reading = self.latest_reading.max(Some(now));
         if !self.flush(outage) || outage == Some(Outage::Devices) {
             self.clamp_due = true;
             return Vec::new();
