@@ -6,7 +6,7 @@
 //! silent devices. Both run beside the mailbox, which never waits for the
 //! database, and take turns with each other.
 
-mod pending;
+mod flush;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -18,16 +18,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use log::{error, info, warn};
 use tokio::sync::Mutex;
 
-use self::pending::Pending;
+use self::flush::Flushed;
 use self::sweep::Sweep;
 use super::{log_batch, log_rejection};
 use crate::config::Config;
 use crate::domain::{
-    Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Rejection, Status, Transition,
+    Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Pending, Rejection, Status, Transition,
 };
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
+use crate::store::{DeviceStore, Proven, RecordingRules, StoreError};
 
 const TARGET: &str = "device_registry";
 
@@ -134,7 +134,7 @@ pub struct DeviceRegistry {
     latest_reading: DateTime<Utc>,
     registered: u64,
     outage: Option<Outage>,
-    rejections: LineBudget,
+    rejections: Arc<LineBudget>,
 }
 
 /// What the database holds at the start.
@@ -183,7 +183,7 @@ impl DeviceRegistry {
             latest_reading: DateTime::<Utc>::MIN_UTC,
             registered: counts.values().sum(),
             outage: None,
-            rejections: LineBudget::default(),
+            rejections: Arc::default(),
         }
     }
 
@@ -207,24 +207,24 @@ impl DeviceRegistry {
             let began = Instant::now();
             let batch = registry.pending.take();
             let coverage = registry.coverage.clone();
-            let proven = Proven {
-                instance: registry.config.mqtt.client_id.clone(),
-                changed: coverage.since(&registry.saved),
+            let flush = flush::Flush {
+                store: registry.store.clone(),
+                metrics: Arc::clone(&registry.metrics),
+                rejections: Arc::clone(&registry.rejections),
+                rules: RecordingRules {
+                    auto_register: registry.config.devices.auto_register,
+                    room: registry.config.devices.max_devices.saturating_sub(registry.registered),
+                    max_clock_skew: registry.config.heartbeat.max_clock_skew,
+                },
+                proven: Proven {
+                    instance: registry.config.mqtt.client_id.clone(),
+                    changed: coverage.since(&registry.saved),
+                },
             };
-            let idle = batch.is_empty() && proven.changed.is_empty();
-            let store = registry.store.clone();
-            let rules = RecordingRules {
-                auto_register: registry.config.devices.auto_register,
-                room: registry.config.devices.max_devices.saturating_sub(registry.registered),
-                max_clock_skew: registry.config.heartbeat.max_clock_skew,
-            };
-            async move {
-                let recorded = store.update_last_seen(&batch, rules, &proven).await;
-                (batch, recorded)
-            }
-            .into_actor(registry)
-            .map(move |(batch, recorded), registry, _| {
-                let flushed = registry.flushed(batch, recorded, idle, began);
+            let idle = flush.is_idle(&batch);
+            let flushing = flush.write(batch).into_actor(registry);
+            flushing.map(move |flushed, registry, _| {
+                let flushed = registry.flushed(flushed, idle, began);
                 if flushed.is_ok() {
                     registry.saved = coverage;
                 }
@@ -236,38 +236,24 @@ impl DeviceRegistry {
 
     fn flushed(
         &mut self,
-        batch: Vec<Heartbeat>,
-        recorded: Result<Recorded, StoreError>,
+        Flushed { written, rest, registered, result }: Flushed,
         idle: bool,
         began: Instant,
     ) -> Result<(), StoreError> {
-        let recorded = recorded.inspect_err(|error| self.note_outage(error));
-        let written = recorded.map(|recorded| {
-            if !batch.is_empty() {
-                self.metrics.flushed(began.elapsed().as_secs_f64());
-            }
-            if !idle {
-                self.note_recovery(batch.len());
-            }
-            self.registered += recorded.registered;
-            self.metrics.registered(recorded.registered);
-            self.metrics.changed(&recorded.transitions);
-            log_transitions(&recorded.transitions);
-            self.reject(&recorded.rejections);
-            warn_of_skew(&recorded.skewed, self.config.heartbeat.max_clock_skew);
-        });
-        if written.is_err() {
-            self.pending.put_back(batch);
+        self.registered += registered;
+        match &result {
+            Ok(()) if written > 0 => self.metrics.flushed(began.elapsed().as_secs_f64()),
+            Ok(()) => (),
+            Err(error) => self.note_outage(error),
+        }
+        if result.is_ok() && !idle {
+            self.note_recovery(written);
+        }
+        if !rest.is_empty() {
+            self.pending.put_back(rest);
         }
         self.metrics.set_pending(self.pending.len());
-        written
-    }
-
-    fn reject(&self, rejections: &[Rejection]) {
-        for rejection in rejections {
-            self.metrics.rejected(rejection);
-            self.rejections.spend(|| log_rejection(TARGET, rejection));
-        }
+        result
     }
 
     fn note_outage(&mut self, error: &StoreError) {
@@ -347,8 +333,9 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         }
         let latest = heartbeats.iter().map(|heartbeat| heartbeat.received_at).max();
         self.latest_reading = self.latest_reading.max(latest.unwrap_or(self.latest_reading));
-        let full = self.pending.merge(heartbeats);
-        self.reject(&full);
+        let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
+        let full: Vec<_> = merged.filter_map(Result::err).collect();
+        reject(&self.metrics, &self.rejections, &full);
         self.metrics.set_pending(self.pending.len());
     }
 }
@@ -453,6 +440,13 @@ impl Handler<ReportHealth> for DeviceRegistry {
             pending: self.pending.len(),
             database: self.outage.as_ref().map_or(Ok(()), |outage| Err(outage.why.clone())),
         }
+    }
+}
+
+fn reject(metrics: &Metrics, lines: &LineBudget, rejections: &[Rejection]) {
+    for rejection in rejections {
+        metrics.rejected(rejection);
+        lines.spend(|| log_rejection(TARGET, rejection));
     }
 }
 

@@ -200,11 +200,12 @@ impl MqttIngest {
 
     /// Handles what concerns the connection and returns what is for the registry.
     fn sort(&mut self, events: Vec<Event>, ctx: &mut Context<Self>) -> Sorted {
-        let mut heartbeats = Vec::with_capacity(events.len());
+        let mut heartbeats = Vec::new();
         let mut confirmed = None;
         for event in events {
             match event {
-                Event::Heartbeat(heartbeat) => heartbeats.push(heartbeat),
+                Event::Heartbeats(more) if heartbeats.is_empty() => heartbeats = more,
+                Event::Heartbeats(more) => heartbeats.extend(more),
                 Event::Rejected(rejection) => {
                     self.metrics.rejected(&rejection);
                     self.rejections.spend(|| log_rejection(TARGET, &rejection));

@@ -7,6 +7,7 @@ pub mod coverage;
 pub mod device_id;
 pub mod evidence;
 pub mod heartbeat;
+pub mod pending;
 pub mod rounds;
 pub mod status;
 
@@ -16,5 +17,6 @@ pub use coverage::{
 pub use device_id::DeviceId;
 pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};
+pub use pending::Pending;
 pub use rounds::{Proof, Rounds};
 pub use status::{Status, Transition};

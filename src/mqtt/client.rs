@@ -343,24 +343,19 @@ impl Receiver {
         let Some(device) = self.topic.device_level(message.topic()) else {
             return self.receive_other(message, inbox);
         };
-        let device_id = match device.parse() {
-            Ok(id) => id,
-            Err(invalid) => {
-                return inbox.offer(Event::Rejected(Rejection::InvalidDeviceId(invalid)));
-            }
-        };
+        inbox.offer(self.read(device, message));
+    }
+
+    fn read(&self, device: &str, message: &paho::Message) -> Result<Heartbeat, Rejection> {
+        let device_id = device.parse().map_err(Rejection::InvalidDeviceId)?;
         if message.retained() {
-            return inbox.offer(Event::Rejected(Rejection::Retained { device_id }));
+            return Err(Rejection::Retained { device_id });
         }
-        match Heartbeat::parse(device_id, message.payload(), (self.clock)()) {
-            Ok((heartbeat, dropped)) => {
-                for field in dropped {
-                    self.metrics.field_dropped(field);
-                }
-                inbox.offer(Event::Heartbeat(heartbeat));
-            }
-            Err(rejection) => inbox.offer(Event::Rejected(rejection)),
+        let (heartbeat, dropped) = Heartbeat::parse(device_id, message.payload(), (self.clock)())?;
+        for field in dropped {
+            self.metrics.field_dropped(field);
         }
+        Ok(heartbeat)
     }
 
     fn receive_other(&self, message: &paho::Message, inbox: &Inbox) {

@@ -1,10 +1,17 @@
 //! Between paho's thread, which fills it, and the ingest, which empties it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::domain::{Heartbeat, Rejection};
+
+/// How long the first event waits for others. Two threads are woken for whatever
+/// is taken out: at 190,000 heartbeats a second they came in handfuls, and the
+/// switches took a fifth of the service's processor time.
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// Something that happened on the connection, in the order in which it did.
 #[derive(Debug)]
@@ -16,8 +23,8 @@ pub enum Event {
         /// What is known about it.
         why: String,
     },
-    /// A device lives.
-    Heartbeat(Heartbeat),
+    /// Devices live; these heartbeats came one after the other.
+    Heartbeats(Vec<Heartbeat>),
     /// What the service published to itself at that instant came back, after
     /// everything that the broker had for it until then.
     Echo {
@@ -45,6 +52,8 @@ pub struct Inbox {
 #[derive(Debug, Default)]
 struct Waiting {
     events: Vec<Event>,
+    /// How many of them are messages.
+    messages: usize,
     shed: u64,
 }
 
@@ -60,14 +69,21 @@ impl Inbox {
     }
 
     /// Puts in a message, or throws it away if too many are waiting.
-    pub(super) fn offer(&self, event: Event) {
+    pub(super) fn offer(&self, message: Result<Heartbeat, Rejection>) {
         let first = {
             let mut waiting = self.waiting.lock();
-            if waiting.events.len() >= self.max_backlog {
+            if waiting.messages >= self.max_backlog {
                 waiting.shed += 1;
                 return;
             }
-            waiting.events.push(event);
+            waiting.messages += 1;
+            match (message, waiting.events.last_mut()) {
+                (Ok(heartbeat), Some(Event::Heartbeats(heartbeats))) => {
+                    return heartbeats.push(heartbeat);
+                }
+                (Ok(heartbeat), _) => waiting.events.push(Event::Heartbeats(vec![heartbeat])),
+                (Err(rejection), _) => waiting.events.push(Event::Rejected(rejection)),
+            }
             waiting.events.len() == 1
         };
         // Whoever empties the inbox takes all: one wake-up is enough.
@@ -76,24 +92,32 @@ impl Inbox {
         }
     }
 
-    /// All that is waiting, as soon as there is something.
+    /// All that is waiting, soon after there is something.
     pub async fn take(&self) -> Vec<Event> {
         loop {
+            if self.waiting.lock().is_empty() {
+                self.filled.notified().await;
+            }
+            tokio::time::sleep(GATHERING).await;
             let events = self.rest();
             if !events.is_empty() {
                 return events;
             }
-            self.filled.notified().await;
         }
     }
 
     /// All that is waiting, if anything.
     pub fn rest(&self) -> Vec<Event> {
-        let mut waiting = self.waiting.lock();
-        let shed = std::mem::take(&mut waiting.shed);
+        let Waiting { mut events, shed, .. } = std::mem::take(&mut *self.waiting.lock());
         if shed > 0 {
-            waiting.events.push(Event::Shed(shed));
+            events.push(Event::Shed(shed));
         }
-        std::mem::take(&mut waiting.events)
+        events
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.shed == 0
     }
 }

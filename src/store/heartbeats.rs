@@ -99,26 +99,32 @@ impl DeviceStore {
         if heartbeats.is_empty() {
             return Ok(recorded);
         }
+        let steady = self.update_steady(transaction, heartbeats, rules.max_clock_skew).await?;
+        if steady == heartbeats.len() as u64 {
+            return Ok(recorded);
+        }
+
         let mut transitions = Vec::new();
-        let mut unknown = Vec::new();
-        let rows = bind(heartbeats);
-        for known in self.noteworthy(transaction, &rows, rules.max_clock_skew).await? {
-            let Ok(at) = heartbeats.binary_search_by(|h| h.device_id.cmp(&known.id)) else {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for row in self.noteworthy(transaction, heartbeats, rules.max_clock_skew).await? {
+            let Ok(at) = heartbeats.binary_search_by(|h| h.device_id.cmp(&row.id)) else {
                 continue;
             };
             let heartbeat = &heartbeats[at];
             if let Some(skew) = heartbeat.clock_skew_ms
-                && is_new_skew(known.clock_skew_ms, skew, rules.max_clock_skew)
+                && is_new_skew(row.clock_skew_ms, skew, rules.max_clock_skew)
             {
-                recorded.skewed.push((known.id.clone(), skew));
+                recorded.skewed.push((row.id, skew));
             }
-            match known.status {
-                Some(status) => transitions.extend(NewTransition::on_heartbeat(status, heartbeat)),
+            match row.status {
+                Some(status) => {
+                    transitions.extend(NewTransition::on_heartbeat(status, heartbeat));
+                    known.push(heartbeat);
+                }
                 None => unknown.push(heartbeat),
             }
         }
-
-        self.update(transaction, rows).await?;
+        self.update(transaction, &known).await?;
 
         let room = if rules.auto_register { rules.room } else { 0 };
         let (welcome, rejected) =
@@ -140,13 +146,29 @@ impl DeviceStore {
         Ok(recorded)
     }
 
-    /// The devices for which more than a timestamp changes: unknown ones, those
-    /// whose status changes, those whose clock is off. In a steady fleet that is
-    /// nobody, and no row travels.
+    /// Updates the devices for which no more than what they report changes, in a
+    /// steady fleet all of them. Returns how many.
+    async fn update_steady(
+        &self,
+        transaction: &DatabaseTransaction,
+        heartbeats: &[Heartbeat],
+        max_clock_skew: Duration,
+    ) -> Result<u64, DbErr> {
+        let sql = format!(
+            "{update} AND device.status = {STATUS_ON_HEARTBEAT} \
+             AND (heartbeat.clock_skew_ms IS NULL OR abs(heartbeat.clock_skew_ms) <= $2)",
+            update = self.update_sql(),
+        );
+        let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+        self.execute(transaction, &sql, [bind(heartbeats), bound.into()]).await
+    }
+
+    /// The others: unknown ones, those whose status changes, those whose clock is
+    /// off. Only their rows travel.
     async fn noteworthy(
         &self,
         transaction: &DatabaseTransaction,
-        heartbeats: &Value,
+        heartbeats: &[Heartbeat],
         max_clock_skew: Duration,
     ) -> Result<Vec<Known>, DbErr> {
         let sql = format!(
@@ -158,16 +180,26 @@ impl DeviceStore {
             rows = rows::select(self.backend(), "$1", HEARTBEAT),
         );
         let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
-        let rows = self.select(transaction, &sql, [heartbeats.clone(), bound.into()]).await?;
+        let rows = self.select(transaction, &sql, [bind(heartbeats), bound.into()]).await?;
         rows.iter().map(Known::read).collect()
     }
 
     async fn update(
         &self,
         transaction: &DatabaseTransaction,
-        heartbeats: Value,
+        heartbeats: &[&Heartbeat],
     ) -> Result<(), DbErr> {
-        let sql = format!(
+        if heartbeats.is_empty() {
+            return Ok(());
+        }
+        let values = [bind(heartbeats.iter().copied())];
+        self.execute(transaction, &self.update_sql(), values).await?;
+        Ok(())
+    }
+
+    /// Writes what devices report; which of them can be narrowed down by a suffix.
+    fn update_sql(&self) -> String {
+        format!(
             "WITH heartbeat AS ({rows}) \
              UPDATE device SET \
                  status = {STATUS_ON_HEARTBEAT}, \
@@ -178,9 +210,7 @@ impl DeviceStore {
                  error = heartbeat.error \
              FROM heartbeat WHERE device.id = heartbeat.id",
             rows = rows::select(self.backend(), "$1", HEARTBEAT),
-        );
-        self.execute(transaction, &sql, [heartbeats]).await?;
-        Ok(())
+        )
     }
 
     async fn register_heard(

@@ -1,8 +1,10 @@
 //! The database is gone for a while.
 
-use heartbeatd::actors::device_registry::{CheckOffline, ReportHealth};
+use heartbeatd::actors::device_registry::{CheckOffline, Flush, ReportHealth};
 use heartbeatd::domain::Status;
-use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{
+    ConnectionTrait, Database, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
 
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
@@ -41,6 +43,33 @@ async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
     let alive = fleet.device("alive").await;
     assert_eq!((alive.last_seen_at, alive.uptime_seconds), (Some(at(295)), Some(1)));
     assert_eq!(fleet.status("new").await, Status::Online);
+    let health = fleet.registry.send(ReportHealth).await.expect("it lives");
+    assert_eq!((health.database, health.pending), (Ok(()), 0));
+}
+
+#[actix_rt::test]
+async fn a_flush_that_fails_halfway_keeps_the_rest() {
+    let database = TestDatabase::sqlite();
+    let other = Database::connect(&database.url).await.expect("the database opens");
+    let fleet = Fleet::on(database).await;
+    let ids: Vec<_> = (0..25_000).map(|number| format!("d-{number:05}")).collect();
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON device WHEN new.id = 'd-15000' \
+                BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    other.execute_unprepared(full).await.expect(full);
+
+    fleet.heartbeats(&ids, "", at(0)).await;
+    let failed = fleet.registry.send(Flush).await.expect("it lives").expect_err("it is full");
+    assert!(failed.to_string().contains("the disk is full"), "{failed}");
+    let health = fleet.registry.send(ReportHealth).await.expect("it lives");
+    let counted = async || fleet.store.count_by_status().await.expect("it counts")[&Status::Online];
+    let written = counted().await;
+    assert!(written > 0 && written < 25_000, "{written}");
+    assert_eq!(health.pending as u64 + written, 25_000);
+
+    other.execute_unprepared("DROP TRIGGER full").await.expect("it is there");
+    fleet.flush().await;
+    assert_eq!(counted().await, 25_000);
     let health = fleet.registry.send(ReportHealth).await.expect("it lives");
     assert_eq!((health.database, health.pending), (Ok(()), 0));
 }

@@ -253,13 +253,14 @@ impl Running_ for Heartbeatd {
         Used { cpu: own.cpu + server.cpu, ..own }
     }
 
-    /// One connection published everything in order, so it is received in order;
-    /// and a batch is committed as a whole.
+    /// Counting the whole fleet takes its time from the candidate, so the device
+    /// that published last has to be there first.
     fn await_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         let last = id(last_of(devices));
         let sql = format!("SELECT uptime_seconds FROM device WHERE id = '{last}'");
         let uptime = i64::try_from(round * SECONDS_PER_ROUND)?;
-        await_true("heartbeatd", || Ok(self.number(&sql)? == Some(uptime)))
+        await_true("the last heartbeat", || Ok(self.number(&sql)? == Some(uptime)))?;
+        await_true("all heartbeats", || Ok(self.count_processed(devices, round)? == devices))
     }
 
     fn count_processed(&mut self, _: u64, round: u64) -> anyhow::Result<u64> {

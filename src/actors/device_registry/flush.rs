@@ -1,0 +1,75 @@
+//! One flush: what was taken out of the buffer goes into the database. It runs
+//! beside the mailbox.
+
+use std::sync::Arc;
+
+use super::{log_transitions, reject, warn_of_skew};
+use crate::domain::Heartbeat;
+use crate::line_budget::LineBudget;
+use crate::metrics::Metrics;
+use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
+
+/// How many heartbeats one transaction writes: what a flush needs besides the
+/// heartbeats themselves does not grow with their number.
+const WRITTEN_AT_ONCE: usize = 10_000;
+
+/// One flush.
+pub(super) struct Flush {
+    pub(super) store: DeviceStore,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) rejections: Arc<LineBudget>,
+    pub(super) rules: RecordingRules,
+    /// What all of the heartbeats together allow to be proven.
+    pub(super) proven: Proven,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Flushed {
+    pub(super) written: usize,
+    /// Not empty if it failed.
+    pub(super) rest: Vec<Heartbeat>,
+    pub(super) registered: u64,
+    pub(super) result: Result<(), StoreError>,
+}
+
+impl Flush {
+    /// Whether there is nothing to write.
+    pub(super) fn is_idle(&self, batch: &[Heartbeat]) -> bool {
+        batch.is_empty() && self.proven.changed.is_empty()
+    }
+
+    /// Writes heartbeats, sorted by device, a portion after the other; and with the
+    /// last of them what is proven once all are there.
+    pub(super) async fn write(mut self, mut batch: Vec<Heartbeat>) -> Flushed {
+        let nothing = Proven::default();
+        let (mut written, mut registered) = (0, 0);
+        let result = loop {
+            let end = batch.len().min(written + WRITTEN_AT_ONCE);
+            let proven = if end == batch.len() { &self.proven } else { &nothing };
+            let portion = &batch[written..end];
+            match self.store.update_last_seen(portion, self.rules, proven).await {
+                Ok(recorded) => {
+                    self.rules.room = self.rules.room.saturating_sub(recorded.registered);
+                    registered += recorded.registered;
+                    self.report(&recorded);
+                }
+                Err(error) => break Err(error),
+            }
+            written = end;
+            if end == batch.len() {
+                break Ok(());
+            }
+        };
+        batch.drain(..written);
+        Flushed { written, rest: batch, registered, result }
+    }
+
+    fn report(&self, recorded: &Recorded) {
+        self.metrics.registered(recorded.registered);
+        self.metrics.changed(&recorded.transitions);
+        log_transitions(&recorded.transitions);
+        reject(&self.metrics, &self.rejections, &recorded.rejections);
+        warn_of_skew(&recorded.skewed, self.rules.max_clock_skew);
+    }
+}

@@ -1,0 +1,144 @@
+//! The write-behind buffer: the newest heartbeat of each device that is not in
+//! the database yet. Its size is bounded by the fleet, not by how long the
+//! database is gone.
+
+use std::hash::BuildHasher;
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::{Heartbeat, Rejection};
+
+/// One heartbeat per device, in a row, and an index of four bytes each.
+#[derive(Debug)]
+pub struct Pending {
+    heartbeats: Vec<Heartbeat>,
+    /// Where each device's heartbeat is.
+    index: HashTable<u32>,
+    /// Seeded at random: devices choose their ids.
+    hasher: DefaultHashBuilder,
+    capacity: usize,
+}
+
+impl Pending {
+    /// An empty buffer for up to `max_devices`.
+    pub fn new(max_devices: u64) -> Self {
+        Self {
+            heartbeats: Vec::new(),
+            index: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            capacity: u32::try_from(max_devices).unwrap_or(u32::MAX) as usize,
+        }
+    }
+
+    /// How many devices have a heartbeat in it.
+    pub fn len(&self) -> usize {
+        self.heartbeats.len()
+    }
+
+    /// Whether no device has.
+    pub fn is_empty(&self) -> bool {
+        self.heartbeats.is_empty()
+    }
+
+    /// Takes in a heartbeat that is later than those before.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::FleetFull`] if as many other devices as may be registered at
+    /// all have one waiting.
+    pub fn merge(&mut self, later: Heartbeat) -> Result<(), Rejection> {
+        self.put(later, self.capacity)
+    }
+
+    fn put(&mut self, later: Heartbeat, capacity: usize) -> Result<(), Rejection> {
+        let Self { heartbeats, index, hasher, .. } = self;
+        let id = |at: &u32| &heartbeats[*at as usize].device_id;
+        let hash = hasher.hash_one(&later.device_id);
+        let entry =
+            index.entry(hash, |at| *id(at) == later.device_id, |at| hasher.hash_one(id(at)));
+        match entry {
+            Entry::Occupied(at) => heartbeats[*at.get() as usize].merge(later),
+            Entry::Vacant(_) if heartbeats.len() >= capacity => {
+                return Err(Rejection::FleetFull { device_id: later.device_id });
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(heartbeats.len() as u32);
+                heartbeats.push(later);
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties the buffer: one heartbeat per device, sorted by id.
+    pub fn take(&mut self) -> Vec<Heartbeat> {
+        self.index.clear();
+        // As many are to be expected again.
+        let next = Vec::with_capacity(self.heartbeats.len());
+        let mut taken = std::mem::replace(&mut self.heartbeats, next);
+        taken.sort_unstable_by(|a, b| a.device_id.cmp(&b.device_id));
+        taken
+    }
+
+    /// Puts back what [`take`](Self::take) gave and could not be written; what
+    /// has arrived since is later. There is room for both.
+    pub fn put_back(&mut self, earlier: Vec<Heartbeat>) {
+        let later = std::mem::take(&mut self.heartbeats);
+        self.index.clear();
+        for heartbeat in earlier.into_iter().chain(later) {
+            let _fits = self.put(heartbeat, u32::MAX as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heartbeat(device: &str, second: i64) -> Heartbeat {
+        let at = chrono::DateTime::from_timestamp(second, 0).expect("small");
+        Heartbeat::parse(device.parse().expect(device), b"", at).expect("an empty one").0
+    }
+
+    fn buffer(heartbeats: &[(&str, i64)]) -> Pending {
+        let mut pending = Pending::new(3);
+        for (device, second) in heartbeats {
+            pending.merge(heartbeat(device, *second)).expect("there is room");
+        }
+        pending
+    }
+
+    fn content(pending: &mut Pending) -> Vec<(String, i64)> {
+        let taken = pending.take();
+        taken.iter().map(|h| (h.device_id.to_string(), h.received_at.timestamp())).collect()
+    }
+
+    #[test]
+    fn it_holds_the_newest_of_each_device_sorted_by_id() {
+        let mut pending = buffer(&[("b", 1), ("a", 2), ("b", 3)]);
+        assert_eq!(pending.len(), 2);
+        assert_eq!(content(&mut pending), [("a".to_owned(), 2), ("b".to_owned(), 3)]);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_device_too_many_is_rejected_and_the_others_go_on() {
+        let mut pending = buffer(&[("a", 1), ("b", 1), ("c", 1)]);
+        let device_id = "d".parse().expect("an id");
+        assert_eq!(pending.merge(heartbeat("d", 2)), Err(Rejection::FleetFull { device_id }));
+        assert_eq!(pending.merge(heartbeat("c", 2)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_put_back_is_older_than_what_has_arrived_since() {
+        let mut pending = buffer(&[("a", 1), ("b", 1)]);
+        let taken = pending.take();
+        for device in ["b", "c", "d"] {
+            pending.merge(heartbeat(device, 5)).expect("there is room");
+        }
+        pending.put_back(taken);
+        let expected = [("a", 1), ("b", 5), ("c", 5), ("d", 5)];
+        assert_eq!(content(&mut pending), expected.map(|(id, at)| (id.to_owned(), at)));
+        assert_eq!(pending.merge(heartbeat("a", 6)), Ok(()), "it has room again");
+    }
+}
