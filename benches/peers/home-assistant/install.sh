@@ -4,8 +4,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../../../scripts/install.sh"
 
-install_packages python3 '/usr/lib/python3*/ensurepip:python3-venv' cc:gcc \
-    '/usr/include/python3*/Python.h:python3-dev'
+install_packages python3 '/usr/lib/python3*/ensurepip:python3-venv'
 # Debian's own Python, whatever else comes first in the PATH.
 [ -x "$1/bin/pip" ] || /usr/bin/python3 -m venv "$1"
 cmp -s "$here/requirements.txt" "$1/installed.txt" && exit

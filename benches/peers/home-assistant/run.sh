@@ -22,6 +22,14 @@ awk -v devices="$DEVICES" -v qos="$QOS" 'BEGIN {
 }' >"$2/sensors.yaml"
 
 # Ready when it answers on MQTT, which it does once all is set up.
-("$1/bin/python" "$here/ask.py" "$MQTT_PORT" none 900 >/dev/null && echo ready &)
+say_ready() {
+    while kill -0 $$ 2>/dev/null; do
+        sleep 1
+        "$1/bin/python" "$here/ask.py" "$MQTT_PORT" none 5 >/dev/null 2>&1 || continue
+        echo ready
+        return
+    done
+}
+(say_ready "$1" &)
 
 exec "$1/bin/hass" --config "$2" --skip-pip >&2

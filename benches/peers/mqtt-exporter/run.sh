@@ -8,7 +8,7 @@ sed -e "s/@MQTT_PORT@/$MQTT_PORT/" -e "s/@QOS@/$QOS/" "$here/config.yaml" >"$2/c
 
 # It subscribes as soon as it is connected, and does not say when that is done.
 say_ready() {
-    for _ in {1..120}; do
+    while kill -0 $$ 2>/dev/null; do
         sleep 0.5
         curl -fs "http://127.0.0.1:$HTTP_PORT/metrics" | grep -qx 'mqtt2prometheus_connected 1' || continue
         sleep 1

@@ -1,0 +1,59 @@
+//! What the micro-benchmarks work on; the same for time and for instructions.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use heartbeatd::domain::{Coverage, DeviceId, GapCause, Heartbeat, Pending};
+
+/// The payload of the specification.
+pub const PAYLOAD: &[u8] =
+    br#"{"timestamp":"2026-11-24T03:00:00.123Z","uptime_seconds":86400,"free_memory":123456}"#;
+
+pub const TIMEOUT: Duration = Duration::from_secs(180);
+
+pub fn start() -> DateTime<Utc> {
+    "2026-11-24T03:00:00Z".parse().expect("a constant")
+}
+
+pub fn device(number: u64) -> DeviceId {
+    format!("device-{number:07}").parse().expect("an id")
+}
+
+/// One heartbeat of each of so many devices, in an order of no meaning.
+pub fn heartbeats(devices: u64) -> Vec<Heartbeat> {
+    const PRIME: u64 = 2_654_435_761;
+    let numbers = (0..devices).map(|step| step * PRIME % devices);
+    numbers.map(|number| parse(device(number), PAYLOAD)).collect()
+}
+
+pub fn parse(device: DeviceId, payload: &[u8]) -> Heartbeat {
+    Heartbeat::parse(device, payload, start()).expect("a heartbeat").0
+}
+
+/// Merges them into a buffer that has one of each device already, as most of the
+/// time under load.
+pub fn coalesce(mut pending: Pending, heartbeats: Vec<Heartbeat>) -> Pending {
+    for heartbeat in heartbeats {
+        pending.merge(heartbeat).expect("there is room");
+    }
+    pending
+}
+
+pub fn pending(heartbeats: &[Heartbeat]) -> Pending {
+    coalesce(Pending::new(heartbeats.len() as u64), heartbeats.to_vec())
+}
+
+/// A coverage with so many gaps.
+pub fn coverage(gaps: i64) -> Coverage {
+    let mut coverage = Coverage::new(Duration::from_secs(5));
+    for gap in 0..=gaps {
+        let since = start() + TimeDelta::seconds(100 * gap);
+        coverage.confirm(since, since + TimeDelta::seconds(10), GapCause::Disconnected);
+    }
+    coverage
+}
+
+/// When such a coverage ends.
+pub fn end(gaps: i64) -> DateTime<Utc> {
+    start() + TimeDelta::seconds(100 * gaps + 10)
+}
