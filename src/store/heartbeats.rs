@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{DatabaseTransaction, DbErr, QueryResult, Value};
+use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::history::NewTransition;
 use super::listening::Proven;
@@ -43,6 +43,10 @@ const HEARTBEAT: Columns = &[
     ("clock_skew_ms", Type::Integer),
     ("error", Type::Text),
 ];
+
+/// How many heartbeats SQLite gets as a list, value by value; what is left over is
+/// fewer. From 100 to 5,000 it is equally fast.
+const LISTED_AT_ONCE: usize = 500;
 
 /// [`Status::on_heartbeat`], set-wise; a test holds the two against each other.
 const STATUS_ON_HEARTBEAT: &str =
@@ -154,13 +158,28 @@ impl DeviceStore {
         heartbeats: &[Heartbeat],
         max_clock_skew: Duration,
     ) -> Result<u64, DbErr> {
-        let sql = format!(
-            "{update} AND device.status = {STATUS_ON_HEARTBEAT} \
-             AND (heartbeat.clock_skew_ms IS NULL OR abs(heartbeat.clock_skew_ms) <= $2)",
-            update = self.update_sql(),
-        );
         let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
-        self.execute(transaction, &sql, [bind(heartbeats), bound.into()]).await
+        let steady = format!(
+            "AND device.status = {STATUS_ON_HEARTBEAT} \
+             AND (heartbeat.clock_skew_ms IS NULL OR abs(heartbeat.clock_skew_ms) <= {bound})",
+        );
+        let (listed, rest) = match self.backend() {
+            DbBackend::Sqlite => heartbeats.as_chunks::<LISTED_AT_ONCE>(),
+            _ => (&[][..], heartbeats),
+        };
+        let mut updated = 0;
+        if !listed.is_empty() {
+            let sql = format!("{} {steady}", update_sql(&rows::list(HEARTBEAT, LISTED_AT_ONCE)));
+            for heartbeats in listed {
+                let values = heartbeats.iter().flat_map(listed_values);
+                updated += self.execute(transaction, &sql, values).await?;
+            }
+        }
+        if !rest.is_empty() {
+            let sql = format!("{} {steady}", update_sql(&self.unpacked()));
+            updated += self.execute(transaction, &sql, [bind(rest)]).await?;
+        }
+        Ok(updated)
     }
 
     /// The others: unknown ones, those whose status changes, those whose clock is
@@ -177,7 +196,7 @@ impl DeviceStore {
              FROM heartbeat LEFT JOIN device ON device.id = heartbeat.id \
              WHERE device.status IS NULL OR device.status <> {STATUS_ON_HEARTBEAT} \
                 OR abs(heartbeat.clock_skew_ms) > $2",
-            rows = rows::select(self.backend(), "$1", HEARTBEAT),
+            rows = self.unpacked(),
         );
         let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
         let rows = self.select(transaction, &sql, [bind(heartbeats), bound.into()]).await?;
@@ -193,24 +212,13 @@ impl DeviceStore {
             return Ok(());
         }
         let values = [bind(heartbeats.iter().copied())];
-        self.execute(transaction, &self.update_sql(), values).await?;
+        self.execute(transaction, &update_sql(&self.unpacked()), values).await?;
         Ok(())
     }
 
-    /// Writes what devices report; which of them can be narrowed down by a suffix.
-    fn update_sql(&self) -> String {
-        format!(
-            "WITH heartbeat AS ({rows}) \
-             UPDATE device SET \
-                 status = {STATUS_ON_HEARTBEAT}, \
-                 last_seen_at = heartbeat.last_seen_at, \
-                 uptime_seconds = coalesce(heartbeat.uptime_seconds, device.uptime_seconds), \
-                 free_memory = coalesce(heartbeat.free_memory, device.free_memory), \
-                 clock_skew_ms = coalesce(heartbeat.clock_skew_ms, device.clock_skew_ms), \
-                 error = heartbeat.error \
-             FROM heartbeat WHERE device.id = heartbeat.id",
-            rows = rows::select(self.backend(), "$1", HEARTBEAT),
-        )
+    /// The rows of [`bind`]'s parameter.
+    fn unpacked(&self) -> String {
+        rows::select(self.backend(), "$1", HEARTBEAT)
     }
 
     async fn register_heard(
@@ -228,14 +236,42 @@ impl DeviceStore {
              SELECT id, {STATUS_ON_HEARTBEAT}, last_seen_at, uptime_seconds, free_memory, \
                     clock_skew_ms, error, last_seen_at \
              FROM heartbeat",
-            rows = rows::select(self.backend(), "$1", HEARTBEAT),
+            rows = self.unpacked(),
         );
         self.execute(transaction, &sql, [bind(heartbeats.iter().copied())]).await?;
         Ok(())
     }
 }
 
-/// The heartbeats as rows of [`HEARTBEAT`].
+/// Writes what the devices in `rows` report; which of them can be narrowed down by a
+/// suffix.
+fn update_sql(rows: &str) -> String {
+    format!(
+        "WITH heartbeat AS ({rows}) \
+         UPDATE device SET \
+             status = {STATUS_ON_HEARTBEAT}, \
+             last_seen_at = heartbeat.last_seen_at, \
+             uptime_seconds = coalesce(heartbeat.uptime_seconds, device.uptime_seconds), \
+             free_memory = coalesce(heartbeat.free_memory, device.free_memory), \
+             clock_skew_ms = coalesce(heartbeat.clock_skew_ms, device.clock_skew_ms), \
+             error = heartbeat.error \
+         FROM heartbeat WHERE device.id = heartbeat.id"
+    )
+}
+
+/// A row of [`HEARTBEAT`], value by value.
+fn listed_values(heartbeat: &Heartbeat) -> [Value; HEARTBEAT.len()] {
+    [
+        heartbeat.device_id.as_str().into(),
+        millis(heartbeat.received_at).into(),
+        heartbeat.uptime_seconds.into(),
+        heartbeat.free_memory.into(),
+        heartbeat.clock_skew_ms.into(),
+        heartbeat.error.as_deref().into(),
+    ]
+}
+
+/// The heartbeats as rows of [`HEARTBEAT`], in one parameter.
 fn bind<'a>(heartbeats: impl IntoIterator<Item = &'a Heartbeat>) -> Value {
     let rows = heartbeats.into_iter().map(|heartbeat| {
         (

@@ -14,11 +14,18 @@ pub struct Row {
     pub last_seen: i64,
 }
 
-/// What is proven: second `s` stands for the time from `s` until `s + 1`.
+/// What is proven: second `s` stands for the time from `s` until `s + 1`, instant
+/// `s` for its beginning alone, which counts for nothing but is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Proven {
     seconds: BTreeSet<i64>,
-    newest: Option<i64>,
+    instants: BTreeSet<i64>,
+}
+
+impl Proven {
+    fn newest(&self) -> Option<i64> {
+        self.instants.last().copied()
+    }
 }
 
 /// The service and its database, by the clock of the service.
@@ -52,18 +59,20 @@ impl Model {
         if self.step_back(until) {
             return;
         }
-        let begin = self.proven.newest.map_or(since, |newest| newest.max(since)).min(until);
+        let begin = self.proven.newest().map_or(since, |newest| newest.max(since)).min(until);
         if until - begin <= GRACE {
             self.proven.seconds.extend(begin..until);
+            self.proven.instants.extend(begin..until);
         }
-        self.proven.newest = Some(until);
+        self.proven.instants.insert(until);
     }
 
     fn step_back(&mut self, now: i64) -> bool {
-        let stepped_back = self.proven.newest.is_some_and(|newest| newest > now);
+        let stepped_back = self.proven.newest().is_some_and(|newest| newest > now);
         if stepped_back {
             self.proven.seconds.retain(|second| *second < now);
-            self.proven.newest = Some(now);
+            self.proven.instants.retain(|instant| *instant < now);
+            self.proven.instants.insert(now);
             self.clamp_due = true;
         }
         stepped_back
