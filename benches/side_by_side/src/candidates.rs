@@ -85,7 +85,7 @@ pub struct Stage {
 }
 
 /// One that runs.
-pub trait Running_ {
+pub trait Contestant {
     fn port(&self) -> u16;
     fn used(&self) -> Used;
     /// Waits until everything up to the end of `round` is processed.
@@ -95,7 +95,7 @@ pub trait Running_ {
 }
 
 impl Candidate {
-    pub fn start(&self, stage: &Stage) -> anyhow::Result<Box<dyn Running_>> {
+    pub fn start(&self, stage: &Stage) -> anyhow::Result<Box<dyn Contestant>> {
         let port = match self.broker {
             Broker::Mosquitto => stage.mosquitto,
             Broker::Embedded => free_port(),
@@ -139,7 +139,7 @@ impl Counting {
     }
 }
 
-impl Running_ for Counting {
+impl Contestant for Counting {
     fn port(&self) -> u16 {
         self.port
     }
@@ -185,7 +185,8 @@ pub struct Heartbeatd {
     /// To look into its database.
     runtime: tokio::runtime::Runtime,
     db: DatabaseConnection,
-    pub place: Place,
+    /// Kept until the process has ended.
+    _place: Place,
 }
 
 impl Heartbeatd {
@@ -223,7 +224,7 @@ impl Heartbeatd {
         let mut options = sea_orm::ConnectOptions::new(&place.url);
         options.max_connections(1).sqlx_logging(false);
         let db = runtime.block_on(Database::connect(options))?;
-        Ok(Self { process, port, runtime, db, place })
+        Ok(Self { process, port, runtime, db, _place: place })
     }
 
     /// The only number that a query gives.
@@ -232,13 +233,9 @@ impl Heartbeatd {
         let row = self.runtime.block_on(self.db.query_one_raw(statement))?;
         row.map_or(Ok(None), |row| Ok(row.try_get_by_index(0)?))
     }
-
-    pub fn log(&self) -> anyhow::Result<String> {
-        Ok(fs::read_to_string(self.place.folder.path().join("log"))?)
-    }
 }
 
-impl Running_ for Heartbeatd {
+impl Contestant for Heartbeatd {
     fn port(&self) -> u16 {
         self.port
     }
@@ -313,7 +310,7 @@ impl Peer {
     }
 }
 
-impl Running_ for Peer {
+impl Contestant for Peer {
     fn port(&self) -> u16 {
         self.port
     }

@@ -88,5 +88,11 @@ fn everybody() -> Vec<Candidate> {
             }
         }
     }
+    let peers = ["asyncio", "mqtt-exporter", "node-red"];
+    all.extend(peers.map(|name| Candidate {
+        kind: Kind::Peer(name.to_owned()),
+        broker: Broker::Mosquitto,
+        qos: 0,
+    }));
     all
 }

@@ -8,7 +8,6 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use chrono::{SecondsFormat, Utc};
@@ -60,28 +59,6 @@ impl Publisher {
     /// one is [`last_of`]'s.
     pub fn round(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         self.heartbeats(order(devices), round)
-    }
-
-    /// Publishes for `duration`, `per_second` heartbeats a second.
-    pub fn paced(
-        &mut self,
-        devices: u64,
-        per_second: u64,
-        duration: Duration,
-    ) -> anyhow::Result<u64> {
-        const TICK: Duration = Duration::from_millis(10);
-        let began = Instant::now();
-        let mut devices = order(devices).cycle();
-        let mut published = 0;
-        while began.elapsed() < duration {
-            let due = (began.elapsed().as_secs_f64() * per_second as f64) as u64;
-            let now = usize::try_from(due - published)?;
-            self.heartbeats(devices.by_ref().take(now), 1)?;
-            published = due;
-            // The pace itself.
-            std::thread::sleep(TICK);
-        }
-        Ok(published)
     }
 
     fn heartbeats(&mut self, devices: impl Iterator<Item = u64>, round: u64) -> anyhow::Result<()> {
