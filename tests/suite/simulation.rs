@@ -473,6 +473,10 @@ impl World {
         // Its first check comes at once, and the one that is asked for after it.
         actix_rt::task::yield_now().await;
         self.check().await;
+        if self.service.is_some() {
+            let again = self.model.check(CLOCK.get(), None, timeout);
+            self.assert(again.is_empty(), format_args!("{again:?} in the second check only"));
+        }
     }
 
     // --- The network ---
@@ -640,7 +644,6 @@ impl World {
             done = service.ticker.send(CheckNow) => { done.expect("it lives"); false }
             () = self.received.deadly.notified() => true,
         };
-        let timeout = |device| if device == OWN { OWN_TIMEOUT } else { TIMEOUT };
         let offline = self.model.check(CLOCK.get(), outage, timeout);
         self.note_written();
         for &device in &offline {
@@ -725,6 +728,10 @@ impl World {
             format_args!("the sink got {received:?}: some twice"),
         );
     }
+}
+
+fn timeout(device: usize) -> i64 {
+    if device == OWN { OWN_TIMEOUT } else { TIMEOUT }
 }
 
 fn name(device: usize) -> String {
