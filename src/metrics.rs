@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
+use chrono::{DateTime, Utc};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -24,6 +25,7 @@ pub struct Metrics {
     transitions: Family<FromTo, Counter>,
     pending: Gauge,
     listening: Gauge,
+    proven_until: Gauge<f64, AtomicU64>,
     flush_duration: Histogram,
     check_duration: Histogram,
     detection_delay: Histogram,
@@ -95,7 +97,13 @@ impl Metrics {
             listening: add(
                 r,
                 "listening",
-                "1 while heartbeats can be received, else 0",
+                "1 while heartbeats are received and echoes prove it, else 0",
+                Gauge::default(),
+            ),
+            proven_until: add(
+                r,
+                "proven_timestamp_seconds",
+                "Until when every heartbeat is proven to have been received, as Unix time",
                 Gauge::default(),
             ),
             flush_duration: add(
@@ -125,7 +133,7 @@ impl Metrics {
             blind_seconds: add(
                 r,
                 "blind_seconds",
-                "Time that is not proven to have been listened to",
+                "Time that was not listened to, counted as soon as it has ended",
                 Counter::default(),
             ),
             unmatched: add(
@@ -193,7 +201,12 @@ impl Metrics {
         self.pending.set(i64::try_from(devices).unwrap_or(i64::MAX));
     }
 
-    /// Whether heartbeats can be received.
+    /// It is proven that everything was received up to then.
+    pub fn set_proven(&self, until: DateTime<Utc>) {
+        self.proven_until.set(until.timestamp_millis() as f64 / 1000.0);
+    }
+
+    /// Whether heartbeats are received, and that is proven.
     pub fn set_listening(&self, listening: bool) {
         self.listening.set(listening.into());
     }

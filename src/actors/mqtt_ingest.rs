@@ -26,7 +26,7 @@ const TARGET: &str = "mqtt_ingest";
 /// by people.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 
-/// How often a missing connection is mentioned again.
+/// How often a missing connection, or missing echoes, are mentioned again.
 const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 
 /// Stop listening. Replies when everything that was received is with the
@@ -43,8 +43,10 @@ pub struct ReportListening;
 /// The ingest's state, for readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, MessageResponse)]
 pub enum Listening {
-    /// Heartbeats arrive.
+    /// Heartbeats arrive, and echoes prove it.
     Subscribed,
+    /// Subscribed, but no echo comes back.
+    Unproven,
     /// The broker is reached, but has not accepted the subscription.
     Connected,
     /// The broker is not reached.
@@ -65,8 +67,8 @@ pub struct MqttIngest {
     confirm_interval: Duration,
     listening: Listening,
     rounds: Rounds,
-    /// Whether it was said that no echo comes back.
-    echo_missing: bool,
+    /// Since when no echo comes back, once that was said.
+    echo_missing: Option<Instant>,
     /// Since when there is no connection.
     down_since: Instant,
     rejections: LineBudget,
@@ -91,7 +93,7 @@ impl MqttIngest {
             confirm_interval,
             listening: Listening::Disconnected,
             rounds: Rounds::default(),
-            echo_missing: false,
+            echo_missing: None,
             down_since: Instant::now(),
             rejections: LineBudget::default(),
         }
@@ -102,7 +104,15 @@ impl MqttIngest {
         if listening != Listening::Subscribed {
             self.rounds.interrupt(GapCause::Disconnected);
         }
-        self.metrics.set_listening(listening == Listening::Subscribed);
+        self.metrics.set_listening(self.proven() == Listening::Subscribed);
+    }
+
+    /// Whether echoes come back is a question of its own.
+    fn proven(&self) -> Listening {
+        match self.listening {
+            Listening::Subscribed if self.echo_missing.is_some() => Listening::Unproven,
+            listening => listening,
+        }
     }
 
     fn subscribe(&self, ctx: &mut Context<Self>) {
@@ -114,16 +124,19 @@ impl MqttIngest {
                 ingest.send_echo(ctx);
                 info!(target: TARGET, topic = ingest.client.topic(); "listening");
             }
-            Err(error) => {
-                error!(target: TARGET, "{error}");
-                ctx.run_later(SUBSCRIBE_AGAIN, |ingest, ctx| {
-                    // A reconnect has subscribed meanwhile, or will.
-                    if ingest.listening == Listening::Connected {
-                        ingest.subscribe(ctx);
-                    }
-                });
-            }
+            Err(error) => ingest.refused(&error, ctx),
         }));
+    }
+
+    fn refused(&mut self, error: &ClientError, ctx: &mut Context<Self>) {
+        error!(target: TARGET, "{error}");
+        self.is_now(Listening::Connected);
+        ctx.run_later(SUBSCRIBE_AGAIN, |ingest, ctx| {
+            // A reconnect has subscribed meanwhile, or will.
+            if ingest.listening == Listening::Connected {
+                ingest.subscribe(ctx);
+            }
+        });
     }
 
     /// Subscribes on a connection that is subscribed already as far as anybody
@@ -139,7 +152,7 @@ impl MqttIngest {
                 warn!(target: TARGET, broker = ingest.broker; "the broker does not answer; connecting anew");
                 ingest.reconnect(ctx);
             }
-            Err(error) => error!(target: TARGET, "{error}"),
+            Err(error) => ingest.refused(&error, ctx),
         }));
     }
 
@@ -176,8 +189,9 @@ impl MqttIngest {
         let (Some(missing), Some(topic)) = (outgoing.missing, self.client.echo_topic()) else {
             return;
         };
-        if !self.echo_missing {
-            self.echo_missing = true;
+        if self.echo_missing.is_none() {
+            self.echo_missing = Some(Instant::now());
+            self.metrics.set_listening(false);
             error!(
                 target: TARGET, topic, missing;
                 "no echo comes back, so nothing proves that heartbeats do, and no device goes \
@@ -188,11 +202,33 @@ impl MqttIngest {
         self.subscribe_anew(ctx);
     }
 
+    fn remind(&self) {
+        let topic = self.client.echo_topic();
+        let long_ago = |since: Instant| {
+            Some(since.elapsed()).filter(|&age| age >= OUTAGE_REMINDER).map(|age| age.as_secs())
+        };
+        match (self.proven(), self.echo_missing) {
+            (Listening::Disconnected, _) => {
+                if let Some(seconds) = long_ago(self.down_since) {
+                    error!(target: TARGET, broker = self.broker, seconds; "still not connected; trying on");
+                }
+            }
+            (Listening::Unproven, Some(since)) => {
+                if let Some(seconds) = long_ago(since) {
+                    error!(target: TARGET, topic, seconds; "still no echo comes back, and no device goes offline");
+                }
+            }
+            _ => (),
+        }
+    }
+
     fn take_echo(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
         let Proof { since, until, after } = self.rounds.take(round, sent_at)?;
         let latency = ((self.clock)() - sent_at).num_milliseconds();
         self.metrics.echoed(latency as f64 / 1000.0);
-        if std::mem::take(&mut self.echo_missing) {
+        self.metrics.set_proven(until);
+        if self.echo_missing.take().is_some() {
+            self.is_now(self.listening);
             info!(target: TARGET, "echoes come back again");
         }
         Some(ConfirmListening { since, until, after })
@@ -274,12 +310,7 @@ impl Actor for MqttIngest {
                 ingest.send_echo(ctx);
             }
         });
-        ctx.run_interval(OUTAGE_REMINDER, |ingest, _| {
-            let seconds = ingest.down_since.elapsed().as_secs();
-            if ingest.listening == Listening::Disconnected && seconds >= OUTAGE_REMINDER.as_secs() {
-                error!(target: TARGET, broker = ingest.broker, seconds; "still not connected; trying on");
-            }
-        });
+        ctx.run_interval(OUTAGE_REMINDER, |ingest, _| ingest.remind());
     }
 }
 
@@ -313,6 +344,6 @@ impl Handler<ReportListening> for MqttIngest {
     type Result = Listening;
 
     fn handle(&mut self, _: ReportListening, _: &mut Context<Self>) -> Listening {
-        self.listening
+        self.proven()
     }
 }

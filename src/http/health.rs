@@ -35,13 +35,14 @@ struct Readiness {
     database: String,
 }
 
-/// 200 if heartbeats arrive and can be written, else 503; the body says which.
+/// 200 if heartbeats provably arrive and can be written, else 503; the body says which.
 pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     let registry = state.registry.send(ReportHealth).timeout(ANSWER_TIMEOUT);
     let ingest = state.ingest.send(ReportListening).timeout(ANSWER_TIMEOUT);
     let (health, listening) = futures::join!(registry, ingest);
     let broker = match listening {
         Ok(Listening::Subscribed) => "subscribed",
+        Ok(Listening::Unproven) => "subscribed, but no echo comes back",
         Ok(Listening::Connected) => "connected, not subscribed",
         Ok(Listening::Disconnected) => "disconnected",
         Err(_) => "unknown: mqtt_ingest does not answer",

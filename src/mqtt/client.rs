@@ -37,17 +37,15 @@ pub enum ClientError {
     /// The broker was not reached, or refused.
     #[error("cannot connect: {0}")]
     Connect(Box<paho::Error>),
-    /// The broker did not accept the subscription.
-    #[error(
-        "cannot subscribe to {topic}: {source}; the broker must allow {client_id:?} to read it"
-    )]
+    /// The broker refuses the subscription, or one of the two.
+    #[error("cannot subscribe to {topic}: {why}; the broker must allow {client_id:?} to read it")]
     Subscribe {
         /// Which.
         topic: String,
         /// As whom.
         client_id: String,
         /// What the broker says.
-        source: Box<paho::Error>,
+        why: String,
     },
     /// The broker did not answer.
     #[error(
@@ -211,13 +209,20 @@ impl Client {
             }
             MqttVersion::V311 => self.paho.subscribe_many(&topics, &qos),
         };
-        let (topic, client_id) = (topics.join(" and "), client_id.clone());
+        let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
+        let client_id = client_id.clone();
         async move {
+            let topic = topics.join(" and ");
             match tokio::time::timeout(PATIENCE, token).await {
-                Ok(Ok(_granted)) => Ok(()),
-                Ok(Err(source)) => {
-                    let source = Box::new(source);
-                    Err(ClientError::Subscribe { topic, client_id, source })
+                Ok(Ok(response)) => {
+                    let granted = response.subscribe_many_response().unwrap_or_default();
+                    match refused(&topics, &granted) {
+                        None => Ok(()),
+                        Some((topic, why)) => Err(ClientError::Subscribe { topic, client_id, why }),
+                    }
+                }
+                Ok(Err(error)) => {
+                    Err(ClientError::Subscribe { topic, client_id, why: error.to_string() })
                 }
                 Err(_elapsed) => Err(ClientError::NoAnswer { topic }),
             }
@@ -257,6 +262,23 @@ impl Client {
             }
         }
     }
+}
+
+/// Which subscriptions the broker did not grant, and why. paho itself takes an
+/// answer to several for a success, whatever it says.
+fn refused(topics: &[String], granted: &[i32]) -> Option<(String, String)> {
+    // A grant is a QoS; whatever else there is, is a reason code.
+    let granted = granted.iter().map(Some).chain(std::iter::repeat(None));
+    let refused = topics.iter().zip(granted).filter(|(_, code)| !matches!(code, Some(0..=2)));
+    let (topics, whys): (Vec<_>, Vec<_>) =
+        refused.map(|(topic, code)| (&**topic, why(code))).unzip();
+    (!topics.is_empty()).then(|| (topics.join(" and "), whys.join(" and ")))
+}
+
+fn why(code: Option<&i32>) -> String {
+    // A code is a byte; of one above 127 C may have made a negative number.
+    let code = code.map(|code| code.cast_unsigned() & 0xff);
+    code.map_or("no answer".to_owned(), |code| paho::ReasonCode::from(code).to_string())
 }
 
 fn setup(error: paho::Error) -> ClientError {

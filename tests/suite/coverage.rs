@@ -1,6 +1,8 @@
 //! Silence counts only while listening: the registry's part of it, and the
 //! binary's.
 
+use serde_json::json;
+
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
@@ -119,6 +121,10 @@ fn a_missing_echo_is_said_with_what_to_allow() {
         "topic=heartbeatd/heartbeatd/echo",
         "write and to read",
     ]);
+    assert_eq!(service.metric("heartbeatd_listening"), 0.0);
+    let (status, body) = service.get("/readyz");
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("no echo comes back"), "{body}");
     heartbeat(broker.port, "pump", b"");
     place.await_statuses(&["pump online"]);
     let checks = "heartbeatd_check_duration_seconds_count";
@@ -130,6 +136,59 @@ fn a_missing_echo_is_said_with_what_to_allow() {
     let without = place.start();
     without.await_listening();
     place.await_statuses(&["pump offline"]);
+}
+
+/// Rights for mosquitto's dynamic security, which unlike a list of rights in a file
+/// refuses a subscription: `denied` is what nobody may subscribe to.
+fn rights(denied: &str) -> String {
+    json!({
+        "defaultACLAccess": {
+            "publishClientSend": true, "publishClientReceive": true,
+            "subscribe": true, "unsubscribe": true
+        },
+        "clients": [],
+        "roles": [{ "rolename": "all", "acls": [
+            { "acltype": "subscribeLiteral", "topic": denied, "allow": false }
+        ] }],
+        "groups": [{ "groupname": "everybody", "roles": [{ "rolename": "all" }] }],
+        "anonymousGroup": "everybody"
+    })
+    .to_string()
+}
+
+#[test]
+fn one_of_two_subscriptions_that_is_refused_is_named_and_nothing_is_proven() {
+    for version in ["5", "3.1.1"] {
+        for denied in ["devices/+/heartbeat", "heartbeatd/heartbeatd/echo"] {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let file = folder.path().join("rights.json");
+            std::fs::write(&file, rights(denied)).expect("a file");
+            let plugin = dynamic_security();
+            let broker = Mosquitto::start_with(&format!(
+                "plugin {plugin}\nplugin_opt_config_file {}",
+                file.display()
+            ));
+            let place = Place::new()
+                .with("MQTT__URL", &broker.url())
+                .with("MQTT__VERSION", version)
+                .with("MQTT__ECHO_INTERVAL", "100ms");
+            let service = place.start();
+            service.await_log(&["mqtt_ingest", &format!("cannot subscribe to {denied}: ")]);
+            assert_eq!(service.metric("heartbeatd_listening"), 0.0, "MQTT {version}, {denied}");
+            assert_eq!(service.metric("heartbeatd_echo_latency_seconds_count"), 0.0);
+            let (status, body) = service.get("/readyz");
+            assert_eq!((status, body.contains("not subscribed")), (503, true), "{body}");
+        }
+    }
+}
+
+/// Where Debian's package puts it.
+fn dynamic_security() -> String {
+    let folders = std::fs::read_dir("/usr/lib").expect("a folder");
+    let file = "mosquitto_dynamic_security.so";
+    let paths = folders.map(|folder| folder.expect("it reads").path().join(file));
+    let found = paths.into_iter().find(|path| path.exists());
+    found.expect("mosquitto's plugin in /usr/lib/*").display().to_string()
 }
 
 #[actix_rt::test]
