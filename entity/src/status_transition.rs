@@ -27,6 +27,10 @@ pub struct Model {
     pub cutoff: Option<ChronoUnixTimestampMillis>,
     /// For `offline`: the timeout that decided.
     pub timeout_ms: Option<i64>,
+    /// For `offline`: how much of the silence was listened to.
+    pub listened_ms: Option<i64>,
+    /// For `offline`: the instance that listened.
+    pub instance: Option<String>,
     /// For `offline`: when the alert sink acknowledged it; `None`: not yet.
     pub delivered_at: Option<ChronoUnixTimestampMillis>,
 }

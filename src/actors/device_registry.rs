@@ -291,11 +291,13 @@ impl DeviceRegistry {
 
     fn clock_was_turned_back(&mut self, by: TimeDelta) {
         self.clamp_due = true;
+        // What it showed before says nothing any more.
+        self.latest_reading = DateTime::<Utc>::MIN_UTC;
         let seconds = by.num_milliseconds() as f64 / 1000.0;
         warn!(
             target: TARGET, seconds;
-            "the clock was turned back; heartbeats that are in the future by it count as \
-             received at the next check"
+            "the clock was turned back; devices last seen in its future count as seen at the \
+             next check"
         );
     }
 
@@ -328,11 +330,15 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
     fn handle(&mut self, RecordHeartbeats { heartbeats }: RecordHeartbeats, _: &mut Context<Self>) {
         self.metrics.heartbeats_accepted(heartbeats.len() as u64);
         // Received after what is proven, and by the clock before it.
-        if let Some(earliest) = heartbeats.iter().map(|heartbeat| heartbeat.received_at).min() {
-            self.clock_shows(earliest);
+        let received = || heartbeats.iter().map(|heartbeat| heartbeat.received_at);
+        if let Some(earliest) = received().min()
+            && self.clock_shows(earliest)
+        {
+            // The later readings may be those from before it was turned back.
+            self.latest_reading = earliest;
+        } else if let Some(latest) = received().max() {
+            self.latest_reading = self.latest_reading.max(latest);
         }
-        let latest = heartbeats.iter().map(|heartbeat| heartbeat.received_at).max();
-        self.latest_reading = self.latest_reading.max(latest.unwrap_or(self.latest_reading));
         let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
         let full: Vec<_> = merged.filter_map(Result::err).collect();
         reject(&self.metrics, &self.rejections, &full);
@@ -370,11 +376,12 @@ impl Handler<CheckOffline> for DeviceRegistry {
         _: &mut Context<Self>,
     ) -> Self::Result {
         let began = Instant::now();
-        let stepped_back = self.clock_shows(now);
+        let stepped_back =
+            self.coverage.proven_until() > Some(now + TOLERATED_FUTURE) && self.clock_shows(now);
         // Nothing may have been proven yet that would show it.
-        if self.latest_reading > now + TOLERATED_FUTURE {
-            self.clamp_due = true;
-            self.latest_reading = now;
+        let ahead = self.latest_reading - now;
+        if ahead > TOLERATED_FUTURE {
+            self.clock_was_turned_back(ahead);
         }
         self.latest_reading = self.latest_reading.max(now);
         // Without the flush a device could be marked while its heartbeat waits.

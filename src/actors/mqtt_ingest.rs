@@ -280,7 +280,10 @@ struct Sorted {
 }
 
 /// The heartbeats first: a confirmation says that they are with the registry.
-async fn hand_over(registry: Addr<DeviceRegistry>, sorted: Sorted) {
+async fn hand_over<R>(registry: Addr<R>, sorted: Sorted)
+where
+    R: Actor<Context = Context<R>> + Handler<RecordHeartbeats> + Handler<ConfirmListening>,
+{
     let Sorted { heartbeats, confirmed } = sorted;
     let mut handed = Ok(());
     if !heartbeats.is_empty() {
@@ -345,5 +348,59 @@ impl Handler<ReportListening> for MqttIngest {
 
     fn handle(&mut self, _: ReportListening, _: &mut Context<Self>) -> Listening {
         self.proven()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what it is sent.
+    #[derive(Default)]
+    struct Notes(Vec<&'static str>);
+
+    impl Actor for Notes {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<RecordHeartbeats> for Notes {
+        type Result = ();
+
+        fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) {
+            assert_eq!(message.heartbeats.len(), 1);
+            self.0.push("heartbeats");
+        }
+    }
+
+    impl Handler<ConfirmListening> for Notes {
+        type Result = ();
+
+        fn handle(&mut self, _: ConfirmListening, _: &mut Context<Self>) {
+            self.0.push("confirmation");
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "Vec<&'static str>")]
+    struct Read;
+
+    impl Handler<Read> for Notes {
+        type Result = Vec<&'static str>;
+
+        fn handle(&mut self, _: Read, _: &mut Context<Self>) -> Self::Result {
+            self.0.clone()
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_confirmation_comes_after_the_heartbeats_that_it_vouches_for() {
+        let now = DateTime::UNIX_EPOCH;
+        let device = "pump".parse().expect("an id");
+        let (heartbeat, _) = Heartbeat::parse(device, b"", now).expect("a heartbeat");
+        let confirmed =
+            Some(ConfirmListening { since: now, until: now, after: GapCause::NotRunning });
+        let registry = Notes::default().start();
+        hand_over(registry.clone(), Sorted { heartbeats: vec![heartbeat], confirmed }).await;
+        assert_eq!(registry.send(Read).await.expect("it lives"), ["heartbeats", "confirmation"]);
     }
 }

@@ -23,7 +23,10 @@ pub(super) async fn gather(
     let Some(last_seen_at) = device.last_seen_at else { return Ok(None) };
     let now = wall_clock();
     let newest = store.history(Some(&device.id), None, 1).await?;
-    let listened = store.listened(&config.mqtt.client_id, last_seen_at, now).await?;
+    // Whoever took it offline; else whoever listens now.
+    let instance = newest.first().and_then(|newest| newest.instance.as_ref());
+    let instance = instance.unwrap_or(&config.mqtt.client_id);
+    let listened = store.listened(instance, last_seen_at, now).await?;
     let coverage = Coverage::new(config.mqtt.confirm_interval()).with(listened);
     let timeout = device.timeout().unwrap_or(config.heartbeat.timeout);
     let (seen, newest) = (device.last_seen_at, newest.first());
@@ -43,6 +46,10 @@ pub(super) fn explain(
     let (listened, timeout) = (duration(evidence.listened), duration(evidence.timeout));
     let until = output::time(Some(evidence.until));
     let why = match evidence.verdict {
+        // From a version that kept nothing else.
+        Verdict::Offline if evidence.listened <= evidence.timeout => {
+            format!("found silent by the check at {until}; what it rested on was not kept")
+        }
         Verdict::Offline => format!(
             "{listened} of its {silence} of silence until the check at {until} were listened to, \
              more than its timeout of {timeout}"
@@ -52,8 +59,8 @@ pub(super) fn explain(
              {timeout}: the next check takes it offline"
         ),
         Verdict::NotSilent => format!(
-            "{listened} of its {silence} of silence were listened to; it is offline when that is \
-             more than {timeout}"
+            "heard {silence} ago, of which {listened} were listened to; it is offline when that \
+             is more than {timeout}"
         ),
     };
     writeln!(out, "why          {status}: {why}")?;
@@ -64,6 +71,11 @@ pub(super) fn explain(
         .iter()
         .filter(|gap| gap.cause.is_some() || gap.interval.length() > fresh)
         .collect();
+    let unknown =
+        evidence.gaps.is_empty() && evidence.listened < evidence.until - evidence.silent_since;
+    if unknown && evidence.verdict == Verdict::Offline {
+        writeln!(out, "not counted  the rest; the gaps are not kept any more")?;
+    }
     let hidden = gaps.len().saturating_sub(SHOWN);
     if hidden > 0 {
         writeln!(out, "not counted  {hidden} older gaps, and")?;

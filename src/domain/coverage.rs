@@ -191,6 +191,11 @@ impl Coverage {
         Some(last - now)
     }
 
+    /// Until when something is proven.
+    pub fn proven_until(&self) -> Option<DateTime<Utc>> {
+        self.intervals.last().map(|interval| interval.until)
+    }
+
     /// What is proven.
     pub fn intervals(&self) -> &Intervals {
         &self.intervals
@@ -230,6 +235,11 @@ impl Coverage {
         if let Some(oldest) = self.intervals.iter().next() {
             self.causes = self.causes.split_off(&oldest.from);
         }
+    }
+
+    /// Since when something is proven, of what is not forgotten.
+    pub fn proven_since(&self) -> Option<DateTime<Utc>> {
+        self.intervals.iter().next().map(|interval| interval.from)
     }
 
     /// The cutoff of the default timeout and of each one that devices have of

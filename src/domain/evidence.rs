@@ -23,7 +23,7 @@ pub struct Evidence {
     /// How much of the silence was listened to.
     #[serde(rename = "listened_seconds", serialize_with = "seconds")]
     pub listened: TimeDelta,
-    /// What of the silence was not, oldest first.
+    /// What of the silence was not, oldest first; empty if that is not known any more.
     pub gaps: Vec<Gap>,
 }
 
@@ -58,13 +58,17 @@ impl Evidence {
         let silent_since = found.and_then(|found| found.last_seen_at).or(last_seen_at)?;
         let until = found.map_or(now, |found| found.at);
         let timeout = found.and_then(|found| found.timeout).unwrap_or(timeout);
-        let listened = coverage.intervals().covered(silent_since, until);
+        // What was known when the device was marked counts, not what is left of it.
+        let kept = found.and_then(|found| found.listened);
+        let listened = kept.unwrap_or_else(|| coverage.intervals().covered(silent_since, until));
         let verdict = match status {
             Status::Offline => Verdict::Offline,
             _ if listened > timeout => Verdict::Silent,
             _ => Verdict::NotSilent,
         };
         let gaps = coverage.gaps(silent_since, until);
+        let missed: TimeDelta = gaps.iter().map(|gap| gap.interval.length()).sum();
+        let gaps = if listened + missed == until - silent_since { gaps } else { Vec::new() };
         Some(Self { verdict, silent_since, until, timeout, listened, gaps })
     }
 }
@@ -139,12 +143,20 @@ mod tests {
             last_seen_at: Some(at(10)),
             cutoff: Some(at(80)),
             timeout: Some(TimeDelta::seconds(60)),
+            listened: Some(TimeDelta::seconds(130)),
+            instance: Some("heartbeatd".to_owned()),
             delivered_at: None,
         };
-        let (seen, offline) = (Some(at(10)), Some(&offline));
-        let evidence =
-            Evidence::weigh(Status::Offline, seen, TIMEOUT, offline, &coverage(), at(9999));
-        let evidence = evidence.expect("it was heard");
+        let weigh = |coverage: &Coverage| {
+            let (status, seen) = (Status::Offline, Some(at(10)));
+            let evidence =
+                Evidence::weigh(status, seen, TIMEOUT, Some(&offline), coverage, at(9999));
+            evidence.expect("it was heard")
+        };
+        let evidence = weigh(&coverage());
+        assert_eq!(evidence.gaps.len(), 1);
+        let pruned = Coverage::new(Duration::from_secs(5));
+        assert_eq!(weigh(&pruned), Evidence { gaps: Vec::new(), ..evidence.clone() });
         assert_eq!((evidence.verdict, evidence.until), (Verdict::Offline, at(540)));
         assert_eq!(evidence.timeout, TimeDelta::seconds(60), "not the one of today");
         assert_eq!(evidence.listened, TimeDelta::seconds(130));

@@ -91,6 +91,12 @@ pub struct Transition {
     /// For `offline`: the timeout that decided.
     #[serde(skip)]
     pub timeout: Option<TimeDelta>,
+    /// For `offline`: how much of the silence was listened to.
+    #[serde(skip)]
+    pub listened: Option<TimeDelta>,
+    /// For `offline`: the instance that listened, as `mqtt.client_id` names it.
+    #[serde(skip)]
+    pub instance: Option<String>,
     /// When the alert sink acknowledged it; only `offline` ones are delivered.
     pub delivered_at: Option<DateTime<Utc>>,
 }

@@ -21,6 +21,8 @@ pub(super) struct NewTransition {
     pub last_seen_at: Option<DateTime<Utc>>,
     pub cutoff: Option<DateTime<Utc>>,
     pub timeout: Option<TimeDelta>,
+    pub listened: Option<TimeDelta>,
+    pub instance: Option<String>,
 }
 
 impl NewTransition {
@@ -35,6 +37,8 @@ impl NewTransition {
             last_seen_at: Some(heartbeat.received_at),
             cutoff: None,
             timeout: None,
+            listened: None,
+            instance: None,
         })
     }
 }
@@ -47,6 +51,8 @@ const TRANSITION: Columns = &[
     ("last_seen_at", Type::Integer),
     ("cutoff", Type::Integer),
     ("timeout_ms", Type::Integer),
+    ("listened_ms", Type::Integer),
+    ("instance", Type::Text),
 ];
 const SEQUENCE: Columns = &[("sequence", Type::Integer)];
 
@@ -70,9 +76,11 @@ impl DeviceStore {
                 transition.last_seen_at.map(millis),
                 transition.cutoff.map(millis),
                 transition.timeout.map(|timeout| timeout.num_milliseconds()),
+                transition.listened.map(|listened| listened.num_milliseconds()),
+                transition.instance.as_deref(),
             )
         });
-        let columns = "device_id, from_status, to_status, at, last_seen_at, cutoff, timeout_ms";
+        let columns = TRANSITION.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let sql = format!(
             "WITH transition AS ({rows}) INSERT INTO status_transition ({columns}) \
              SELECT {columns} FROM transition WHERE true RETURNING *",
@@ -149,8 +157,9 @@ impl DeviceStore {
         read.await.map_err(failed_to("read the history"))
     }
 
-    /// Deletes up to `limit` of the oldest transitions from before `before`,
-    /// never one that is still to be delivered. Returns how many.
+    /// Deletes up to `limit` of the oldest transitions from before `before`, never
+    /// one that is still to be delivered, nor the one that took a device offline
+    /// which still is. Returns how many.
     ///
     /// # Errors
     ///
@@ -158,7 +167,11 @@ impl DeviceStore {
     pub async fn prune_history(&self, before: DateTime<Utc>, limit: u64) -> Result<u64> {
         let sql = "DELETE FROM status_transition WHERE sequence IN (\
                        SELECT sequence FROM status_transition \
-                       WHERE at < $1 AND (to_status <> 'offline' OR delivered_at IS NOT NULL) \
+                       WHERE at < $1 AND (to_status <> 'offline' OR (\
+                           delivered_at IS NOT NULL AND NOT EXISTS (\
+                               SELECT 1 FROM device WHERE device.id = device_id \
+                               AND device.status = 'offline' \
+                               AND device.last_seen_at = status_transition.last_seen_at))) \
                        ORDER BY at LIMIT $2)";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.execute(&self.db, sql, [millis(before).into(), limit.into()])
@@ -180,6 +193,8 @@ impl TryFrom<Model> for Transition {
             last_seen_at: row.last_seen_at.map(|time| time.0),
             cutoff: row.cutoff.map(|time| time.0),
             timeout: row.timeout_ms.map(TimeDelta::milliseconds),
+            listened: row.listened_ms.map(TimeDelta::milliseconds),
+            instance: row.instance,
             delivered_at: row.delivered_at.map(|time| time.0),
         })
     }

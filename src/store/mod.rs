@@ -24,7 +24,7 @@ use sea_orm::{
 pub use fleet::Device;
 pub use heartbeats::{Recorded, RecordingRules};
 pub use listening::Proven;
-pub use silence::OwnTimeouts;
+pub use silence::{Grounds, OwnTimeouts};
 
 use crate::domain::DeviceId;
 

@@ -9,7 +9,18 @@ use sea_orm::{DbErr, Statement, StreamTrait, Value};
 use super::history::NewTransition;
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, device_id, failed_to, millis, retried, time};
-use crate::domain::{Cutoffs, DeviceId, Status, Transition};
+use crate::domain::{Coverage, Cutoffs, DeviceId, Status, Transition};
+
+/// On what grounds devices are marked offline.
+#[derive(Clone, Copy, Debug)]
+pub struct Grounds<'a> {
+    /// What they must have been last seen before.
+    pub cutoffs: &'a Cutoffs,
+    /// What the cutoffs come from.
+    pub coverage: &'a Coverage,
+    /// Who listened.
+    pub instance: &'a str,
+}
 
 /// The distinct timeouts that devices have of their own.
 pub type OwnTimeouts = Vec<Duration>;
@@ -90,7 +101,7 @@ impl DeviceStore {
     pub async fn mark_devices_offline(
         &self,
         devices: &[DeviceId],
-        cutoffs: &Cutoffs,
+        Grounds { cutoffs, coverage, instance }: Grounds<'_>,
         at: DateTime<Utc>,
     ) -> Result<Vec<Transition>> {
         let select = format!(
@@ -118,14 +129,17 @@ impl DeviceStore {
                 let id: String = row.try_get("", "id")?;
                 let seconds: Option<i64> = row.try_get("", "timeout_seconds")?;
                 let from = Status::from(row.try_get::<entity::Status>("", "status")?);
+                let last_seen_at = time("last_seen_at", &row)?;
                 transitions.push(NewTransition {
                     device_id: device_id(&id)?,
                     from,
                     to: from.on_silence(),
                     at,
-                    last_seen_at: time("last_seen_at", &row)?,
+                    last_seen_at,
                     cutoff: time("cutoff", &row)?,
                     timeout: Some(seconds.map_or(default, TimeDelta::seconds)),
+                    listened: last_seen_at.map(|seen| coverage.intervals().covered(seen, at)),
+                    instance: Some(instance.to_owned()),
                 });
             }
             let marked: Vec<_> = transitions.iter().map(|t| [&t.device_id]).collect();

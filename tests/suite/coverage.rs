@@ -7,7 +7,7 @@ use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
 use crate::support::service::Place;
-use servers::mosquitto::{Mosquitto, heartbeat};
+use servers::mosquitto::{Mosquitto, flood, heartbeat};
 
 use heartbeatd::actors::device_registry::{CheckOffline, ConfirmListening};
 use heartbeatd::domain::{GapCause, Status};
@@ -189,6 +189,19 @@ fn dynamic_security() -> String {
     let paths = folders.map(|folder| folder.expect("it reads").path().join(file));
     let found = paths.into_iter().find(|path| path.exists());
     found.expect("mosquitto's plugin in /usr/lib/*").display().to_string()
+}
+
+#[test]
+fn an_ingest_that_sheds_breaks_the_coverage() {
+    let place = Place::new().with("MQTT__MAX_BACKLOG", "1");
+    let service = place.start();
+    service.await_listening();
+    service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
+    flood(service.broker_port(), "shed", 100, 20, "");
+    service.await_log(&["mqtt_ingest", "threw messages away", "mqtt.max_backlog"]);
+    service.await_log(&["device_registry", "cause=shed", "no device's silence counts"]);
+    let shed = r#"heartbeatd_heartbeats_rejected_total{reason="shed"}"#;
+    assert!(service.metric(shed) > 0.0);
 }
 
 #[actix_rt::test]

@@ -71,8 +71,8 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         }
     }
     assert_ends_the_process("a_panic_in_a_sink_of_ones_own_names_it", "pager", async || {
-        use heartbeatd::domain::{Cutoff, Cutoffs, Heartbeat};
-        use heartbeatd::store::{DeviceStore, OpenMode, RecordingRules};
+        use heartbeatd::domain::{Coverage, Cutoff, Cutoffs, Heartbeat};
+        use heartbeatd::store::{DeviceStore, Grounds, OpenMode, RecordingRules};
         let url = config().database.url;
         let store = DeviceStore::open(url.reveal(), OpenMode::Create).await.expect("it opens");
         let id = "pump".parse().expect("an id");
@@ -85,7 +85,9 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         let default = Cutoff { timeout, instant: Some(DateTime::<Utc>::MAX_UTC) };
         let cutoffs = Cutoffs { default, own: vec![] };
         let stale = store.get_stale_devices(&cutoffs, 10).await.expect("it reads");
-        store.mark_devices_offline(&stale, &cutoffs, wall_clock()).await.expect("it writes");
+        let coverage = Coverage::new(timeout);
+        let grounds = Grounds { cutoffs: &cutoffs, coverage: &coverage, instance: "heartbeatd" };
+        store.mark_devices_offline(&stale, grounds, wall_clock()).await.expect("it writes");
         let sink = on_own_thread("pager", || Broken);
         App::build(config()).alert_sink(sink.recipient()).start().await.expect("it starts");
     });

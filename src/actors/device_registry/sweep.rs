@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use log::{info, warn};
+use log::info;
 use tokio::sync::Mutex;
 
 use super::{TARGET, log_transitions};
 use crate::domain::{Coverage, Cutoffs, DeviceId, Status};
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, StoreError};
+use crate::store::{DeviceStore, Grounds, StoreError};
 
 /// How many devices a check takes in one go from the database, and how many it
 /// marks or clamps in one transaction, between which flushes get their turn. Bounds the
@@ -50,8 +50,10 @@ impl Sweep {
             }
         }
         if devices > 0 {
-            let now = self.now.to_rfc3339();
-            warn!(target: TARGET, devices, now; "last_seen_at was in the future and is now now");
+            info!(
+                target: TARGET, devices;
+                "counted as seen now: their last_seen_at was in the future of the clock"
+            );
         }
         Ok(())
     }
@@ -77,7 +79,8 @@ impl Sweep {
 
     async fn mark(&self, devices: &[DeviceId], cutoffs: &Cutoffs) -> Result<u64, StoreError> {
         let turn = self.turn.lock().await;
-        let transitions = self.store.mark_devices_offline(devices, cutoffs, self.now).await?;
+        let grounds = Grounds { cutoffs, coverage: &self.coverage, instance: &self.instance };
+        let transitions = self.store.mark_devices_offline(devices, grounds, self.now).await?;
         drop(turn);
         self.metrics.changed(&transitions);
         log_transitions(&transitions);
@@ -86,13 +89,19 @@ impl Sweep {
 
     /// What has to be done now and then: old history goes, the fleet is counted
     /// anew, for the command line changes it too.
+    ///
+    /// What has been proven is kept for as long as a timeout needs it, even if the
+    /// history is not.
     pub(super) async fn tidy(&self) -> Result<BTreeMap<Status, u64>, StoreError> {
         if let Ok(retention) = TimeDelta::from_std(self.retention)
             && let Some(before) = self.now.checked_sub_signed(retention)
         {
             let turn = self.turn.lock().await;
             let pruned = self.store.prune_history(before, PRUNED_AT_ONCE).await?;
-            self.store.prune_listened(&self.instance, before, PRUNED_AT_ONCE).await?;
+            if let Some(needed) = self.coverage.proven_since() {
+                let before = before.min(needed);
+                self.store.prune_listened(&self.instance, before, PRUNED_AT_ONCE).await?;
+            }
             drop(turn);
             if pruned > 0 {
                 info!(target: TARGET, pruned; "deleted history from before {before:?}");

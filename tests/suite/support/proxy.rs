@@ -18,6 +18,8 @@ struct Shared {
     swallows: AtomicBool,
     /// Connections that are made are closed.
     refuses: AtomicBool,
+    /// What the server hears after whatever the client says.
+    interjection: Mutex<Vec<u8>>,
     connections: Mutex<Vec<Connection>>,
 }
 
@@ -37,6 +39,7 @@ impl Proxy {
             target,
             swallows: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            interjection: Mutex::default(),
             connections: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
@@ -68,15 +71,15 @@ impl Proxy {
 
     /// Connections that are made from now on work; one that was swallowed does not.
     pub fn heal(&self) {
+        self.interject(&[]);
         self.shared.swallows.store(false, Ordering::SeqCst);
         self.shared.refuses.store(false, Ordering::SeqCst);
     }
 
-    /// Says something to the server in the client's name.
-    pub fn say(&self, packet: &[u8]) {
-        for connection in self.shared.connections().iter() {
-            (&connection.server).write_all(packet).expect("the server listens");
-        }
+    /// From now on, says something to the server in the client's name after
+    /// everything that the client says.
+    pub fn interject(&self, packet: &[u8]) {
+        *self.shared.interjection.lock().expect("nobody panics") = packet.to_vec();
     }
 }
 
@@ -85,25 +88,37 @@ impl Shared {
         self.connections.lock().expect("nobody panics")
     }
 
-    fn accept(&self, client: TcpStream) {
+    fn accept(self: &Arc<Self>, client: TcpStream) {
         if self.refuses.load(Ordering::SeqCst) {
             return;
         }
         let Ok(server) = TcpStream::connect(("127.0.0.1", self.target)) else { return };
         let swallowed = Arc::new(AtomicBool::new(self.swallows.load(Ordering::SeqCst)));
         for (from, to) in [(&client, &server), (&server, &client)] {
+            let shared = std::ptr::eq(to, &raw const server).then(|| Arc::clone(self));
             let (from, to) = (from.try_clone().expect("it is open"), to.try_clone());
             let (to, swallowed) = (to.expect("it is open"), Arc::clone(&swallowed));
-            std::thread::spawn(move || forward(from, to, &swallowed));
+            std::thread::spawn(move || forward(from, to, &swallowed, shared.as_deref()));
         }
         self.connections().push(Connection { client, server, swallowed });
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, swallowed: &AtomicBool) {
+/// `to_server`: the proxy may have something to add.
+fn forward(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    swallowed: &AtomicBool,
+    to_server: Option<&Shared>,
+) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if !swallowed.load(Ordering::SeqCst) && to.write_all(&buffer[..length]).is_err() {
+        let mut said = buffer[..length].to_vec();
+        if let Some(shared) = to_server {
+            // The client writes whole packets, and waits for none to become more.
+            said.extend(shared.interjection.lock().expect("nobody panics").iter());
+        }
+        if !swallowed.load(Ordering::SeqCst) && to.write_all(&said).is_err() {
             break;
         }
     }
