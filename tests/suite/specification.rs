@@ -41,7 +41,7 @@ on_both_databases! {
     an_unknown_device_is_rejected_without_auto_register
     a_full_fleet_takes_no_more_devices
     an_offline_transition_is_delivered_until_it_is_acknowledged
-    old_history_is_deleted_but_never_what_is_undelivered
+    old_history_is_deleted_but_never_what_still_matters
     a_device_can_be_removed_and_comes_back_as_new
 }
 
@@ -269,22 +269,26 @@ async fn an_offline_transition_is_delivered_until_it_is_acknowledged(database: T
     assert_eq!(delivered, [at(242)]);
 }
 
-async fn old_history_is_deleted_but_never_what_is_undelivered(database: TestDatabase) {
+async fn old_history_is_deleted_but_never_what_still_matters(database: TestDatabase) {
+    use heartbeatd::actors::device_registry::CheckOffline;
     let day = 24 * 60 * 60;
     let retention = Duration::from_secs(90 * 24 * 60 * 60);
     let fleet = Fleet::configured(database, |config| config.history.retention = retention).await;
-    fleet.heartbeats(&["delivered"], "", at(0)).await;
-    assert_eq!(fleet.check(at(181)).await, ["delivered"]);
-    fleet.heartbeats(&["undelivered"], "", at(200)).await;
+    let check = async |now| fleet.registry.send(CheckOffline { now }).await.expect("it lives");
+    fleet.heartbeats(&["back", "gone"], "", at(0)).await;
+    assert_eq!(fleet.check(at(181)).await, ["back", "gone"]);
+    fleet.heartbeats(&["back", "undelivered"], "", at(200)).await;
     fleet.flush().await;
     fleet.listening(at(500)).await;
-    let check = heartbeatd::actors::device_registry::CheckOffline { now: at(500) };
-    fleet.registry.send(check).await.expect("it lives").expect("it checks");
+    check(at(500)).await.expect("it checks");
+    fleet.heartbeats(&["back", "undelivered"], "", at(600)).await;
+    fleet.flush().await;
 
-    let check = heartbeatd::actors::device_registry::CheckOffline { now: at(91 * day) };
-    fleet.registry.send(check).await.expect("it lives").expect("it checks");
-    assert!(fleet.changes("delivered").await.is_empty());
-    assert_eq!(fleet.changes("undelivered").await, ["online -> offline"]);
+    check(at(91 * day)).await.expect("it checks");
+    let kept = ["online -> offline"];
+    assert_eq!(fleet.changes("gone").await, kept, "what took a device offline that still is");
+    assert_eq!(fleet.changes("undelivered").await, kept, "what the sink has not taken");
+    assert_eq!(fleet.changes("back").await, kept, "the undelivered one of the two");
 }
 
 async fn a_device_can_be_removed_and_comes_back_as_new(database: TestDatabase) {
