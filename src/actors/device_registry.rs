@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use tokio::sync::Mutex;
 
 use self::flush::Flushed;
@@ -242,7 +242,11 @@ impl DeviceRegistry {
     ) -> Result<(), StoreError> {
         self.registered += registered;
         match &result {
-            Ok(()) if written > 0 => self.metrics.flushed(began.elapsed().as_secs_f64()),
+            Ok(()) if written > 0 => {
+                let took = began.elapsed();
+                self.metrics.flushed(took.as_secs_f64());
+                debug!(target: TARGET, heartbeats = written, duration_ms = took.as_millis(); "flushed");
+            }
             Ok(()) => (),
             Err(error) => self.note_outage(error),
         }
@@ -410,7 +414,10 @@ impl Handler<CheckOffline> for DeviceRegistry {
             registry.coverage.prune(longest.max(COVERAGE_KEPT));
             registry.registered = counts.values().sum();
             registry.metrics.set_devices(&counts);
-            registry.metrics.checked(began.elapsed().as_secs_f64());
+            let took = began.elapsed();
+            registry.metrics.checked(took.as_secs_f64());
+            let newly_offline = checked.newly_offline;
+            debug!(target: TARGET, newly_offline, duration_ms = took.as_millis(); "checked");
             Ok(checked)
         }))
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use chrono::{DateTime, Utc};
 use futures::stream;
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
 use super::log_rejection;
@@ -224,8 +224,9 @@ impl MqttIngest {
 
     fn take_echo(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
         let Proof { since, until, after } = self.rounds.take(round, sent_at)?;
-        let latency = ((self.clock)() - sent_at).num_milliseconds();
-        self.metrics.echoed(latency as f64 / 1000.0);
+        let latency_ms = ((self.clock)() - sent_at).num_milliseconds();
+        self.metrics.echoed(latency_ms as f64 / 1000.0);
+        debug!(target: TARGET, latency_ms; "echo came back");
         self.metrics.set_proven(until);
         if self.echo_missing.take().is_some() {
             self.is_now(self.listening);

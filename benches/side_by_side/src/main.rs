@@ -2,32 +2,60 @@
 //! what it needs and runs it.
 
 mod candidates;
-mod contest;
-mod counting;
+mod chart;
+mod contestants;
+mod database;
+mod detection;
+mod log;
+mod machine;
 mod process;
 mod publisher;
+mod report;
+mod sample;
+mod silence;
+mod throughput;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use servers::mosquitto::Mosquitto;
 
-use crate::candidates::{Broker, Candidate, Kind, Stage, Store};
-use crate::contest::Load;
+use crate::candidates::{Candidate, Stage};
+use crate::database::Server;
+use crate::report::Extent;
+use crate::silence::{Case, Silent};
+use crate::throughput::Load;
 
 #[derive(Parser)]
 #[command(about)]
 struct Cli {
+    /// Which heartbeatd is measured
+    #[arg(long, global = true, default_value = "target/release/heartbeatd")]
+    heartbeatd: PathBuf,
+
+    /// Where the peers are installed
+    #[arg(long, global = true, default_value = "target/peers")]
+    peers: PathBuf,
+
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// The client that only counts; a candidate.
+    /// The client that only counts; a candidate
     #[command(hide = true)]
-    Count(counting::Options),
-    /// Throughput of some candidates, to look at while working on it.
+    Count(contestants::Options),
+    /// Everything, written as a page with charts
+    Report {
+        /// A look within five minutes
+        #[arg(long)]
+        quick: bool,
+        /// Where to write benchmarks.md
+        #[arg(long, default_value = "docs")]
+        folder: PathBuf,
+    },
+    /// Throughput of some candidates, to look at while working on it
     Throughput {
         #[arg(long, default_value_t = 100_000)]
         devices: u64,
@@ -35,64 +63,57 @@ enum Command {
         rounds: u64,
         #[arg(long, default_value_t = 1)]
         repetitions: u32,
-        /// Only candidates whose name contains one of these.
+        /// Only candidates whose name contains one of these
         #[arg(long)]
         only: Vec<String>,
-        #[arg(long, default_value = "target/release/heartbeatd")]
-        heartbeatd: PathBuf,
+    },
+    /// Checks of a fleet on SQLite, to look at while working on them
+    Silence {
+        #[arg(long, default_value_t = 1_000_000)]
+        devices: u64,
     },
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Count(options) => counting::run(&options),
-        Command::Throughput { devices, rounds, repetitions, only, heartbeatd } => {
-            let mosquitto = Mosquitto::start();
-            let stage = Stage {
-                heartbeatd: heartbeatd.canonicalize()?,
-                peers: "benches/peers".into(),
-                installed: "target/peers".into(),
-                mosquitto: mosquitto.port,
-            };
-            for _ in 0..repetitions {
-                for candidate in everybody() {
+    let Cli { heartbeatd, peers, command } = Cli::parse();
+    if let Command::Count(options) = command {
+        return contestants::count(&options);
+    }
+    let mosquitto = Mosquitto::start();
+    let stage = Stage {
+        heartbeatd: heartbeatd.canonicalize()?,
+        peers: "benches/peers".into(),
+        installed: peers,
+        mosquitto: mosquitto.port,
+    };
+    match command {
+        Command::Count(_) => Ok(()),
+        Command::Report { quick, folder } => {
+            let extent = if quick { Extent::quick() } else { Extent::full() };
+            report::write(extent, &stage, &folder)
+        }
+        Command::Throughput { devices, rounds, repetitions, only } => {
+            let all = Candidate::all().into_iter();
+            let chosen: Vec<_> = all
+                .filter(|candidate| {
                     let name = candidate.to_string();
-                    if !only.is_empty() && !only.iter().any(|part| name.contains(part)) {
-                        continue;
-                    }
-                    let load = Load { devices, rounds };
-                    let outcome = contest::run(&candidate, load, &stage)?;
-                    println!(
-                        "{candidate:<45} {:>9.0}/s {:>7.2} CPU-s/million {:>6} MB",
-                        outcome.per_second(),
-                        outcome.cpu_seconds_per_million(),
-                        outcome.peak_memory / 1_000_000,
-                    );
+                    only.is_empty() || only.iter().any(|part| name.contains(part))
+                })
+                .collect();
+            for _ in 0..repetitions {
+                for candidate in &chosen {
+                    let outcome = throughput::run(candidate, Load { devices, rounds }, &stage)?;
+                    println!("{candidate:<45} {outcome}");
                 }
             }
             Ok(())
         }
-    }
-}
-
-fn everybody() -> Vec<Candidate> {
-    let mut all = Vec::new();
-    for qos in [0, 1] {
-        for broker in [Broker::Mosquitto, Broker::Embedded] {
-            for kind in [
-                Kind::Counting,
-                Kind::Heartbeatd(Store::Sqlite),
-                Kind::Heartbeatd(Store::Postgresql),
-            ] {
-                all.push(Candidate { kind, broker, qos });
+        Command::Silence { devices } => {
+            for silent in Silent::ALL {
+                let case = Case { server: Server::Sqlite, devices, silent };
+                println!("{}: {:?}", silent.name(), silence::run(case, &stage)?);
             }
+            Ok(())
         }
     }
-    let peers = ["asyncio", "mqtt-exporter", "node-red"];
-    all.extend(peers.map(|name| Candidate {
-        kind: Kind::Peer(name.to_owned()),
-        broker: Broker::Mosquitto,
-        qos: 0,
-    }));
-    all
 }

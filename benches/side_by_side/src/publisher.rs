@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use chrono::{SecondsFormat, Utc};
@@ -59,6 +60,26 @@ impl Publisher {
     /// one is [`last_of`]'s.
     pub fn round(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         self.heartbeats(order(devices), round)
+    }
+
+    /// Publishes a heartbeat of each device at equal intervals, until there is no
+    /// other or `enough` says so.
+    pub fn paced(
+        &mut self,
+        devices: impl Iterator<Item = u64>,
+        interval: Duration,
+        enough: impl Fn() -> bool,
+    ) -> anyhow::Result<()> {
+        let mut due = Instant::now();
+        for device in devices {
+            if enough() {
+                break;
+            }
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.heartbeats(std::iter::once(device), 1)?;
+            due += interval;
+        }
+        Ok(())
     }
 
     fn heartbeats(&mut self, devices: impl Iterator<Item = u64>, round: u64) -> anyhow::Result<()> {

@@ -1,8 +1,8 @@
 //! The limit on this machine: a paho client that only counts, behind a broker of
-//! its own process or another's. Prints how many heartbeats it has received
-//! whenever that has changed.
+//! its own process or another's.
 
 use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +11,60 @@ use anyhow::Context;
 use heartbeatd::Config;
 use heartbeatd::mqtt::{Broker, EmbeddedBroker};
 use paho_mqtt as paho;
+use servers::process::Running;
+
+use super::{Contestant, await_true, lines};
+use crate::candidates::{self, Candidate};
+use crate::process::{Tree, Used};
+
+/// Such a client in a process of its own.
+pub struct Counting {
+    process: Running,
+    port: u16,
+    received: Arc<AtomicU64>,
+}
+
+impl Counting {
+    pub fn start(candidate: Candidate, port: u16) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["count", "--port", &port.to_string(), "--qos", &candidate.qos.to_string()]);
+        if candidate.broker == candidates::Broker::Embedded {
+            command.arg("--embedded");
+        }
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
+        let mut lines = lines(&mut child)?;
+        // The first line says that it is subscribed.
+        lines.next().context("the counting client has ended")??;
+        let received = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&received);
+        std::thread::spawn(move || {
+            for number in lines.map_while(Result::ok).filter_map(|line| line.parse().ok()) {
+                counted.store(number, Ordering::Relaxed);
+            }
+        });
+        Ok(Self { process: Running(child), port, received })
+    }
+}
+
+impl Contestant for Counting {
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn used(&self) -> Used {
+        Tree { root: self.process.0.id() }.used()
+    }
+
+    fn await_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
+        await_true("the counting client", || {
+            Ok(self.received.load(Ordering::Relaxed) >= devices * round)
+        })
+    }
+
+    fn count_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<u64> {
+        Ok(self.received.load(Ordering::Relaxed).saturating_sub(devices * (round - 1)))
+    }
+}
 
 /// How closely it is looked at: no more often than heartbeatd is asked.
 const POLL: Duration = Duration::from_millis(5);
@@ -27,7 +81,9 @@ pub struct Options {
     qos: i32,
 }
 
-pub fn run(options: &Options) -> anyhow::Result<()> {
+/// Is that process. Prints how many heartbeats it has received whenever that has
+/// changed.
+pub fn count(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut config = Config::default().mqtt;
     config.client_id = "counting".to_owned();

@@ -1,5 +1,6 @@
 //! Throughput: the same load for everybody, in turns.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -31,6 +32,18 @@ impl Outcome {
 
     pub fn cpu_seconds_per_million(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.heartbeats as f64
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:>7.0} heartbeats/s, {:>6.2} CPU-s per million, {:>4} MB",
+            self.per_second(),
+            self.cpu_seconds_per_million(),
+            self.peak_memory / 1_000_000
+        )
     }
 }
 

@@ -1,0 +1,152 @@
+//! Everything in one go, written to a page with tables and charts.
+
+mod page;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::candidates::{Broker, Candidate, Kind, Stage};
+use crate::database::Server;
+use crate::sample::Sample;
+use crate::silence::{self, Case, Silent};
+use crate::throughput::{self, Load, Outcome};
+use crate::{detection, machine};
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    pub quick: bool,
+    /// How often each candidate has its turn.
+    pub repetitions: usize,
+    /// The fleet of the comparison.
+    pub devices: u64,
+    /// How many heartbeats the counting client and heartbeatd get in each turn. The
+    /// others get a round of the fleet, which takes them longer.
+    pub heartbeats: u64,
+    /// The fleets of the scaling curves.
+    pub fleets: Vec<u64>,
+    /// Heartbeats for each of them.
+    pub fleet_heartbeats: u64,
+    /// The tables that checks search.
+    pub tables: Vec<(Server, u64)>,
+}
+
+impl Extent {
+    pub fn full() -> Self {
+        let tables = [10_000, 100_000, 1_000_000, 10_000_000];
+        let servers = [Server::Sqlite, Server::Postgresql];
+        Self {
+            quick: false,
+            repetitions: 3,
+            devices: 100_000,
+            heartbeats: 2_000_000,
+            fleets: vec![10_000, 100_000, 1_000_000],
+            fleet_heartbeats: 4_000_000,
+            tables: servers.iter().flat_map(|server| tables.map(|rows| (*server, rows))).collect(),
+        }
+    }
+
+    /// A look within five minutes.
+    pub fn quick() -> Self {
+        Self {
+            quick: true,
+            repetitions: 1,
+            devices: 10_000,
+            heartbeats: 1_000_000,
+            fleets: vec![10_000, 100_000],
+            fleet_heartbeats: 1_000_000,
+            tables: vec![(Server::Sqlite, 100_000), (Server::Postgresql, 100_000)],
+        }
+    }
+}
+
+/// All turns of one candidate.
+type Turns = Vec<Outcome>;
+
+/// What was measured.
+pub struct Results {
+    pub extent: Extent,
+    pub machine: String,
+    pub throughput: Vec<(Candidate, Turns)>,
+    pub fleets: Vec<(Kind, u64, Outcome)>,
+    pub silence: Vec<(Case, silence::Outcome)>,
+    pub detection: Sample,
+    pub took: Duration,
+}
+
+/// Measures everything and writes the page and its charts into `folder`.
+pub fn write(extent: Extent, stage: &Stage, folder: &Path) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let throughput = compare(&extent, stage)?;
+    let fleets = scale(&extent, stage)?;
+    let mut silence = Vec::new();
+    for &(server, devices) in &extent.tables {
+        for silent in Silent::ALL {
+            let case = Case { server, devices, silent };
+            let outcome = silence::run(case, stage)?;
+            eprintln!(
+                "{:<10} {devices:>8} devices, {:>4} silent: checked in {:?}, a bare count takes {:?}, \
+                 echoes {}, peak memory {} MB, started in {:?}",
+                server.name(),
+                silent.name(),
+                outcome.check,
+                outcome.bare_count,
+                page::percentiles(&outcome.echoes_in_check),
+                outcome.peak_memory / 1_000_000,
+                outcome.start_up,
+            );
+            silence.push((case, outcome));
+        }
+    }
+    let detection = detection::run(stage)?;
+    eprintln!("detected after the deadline: {}", page::percentiles(&detection));
+    let machine = machine::describe();
+    let took = began.elapsed();
+    let results = Results { extent, machine, throughput, fleets, silence, detection, took };
+    fs::create_dir_all(folder.join("benchmarks"))?;
+    page::write(&results, folder)
+}
+
+/// Everybody in turns, so that whatever else the machine does hits all alike.
+fn compare(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Candidate, Turns)>> {
+    let mut all: Vec<(Candidate, Turns)> =
+        Candidate::all().into_iter().map(|candidate| (candidate, Turns::new())).collect();
+    for turn in 1..=extent.repetitions {
+        for (candidate, turns) in &mut all {
+            let rounds = match candidate.kind {
+                Kind::Peer(_) => 1,
+                Kind::Counting | Kind::Heartbeatd(_) => extent.heartbeats / extent.devices,
+            };
+            let outcome =
+                throughput::run(candidate, Load { devices: extent.devices, rounds }, stage)?;
+            eprintln!("turn {turn}: {candidate:<42} {outcome}");
+            turns.push(outcome);
+        }
+    }
+    Ok(all)
+}
+
+/// The same number of heartbeats from small and large fleets.
+fn scale(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Kind, u64, Outcome)>> {
+    let kinds =
+        [Kind::Counting, Kind::Heartbeatd(Server::Sqlite), Kind::Heartbeatd(Server::Postgresql)];
+    let mut all = Vec::new();
+    for &devices in &extent.fleets {
+        for kind in kinds {
+            let candidate = Candidate { kind, broker: Broker::Mosquitto, qos: 0 };
+            let load = Load { devices, rounds: extent.fleet_heartbeats.div_ceil(devices) };
+            let outcome = throughput::run(&candidate, load, stage)?;
+            eprintln!("{devices:>8} devices: {kind:<25} {outcome}");
+            all.push((kind, devices, outcome));
+        }
+    }
+    Ok(all)
+}
+
+/// Of a kind, by the size of the fleet.
+pub fn by_fleet(fleets: &[(Kind, u64, Outcome)], kind: Kind) -> BTreeMap<u64, Outcome> {
+    let own = fleets.iter().filter(|(other, ..)| *other == kind);
+    own.map(|(_, devices, outcome)| (*devices, *outcome)).collect()
+}

@@ -1,0 +1,165 @@
+//! What a check costs, by the size of the fleet and how many of it are silent; and
+//! what heartbeats notice of it: they go on arriving, and so do echoes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use crate::candidates::{Broker, Stage};
+use crate::contestants::{Contestant, Heartbeatd, await_true};
+use crate::database::{Database, Server};
+use crate::log::{Line, Log, Span};
+use crate::publisher::Publisher;
+use crate::sample::Sample;
+
+/// How many of the fleet fall silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silent {
+    None,
+    OnePercent,
+    All,
+}
+
+impl Silent {
+    pub const ALL: [Self; 3] = [Self::None, Self::OnePercent, Self::All];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::OnePercent => "1 %",
+            Self::All => "all",
+        }
+    }
+
+    fn of(self, devices: u64) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::OnePercent => devices.div_ceil(100),
+            Self::All => devices,
+        }
+    }
+}
+
+/// Whose silence is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    pub server: Server,
+    pub devices: u64,
+    pub silent: Silent,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Outcome {
+    /// From the start of the process until it listened.
+    pub start_up: Duration,
+    /// The check that found them; of several that found nobody the median.
+    pub check: Duration,
+    /// What a bare count of the silent ones costs in the same database.
+    pub bare_count: Duration,
+    /// The echoes that were on their way during such a check.
+    pub echoes_in_check: Sample,
+    /// And those during a flush, while no check ran.
+    pub echoes_in_flush: Sample,
+    pub peak_memory: u64,
+}
+
+/// Others than the registered ones go on publishing, each once a second.
+pub const VISITORS: u64 = 1_000;
+
+/// Silence that is short enough to wait for it.
+const TIMEOUT: u64 = 8;
+
+/// Checks and counts of which the median is taken.
+const REPEATED: usize = 5;
+
+pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
+    let Case { server, devices, silent } = case;
+    let database = Database::new(server)?;
+    database.register(devices, (silent == Silent::OnePercent).then_some(TIMEOUT))?;
+    let timeout = if silent == Silent::All { format!("{TIMEOUT}s") } else { "1h".to_owned() };
+    let settings = [
+        ("HEARTBEAT__TIMEOUT", &*timeout),
+        ("HEARTBEAT__CHECK_INTERVAL", "2s"),
+        ("MQTT__ECHO_INTERVAL", "20ms"),
+        ("HTTP__LISTEN", "off"),
+        ("ALERTS__TIMEOUT", "10m"),
+        ("RUST_LOG", "info,mqtt_ingest=debug,device_registry=debug,sqlx=warn"),
+    ];
+    let service =
+        Heartbeatd::start(stage, database, Broker::Mosquitto, stage.mosquitto, &settings)?;
+    let enough = AtomicBool::new(false);
+    let (log, bare_count) = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| publish(service.port(), devices, &enough));
+        let watched = watch(&service, case);
+        enough.store(true, Ordering::Relaxed);
+        publishing.join().expect("it does not panic")?;
+        watched
+    })?;
+
+    let found: Vec<_> = relevant(&log, case).collect();
+    let mut durations: Vec<_> = found.iter().filter_map(|l| l.duration("duration_ms")).collect();
+    durations.sort_unstable();
+    let check = *durations.get(durations.len() / 2).context("a check")?;
+    let checks: Vec<_> = found.iter().filter_map(|l| l.span("duration_ms")).collect();
+    let (all_checks, flushes) = (spans(&log, "checked"), spans(&log, "flushed"));
+    let undisturbed = |flush: &Span| !all_checks.iter().any(|check| check.overlaps(flush));
+    let flushes: Vec<_> = flushes.into_iter().filter(undisturbed).collect();
+    Ok(Outcome {
+        start_up: service.started_up_in(),
+        check,
+        bare_count,
+        echoes_in_check: Sample::of(log.echo_latencies(&checks)),
+        echoes_in_flush: Sample::of(log.echo_latencies(&flushes)),
+        peak_memory: service.used().peak_memory,
+    })
+}
+
+/// The checks that the case is about. The first one comes while it starts up.
+fn relevant(log: &Log, case: Case) -> impl Iterator<Item = Line<'_>> {
+    let expected = case.silent.of(case.devices);
+    let checks = log.of("device_registry", "checked").skip(1);
+    checks.filter(move |line| match (expected, line.number("newly_offline")) {
+        (0, found) => found == Some(0),
+        (_, found) => found.is_some_and(|found| found > 0),
+    })
+}
+
+fn spans(log: &Log, what: &str) -> Vec<Span> {
+    log.of("device_registry", what).filter_map(|line| line.span("duration_ms")).collect()
+}
+
+/// Waits for the checks, and counts in between.
+fn watch(service: &Heartbeatd, case: Case) -> anyhow::Result<(Log, Duration)> {
+    let expected = case.silent.of(case.devices);
+    let checks = if expected == 0 { REPEATED } else { 1 };
+    let mut counts = Vec::new();
+    if expected == 0 {
+        let long_ago = chrono::Utc::now().timestamp_millis() - 3_600_000;
+        let sql = format!("SELECT count(*) FROM device WHERE last_seen_at < {long_ago}");
+        for _ in 0..REPEATED {
+            let began = Instant::now();
+            let silent = service.database.number(&sql)?;
+            counts.push(began.elapsed());
+            ensure!(silent == Some(0), "somebody is silent for an hour: {silent:?}");
+        }
+    }
+    counts.sort_unstable();
+    await_true("the checks", || Ok(relevant(&service.log()?, case).count() >= checks))?;
+    let sql = "SELECT count(*) FROM status_transition \
+               WHERE to_status = 'offline' AND delivered_at IS NOT NULL";
+    if expected > 0 {
+        await_true("the deliveries", || {
+            Ok(service.database.number(sql)? == Some(i64::try_from(expected)?))
+        })?;
+    }
+    Ok((service.log()?, counts.get(counts.len() / 2).copied().unwrap_or_default()))
+}
+
+fn publish(port: u16, first: u64, enough: &AtomicBool) -> anyhow::Result<()> {
+    let visitors = (first..first + VISITORS).cycle();
+    let interval = Duration::from_secs(1) / VISITORS as u32;
+    let mut publisher = Publisher::connect(port, 1)?;
+    publisher.paced(visitors, interval, || enough.load(Ordering::Relaxed))
+}

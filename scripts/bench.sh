@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Measures heartbeatd beside what it is compared with and writes docs/benchmarks.md.
+#   ./scripts/bench.sh           everything
+#   ./scripts/bench.sh --quick   a look within five minutes, into target/benchmarks
+# Installs the peers into target/peers first, and builds; both once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/install.sh
+
+case $* in
+'') folder=docs ;;
+--quick) folder=target/benchmarks ;;
+*)
+    sed -n '2,5s/^# //p' "$0" >&2
+    exit 64
+    ;;
+esac
+
+install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h:libssl-dev \
+    mosquitto '/usr/lib/postgresql/*/bin/initdb:postgresql'
+need_cargo
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+
+echo "Building" >&2
+cargo build --release --locked -p heartbeatd -p side-by-side
+for peer in benches/peers/*/; do
+    peer=$(basename "$peer")
+    echo "Installing $peer" >&2
+    "benches/peers/$peer/install.sh" "$target/peers/$peer"
+done
+
+"$target/release/side-by-side" report "$@" --folder "$folder" \
+    --heartbeatd "$target/release/heartbeatd" --peers "$target/peers"
+echo "Written: $folder/benchmarks.md" >&2
