@@ -74,8 +74,9 @@ impl Ticker {
         async move { round.run().await }.into_actor(self).map(move |done, _, ctx| {
             let duration_ms = began.elapsed().as_millis();
             match done {
-                Ok(Done { newly_offline, delivered }) => {
-                    info!(target: TARGET, newly_offline, delivered, duration_ms; "checked");
+                Ok(Done { newly_offline, delivered, check }) => {
+                    let check_ms = check.as_millis();
+                    info!(target: TARGET, newly_offline, delivered, check_ms, duration_ms; "checked");
                 }
                 Err(error) => {
                     error!(target: TARGET, duration_ms; "{error}");
@@ -100,21 +101,25 @@ impl Ticker {
 struct Done {
     newly_offline: u64,
     delivered: usize,
+    /// How long it took without the deliveries.
+    check: Duration,
 }
 
 impl Round {
     async fn run(&self) -> Result<Done, RoundError> {
         let _turn = self.turn.lock().await;
+        let began = Instant::now();
         let check = CheckOffline { now: (self.clock)() };
         let checked = self.registry.send(check).await.map_err(registry_gone)?;
         let CheckedOffline { newly_offline, mut undelivered } =
             checked.map_err(RoundError::Check)?;
+        let check = began.elapsed();
         let mut delivered = 0;
         while !undelivered.is_empty() {
             delivered += undelivered.len();
             undelivered = self.deliver(undelivered).await?;
         }
-        Ok(Done { newly_offline, delivered })
+        Ok(Done { newly_offline, delivered, check })
     }
 
     /// Hands transitions to the sink and strikes them off. Returns the next.

@@ -268,6 +268,15 @@ pub struct Cutoffs {
     pub own: Vec<Cutoff>,
 }
 
+impl Cutoffs {
+    /// Nobody who was last seen at this instant or later is silent, whatever his
+    /// timeout. `None`: nobody is at all.
+    pub fn latest(&self) -> Option<DateTime<Utc>> {
+        let all = self.own.iter().chain([&self.default]);
+        all.filter_map(|cutoff| cutoff.instant).max()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::intervals::tests::{at, interval, intervals};

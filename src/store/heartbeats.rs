@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+use sea_orm::{DatabaseTransaction, DbErr, QueryResult, Value};
 
 use super::history::NewTransition;
 use super::listening::Proven;
@@ -43,10 +43,6 @@ const HEARTBEAT: Columns = &[
     ("clock_skew_ms", Type::Integer),
     ("error", Type::Text),
 ];
-
-/// How many heartbeats SQLite gets as a list, value by value; what is left over is
-/// fewer. From 100 to 5,000 it is equally fast.
-const LISTED_AT_ONCE: usize = 500;
 
 /// [`Status::on_heartbeat`], set-wise; a test holds the two against each other.
 const STATUS_ON_HEARTBEAT: &str =
@@ -163,15 +159,12 @@ impl DeviceStore {
             "AND device.status = {STATUS_ON_HEARTBEAT} \
              AND (heartbeat.clock_skew_ms IS NULL OR abs(heartbeat.clock_skew_ms) <= {bound})",
         );
-        let (listed, rest) = match self.backend() {
-            DbBackend::Sqlite => heartbeats.as_chunks::<LISTED_AT_ONCE>(),
-            _ => (&[][..], heartbeats),
-        };
+        let (listed, rest) = rows::split(self.backend(), heartbeats);
         let mut updated = 0;
         if !listed.is_empty() {
-            let sql = format!("{} {steady}", update_sql(&rows::list(HEARTBEAT, LISTED_AT_ONCE)));
+            let sql = format!("{} {steady}", update_sql(&rows::list(HEARTBEAT)));
             for heartbeats in listed {
-                let values = heartbeats.iter().flat_map(listed_values);
+                let values = heartbeats.iter().flat_map(values);
                 updated += self.execute(transaction, &sql, values).await?;
             }
         }
@@ -260,7 +253,7 @@ fn update_sql(rows: &str) -> String {
 }
 
 /// A row of [`HEARTBEAT`], value by value.
-fn listed_values(heartbeat: &Heartbeat) -> [Value; HEARTBEAT.len()] {
+fn values(heartbeat: &Heartbeat) -> [Value; HEARTBEAT.len()] {
     [
         heartbeat.device_id.as_str().into(),
         millis(heartbeat.received_at).into(),
@@ -273,17 +266,7 @@ fn listed_values(heartbeat: &Heartbeat) -> [Value; HEARTBEAT.len()] {
 
 /// The heartbeats as rows of [`HEARTBEAT`], in one parameter.
 fn bind<'a>(heartbeats: impl IntoIterator<Item = &'a Heartbeat>) -> Value {
-    let rows = heartbeats.into_iter().map(|heartbeat| {
-        (
-            heartbeat.device_id.as_str(),
-            millis(heartbeat.received_at),
-            heartbeat.uptime_seconds,
-            heartbeat.free_memory,
-            heartbeat.clock_skew_ms,
-            heartbeat.error.as_deref(),
-        )
-    });
-    rows::bind(&rows.collect::<Vec<_>>())
+    rows::bind(heartbeats.into_iter().map(values))
 }
 
 impl Known {

@@ -1,10 +1,12 @@
 //! The history of status changes, and the outbox of offline transitions.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::status_transition::{Column, Entity, Model};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect,
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    Value,
 };
 
 use super::rows::{self, Columns, Type};
@@ -41,6 +43,40 @@ impl NewTransition {
             instance: None,
         })
     }
+
+    /// With the number that the database gave it.
+    fn numbered(&self, sequence: i64) -> Transition {
+        let Self { device_id, from, to, at, last_seen_at, cutoff, timeout, listened, instance } =
+            self.clone();
+        Transition {
+            sequence,
+            device_id,
+            from,
+            to,
+            at,
+            last_seen_at,
+            cutoff,
+            timeout,
+            listened,
+            instance,
+            delivered_at: None,
+        }
+    }
+
+    /// A row of [`TRANSITION`], value by value.
+    fn values(&self) -> [Value; TRANSITION.len()] {
+        [
+            self.device_id.as_str().into(),
+            self.from.as_str().into(),
+            self.to.as_str().into(),
+            millis(self.at).into(),
+            self.last_seen_at.map(millis).into(),
+            self.cutoff.map(millis).into(),
+            self.timeout.map(|timeout| timeout.num_milliseconds()).into(),
+            self.listened.map(|listened| listened.num_milliseconds()).into(),
+            self.instance.as_deref().into(),
+        ]
+    }
 }
 
 const TRANSITION: Columns = &[
@@ -57,8 +93,8 @@ const TRANSITION: Columns = &[
 const SEQUENCE: Columns = &[("sequence", Type::Integer)];
 
 impl DeviceStore {
-    /// Writes transitions, in their order, inside the transaction that makes
-    /// them true.
+    /// Writes transitions, in their order and at most one of a device, inside the
+    /// transaction that makes them true.
     pub(super) async fn insert_transitions(
         &self,
         transaction: &DatabaseTransaction,
@@ -67,31 +103,31 @@ impl DeviceStore {
         if transitions.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = transitions.iter().map(|transition| {
-            (
-                &transition.device_id,
-                transition.from,
-                transition.to,
-                millis(transition.at),
-                transition.last_seen_at.map(millis),
-                transition.cutoff.map(millis),
-                transition.timeout.map(|timeout| timeout.num_milliseconds()),
-                transition.listened.map(|listened| listened.num_milliseconds()),
-                transition.instance.as_deref(),
-            )
+        let (listed, rest) = rows::split(self.backend(), transitions);
+        let mut inserted = Vec::with_capacity(transitions.len());
+        if !listed.is_empty() {
+            let sql = insert_sql(&rows::list(TRANSITION));
+            for transitions in listed {
+                let values = transitions.iter().flat_map(NewTransition::values);
+                inserted.extend(self.select(transaction, &sql, values).await?);
+            }
+        }
+        if !rest.is_empty() {
+            let sql = insert_sql(&rows::select(self.backend(), "$1", TRANSITION));
+            let rows = rows::bind(rest.iter().map(NewTransition::values));
+            inserted.extend(self.select(transaction, &sql, [rows]).await?);
+        }
+        let sequences = inserted.iter().map(|row| {
+            Ok((row.try_get::<String>("", "device_id")?, row.try_get::<i64>("", "sequence")?))
         });
-        let columns = TRANSITION.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        let sql = format!(
-            "WITH transition AS ({rows}) INSERT INTO status_transition ({columns}) \
-             SELECT {columns} FROM transition WHERE true RETURNING *",
-            rows = rows::select(self.backend(), "$1", TRANSITION),
-        );
-        let inserted =
-            self.select(transaction, &sql, [rows::bind(&rows.collect::<Vec<_>>())]).await?;
-        let inserted = inserted.iter().map(|row| Model::from_query_result(row, "")?.try_into());
-        let mut inserted: Vec<Transition> = inserted.collect::<Result<_, DbErr>>()?;
-        inserted.sort_unstable_by_key(|transition| transition.sequence);
-        Ok(inserted)
+        let sequences: HashMap<_, _> = sequences.collect::<Result<_, DbErr>>()?;
+        let numbered = transitions.iter().map(|transition| {
+            let sequence = sequences.get(transition.device_id.as_str());
+            sequence.map(|&sequence| transition.numbered(sequence)).ok_or(DbErr::RecordNotInserted)
+        });
+        let mut numbered: Vec<_> = numbered.collect::<Result<_, _>>()?;
+        numbered.sort_unstable_by_key(|transition| transition.sequence);
+        Ok(numbered)
     }
 
     /// The oldest offline transitions that the alert sink has not acknowledged,
@@ -124,8 +160,8 @@ impl DeviceStore {
              WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",
             rows = rows::select(self.backend(), "$1", SEQUENCE),
         );
-        let rows = sequences.iter().map(|sequence| [sequence]).collect::<Vec<_>>();
-        self.execute(&self.db, &sql, [rows::bind(&rows), millis(at).into()])
+        let rows = rows::bind(sequences.iter().map(|&sequence| [sequence.into()]));
+        self.execute(&self.db, &sql, [rows, millis(at).into()])
             .await
             .map(drop)
             .map_err(failed_to("acknowledge offline transitions"))
@@ -178,6 +214,15 @@ impl DeviceStore {
             .await
             .map_err(failed_to("prune the history"))
     }
+}
+
+/// Inserts these rows and returns their devices and numbers.
+fn insert_sql(rows: &str) -> String {
+    let columns = TRANSITION.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    format!(
+        "WITH transition AS ({rows}) INSERT INTO status_transition ({columns}) \
+         SELECT {columns} FROM transition WHERE true RETURNING device_id, sequence"
+    )
 }
 
 impl TryFrom<Model> for Transition {

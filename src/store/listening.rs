@@ -64,12 +64,12 @@ impl DeviceStore {
             rows = rows::select(self.backend(), "$1", LISTENED),
         );
         let rows = changed.iter().map(|Listened { interval, after }| {
-            (millis(interval.from), millis(interval.until), after.map(GapCause::as_str))
+            let cause = after.map(GapCause::as_str);
+            [millis(interval.from).into(), millis(interval.until).into(), cause.into()]
         });
         let from = [instance.as_str().into(), millis(first.interval.from).into()];
         self.execute(transaction, forget, from).await?;
-        let rows = rows::bind(&rows.collect::<Vec<_>>());
-        self.execute(transaction, &save, [rows, instance.as_str().into()]).await?;
+        self.execute(transaction, &save, [rows::bind(rows), instance.as_str().into()]).await?;
         Ok(())
     }
 

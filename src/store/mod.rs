@@ -37,6 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// readers.
 const MAX_CONNECTIONS: u32 = 4;
 
+/// How many rows SQLite's thread reads ahead: with few of them it and the reader wake
+/// each other all the time.
+const ROWS_AHEAD: usize = 1_000;
+
 /// The devices, their history and the outbox, in a database.
 ///
 /// Cheap to clone; every clone uses the same few connections.
@@ -110,7 +114,8 @@ impl DeviceStore {
                     // In WAL mode a power cut can undo the last commits but not
                     // damage the file; a lost second of heartbeats comes again.
                     .synchronous(SqliteSynchronous::Normal)
-                    .busy_timeout(PATIENCE);
+                    .busy_timeout(PATIENCE)
+                    .row_buffer_size(ROWS_AHEAD);
                 match mode {
                     OpenMode::Create => sqlite,
                     OpenMode::Existing => sqlite.create_if_missing(false),

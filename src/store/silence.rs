@@ -69,13 +69,17 @@ impl DeviceStore {
     /// If the database fails.
     pub async fn get_stale_devices(&self, cutoffs: &Cutoffs, limit: u64) -> Result<Vec<DeviceId>> {
         let sql = format!(
-            "WITH own AS ({own}) SELECT id FROM device WHERE {stale} LIMIT $3",
+            "WITH own AS ({own}) \
+             SELECT id FROM device WHERE last_seen_at < $3 AND {stale} LIMIT $4",
             own = rows::select(self.backend(), "$1", CUTOFF),
             stale = stale("$2"),
         );
         let [own, default] = bind(cutoffs);
+        // Whoever was seen after the latest cutoff, as nearly everybody, needs no look
+        // at the status and the timeout.
+        let latest = cutoffs.latest().map(millis).into();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let values = [own, default, limit.into()];
+        let values = [own, default, latest, limit.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let read = async {
             // Row by row: a million of them at once would be 200 MB.
@@ -122,7 +126,7 @@ impl DeviceStore {
         retried(async || {
             let transaction = self.begin().await?;
             let [own, cutoff] = bind(cutoffs);
-            let candidates = rows::bind(&devices.iter().map(|id| [id]).collect::<Vec<_>>());
+            let candidates = rows::bind(devices.iter().map(|id| [id.as_str().into()]));
             let rows = self.select(&transaction, &select, [own, cutoff, candidates]).await?;
             let mut transitions = Vec::with_capacity(rows.len());
             for row in rows {
@@ -142,8 +146,8 @@ impl DeviceStore {
                     instance: Some(instance.to_owned()),
                 });
             }
-            let marked: Vec<_> = transitions.iter().map(|t| [&t.device_id]).collect();
-            self.execute(&transaction, &update, [rows::bind(&marked)]).await?;
+            let marked = rows::bind(transitions.iter().map(|t| [t.device_id.as_str().into()]));
+            self.execute(&transaction, &update, [marked]).await?;
             let transitions = self.insert_transitions(&transaction, &transitions).await?;
             transaction.commit().await?;
             Ok(transitions)
@@ -170,6 +174,9 @@ fn cutoff(default: &str) -> String {
 }
 
 fn bind(cutoffs: &Cutoffs) -> [Value; 2] {
-    let own = cutoffs.own.iter().map(|own| (own.timeout.as_secs(), own.instant.map(millis)));
-    [rows::bind(&own.collect::<Vec<_>>()), cutoffs.default.instant.map(millis).into()]
+    let own = cutoffs.own.iter().map(|own| {
+        let seconds = i64::try_from(own.timeout.as_secs()).unwrap_or(i64::MAX);
+        [seconds.into(), own.instant.map(millis).into()]
+    });
+    [rows::bind(own), cutoffs.default.instant.map(millis).into()]
 }

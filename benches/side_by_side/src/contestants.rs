@@ -36,6 +36,14 @@ fn lines(child: &mut Child) -> anyhow::Result<std::io::Lines<BufReader<ChildStdo
 
 pub fn await_true(
     what: &str,
+    condition: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    await_every(POLL, what, condition)
+}
+
+pub fn await_every(
+    interval: Duration,
+    what: &str,
     mut condition: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -43,7 +51,7 @@ pub fn await_true(
         if Instant::now() > deadline {
             bail!("waited {PATIENCE:?} in vain: {what}");
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(interval);
     }
     Ok(())
 }

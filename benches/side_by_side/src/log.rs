@@ -61,11 +61,22 @@ impl<'a> Line<'a> {
         self.number(key).map(Duration::from_millis)
     }
 
-    /// When that happened which took as long as the key says, until the line was
+    /// When that began which took as long as the key says, until the line was
     /// written.
+    pub fn since(&self, key: &str) -> Option<DateTime<Utc>> {
+        Some(self.at - TimeDelta::from_std(self.duration(key)?).ok()?)
+    }
+
+    /// From then on until the line was written.
     pub fn span(&self, key: &str) -> Option<Span> {
-        let took = TimeDelta::from_std(self.duration(key)?).ok()?;
-        Some(Span { from: self.at - took, until: self.at })
+        Some(Span { from: self.since(key)?, until: self.at })
+    }
+
+    /// The ticker's check, without the deliveries that followed.
+    pub fn check(&self) -> Option<Span> {
+        let from = self.since("duration_ms")?;
+        let took = TimeDelta::from_std(self.duration("check_ms")?).ok()?;
+        Some(Span { from, until: from + took })
     }
 }
 
@@ -88,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_line_says_who_when_what_and_how_much() {
-        let text = "[2026-11-24T22:47:36.123Z DEBUG ticker] checked newly_offline=7 duration_ms=23\n\
+        let text = "[2026-11-24T22:47:36.123Z DEBUG ticker] checked newly_offline=7 check_ms=20 duration_ms=23\n\
                     panicked\n[2026-11-24T22:47:37.000Z INFO  ticker] checked newly_of";
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("it is ours");
@@ -98,6 +109,9 @@ mod tests {
         assert_eq!(lines[0].number("newly_offline"), Some(7));
         let span = lines[0].span("duration_ms").expect("it has one");
         assert_eq!((span.until - span.from).num_milliseconds(), 23);
+        let check = lines[0].check().expect("it has one");
+        assert_eq!((check.until - check.from).num_milliseconds(), 20);
+        assert_eq!(check.from, span.from);
         assert_eq!(log.of("alert_sink", "checked").count(), 0);
     }
 }

@@ -111,7 +111,7 @@ fn main() -> anyhow::Result<()> {
         Command::Silence { devices } => {
             for silent in Silent::ALL {
                 let case = Case { server: Server::Sqlite, devices, silent };
-                println!("{}: {:?}", silent.name(), silence::run(case, &stage)?);
+                println!("{case}: {}", silence::run(case, &stage)?);
             }
             Ok(())
         }

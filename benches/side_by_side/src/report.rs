@@ -86,22 +86,12 @@ pub fn write(extent: Extent, stage: &Stage, folder: &Path) -> anyhow::Result<()>
         for silent in Silent::ALL {
             let case = Case { server, devices, silent };
             let outcome = silence::run(case, stage)?;
-            eprintln!(
-                "{:<10} {devices:>8} devices, {:>4} silent: checked in {:?}, a bare count takes {:?}, \
-                 echoes {}, peak memory {} MB, started in {:?}",
-                server.name(),
-                silent.name(),
-                outcome.check,
-                outcome.bare_count,
-                page::percentiles(&outcome.echoes_in_check),
-                outcome.peak_memory / 1_000_000,
-                outcome.start_up,
-            );
+            eprintln!("{case}: {outcome}");
             silence.push((case, outcome));
         }
     }
     let detection = detection::run(stage)?;
-    eprintln!("detected after the deadline: {}", page::percentiles(&detection));
+    eprintln!("detected {detection} after the deadline");
     let machine = machine::describe();
     let took = began.elapsed();
     let results = Results { extent, machine, throughput, fleets, silence, detection, took };

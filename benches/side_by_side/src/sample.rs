@@ -1,5 +1,6 @@
 //! Some measurements of the same thing, and what is said of them.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Sorted.
@@ -20,6 +21,14 @@ impl Sample {
     pub fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.0.len() * percent).div_ceil(100);
         self.0.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    }
+}
+
+/// The median, what 99 % are not above, and the most.
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99, max] = [50, 99, 100].map(|percent| self.percentile(percent).as_millis());
+        write!(f, "{p50} / {p99} / {max} ms")
     }
 }
 

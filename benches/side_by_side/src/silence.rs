@@ -1,13 +1,14 @@
 //! What a check costs, by the size of the fleet and how many of it are silent; and
 //! what heartbeats notice of it: they go on arriving, and so do echoes.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
 use crate::candidates::{Broker, Stage};
-use crate::contestants::{Contestant, Heartbeatd, await_true};
+use crate::contestants::{Contestant, Heartbeatd, await_every};
 use crate::database::{Database, Server};
 use crate::log::{Line, Log, Span};
 use crate::publisher::Publisher;
@@ -49,6 +50,13 @@ pub struct Case {
     pub silent: Silent,
 }
 
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (server, silent) = (self.server.name(), self.silent.name());
+        write!(f, "{server:<10} {:>8} devices, {silent:>4} silent", self.devices)
+    }
+}
+
 /// What was measured.
 #[derive(Debug)]
 pub struct Outcome {
@@ -60,9 +68,24 @@ pub struct Outcome {
     pub bare_count: Duration,
     /// The echoes that were on their way during such a check.
     pub echoes_in_check: Sample,
-    /// And those during a flush, while no check ran.
+    /// And those during a flush, while no check ran; none unless nobody is silent.
     pub echoes_in_flush: Sample,
     pub peak_memory: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "checked in {:?}, counted in {:.1?}, echoes {} and {}, {} MB, started in {:.0?}",
+            self.check,
+            self.bare_count,
+            self.echoes_in_check,
+            self.echoes_in_flush,
+            self.peak_memory / 1_000_000,
+            self.start_up,
+        )
+    }
 }
 
 /// Others than the registered ones go on publishing, each once a second.
@@ -74,18 +97,26 @@ const TIMEOUT: u64 = 8;
 /// Checks and counts of which the median is taken.
 const REPEATED: usize = 5;
 
+/// How often to look: that takes its time from what is measured.
+const LOOK: Duration = Duration::from_millis(500);
+
 pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
     let Case { server, devices, silent } = case;
     let database = Database::new(server)?;
     database.register(devices, (silent == Silent::OnePercent).then_some(TIMEOUT))?;
     let timeout = if silent == Silent::All { format!("{TIMEOUT}s") } else { "1h".to_owned() };
+    // With the registry at debug there would be a line for each of the silent ones.
+    let log = match silent {
+        Silent::None => "info,sqlx=warn,mqtt_ingest=debug,device_registry=debug",
+        Silent::OnePercent | Silent::All => "info,sqlx=warn,mqtt_ingest=debug",
+    };
     let settings = [
         ("HEARTBEAT__TIMEOUT", &*timeout),
         ("HEARTBEAT__CHECK_INTERVAL", "2s"),
         ("MQTT__ECHO_INTERVAL", "20ms"),
         ("HTTP__LISTEN", "off"),
         ("ALERTS__TIMEOUT", "10m"),
-        ("RUST_LOG", "info,mqtt_ingest=debug,device_registry=debug,sqlx=warn"),
+        ("RUST_LOG", log),
     ];
     let service =
         Heartbeatd::start(stage, database, Broker::Mosquitto, stage.mosquitto, &settings)?;
@@ -99,13 +130,14 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
     })?;
 
     let found: Vec<_> = relevant(&log, case).collect();
-    let mut durations: Vec<_> = found.iter().filter_map(|l| l.duration("duration_ms")).collect();
+    let mut durations: Vec<_> = found.iter().filter_map(|l| l.duration("check_ms")).collect();
     durations.sort_unstable();
     let check = *durations.get(durations.len() / 2).context("a check")?;
-    let checks: Vec<_> = found.iter().filter_map(|l| l.span("duration_ms")).collect();
-    let (all_checks, flushes) = (spans(&log, "checked"), spans(&log, "flushed"));
+    let checks: Vec<_> = found.iter().filter_map(Line::check).collect();
+    let all_checks: Vec<_> = log.of("ticker", "checked").filter_map(|l| l.check()).collect();
     let undisturbed = |flush: &Span| !all_checks.iter().any(|check| check.overlaps(flush));
-    let flushes: Vec<_> = flushes.into_iter().filter(undisturbed).collect();
+    let flushes = log.of("device_registry", "flushed").filter_map(|l| l.span("duration_ms"));
+    let flushes: Vec<_> = flushes.filter(undisturbed).collect();
     Ok(Outcome {
         start_up: service.started_up_in(),
         check,
@@ -119,15 +151,11 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
 /// The checks that the case is about. The first one comes while it starts up.
 fn relevant(log: &Log, case: Case) -> impl Iterator<Item = Line<'_>> {
     let expected = case.silent.of(case.devices);
-    let checks = log.of("device_registry", "checked").skip(1);
+    let checks = log.of("ticker", "checked").skip(1);
     checks.filter(move |line| match (expected, line.number("newly_offline")) {
         (0, found) => found == Some(0),
         (_, found) => found.is_some_and(|found| found > 0),
     })
-}
-
-fn spans(log: &Log, what: &str) -> Vec<Span> {
-    log.of("device_registry", what).filter_map(|line| line.span("duration_ms")).collect()
 }
 
 /// Waits for the checks, and counts in between.
@@ -146,11 +174,11 @@ fn watch(service: &Heartbeatd, case: Case) -> anyhow::Result<(Log, Duration)> {
         }
     }
     counts.sort_unstable();
-    await_true("the checks", || Ok(relevant(&service.log()?, case).count() >= checks))?;
+    await_every(LOOK, "the checks", || Ok(relevant(&service.log()?, case).count() >= checks))?;
     let sql = "SELECT count(*) FROM status_transition \
                WHERE to_status = 'offline' AND delivered_at IS NOT NULL";
     if expected > 0 {
-        await_true("the deliveries", || {
+        await_every(LOOK, "the deliveries", || {
             Ok(service.database.number(sql)? == Some(i64::try_from(expected)?))
         })?;
     }

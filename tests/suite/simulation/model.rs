@@ -7,6 +7,10 @@ use heartbeatd::domain::Status;
 
 use super::{GRACE, Outage};
 
+/// A check may be overtaken by what came after its reading of the clock: only a clock
+/// that is behind by more seconds than this was turned back.
+const OVERTAKEN: i64 = 1;
+
 /// A device's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -112,8 +116,9 @@ impl Model {
         outage: Option<Outage>,
         timeout: impl Fn(usize) -> i64,
     ) -> Vec<usize> {
-        let stepped_back = self.step_back(now);
-        if self.latest_reading.is_some_and(|latest| latest > now + 1) {
+        let proven_later = self.proven.newest() > Some(now + OVERTAKEN);
+        let stepped_back = proven_later && self.step_back(now);
+        if self.latest_reading > Some(now + OVERTAKEN) {
             self.clamp_due = true;
             self.latest_reading = Some(now);
         }

@@ -10,7 +10,7 @@ use crate::candidates::{Broker, Candidate, Kind};
 use crate::chart::{self, Axes, Series, thousands};
 use crate::database::Server;
 use crate::detection;
-use crate::sample::{Sample, median};
+use crate::sample::median;
 use crate::silence::{self, Silent};
 use crate::throughput::Outcome;
 
@@ -56,7 +56,7 @@ pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
         .replace("{{check_interval}}", &spell(detection::CHECK_INTERVAL))
         .replace("{{echo_interval}}", &spell(detection::ECHO_INTERVAL))
         .replace("{{detected}}", &thousands(detection::DEVICES as f64))
-        .replace("{{detection}}", &percentiles(&results.detection));
+        .replace("{{detection}}", &results.detection.to_string());
     fs::write(folder.join("benchmarks.md"), page)?;
     Ok(())
 }
@@ -186,20 +186,21 @@ fn checks(results: &Results) -> String {
 
 fn echoes(results: &Results) -> String {
     let mut table = String::from(
-        "| database | devices | silent | during the check: p50 / p99 / max, ms | echoes | during flushes: p50 / p99 / max, ms | echoes |\n\
+        "| database | devices | silent | during the check: p50 / p99 / max | echoes | during flushes: p50 / p99 / max | echoes |\n\
          |---|---:|---:|---:|---:|---:|---:|\n",
     );
     for (case, outcome) in &results.silence {
+        let none = case.silent == Silent::None;
         row(
             &mut table,
             &[
                 case.server.name().to_owned(),
                 thousands(case.devices as f64),
                 case.silent.name().to_owned(),
-                percentiles(&outcome.echoes_in_check),
+                outcome.echoes_in_check.to_string(),
                 outcome.echoes_in_check.len().to_string(),
-                percentiles(&outcome.echoes_in_flush),
-                outcome.echoes_in_flush.len().to_string(),
+                if none { outcome.echoes_in_flush.to_string() } else { String::new() },
+                if none { outcome.echoes_in_flush.len().to_string() } else { String::new() },
             ],
         );
     }
@@ -396,10 +397,4 @@ fn millis(duration: Duration) -> String {
 
 fn millis_exactly(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64() * 1e3)
-}
-
-/// As milliseconds.
-pub fn percentiles(sample: &Sample) -> String {
-    let [p50, p99, max] = [50, 99, 100].map(|percent| millis(sample.percentile(percent)));
-    format!("{p50} / {p99} / {max}")
 }
