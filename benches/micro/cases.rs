@@ -11,8 +11,10 @@ pub const PAYLOAD: &[u8] =
 
 pub const TIMEOUT: Duration = Duration::from_secs(180);
 
+/// A moment before the payload was sent.
 pub fn start() -> DateTime<Utc> {
-    "2026-11-24T03:00:00Z".parse().expect("a constant")
+    const NANOSECONDS: i64 = 1_795_489_200_000_000_000;
+    DateTime::from_timestamp_nanos(NANOSECONDS)
 }
 
 pub fn device(number: u64) -> DeviceId {

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use nonmax::NonMaxI64;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -22,6 +23,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 pub const MAX_ERROR_CHARS: usize = 1024;
 
 /// A device said that it is alive.
+///
+/// 80 bytes: as many of them as there are devices wait to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// Who.
@@ -29,13 +32,13 @@ pub struct Heartbeat {
     /// When, by the service's clock.
     pub received_at: DateTime<Utc>,
     /// The device's clock minus the service's, if it told its time.
-    pub clock_skew_ms: Option<i64>,
+    pub clock_skew_ms: Option<NonMaxI64>,
     /// Seconds since the device booted, if it told.
-    pub uptime_seconds: Option<i64>,
+    pub uptime_seconds: Option<NonMaxI64>,
     /// Bytes of free memory, if it told.
-    pub free_memory: Option<i64>,
+    pub free_memory: Option<NonMaxI64>,
     /// The error that it reports, if any.
-    pub error: Option<String>,
+    pub error: Option<Box<str>>,
 }
 
 impl Heartbeat {
@@ -66,7 +69,7 @@ impl Heartbeat {
             device_id,
             received_at,
             clock_skew_ms: field("timestamp", report.timestamp, timestamp, &mut dropped)
-                .map(|told| (told - received_at).num_milliseconds()),
+                .and_then(|told| NonMaxI64::new((told - received_at).num_milliseconds())),
             uptime_seconds: field(
                 "uptime_seconds",
                 report.uptime_seconds,
@@ -226,13 +229,13 @@ fn field<T>(
 
 /// A whole number from 0 up. Many a device's JSON library writes each number
 /// with a fraction (`3600.0`): that is whole too, as far as an `f64` is exact.
-fn whole_number(json: &str) -> Option<i64> {
+fn whole_number(json: &str) -> Option<NonMaxI64> {
     const EXACT: f64 = (1_u64 << 53) as f64;
     let number = json.parse::<i64>().ok().or_else(|| {
         let number = json.parse::<f64>().ok()?;
         (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
     });
-    number.filter(|&number| number >= 0)
+    number.filter(|&number| number >= 0).and_then(NonMaxI64::new)
 }
 
 fn timestamp(json: &str) -> Option<DateTime<Utc>> {
@@ -242,14 +245,14 @@ fn timestamp(json: &str) -> Option<DateTime<Utc>> {
 
 /// An error report without what would garble a log or a database (PostgreSQL
 /// stores no U+0000); the inner `None`: it is empty, there is no error.
-fn error_report(json: &str) -> Option<Option<String>> {
+fn error_report(json: &str) -> Option<Option<Box<str>>> {
     let clean: String = text(json)?
         .trim()
         .chars()
         .take(MAX_ERROR_CHARS)
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    Some((!clean.is_empty()).then_some(clean))
+    Some((!clean.is_empty()).then(|| clean.into()))
 }
 
 /// A JSON string, borrowed where it has no escapes.
@@ -262,6 +265,10 @@ fn text(json: &str) -> Option<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn number(number: i64) -> Option<NonMaxI64> {
+        NonMaxI64::new(number)
+    }
 
     const RECEIVED_AT: &str = "2026-11-23T12:00:00Z";
 
@@ -302,14 +309,19 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_is_small() {
+        assert_eq!(size_of::<Heartbeat>(), 80);
+    }
+
+    #[test]
     fn the_specifications_payload_is_read_whole() {
         let heartbeat = accepted(
             r#"{"timestamp":"2026-11-23T11:59:59.5Z","uptime_seconds":3600,"free_memory":123456}"#,
         );
         let expected = Heartbeat {
-            clock_skew_ms: Some(-500),
-            uptime_seconds: Some(3600),
-            free_memory: Some(123_456),
+            clock_skew_ms: number(-500),
+            uptime_seconds: number(3600),
+            free_memory: number(123_456),
             ..bare()
         };
         assert_eq!(heartbeat, expected);
@@ -325,7 +337,7 @@ mod tests {
             ("9999-12-31T23:59:59Z", 251_606_865_599_000),
         ] {
             let heartbeat = accepted(&format!(r#"{{"timestamp":"{timestamp}"}}"#));
-            assert_eq!(heartbeat, Heartbeat { clock_skew_ms: Some(skew), ..bare() }, "{timestamp}");
+            assert_eq!(heartbeat, Heartbeat { clock_skew_ms: number(skew), ..bare() }, "{timestamp}");
         }
     }
 
@@ -355,8 +367,8 @@ mod tests {
 
     #[test]
     fn a_whole_number_may_be_written_with_a_fraction_of_zero() {
-        assert_eq!(accepted(r#"{"uptime_seconds":3600.0}"#).uptime_seconds, Some(3600));
-        assert_eq!(accepted(r#"{"free_memory":1.5e6}"#).free_memory, Some(1_500_000));
+        assert_eq!(accepted(r#"{"uptime_seconds":3600.0}"#).uptime_seconds, number(3600));
+        assert_eq!(accepted(r#"{"free_memory":1.5e6}"#).free_memory, number(1_500_000));
     }
 
     #[test]
@@ -403,11 +415,11 @@ mod tests {
     fn a_later_heartbeat_keeps_what_it_does_not_tell_but_not_an_error() {
         let mut heartbeat = accepted(r#"{"uptime_seconds":1,"free_memory":2,"error":"hot"}"#);
         let later = received_at() + chrono::TimeDelta::seconds(1);
-        heartbeat.merge(Heartbeat { received_at: later, uptime_seconds: Some(9), ..bare() });
+        heartbeat.merge(Heartbeat { received_at: later, uptime_seconds: number(9), ..bare() });
         let expected = Heartbeat {
             received_at: later,
-            uptime_seconds: Some(9),
-            free_memory: Some(2),
+            uptime_seconds: number(9),
+            free_memory: number(2),
             ..bare()
         };
         assert_eq!(heartbeat, expected);

@@ -111,7 +111,7 @@ impl DeviceStore {
                 continue;
             };
             let heartbeat = &heartbeats[at];
-            if let Some(skew) = heartbeat.clock_skew_ms
+            if let Some(skew) = heartbeat.clock_skew_ms.map(i64::from)
                 && is_new_skew(row.clock_skew_ms, skew, rules.max_clock_skew)
             {
                 recorded.skewed.push((row.id, skew));
@@ -257,9 +257,9 @@ fn values(heartbeat: &Heartbeat) -> [Value; HEARTBEAT.len()] {
     [
         heartbeat.device_id.as_str().into(),
         millis(heartbeat.received_at).into(),
-        heartbeat.uptime_seconds.into(),
-        heartbeat.free_memory.into(),
-        heartbeat.clock_skew_ms.into(),
+        heartbeat.uptime_seconds.map(i64::from).into(),
+        heartbeat.free_memory.map(i64::from).into(),
+        heartbeat.clock_skew_ms.map(i64::from).into(),
         heartbeat.error.as_deref().into(),
     ]
 }
