@@ -23,8 +23,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 
 echo "Building" >&2
 cargo build --release --locked -p heartbeatd -p side-by-side
-for peer in benches/peers/*/; do
-    peer=$(basename "$peer")
+for peer in asyncio mqtt-exporter node-red; do
     echo "Installing $peer" >&2
     "benches/peers/$peer/install.sh" "$target/peers/$peer"
 done

@@ -18,7 +18,9 @@ use std::hint::black_box;
 use chrono::{DateTime, TimeDelta, Utc};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
-use heartbeatd::domain::{Coverage, Cutoffs, DeviceId, GapCause, Heartbeat, Pending};
+use heartbeatd::domain::{
+    Coverage, Cutoffs, DeviceId, GapCause, Heartbeat, Pending, sort_by_device,
+};
 
 fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     let mut callgrind = Callgrind::default();
@@ -46,9 +48,10 @@ fn coalesce((pending, heartbeats): (Pending, Vec<Heartbeat>)) -> Pending {
 }
 
 #[library_benchmark(config = at_most(10_000_000))]
-#[bench::of_10_000_devices(args = (10_000), setup = full_buffer)]
-fn take((mut pending, _): (Pending, Vec<Heartbeat>)) -> Vec<Heartbeat> {
-    black_box(pending.take())
+#[bench::of_10_000_devices(args = (10_000), setup = cases::heartbeats)]
+fn sort(mut heartbeats: Vec<Heartbeat>) -> Vec<Heartbeat> {
+    sort_by_device(&mut heartbeats);
+    black_box(heartbeats)
 }
 
 fn covered(gaps: i64) -> (Coverage, DateTime<Utc>) {
@@ -70,6 +73,6 @@ fn confirm((mut coverage, end): (Coverage, DateTime<Utc>)) -> Coverage {
     coverage
 }
 
-library_benchmark_group!(name = pure, benchmarks = [parse, coalesce, take, cutoff, confirm]);
+library_benchmark_group!(name = pure, benchmarks = [parse, coalesce, sort, cutoff, confirm]);
 
 main!(library_benchmark_groups = pure);

@@ -337,7 +337,11 @@ mod tests {
             ("9999-12-31T23:59:59Z", 251_606_865_599_000),
         ] {
             let heartbeat = accepted(&format!(r#"{{"timestamp":"{timestamp}"}}"#));
-            assert_eq!(heartbeat, Heartbeat { clock_skew_ms: number(skew), ..bare() }, "{timestamp}");
+            assert_eq!(
+                heartbeat,
+                Heartbeat { clock_skew_ms: number(skew), ..bare() },
+                "{timestamp}"
+            );
         }
     }
 

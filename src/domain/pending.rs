@@ -70,14 +70,12 @@ impl Pending {
         Ok(())
     }
 
-    /// Empties the buffer: one heartbeat per device, sorted by id.
+    /// Empties the buffer: one heartbeat per device, in no order.
     pub fn take(&mut self) -> Vec<Heartbeat> {
         self.index.clear();
         // As many are to be expected again.
         let next = Vec::with_capacity(self.heartbeats.len());
-        let mut taken = std::mem::replace(&mut self.heartbeats, next);
-        taken.sort_unstable_by(|a, b| a.device_id.cmp(&b.device_id));
-        taken
+        std::mem::replace(&mut self.heartbeats, next)
     }
 
     /// Puts back what [`take`](Self::take) gave and could not be written; what
@@ -91,8 +89,36 @@ impl Pending {
     }
 }
 
+/// Sorts by device id.
+///
+/// The ids of a fleet begin alike, and to compare them is most of the work: so what
+/// all have in common is left out, and the next eight bytes are compared as a number.
+pub fn sort_by_device(heartbeats: &mut [Heartbeat]) {
+    let Some(first) = heartbeats.first() else { return };
+    let first = first.device_id.as_str().as_bytes();
+    let alike = |other: &Heartbeat| {
+        let other = other.device_id.as_str().as_bytes();
+        first.iter().zip(other).take_while(|(a, b)| a == b).count()
+    };
+    let common = heartbeats.iter().map(alike).min().unwrap_or_default();
+    let number = |heartbeat: &Heartbeat| {
+        let rest = &heartbeat.device_id.as_str().as_bytes()[common..];
+        let mut bytes = [0; 8];
+        let length = rest.len().min(8);
+        bytes[..length].copy_from_slice(&rest[..length]);
+        u64::from_be_bytes(bytes)
+    };
+    heartbeats.sort_by_cached_key(number);
+    // No byte of an id is zero, so a shorter one had the smaller number already.
+    for same in heartbeats.chunk_by_mut(|a, b| number(a) == number(b)) {
+        same.sort_unstable_by(|a, b| a.device_id.cmp(&b.device_id));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn heartbeat(device: &str, second: i64) -> Heartbeat {
@@ -109,12 +135,13 @@ mod tests {
     }
 
     fn content(pending: &mut Pending) -> Vec<(String, i64)> {
-        let taken = pending.take();
+        let mut taken = pending.take();
+        sort_by_device(&mut taken);
         taken.iter().map(|h| (h.device_id.to_string(), h.received_at.timestamp())).collect()
     }
 
     #[test]
-    fn it_holds_the_newest_of_each_device_sorted_by_id() {
+    fn it_holds_the_newest_of_each_device() {
         let mut pending = buffer(&[("b", 1), ("a", 2), ("b", 3)]);
         assert_eq!(pending.len(), 2);
         assert_eq!(content(&mut pending), [("a".to_owned(), 2), ("b".to_owned(), 3)]);
@@ -140,5 +167,21 @@ mod tests {
         let expected = [("a", 1), ("b", 5), ("c", 5), ("d", 5)];
         assert_eq!(content(&mut pending), expected.map(|(id, at)| (id.to_owned(), at)));
         assert_eq!(pending.merge(heartbeat("a", 6)), Ok(()), "it has room again");
+    }
+
+    proptest! {
+        #[test]
+        fn heartbeats_are_sorted_as_their_ids_are(
+            prefix in "[a-c]{0,3}",
+            ids in prop::collection::vec("[a-cü]{1,12}", 0..50),
+        ) {
+            let ids: Vec<_> = ids.iter().map(|id| format!("{prefix}{id}")).collect();
+            let mut heartbeats: Vec<_> = ids.iter().map(|id| heartbeat(id, 0)).collect();
+            sort_by_device(&mut heartbeats);
+            let sorted: Vec<_> = heartbeats.iter().map(|h| h.device_id.to_string()).collect();
+            let mut expected = ids;
+            expected.sort_unstable();
+            prop_assert_eq!(sorted, expected);
+        }
     }
 }
