@@ -75,7 +75,8 @@ pub struct Stage {
 }
 
 impl Candidate {
-    /// Those that stand beside each other: first all at QoS 0, then all at QoS 1.
+    /// Those that stand beside each other: first all at QoS 0, then heartbeatd and its
+    /// limit at QoS 1. The others are fastest at QoS 0.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for qos in [0, 1] {
@@ -88,11 +89,13 @@ impl Candidate {
                     all.push(Self { kind, broker, qos });
                 }
             }
-            all.extend(["asyncio", "mqtt-exporter", "node-red"].map(|folder| Self {
-                kind: Kind::Peer(folder),
-                broker: Broker::Mosquitto,
-                qos,
-            }));
+            if qos == 0 {
+                all.extend(["asyncio", "mqtt-exporter", "node-red"].map(|folder| Self {
+                    kind: Kind::Peer(folder),
+                    broker: Broker::Mosquitto,
+                    qos,
+                }));
+            }
         }
         all
     }

@@ -51,6 +51,9 @@ enum Command {
         /// A look within five minutes
         #[arg(long)]
         quick: bool,
+        /// How often each has its turn
+        #[arg(long, default_value_t = 3)]
+        turns: usize,
         /// Where to write benchmarks.md
         #[arg(long, default_value = "docs")]
         folder: PathBuf,
@@ -88,8 +91,8 @@ fn main() -> anyhow::Result<()> {
     };
     match command {
         Command::Count(_) => Ok(()),
-        Command::Report { quick, folder } => {
-            let extent = if quick { Extent::quick() } else { Extent::full() };
+        Command::Report { quick, turns, folder } => {
+            let extent = if quick { Extent::quick() } else { Extent::full(turns) };
             report::write(extent, &stage, &folder)
         }
         Command::Throughput { devices, rounds, repetitions, only } => {
