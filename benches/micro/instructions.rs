@@ -29,8 +29,8 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
 }
 
 #[library_benchmark]
-#[bench::of_the_specification(args = (cases::PAYLOAD), config = at_most(10_000))]
-#[bench::that_is_empty(args = (b""), config = at_most(10_000))]
+#[bench::of_the_specification(args = (cases::PAYLOAD), config = at_most(3_300))]
+#[bench::that_is_empty(args = (b""), config = at_most(420))]
 fn parse(payload: &[u8]) -> Heartbeat {
     let device: DeviceId = black_box("device-0012345").parse().expect("an id");
     black_box(cases::parse(device, black_box(payload)))
@@ -41,13 +41,13 @@ fn full_buffer(devices: u64) -> (Pending, Vec<Heartbeat>) {
     (cases::pending(&heartbeats), heartbeats)
 }
 
-#[library_benchmark(config = at_most(10_000_000))]
+#[library_benchmark(config = at_most(2_250_000))]
 #[bench::of_10_000_devices(args = (10_000), setup = full_buffer)]
 fn coalesce((pending, heartbeats): (Pending, Vec<Heartbeat>)) -> Pending {
     black_box(cases::coalesce(pending, heartbeats))
 }
 
-#[library_benchmark(config = at_most(10_000_000))]
+#[library_benchmark(config = at_most(5_700_000))]
 #[bench::of_10_000_devices(args = (10_000), setup = cases::heartbeats)]
 fn sort(mut heartbeats: Vec<Heartbeat>) -> Vec<Heartbeat> {
     sort_by_device(&mut heartbeats);
@@ -58,14 +58,14 @@ fn covered(gaps: i64) -> (Coverage, DateTime<Utc>) {
     (cases::coverage(gaps), cases::end(gaps))
 }
 
-#[library_benchmark(config = at_most(100_000))]
+#[library_benchmark(config = at_most(3_600))]
 #[bench::with_1_000_gaps(args = (1_000), setup = covered)]
 fn cutoff((coverage, now): (Coverage, DateTime<Utc>)) -> (Coverage, Cutoffs) {
     let cutoffs = black_box(&coverage).cutoffs(now, cases::TIMEOUT, &[]);
     (coverage, black_box(cutoffs))
 }
 
-#[library_benchmark(config = at_most(10_000))]
+#[library_benchmark(config = at_most(930))]
 #[bench::with_1_000_gaps(args = (1_000), setup = covered)]
 fn confirm((mut coverage, end): (Coverage, DateTime<Utc>)) -> Coverage {
     let until = end + TimeDelta::seconds(5);

@@ -1,6 +1,8 @@
 //! Everything in one go, written to a page with tables and charts.
 
 mod page;
+mod summary;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,0 +1,42 @@
+//! What is said of the turns of a candidate.
+
+use super::Results;
+use crate::candidates::{Broker, Candidate, Kind};
+use crate::database::Server;
+use crate::sample::median;
+use crate::silence::{self, Silent};
+use crate::throughput::Outcome;
+
+pub fn per_second(turns: &[Outcome]) -> f64 {
+    median(turns.iter().map(Outcome::per_second).collect())
+}
+
+pub fn cpu(turns: &[Outcome]) -> f64 {
+    median(turns.iter().map(Outcome::cpu_seconds_per_million).collect())
+}
+
+pub fn megabytes(turns: &[Outcome]) -> f64 {
+    turns.iter().map(|turn| turn.peak_memory).max().unwrap_or_default() as f64 / 1e6
+}
+
+/// The rate of a candidate in units of the rate of another, turn by turn.
+pub fn ratio(turns: &[Outcome], others: &[Outcome]) -> f64 {
+    let pairs = turns.iter().zip(others);
+    median(pairs.map(|(one, other)| one.per_second() / other.per_second()).collect())
+}
+
+impl Results {
+    pub fn turns(&self, kind: Kind, broker: Broker, qos: u8) -> &[Outcome] {
+        let wanted = Candidate { kind, broker, qos };
+        let found = self.throughput.iter().find(|(candidate, _)| *candidate == wanted);
+        found.map_or(&[], |(_, turns)| turns)
+    }
+
+    /// The check of a table, and what a bare count costs there.
+    pub fn check(&self, server: Server, devices: u64, silent: Silent) -> Option<&silence::Outcome> {
+        let found = self.silence.iter().find(|(case, _)| {
+            (case.server, case.devices, case.silent) == (server, devices, silent)
+        });
+        found.map(|(_, outcome)| outcome)
+    }
+}

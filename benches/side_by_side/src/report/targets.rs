@@ -1,0 +1,137 @@
+//! What was asked for, and what was measured.
+
+use std::time::Duration;
+
+use super::summary::{cpu, megabytes, per_second, ratio};
+use super::{Results, by_fleet, page};
+use crate::candidates::{Broker, Kind};
+use crate::chart::thousands;
+use crate::database::Server;
+use crate::silence::Silent;
+use crate::throughput::Outcome;
+
+/// What was asked for, what was measured, and whether that is enough.
+pub fn table(results: &Results) -> String {
+    let mut rows = Vec::new();
+    let sqlite = Kind::Heartbeatd(Server::Sqlite);
+    for (qos, least) in [(0, 0.6), (1, 0.85)] {
+        for broker in [Broker::Mosquitto, Broker::Embedded] {
+            let own = results.turns(sqlite, broker, qos);
+            let measured = ratio(own, results.turns(Kind::Counting, broker, qos));
+            rows.push((
+                format!("SQLite, {broker} broker, QoS {qos}: of the counting client's rate at least {least}"),
+                format!("{measured:.2}"),
+                measured >= least,
+            ));
+        }
+    }
+    rows.extend(beside_the_peers(results));
+    let fleets = by_fleet(&results.fleets, sqlite);
+    if let Some(million) = fleets.get(&1_000_000) {
+        let peak = million.peak_memory as f64 / 1e6;
+        rows.push((
+            "1,000,000 devices that all publish: at most 150 MB".to_owned(),
+            format!("{peak:.0} MB"),
+            peak <= 150.0,
+        ));
+        if let Some(small) = fleets.get(&10_000) {
+            let times = million.cpu_seconds_per_million() / small.cpu_seconds_per_million();
+            rows.push((
+                "CPU per heartbeat of 1,000,000 devices: at most 1.5 times that of 10,000"
+                    .to_owned(),
+                format!("{times:.2}"),
+                times <= 1.5,
+            ));
+        }
+    }
+    for server in [Server::Sqlite, Server::Postgresql] {
+        let (none, all) = (
+            results.check(server, 1_000_000, Silent::None),
+            results.check(server, 1_000_000, Silent::All),
+        );
+        if let Some(none) = none {
+            let times = none.check.as_secs_f64() / none.bare_count.as_secs_f64();
+            rows.push((
+                format!(
+                    "{}, 1,000,000 devices, none silent: a check costs at most 4 bare counts",
+                    server.name()
+                ),
+                format!("{times:.1}"),
+                times <= 4.0,
+            ));
+        }
+        if let Some(all) = all {
+            let p99 = all.echoes_in_check.percentile(99);
+            rows.push((
+                format!(
+                    "{}, 1,000,000 devices, all silent: p99 of the echoes meanwhile under 250 ms",
+                    server.name()
+                ),
+                format!("{} ms", p99.as_millis()),
+                p99 < Duration::from_millis(250),
+            ));
+        }
+        let peaks = [10_000, 10_000_000].map(|devices| {
+            results
+                .check(server, devices, Silent::None)
+                .map(|outcome| outcome.peak_memory as f64 / 1e6)
+        });
+        if let [Some(small), Some(large)] = peaks {
+            rows.push((
+                format!(
+                    "{}: memory flat from 10,000 to 10,000,000 registered devices",
+                    server.name()
+                ),
+                format!("{small:.0} MB and {large:.0} MB"),
+                large < small + FLAT,
+            ));
+        }
+    }
+    let mut table = String::from("| target | measured | |\n|---|---|---|\n");
+    for (target, measured, met) in rows {
+        page::row(
+            &mut table,
+            &[target, measured, if met { "met" } else { "**missed**" }.to_owned()],
+        );
+    }
+    table
+}
+
+/// heartbeatd on SQLite behind mosquitto, at QoS 0, and the best of the peers in each.
+fn beside_the_peers(results: &Results) -> Vec<(String, String, bool)> {
+    let own = results.turns(Kind::Heartbeatd(Server::Sqlite), Broker::Mosquitto, 0);
+    let times = ratio(own, results.turns(Kind::Peer("asyncio"), Broker::Mosquitto, 0));
+    let best = |value: fn(&[Outcome]) -> f64, better: fn(f64, f64) -> f64| {
+        let all = results.throughput.iter();
+        let peers = all.filter(|(candidate, _)| matches!(candidate.kind, Kind::Peer(_)));
+        peers.map(|(_, turns)| value(turns)).reduce(better).unwrap_or(f64::NAN)
+    };
+    let (rate, others) = (per_second(own), best(per_second, f64::max));
+    let (cost, cheapest) = (cpu(own), best(cpu, f64::min));
+    let (peak, smallest) = (megabytes(own), best(megabytes, f64::min));
+    vec![
+        (
+            "times the plain asyncio service: at least 30".to_owned(),
+            format!("{times:.0}"),
+            times >= 30.0,
+        ),
+        (
+            "heartbeats/s: ahead of every peer".to_owned(),
+            format!("{}; the best of them {}", thousands(rate), thousands(others)),
+            rate > others,
+        ),
+        (
+            "CPU-seconds per million: below every peer".to_owned(),
+            format!("{cost:.1}; the best of them {cheapest:.1}"),
+            cost < cheapest,
+        ),
+        (
+            "memory: below every peer".to_owned(),
+            format!("{peak:.0} MB; the best of them {smallest:.0} MB"),
+            peak < smallest,
+        ),
+    ]
+}
+
+/// Megabytes that the page caches of the database's connections may take.
+const FLAT: f64 = 16.0;
