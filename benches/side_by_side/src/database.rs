@@ -74,6 +74,8 @@ impl Database {
     pub fn register(&self, devices: u64, own_timeout: Option<u64>) -> anyhow::Result<()> {
         let now = chrono::Utc::now().timestamp_millis();
         let own = own_timeout.map_or("NULL".to_owned(), |seconds| seconds.to_string());
+        // PostgreSQL would take a bare NULL for a text.
+        let own = format!("CAST({own} AS bigint)");
         let columns = "id, status, last_seen_at, timeout_seconds, registered_at";
         let values = format!("'online', {now}, CASE WHEN i % 100 = 0 THEN {own} END, {now}");
         let last = devices.saturating_sub(1);

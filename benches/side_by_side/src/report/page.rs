@@ -34,10 +34,13 @@ pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
     let date = chrono::Utc::now().format("%Y-%m-%d").to_string();
     let minutes = format!("{:.0} minutes", results.took.as_secs_f64() / 60.0);
     let extent = &results.extent;
-    let mode = if extent.quick { "`./scripts/bench.sh --quick`" } else { "`./scripts/bench.sh`" };
+    let mode = match (extent.quick, extent.turns) {
+        (true, _) => "`./scripts/bench.sh --quick`".to_owned(),
+        (false, turns) => format!("`./scripts/bench.sh --turns {turns}`"),
+    };
     let page = TEMPLATE
         .replace("{{date}}", &date)
-        .replace("{{command}}", mode)
+        .replace("{{command}}", &mode)
         .replace("{{took}}", &minutes)
         .replace("{{machine}}", &results.machine)
         .replace("{{devices}}", &thousands(extent.devices as f64))
