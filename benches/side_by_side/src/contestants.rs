@@ -16,8 +16,8 @@ pub use self::heartbeatd::Heartbeatd;
 pub use self::peer::Peer;
 use crate::process::Used;
 
-/// How long anybody may take for what it was sent.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long anybody may take for one heartbeat of each device.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// One that runs.
 pub trait Contestant {

@@ -63,7 +63,7 @@ impl Extent {
     }
 }
 
-/// All turns of one candidate.
+/// All turns of one candidate; of a peer that did not get through, none.
 type Turns = Vec<Outcome>;
 
 /// What was measured.
@@ -124,10 +124,18 @@ fn compare(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Candidate, Tur
                 Kind::Peer(_) => 1,
                 Kind::Counting | Kind::Heartbeatd(_) => extent.heartbeats / extent.devices,
             };
-            let outcome =
-                throughput::run(candidate, Load { devices: extent.devices, rounds }, stage)?;
-            eprintln!("turn {turn}: {candidate:<42} {outcome}");
-            turns.push(outcome);
+            let load = Load { devices: extent.devices, rounds };
+            match throughput::run(candidate, load, stage) {
+                Ok(outcome) => {
+                    eprintln!("turn {turn}: {candidate:<42} {outcome}");
+                    turns.push(outcome);
+                }
+                // One that cannot do it is a result, too.
+                Err(error) if matches!(candidate.kind, Kind::Peer(_)) => {
+                    eprintln!("turn {turn}: {candidate:<42} {error:#}");
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(all)

@@ -9,6 +9,7 @@ use super::summary::{cpu, megabytes, per_second, ratio};
 use super::{Results, by_fleet, targets};
 use crate::candidates::{Candidate, Kind};
 use crate::chart::{self, Axes, Series, thousands};
+use crate::contestants;
 use crate::database::Server;
 use crate::detection;
 use crate::silence::{self, Silent};
@@ -22,7 +23,7 @@ pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
         let bars: Vec<_> = results
             .throughput
             .iter()
-            .filter(|(candidate, _)| candidate.qos == qos)
+            .filter(|(candidate, turns)| candidate.qos == qos && !turns.is_empty())
             .map(|(candidate, turns)| (name(candidate), per_second(turns)))
             .collect();
         let title = format!("Heartbeats per second at QoS {qos}");
@@ -78,6 +79,14 @@ fn throughput(results: &Results, qos: u8) -> String {
          |---|---|---:|---:|---:|---:|\n",
     );
     for (candidate, turns) in results.throughput.iter().filter(|(c, _)| c.qos == qos) {
+        if turns.is_empty() {
+            let [kind, broker] = [candidate.kind.to_string(), candidate.broker.to_string()];
+            let patience = spell(contestants::PATIENCE);
+            let none = String::new();
+            let not_done = format!("not through within {patience}");
+            row(&mut table, &[kind, broker, not_done, none.clone(), none.clone(), none]);
+            continue;
+        }
         let limit = results.turns(Kind::Counting, candidate.broker, qos);
         let mut rates: Vec<_> = turns.iter().map(Outcome::per_second).collect();
         rates.sort_unstable_by(f64::total_cmp);

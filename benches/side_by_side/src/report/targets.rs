@@ -103,7 +103,9 @@ fn beside_the_peers(results: &Results) -> Vec<(String, String, bool)> {
     let times = ratio(own, results.turns(Kind::Peer("asyncio"), Broker::Mosquitto, 0));
     let best = |value: fn(&[Outcome]) -> f64, better: fn(f64, f64) -> f64| {
         let all = results.throughput.iter();
-        let peers = all.filter(|(candidate, _)| matches!(candidate.kind, Kind::Peer(_)));
+        let peers = all.filter(|(candidate, turns)| {
+            matches!(candidate.kind, Kind::Peer(_)) && !turns.is_empty()
+        });
         peers.map(|(_, turns)| value(turns)).reduce(better).unwrap_or(f64::NAN)
     };
     let (rate, others) = (per_second(own), best(per_second, f64::max));
