@@ -9,6 +9,10 @@ use plotters::prelude::*;
 const FONT: &str = "sans-serif";
 const SIZE: (u32, u32) = (800, 420);
 
+/// The heights of a heading and of a bar.
+const HEADING: u32 = 50;
+const BAR: u32 = 26;
+
 /// A line and its name.
 pub struct Series {
     pub name: String,
@@ -26,11 +30,11 @@ pub struct Axes<'a> {
 pub fn bars(path: &Path, title: &str, bars: &[(String, f64)]) -> anyhow::Result<()> {
     let longest = bars.iter().map(|(_, value)| *value).fold(1.0, f64::max);
     let count = bars.len() as f64;
-    let height = 70 + 26 * u32::try_from(bars.len())?;
+    let height = HEADING + BAR * u32::try_from(bars.len())?;
     let area = SVGBackend::new(path, (SIZE.0, height)).into_drawing_area();
     let draw = || -> Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;
-        let (heading, body) = area.split_vertically(50);
+        let (heading, body) = area.split_vertically(HEADING);
         heading.draw(&Text::new(title.to_owned(), (10, 14), (FONT, 20)))?;
         let (names, plot) = body.split_horizontally(290);
         let plot: DrawingArea<_, Cartesian2d<RangedCoordf64, RangedCoordf64>> = plot
@@ -49,7 +53,11 @@ pub fn bars(path: &Path, title: &str, bars: &[(String, f64)]) -> anyhow::Result<
             plot.draw(&Rectangle::new([(0.0, top), (*value, bottom)], color.filled()))?;
             let number = thousands(*value);
             plot.draw(&Text::new(format!(" {number}"), (*value, top + 0.1), (FONT, 14)))?;
-            names.draw(&Text::new(name.clone(), (10, 26 * index as i32 + 6), (FONT, 14)))?;
+            names.draw(&Text::new(
+                name.clone(),
+                (10, BAR as i32 * index as i32 + 6),
+                (FONT, 14),
+            ))?;
         }
         area.present()?;
         Ok(())
