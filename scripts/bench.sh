@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures heartbeatd beside what it is compared with and writes docs/benchmarks.md.
-#   ./scripts/bench.sh           everything: about 40 minutes
-#   ./scripts/bench.sh --turns 1 everything, but once: about 25 minutes
+#   ./scripts/bench.sh           everything, three turns each
+#   ./scripts/bench.sh --turns 1 everything, one turn each
 #   ./scripts/bench.sh --quick   a look within five minutes, into target/benchmarks
 # Installs the peers into target/peers first, and builds; both once.
 set -euo pipefail
