@@ -91,7 +91,7 @@ impl Metrics {
             pending: add(
                 r,
                 "pending_heartbeats",
-                "Devices with a heartbeat that is not in the database yet",
+                "Heartbeats that are not in the database yet",
                 Gauge::default(),
             ),
             listening: add(
@@ -196,9 +196,9 @@ impl Metrics {
         self.fields_dropped.get_or_create(&Field { field }).inc();
     }
 
-    /// So many devices have a heartbeat that is not written yet.
-    pub fn set_pending(&self, devices: usize) {
-        self.pending.set(i64::try_from(devices).unwrap_or(i64::MAX));
+    /// So many heartbeats are not written yet.
+    pub fn set_pending(&self, heartbeats: usize) {
+        self.pending.set(i64::try_from(heartbeats).unwrap_or(i64::MAX));
     }
 
     /// It is proven that everything was received up to then.

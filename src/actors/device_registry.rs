@@ -109,7 +109,7 @@ pub struct ReportHealth;
 /// The registry's state, for health and readiness.
 #[derive(Clone, Debug, MessageResponse)]
 pub struct RegistryHealth {
-    /// How many devices have a heartbeat that is not written yet.
+    /// How many heartbeats are not written yet.
     pub pending: usize,
     /// Why the last write failed, if it did.
     pub database: Result<(), String>,
@@ -253,9 +253,7 @@ impl DeviceRegistry {
         if result.is_ok() && !idle {
             self.note_recovery(written);
         }
-        if !rest.is_empty() {
-            self.pending.put_back(rest);
-        }
+        self.pending.put_back(rest);
         self.metrics.set_pending(self.pending.len());
         result
     }

@@ -17,6 +17,6 @@ pub use coverage::{
 pub use device_id::DeviceId;
 pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};
-pub use pending::{Pending, sort_by_device};
+pub use pending::{Batch, Pending, sort_by_device};
 pub use rounds::{Proof, Rounds};
 pub use status::{Status, Transition};

@@ -1,4 +1,4 @@
-//! The write-behind buffer: the newest heartbeat of each device that is not in
+//! The write-behind buffer: the newest heartbeats of the devices that are not in
 //! the database yet. Its size is bounded by the fleet, not by how long the
 //! database is gone.
 
@@ -18,6 +18,21 @@ pub struct Pending {
     /// Seeded at random: devices choose their ids.
     hasher: DefaultHashBuilder,
     capacity: usize,
+    /// What could not be written: older than the others, sorted by device id.
+    unwritten: Vec<Heartbeat>,
+    /// Empty, with the room that the next ones need. Two such vectors take turns: to
+    /// allocate megabytes anew each second, on threads that come and go, would leave
+    /// holes as large.
+    spare: Vec<Heartbeat>,
+}
+
+/// What [`Pending::take`] gives.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What could not be written before, sorted by device id.
+    unwritten: Vec<Heartbeat>,
+    /// What has arrived since, in no order.
+    arrived: Vec<Heartbeat>,
 }
 
 impl Pending {
@@ -28,17 +43,19 @@ impl Pending {
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             capacity: u32::try_from(max_devices).unwrap_or(u32::MAX) as usize,
+            unwritten: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
-    /// How many devices have a heartbeat in it.
+    /// How many heartbeats wait: one of a device, or two if one could not be written.
     pub fn len(&self) -> usize {
-        self.heartbeats.len()
+        self.unwritten.len() + self.heartbeats.len()
     }
 
-    /// Whether no device has.
+    /// Whether none does.
     pub fn is_empty(&self) -> bool {
-        self.heartbeats.is_empty()
+        self.len() == 0
     }
 
     /// Takes in a heartbeat that is later than those before.
@@ -48,10 +65,6 @@ impl Pending {
     /// [`Rejection::FleetFull`] if as many other devices as may be registered at
     /// all have one waiting.
     pub fn merge(&mut self, later: Heartbeat) -> Result<(), Rejection> {
-        self.put(later, self.capacity)
-    }
-
-    fn put(&mut self, later: Heartbeat, capacity: usize) -> Result<(), Rejection> {
         let Self { heartbeats, index, hasher, .. } = self;
         let id = |at: &u32| &heartbeats[*at as usize].device_id;
         let hash = hasher.hash_one(&later.device_id);
@@ -59,7 +72,7 @@ impl Pending {
             index.entry(hash, |at| *id(at) == later.device_id, |at| hasher.hash_one(id(at)));
         match entry {
             Entry::Occupied(at) => heartbeats[*at.get() as usize].merge(later),
-            Entry::Vacant(_) if heartbeats.len() >= capacity => {
+            Entry::Vacant(_) if heartbeats.len() >= self.capacity => {
                 return Err(Rejection::FleetFull { device_id: later.device_id });
             }
             Entry::Vacant(vacant) => {
@@ -70,22 +83,54 @@ impl Pending {
         Ok(())
     }
 
-    /// Empties the buffer: one heartbeat per device, in no order.
-    pub fn take(&mut self) -> Vec<Heartbeat> {
+    /// Empties the buffer.
+    pub fn take(&mut self) -> Batch {
         self.index.clear();
-        // As many are to be expected again.
-        let next = Vec::with_capacity(self.heartbeats.len());
-        std::mem::replace(&mut self.heartbeats, next)
+        let mut next = std::mem::take(&mut self.spare);
+        // As many are to be expected again; after an outage there is room for more.
+        next.shrink_to(2 * self.heartbeats.len());
+        Batch {
+            unwritten: std::mem::take(&mut self.unwritten),
+            arrived: std::mem::replace(&mut self.heartbeats, next),
+        }
     }
 
-    /// Puts back what [`take`](Self::take) gave and could not be written; what
-    /// has arrived since is later. There is room for both.
-    pub fn put_back(&mut self, earlier: Vec<Heartbeat>) {
-        let later = std::mem::take(&mut self.heartbeats);
-        self.index.clear();
-        for heartbeat in earlier.into_iter().chain(later) {
-            let _fits = self.put(heartbeat, u32::MAX as usize);
+    /// Puts back what of a [sorted](Batch::sorted) batch could not be written; what
+    /// has arrived since is later.
+    pub fn put_back(&mut self, unwritten: Vec<Heartbeat>) {
+        if unwritten.is_empty() {
+            self.spare = unwritten;
+        } else {
+            self.unwritten = unwritten;
         }
+    }
+}
+
+impl Batch {
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.unwritten.is_empty() && self.arrived.is_empty()
+    }
+
+    /// One heartbeat per device, sorted by device id. Takes a while: not to be done on
+    /// the thread of an actor.
+    pub fn sorted(self) -> Vec<Heartbeat> {
+        let Self { unwritten: mut all, mut arrived } = self;
+        sort_by_device(&mut arrived);
+        if all.is_empty() {
+            return arrived;
+        }
+        all.append(&mut arrived);
+        // Merges two sorted runs, of which the later one stays behind the earlier.
+        all.sort_by(|a, b| a.device_id.cmp(&b.device_id));
+        all.dedup_by(|later, earlier| {
+            let same = later.device_id == earlier.device_id;
+            if same {
+                earlier.merge(later.clone());
+            }
+            same
+        });
+        all
     }
 }
 
@@ -135,8 +180,7 @@ mod tests {
     }
 
     fn content(pending: &mut Pending) -> Vec<(String, i64)> {
-        let mut taken = pending.take();
-        sort_by_device(&mut taken);
+        let taken = pending.take().sorted();
         taken.iter().map(|h| (h.device_id.to_string(), h.received_at.timestamp())).collect()
     }
 
@@ -159,7 +203,7 @@ mod tests {
     #[test]
     fn what_is_put_back_is_older_than_what_has_arrived_since() {
         let mut pending = buffer(&[("a", 1), ("b", 1)]);
-        let taken = pending.take();
+        let taken = pending.take().sorted();
         for device in ["b", "c", "d"] {
             pending.merge(heartbeat(device, 5)).expect("there is room");
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{log_transitions, reject, warn_of_skew};
-use crate::domain::{Heartbeat, sort_by_device};
+use crate::domain::{Batch, Heartbeat};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
@@ -27,7 +27,7 @@ pub(super) struct Flush {
 #[derive(Debug)]
 pub(super) struct Flushed {
     pub(super) written: usize,
-    /// Not empty if it failed.
+    /// What is not written, if it failed; else empty, with the batch's room.
     pub(super) rest: Vec<Heartbeat>,
     pub(super) registered: u64,
     pub(super) result: Result<(), StoreError>,
@@ -35,13 +35,13 @@ pub(super) struct Flushed {
 
 impl Flush {
     /// Whether there is nothing to write.
-    pub(super) fn is_idle(&self, batch: &[Heartbeat]) -> bool {
+    pub(super) fn is_idle(&self, batch: &Batch) -> bool {
         batch.is_empty() && self.proven.changed.is_empty()
     }
 
-    /// Writes heartbeats, one a device, a portion after the other; and with the last of
-    /// them what is proven once all are there.
-    pub(super) async fn write(mut self, batch: Vec<Heartbeat>) -> Flushed {
+    /// Writes the heartbeats, a portion after the other; and with the last of them what is
+    /// proven once all are there.
+    pub(super) async fn write(mut self, batch: Batch) -> Flushed {
         let mut batch = sorted(batch).await;
         let nothing = Proven::default();
         let (mut written, mut registered) = (0, 0);
@@ -77,11 +77,11 @@ impl Flush {
 
 /// A million of them take more than half a billion instructions to sort, as counted by
 /// `benches/micro/instructions.rs`: not on the thread of an actor.
-async fn sorted(mut batch: Vec<Heartbeat>) -> Vec<Heartbeat> {
-    let sorting = actix_rt::task::spawn_blocking(move || {
-        sort_by_device(&mut batch);
-        batch
-    });
+async fn sorted(batch: Batch) -> Vec<Heartbeat> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
+    let sorting = actix_rt::task::spawn_blocking(|| batch.sorted());
     // It is not cancelled; a panic has been told already and goes on here.
     sorting.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
