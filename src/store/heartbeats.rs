@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{DatabaseTransaction, DbErr, QueryResult, Value};
+use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::history::NewTransition;
 use super::listening::Proven;
@@ -44,14 +44,23 @@ const HEARTBEAT: Columns = &[
     ("error", Type::Text),
 ];
 
-/// [`Status::on_heartbeat`], set-wise; a test holds the two against each other.
-const STATUS_ON_HEARTBEAT: &str =
-    "CASE WHEN heartbeat.error IS NULL THEN 'online' ELSE 'error' END";
+/// Which devices a statement has just registered: none is provisioning any more after
+/// its first heartbeat. On SQLite an index of its own makes it cost nothing to ask.
+const NEWBORN: &str = "device.status = 'provisioning' AND device.last_seen_at IS NOT NULL";
+
+/// How a flush deals with unknown devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unknown {
+    /// They become rows along with the update of the others, as [`NEWBORN`] ones.
+    Inserted,
+    /// They are looked for once the others are updated.
+    LeftOut,
+}
 
 /// What a device's row says about an incoming heartbeat.
 struct Known {
     id: DeviceId,
-    /// `None`: not registered.
+    /// `None`: not registered before.
     status: Option<Status>,
     clock_skew_ms: Option<i64>,
 }
@@ -99,14 +108,22 @@ impl DeviceStore {
         if heartbeats.is_empty() {
             return Ok(recorded);
         }
-        let steady = self.update_steady(transaction, heartbeats, rules.max_clock_skew).await?;
-        if steady == heartbeats.len() as u64 {
+        let room = if rules.auto_register { rules.room } else { 0 };
+        let unknown = match self.backend() {
+            // One search for each row instead of two, and no table in between: 18 % less
+            // time. PostgreSQL would have to look for the others in its dead rows.
+            DbBackend::Sqlite if room >= heartbeats.len() as u64 => Unknown::Inserted,
+            _ => Unknown::LeftOut,
+        };
+        let bound = rules.max_clock_skew;
+        let steady = self.update_steady(transaction, heartbeats, unknown, bound).await?;
+        if steady == heartbeats.len() as u64 && !self.has_newborn(transaction, unknown).await? {
             return Ok(recorded);
         }
 
         let mut transitions = Vec::new();
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for row in self.noteworthy(transaction, heartbeats, rules.max_clock_skew).await? {
+        let (mut known, mut new) = (Vec::new(), Vec::new());
+        for row in self.noteworthy(transaction, heartbeats, unknown, bound).await? {
             let Ok(at) = heartbeats.binary_search_by(|h| h.device_id.cmp(&row.id)) else {
                 continue;
             };
@@ -121,15 +138,17 @@ impl DeviceStore {
                     transitions.extend(NewTransition::on_heartbeat(status, heartbeat));
                     known.push(heartbeat);
                 }
-                None => unknown.push(heartbeat),
+                None => new.push(heartbeat),
             }
         }
         self.update(transaction, &known).await?;
 
-        let room = if rules.auto_register { rules.room } else { 0 };
         let (welcome, rejected) =
-            unknown.split_at(unknown.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-        self.register_heard(transaction, welcome).await?;
+            new.split_at(new.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+        match unknown {
+            Unknown::Inserted => self.update(transaction, welcome).await?,
+            Unknown::LeftOut => self.register_heard(transaction, welcome).await?,
+        }
         recorded.registered = welcome.len() as u64;
         let newborn = Status::Provisioning;
         transitions.extend(welcome.iter().filter_map(|h| NewTransition::on_heartbeat(newborn, h)));
@@ -147,32 +166,45 @@ impl DeviceStore {
     }
 
     /// Updates the devices for which no more than what they report changes, in a
-    /// steady fleet all of them. Returns how many.
+    /// steady fleet all of them. Returns how many, with those that it inserted.
     async fn update_steady(
         &self,
         transaction: &DatabaseTransaction,
         heartbeats: &[Heartbeat],
+        unknown: Unknown,
         max_clock_skew: Duration,
     ) -> Result<u64, DbErr> {
-        let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
-        let steady = format!(
-            "AND device.status = {STATUS_ON_HEARTBEAT} \
-             AND (heartbeat.clock_skew_ms IS NULL OR abs(heartbeat.clock_skew_ms) <= {bound})",
-        );
+        let sql = |rows: String| match unknown {
+            Unknown::Inserted => upsert_sql(&rows, max_clock_skew),
+            Unknown::LeftOut => {
+                format!("{} AND {}", update_sql(&rows), is_steady("heartbeat", max_clock_skew))
+            }
+        };
         let (listed, rest) = rows::split(self.backend(), heartbeats);
         let mut updated = 0;
         if !listed.is_empty() {
-            let sql = format!("{} {steady}", update_sql(&rows::list(HEARTBEAT)));
+            let sql = sql(rows::list(HEARTBEAT));
             for heartbeats in listed {
                 let values = heartbeats.iter().flat_map(values);
                 updated += self.execute(transaction, &sql, values).await?;
             }
         }
         if !rest.is_empty() {
-            let sql = format!("{} {steady}", update_sql(&self.unpacked()));
-            updated += self.execute(transaction, &sql, [bind(rest)]).await?;
+            updated += self.execute(transaction, &sql(self.unpacked()), [bind(rest)]).await?;
         }
         Ok(updated)
+    }
+
+    async fn has_newborn(
+        &self,
+        transaction: &DatabaseTransaction,
+        unknown: Unknown,
+    ) -> Result<bool, DbErr> {
+        if unknown == Unknown::LeftOut {
+            return Ok(false);
+        }
+        let sql = format!("SELECT id FROM device WHERE {NEWBORN} LIMIT 1");
+        Ok(!self.select(transaction, &sql, []).await?.is_empty())
     }
 
     /// The others: unknown ones, those whose status changes, those whose clock is
@@ -181,15 +213,23 @@ impl DeviceStore {
         &self,
         transaction: &DatabaseTransaction,
         heartbeats: &[Heartbeat],
+        unknown: Unknown,
         max_clock_skew: Duration,
     ) -> Result<Vec<Known>, DbErr> {
+        let newborn = match unknown {
+            Unknown::Inserted => NEWBORN,
+            Unknown::LeftOut => "false",
+        };
         let sql = format!(
             "WITH heartbeat AS ({rows}) \
-             SELECT heartbeat.id, device.status, device.clock_skew_ms \
+             SELECT heartbeat.id, \
+                    CASE WHEN {newborn} THEN NULL ELSE device.status END AS status, \
+                    CASE WHEN {newborn} THEN NULL ELSE device.clock_skew_ms END AS clock_skew_ms \
              FROM heartbeat LEFT JOIN device ON device.id = heartbeat.id \
-             WHERE device.status IS NULL OR device.status <> {STATUS_ON_HEARTBEAT} \
+             WHERE device.status IS NULL OR device.status <> {status} \
                 OR abs(heartbeat.clock_skew_ms) > $2",
             rows = self.unpacked(),
+            status = status_on_heartbeat("heartbeat"),
         );
         let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
         let rows = self.select(transaction, &sql, [bind(heartbeats), bound.into()]).await?;
@@ -226,29 +266,65 @@ impl DeviceStore {
             "WITH heartbeat AS ({rows}) \
              INSERT INTO device (id, status, last_seen_at, uptime_seconds, free_memory, \
                                  clock_skew_ms, error, registered_at) \
-             SELECT id, {STATUS_ON_HEARTBEAT}, last_seen_at, uptime_seconds, free_memory, \
+             SELECT id, {status}, last_seen_at, uptime_seconds, free_memory, \
                     clock_skew_ms, error, last_seen_at \
              FROM heartbeat",
             rows = self.unpacked(),
+            status = status_on_heartbeat("heartbeat"),
         );
         self.execute(transaction, &sql, [bind(heartbeats.iter().copied())]).await?;
         Ok(())
     }
 }
 
+/// [`Status::on_heartbeat`], set-wise; a test holds the two against each other.
+fn status_on_heartbeat(row: &str) -> String {
+    format!("CASE WHEN {row}.error IS NULL THEN 'online' ELSE 'error' END")
+}
+
+/// Whether no more than what it reports changes for a device.
+fn is_steady(row: &str, max_clock_skew: Duration) -> String {
+    let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+    let status = status_on_heartbeat(row);
+    format!(
+        "device.status = {status} \
+         AND ({row}.clock_skew_ms IS NULL OR abs({row}.clock_skew_ms) <= {bound})"
+    )
+}
+
+/// What a row of a device takes over from a heartbeat, besides the status.
+fn reported(row: &str) -> String {
+    format!(
+        "last_seen_at = {row}.last_seen_at, \
+         uptime_seconds = coalesce({row}.uptime_seconds, device.uptime_seconds), \
+         free_memory = coalesce({row}.free_memory, device.free_memory), \
+         clock_skew_ms = coalesce({row}.clock_skew_ms, device.clock_skew_ms), \
+         error = {row}.error"
+    )
+}
+
 /// Writes what the devices in `rows` report; which of them can be narrowed down by a
 /// suffix.
 fn update_sql(rows: &str) -> String {
+    let (status, reported) = (status_on_heartbeat("heartbeat"), reported("heartbeat"));
+    format!(
+        "WITH heartbeat AS ({rows}) UPDATE device SET status = {status}, {reported} \
+         FROM heartbeat WHERE device.id = heartbeat.id"
+    )
+}
+
+/// Writes what the devices in `rows` report, as far as they are steady, and inserts
+/// those that are unknown.
+fn upsert_sql(rows: &str, max_clock_skew: Duration) -> String {
+    let (reported, is_steady) = (reported("excluded"), is_steady("excluded", max_clock_skew));
     format!(
         "WITH heartbeat AS ({rows}) \
-         UPDATE device SET \
-             status = {STATUS_ON_HEARTBEAT}, \
-             last_seen_at = heartbeat.last_seen_at, \
-             uptime_seconds = coalesce(heartbeat.uptime_seconds, device.uptime_seconds), \
-             free_memory = coalesce(heartbeat.free_memory, device.free_memory), \
-             clock_skew_ms = coalesce(heartbeat.clock_skew_ms, device.clock_skew_ms), \
-             error = heartbeat.error \
-         FROM heartbeat WHERE device.id = heartbeat.id"
+         INSERT INTO device (id, status, last_seen_at, uptime_seconds, free_memory, \
+                             clock_skew_ms, error, registered_at) \
+         SELECT id, 'provisioning', last_seen_at, uptime_seconds, free_memory, \
+                clock_skew_ms, error, last_seen_at \
+         FROM heartbeat WHERE true \
+         ON CONFLICT (id) DO UPDATE SET {reported} WHERE {is_steady}"
     )
 }
 
