@@ -38,18 +38,19 @@ pub fn await_true(
     what: &str,
     condition: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    await_every(POLL, what, condition)
+    await_every(POLL, PATIENCE, what, condition)
 }
 
 pub fn await_every(
     interval: Duration,
+    patience: Duration,
     what: &str,
     mut condition: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     while !condition()? {
         if Instant::now() > deadline {
-            bail!("waited {PATIENCE:?} in vain: {what}");
+            bail!("waited {patience:?} in vain: {what}");
         }
         std::thread::sleep(interval);
     }

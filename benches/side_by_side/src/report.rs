@@ -71,41 +71,50 @@ pub struct Results {
     pub extent: Extent,
     pub machine: String,
     pub throughput: Vec<(Candidate, Turns)>,
-    pub fleets: Vec<(Kind, u64, Outcome)>,
+    pub fleets: Vec<(Kind, u64, Turns)>,
     pub silence: Vec<(Case, silence::Outcome)>,
     pub detection: Sample,
     pub took: Duration,
 }
 
-/// Measures everything and writes the page and its charts into `folder`.
+/// Measures everything and writes the page and its charts into `folder`; from the first
+/// check on again and again, so that a run that is cut short leaves what it has.
 pub fn write(extent: Extent, stage: &Stage, folder: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
+    fs::create_dir_all(folder.join("benchmarks"))?;
     let throughput = compare(&extent, stage)?;
     let fleets = scale(&extent, stage)?;
-    let mut silence = Vec::new();
-    for case in cases(&extent.tables) {
-        let outcome = silence::run(case, stage)?;
-        eprintln!("{case}: {outcome}");
-        silence.push((case, outcome));
-    }
     let detection = detection::run(stage)?;
     eprintln!("detected {detection} after the deadline");
+    let cases = cases(&extent);
     let machine = machine::describe();
-    let took = began.elapsed();
-    let results = Results { extent, machine, throughput, fleets, silence, detection, took };
-    fs::create_dir_all(folder.join("benchmarks"))?;
-    page::write(&results, folder)
+    let (silence, took) = (Vec::new(), Duration::ZERO);
+    let mut results = Results { extent, machine, throughput, fleets, silence, detection, took };
+    let mut failed = None;
+    for case in cases {
+        match silence::run(case, stage) {
+            Ok(outcome) => {
+                eprintln!("{case}: {outcome}");
+                results.silence.push((case, outcome));
+                results.silence.sort_by_key(|(case, _)| (case.server, case.devices));
+            }
+            Err(error) => {
+                eprintln!("{case}: {error:#}");
+                failed = Some(error.context(format!("{case}; the page is without it")));
+            }
+        }
+        results.took = began.elapsed();
+        page::write(&results, folder)?;
+    }
+    failed.map_or(Ok(()), Err)
 }
 
-/// Of ten million, all that fall silent at once would take a quarter of an hour.
-fn cases(tables: &[u64]) -> Vec<Case> {
-    const AT_ONCE: u64 = 1_000_000;
+/// The largest table last: to mark all of it offline takes minutes.
+fn cases(extent: &Extent) -> Vec<Case> {
     let mut cases = Vec::new();
-    for server in [Server::Sqlite, Server::Postgresql] {
-        for &devices in tables {
-            let all = Silent::ALL.map(|silent| Case { server, devices, silent });
-            let feasible = |case: &Case| case.silent != Silent::All || devices <= AT_ONCE;
-            cases.extend(all.into_iter().filter(feasible));
+    for &devices in &extent.tables {
+        for server in [Server::Sqlite, Server::Postgresql] {
+            cases.extend(Silent::ALL.map(|silent| Case { server, devices, silent }));
         }
     }
     cases
@@ -141,25 +150,27 @@ fn compare(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Candidate, Tur
     Ok(all)
 }
 
-/// The same number of heartbeats from small and large fleets.
-fn scale(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Kind, u64, Outcome)>> {
+/// The same number of heartbeats from small and large fleets, in turns.
+fn scale(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Kind, u64, Turns)>> {
     let kinds =
         [Kind::Counting, Kind::Heartbeatd(Server::Sqlite), Kind::Heartbeatd(Server::Postgresql)];
-    let mut all = Vec::new();
-    for &devices in &extent.fleets {
-        for kind in kinds {
-            let candidate = Candidate { kind, broker: Broker::Mosquitto, qos: 0 };
-            let load = Load { devices, rounds: extent.fleet_heartbeats.div_ceil(devices) };
-            let outcome = throughput::run(&candidate, load, stage)?;
-            eprintln!("{devices:>8} devices: {kind:<25} {outcome}");
-            all.push((kind, devices, outcome));
+    let fleets = extent.fleets.iter();
+    let mut all: Vec<_> =
+        fleets.flat_map(|&devices| kinds.map(|kind| (kind, devices, Turns::new()))).collect();
+    for turn in 1..=extent.turns {
+        for (kind, devices, turns) in &mut all {
+            let candidate = Candidate { kind: *kind, broker: Broker::Mosquitto, qos: 0 };
+            let rounds = extent.fleet_heartbeats.div_ceil(*devices);
+            let outcome = throughput::run(&candidate, Load { devices: *devices, rounds }, stage)?;
+            eprintln!("turn {turn}: {devices:>8} devices: {kind:<25} {outcome}");
+            turns.push(outcome);
         }
     }
     Ok(all)
 }
 
 /// Of a kind, by the size of the fleet.
-pub fn by_fleet(fleets: &[(Kind, u64, Outcome)], kind: Kind) -> BTreeMap<u64, Outcome> {
+pub fn by_fleet(fleets: &[(Kind, u64, Turns)], kind: Kind) -> BTreeMap<u64, &[Outcome]> {
     let own = fleets.iter().filter(|(other, ..)| *other == kind);
-    own.map(|(_, devices, outcome)| (*devices, *outcome)).collect()
+    own.map(|(_, devices, turns)| (*devices, &**turns)).collect()
 }

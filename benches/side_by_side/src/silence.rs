@@ -97,6 +97,9 @@ const TIMEOUT: u64 = 8;
 /// Checks and counts of which the median is taken.
 const REPEATED: usize = 5;
 
+/// Ten million that are all silent take minutes.
+const PATIENCE: Duration = Duration::from_secs(900);
+
 /// How often to look: that takes its time from what is measured.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -174,11 +177,13 @@ fn watch(service: &Heartbeatd, case: Case) -> anyhow::Result<(Log, Duration)> {
         }
     }
     counts.sort_unstable();
-    await_every(LOOK, "the checks", || Ok(relevant(&service.log()?, case).count() >= checks))?;
+    await_every(LOOK, PATIENCE, "the checks", || {
+        Ok(relevant(&service.log()?, case).count() >= checks)
+    })?;
     let sql = "SELECT count(*) FROM status_transition \
                WHERE to_status = 'offline' AND delivered_at IS NOT NULL";
     if expected > 0 {
-        await_every(LOOK, "the deliveries", || {
+        await_every(LOOK, PATIENCE, "the deliveries", || {
             Ok(service.database.number(sql)? == Some(i64::try_from(expected)?))
         })?;
     }

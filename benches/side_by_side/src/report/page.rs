@@ -5,13 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::summary::{cpu, megabytes, per_second, ratio};
+use super::summary::{cost_ratio, cpu, megabytes, per_second, ratio};
 use super::{Results, by_fleet, targets};
 use crate::candidates::{Candidate, Kind};
 use crate::chart::{self, Axes, Series, thousands};
 use crate::contestants;
 use crate::database::Server;
 use crate::detection;
+use crate::sample::Sample;
 use crate::silence::{self, Silent};
 use crate::throughput::Outcome;
 
@@ -116,18 +117,17 @@ fn fleets(results: &Results) -> String {
     );
     for kind in KINDS {
         let fleets = by_fleet(&results.fleets, kind);
-        let smallest = fleets.values().next().map_or(f64::NAN, Outcome::cpu_seconds_per_million);
-        for (devices, outcome) in &fleets {
-            let cpu = outcome.cpu_seconds_per_million();
+        let smallest = fleets.values().next().copied().unwrap_or_default();
+        for (devices, turns) in &fleets {
             row(
                 &mut table,
                 &[
                     kind.to_string(),
                     thousands(*devices as f64),
-                    thousands(outcome.per_second()),
-                    format!("{cpu:.1}"),
-                    format!("{:.2}", cpu / smallest),
-                    thousands(outcome.peak_memory as f64 / 1e6),
+                    thousands(per_second(turns)),
+                    format!("{:.1}", cpu(turns)),
+                    format!("{:.2}", cost_ratio(turns, smallest)),
+                    thousands(megabytes(turns)),
                 ],
             );
         }
@@ -168,19 +168,18 @@ fn echoes(results: &Results) -> String {
          |---|---:|---:|---:|---:|---:|---:|\n",
     );
     for (case, outcome) in &results.silence {
-        let none = case.silent == Silent::None;
-        row(
-            &mut table,
-            &[
-                case.server.name().to_owned(),
-                thousands(case.devices as f64),
-                case.silent.name().to_owned(),
-                outcome.echoes_in_check.to_string(),
-                outcome.echoes_in_check.len().to_string(),
-                if none { outcome.echoes_in_flush.to_string() } else { String::new() },
-                if none { outcome.echoes_in_flush.len().to_string() } else { String::new() },
-            ],
-        );
+        let shown = |echoes: &Sample| match echoes.len() {
+            0 => [String::new(), String::new()],
+            some => [echoes.to_string(), some.to_string()],
+        };
+        let mut cells = vec![
+            case.server.name().to_owned(),
+            thousands(case.devices as f64),
+            case.silent.name().to_owned(),
+        ];
+        cells.extend(shown(&outcome.echoes_in_check));
+        cells.extend(shown(&outcome.echoes_in_flush));
+        row(&mut table, &cells);
     }
     table
 }
@@ -208,7 +207,7 @@ fn cost_chart(results: &Results, path: &Path) -> anyhow::Result<()> {
             name: kind.to_string(),
             points: by_fleet(&results.fleets, kind)
                 .into_iter()
-                .map(|(devices, outcome)| (devices as f64, outcome.cpu_seconds_per_million()))
+                .map(|(devices, turns)| (devices as f64, cpu(turns)))
                 .collect(),
         })
         .collect();

@@ -21,8 +21,17 @@ pub fn megabytes(turns: &[Outcome]) -> f64 {
 
 /// The rate of a candidate in units of the rate of another, turn by turn.
 pub fn ratio(turns: &[Outcome], others: &[Outcome]) -> f64 {
+    by_turn(turns, others, Outcome::per_second)
+}
+
+/// What a heartbeat costs in units of what it costs elsewhere, turn by turn.
+pub fn cost_ratio(turns: &[Outcome], others: &[Outcome]) -> f64 {
+    by_turn(turns, others, Outcome::cpu_seconds_per_million)
+}
+
+fn by_turn(turns: &[Outcome], others: &[Outcome], value: fn(&Outcome) -> f64) -> f64 {
     let pairs = turns.iter().zip(others);
-    median(pairs.map(|(one, other)| one.per_second() / other.per_second()).collect())
+    median(pairs.map(|(one, other)| value(one) / value(other)).collect())
 }
 
 impl Results {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::summary::{cpu, megabytes, per_second, ratio};
+use super::summary::{cost_ratio, cpu, megabytes, per_second, ratio};
 use super::{Results, by_fleet, page};
 use crate::candidates::{Broker, Kind};
 use crate::chart::thousands;
@@ -28,14 +28,14 @@ pub fn table(results: &Results) -> String {
     rows.extend(beside_the_peers(results));
     let fleets = by_fleet(&results.fleets, sqlite);
     if let Some(million) = fleets.get(&1_000_000) {
-        let peak = million.peak_memory as f64 / 1e6;
+        let peak = megabytes(million);
         rows.push((
             "1,000,000 devices that all publish: at most 150 MB".to_owned(),
             format!("{peak:.0} MB"),
             peak <= 150.0,
         ));
         if let Some(small) = fleets.get(&10_000) {
-            let times = million.cpu_seconds_per_million() / small.cpu_seconds_per_million();
+            let times = cost_ratio(million, small);
             rows.push((
                 "CPU per heartbeat of 1,000,000 devices: at most 1.5 times that of 10,000"
                     .to_owned(),
