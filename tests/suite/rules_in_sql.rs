@@ -5,11 +5,12 @@ use heartbeatd::domain::Status;
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
-use crate::support::fleet::{Fleet, at};
+use crate::support::fleet::{Fleet, at, id};
 
 on_both_databases! {
     sql_changes_every_status_as_the_functions_do
     a_large_flush_writes_what_small_ones_would
+    a_new_device_becomes_the_same_row_whether_or_not_there_is_room_for_all_of_a_flush
 }
 
 async fn sql_changes_every_status_as_the_functions_do(database: TestDatabase) {
@@ -79,4 +80,56 @@ async fn a_large_flush_writes_what_small_ones_would(database: TestDatabase) {
         let status = if device.error.is_some() { Status::Error } else { Status::Online };
         assert_eq!(device.status, status, "{id}");
     }
+}
+
+async fn a_new_device_becomes_the_same_row_whether_or_not_there_is_room_for_all_of_a_flush(
+    database: TestDatabase,
+) {
+    let fleet = Fleet::configured(database, |config| config.devices.max_devices = 9).await;
+    assert!(fleet.store.register(&id("added"), None, at(0)).await.expect("it writes"));
+    // A check counts the fleet, to which the command line has added.
+    assert!(fleet.check(at(0)).await.is_empty());
+    let everybody_beats = async |group: &str, second| {
+        fleet.heartbeat(&format!("{group}-beats"), "", at(second)).await;
+        fleet.heartbeat(&format!("{group}-errs"), r#"{"error":"hot"}"#, at(second)).await;
+        let long_ago = r#"{"timestamp":"1970-01-01T00:00:00Z"}"#;
+        fleet.heartbeat(&format!("{group}-skewed"), long_ago, at(second)).await;
+    };
+
+    // Four heartbeats and room for eight.
+    everybody_beats("early", 0).await;
+    fleet.heartbeat("added", "", at(0)).await;
+    fleet.flush().await;
+    // Seven heartbeats and room for five.
+    everybody_beats("early", 60).await;
+    everybody_beats("late", 60).await;
+    fleet.heartbeat("added", "", at(60)).await;
+    fleet.flush().await;
+
+    for (group, second) in [("early", 0), ("late", 60)] {
+        for (event, status, is_skewed) in [
+            ("beats", Status::Online, false),
+            ("errs", Status::Error, false),
+            ("skewed", Status::Online, true),
+        ] {
+            let name = format!("{group}-{event}");
+            let device = fleet.device(&name).await;
+            assert_eq!(device.status, status, "{name}");
+            assert_eq!(device.last_seen_at, Some(at(60)), "{name}");
+            assert_eq!(device.registered_at, at(second), "{name}");
+            assert_eq!(device.clock_skew_ms.is_some(), is_skewed, "{name}");
+            let changes = [format!("provisioning -> {status}")];
+            assert_eq!(fleet.changes(&name).await, changes, "{name}");
+        }
+    }
+    assert_eq!(fleet.changes("added").await, ["provisioning -> online"]);
+
+    // Seven are registered.
+    fleet.heartbeats(&["eighth", "ninth"], "", at(70)).await;
+    fleet.flush().await;
+    fleet.heartbeats(&["tenth"], "", at(80)).await;
+    fleet.flush().await;
+    let registered = async |name| fleet.store.device(&id(name)).await.expect("it reads").is_some();
+    assert_eq!(fleet.status("ninth").await, Status::Online);
+    assert!(!registered("tenth").await);
 }

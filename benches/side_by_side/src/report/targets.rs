@@ -20,7 +20,7 @@ pub fn table(results: &Results) -> String {
             let measured = ratio(own, results.turns(Kind::Counting, broker, qos));
             rows.push((
                 format!("SQLite, {broker} broker, QoS {qos}: of the counting client's rate at least {least}"),
-                format!("{measured:.2}"),
+                format!("{measured:.3}"),
                 measured >= least,
             ));
         }
