@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::anyhow;
+use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
@@ -65,8 +66,32 @@ pub fn bars(path: &Path, title: &str, bars: &[(String, f64)]) -> anyhow::Result<
     draw().map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
-/// Lines over two logarithmic axes.
-pub fn lines(path: &Path, axes: &Axes<'_>, series: &[Series]) -> anyhow::Result<()> {
+/// A vertical axis for values over several orders of magnitude.
+pub fn logarithmic(least: f64, most: f64) -> impl AsRangedCoord<Value = f64, CoordDescType: Axis> {
+    (least * 0.7..most * 1.4).log_scale()
+}
+
+/// A vertical axis on which twice as high is twice as much.
+pub fn from_zero(_: f64, most: f64) -> impl AsRangedCoord<Value = f64, CoordDescType: Axis> {
+    0.0..most * 1.2
+}
+
+/// What plotters wants of one.
+pub trait Axis: Ranged<ValueType = f64> + ValueFormatter<f64> {}
+
+impl<T: Ranged<ValueType = f64> + ValueFormatter<f64>> Axis for T {}
+
+/// Lines over a logarithmic horizontal axis; `vertical` makes the other one of the least
+/// and the most.
+pub fn lines<Y>(
+    path: &Path,
+    axes: &Axes<'_>,
+    series: &[Series],
+    vertical: impl Fn(f64, f64) -> Y,
+) -> anyhow::Result<()>
+where
+    Y: AsRangedCoord<Value = f64, CoordDescType: Axis>,
+{
     let points = || series.iter().flat_map(|series| &series.points);
     let xs =
         (points().map(|p| p.0).fold(f64::MAX, f64::min), points().map(|p| p.0).fold(0.0, f64::max));
@@ -78,12 +103,10 @@ pub fn lines(path: &Path, axes: &Axes<'_>, series: &[Series]) -> anyhow::Result<
         let mut chart = ChartBuilder::on(&area)
             .caption(axes.title, (FONT, 20))
             .margin(12)
+            .margin_right(48)
             .x_label_area_size(44)
             .y_label_area_size(64)
-            .build_cartesian_2d(
-                (xs.0..xs.1 * 1.05).log_scale(),
-                (ys.0 * 0.7..ys.1 * 1.4).log_scale(),
-            )?;
+            .build_cartesian_2d((xs.0..xs.1 * 1.05).log_scale(), vertical(ys.0, ys.1))?;
         chart
             .configure_mesh()
             .x_desc(axes.x)

@@ -216,7 +216,7 @@ fn cost_chart(results: &Results, path: &Path) -> anyhow::Result<()> {
         x: "devices",
         y: "CPU-seconds per million heartbeats",
     };
-    chart::lines(path, &axes, &series)
+    chart::lines(path, &axes, &series, chart::from_zero)
 }
 
 fn check_chart(results: &Results, path: &Path) -> anyhow::Result<()> {
@@ -239,7 +239,7 @@ fn check_chart(results: &Results, path: &Path) -> anyhow::Result<()> {
         x: "registered devices",
         y: "milliseconds",
     };
-    chart::lines(path, &axes, &series)
+    chart::lines(path, &axes, &series, chart::logarithmic)
 }
 
 pub fn row(table: &mut String, cells: &[String]) {
