@@ -64,15 +64,16 @@ impl Pending {
     ///
     /// [`Rejection::FleetFull`] if as many other devices as may be registered at
     /// all have one waiting.
+    #[inline]
     pub fn merge(&mut self, later: Heartbeat) -> Result<(), Rejection> {
-        let Self { heartbeats, index, hasher, .. } = self;
+        let Self { heartbeats, index, hasher, capacity, .. } = self;
         let id = |at: &u32| &heartbeats[*at as usize].device_id;
         let hash = hasher.hash_one(&later.device_id);
         let entry =
             index.entry(hash, |at| *id(at) == later.device_id, |at| hasher.hash_one(id(at)));
         match entry {
             Entry::Occupied(at) => heartbeats[*at.get() as usize].merge(later),
-            Entry::Vacant(_) if heartbeats.len() >= self.capacity => {
+            Entry::Vacant(_) if heartbeats.len() >= *capacity => {
                 return Err(Rejection::FleetFull { device_id: later.device_id });
             }
             Entry::Vacant(vacant) => {

@@ -26,23 +26,8 @@ pub fn table(results: &Results) -> String {
         }
     }
     rows.extend(beside_the_peers(results));
-    let fleets = by_fleet(&results.fleets, sqlite);
-    if let Some(million) = fleets.get(&1_000_000) {
-        let peak = megabytes(million);
-        rows.push((
-            "1,000,000 devices that all publish: at most 150 MB".to_owned(),
-            format!("{peak:.0} MB"),
-            peak <= 150.0,
-        ));
-        if let Some(small) = fleets.get(&10_000) {
-            let times = cost_ratio(million, small);
-            rows.push((
-                "CPU per heartbeat of 1,000,000 devices: at most 1.5 times that of 10,000"
-                    .to_owned(),
-                format!("{times:.2}"),
-                times <= 1.5,
-            ));
-        }
+    for server in [Server::Sqlite, Server::Postgresql] {
+        rows.extend(of_a_million(results, server));
     }
     for server in [Server::Sqlite, Server::Postgresql] {
         let (none, all) = (
@@ -95,6 +80,30 @@ pub fn table(results: &Results) -> String {
         );
     }
     table
+}
+
+/// What a million devices take.
+fn of_a_million(results: &Results, server: Server) -> Vec<(String, String, bool)> {
+    let fleets = by_fleet(&results.fleets, Kind::Heartbeatd(server));
+    let (Some(million), Some(small)) = (fleets.get(&1_000_000), fleets.get(&10_000)) else {
+        return Vec::new();
+    };
+    let (peak, times) = (megabytes(million), cost_ratio(million, small));
+    let name = server.name();
+    vec![
+        (
+            format!("{name}, 1,000,000 devices that all publish: at most 150 MB"),
+            format!("{peak:.0} MB"),
+            peak <= 150.0,
+        ),
+        (
+            format!(
+                "{name}, CPU per heartbeat of 1,000,000 devices: at most 1.5 times that of 10,000"
+            ),
+            format!("{times:.2}"),
+            times <= 1.5,
+        ),
+    ]
 }
 
 /// heartbeatd on SQLite behind mosquitto, at QoS 0, and the best of the peers in each.
