@@ -13,7 +13,7 @@ use crate::actors::device_registry::{DeviceRegistry, Flush, Found};
 use crate::actors::mqtt_ingest::{Disconnect, MqttIngest};
 use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, AwaitEnd, Schedule, Ticker};
-use crate::clock::{Clock, wall_clock};
+use crate::clock::{Clock, system_clock};
 use crate::config::{Config, HttpListen};
 use crate::http::HttpServer;
 use crate::metrics::Metrics;
@@ -89,7 +89,7 @@ pub enum AppError {
 impl App {
     /// A service by `config`, with the alert sink that only logs.
     pub fn build(config: Config) -> AppBuilder {
-        AppBuilder { config, sink: None, clock: wall_clock }
+        AppBuilder { config, sink: None, clock: system_clock }
     }
 
     /// Where the embedded broker listens, if it runs.

@@ -1,15 +1,20 @@
-//! Where the time comes from.
+//! The source of time.
 //!
-//! Whoever needs the time is given a [`Clock`], so a test can stop, move or
+//! Everything that needs the time is given a [`Clock`], so a test can stop, move or
 //! turn it back. Every instant in the service has whole milliseconds, the
-//! resolution of the database: what was written compares equal to what is read.
+//! resolution of the database: a time that was written compares equal to the same
+//! time read back.
 
-use chrono::{DateTime, SubsecRound, Utc};
+use std::time::Instant;
+
+use chrono::{SubsecRound, Utc};
+
+pub use crate::domain::Reading;
 
 /// A source of the current time.
-pub type Clock = fn() -> DateTime<Utc>;
+pub type Clock = fn() -> Reading;
 
-/// The machine's wall clock, in whole milliseconds.
-pub fn wall_clock() -> DateTime<Utc> {
-    Utc::now().trunc_subsecs(3)
+/// The machine's clocks.
+pub fn system_clock() -> Reading {
+    Reading { wall: Utc::now().trunc_subsecs(3), monotonic: Instant::now() }
 }

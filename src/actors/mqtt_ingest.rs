@@ -120,7 +120,7 @@ impl MqttIngest {
         ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
             Ok(()) => {
                 ingest.is_now(Listening::Subscribed);
-                ingest.rounds.begin((ingest.clock)(), Instant::now());
+                ingest.rounds.begin((ingest.clock)());
                 ingest.send_echo(ctx);
                 info!(target: TARGET, topic = ingest.client.topic(); "listening");
             }
@@ -147,7 +147,7 @@ impl MqttIngest {
         ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
             // Connected anew meanwhile, or about to be.
             _ if ingest.listening != Listening::Subscribed => (),
-            Ok(()) => ingest.rounds.restart((ingest.clock)(), Instant::now(), GapCause::NoEcho),
+            Ok(()) => ingest.rounds.restart((ingest.clock)(), GapCause::NoEcho),
             Err(ClientError::NoAnswer { .. }) => {
                 warn!(target: TARGET, broker = ingest.broker; "the broker does not answer; connecting anew");
                 ingest.reconnect(ctx);
@@ -184,8 +184,8 @@ impl MqttIngest {
     /// Without echoes nothing is proven and nobody goes offline.
     fn send_echo(&mut self, ctx: &mut Context<Self>) {
         let now = (self.clock)();
-        let outgoing = self.rounds.send(now, Instant::now());
-        self.client.send_echo(outgoing.round, now);
+        let outgoing = self.rounds.send(now);
+        self.client.send_echo(outgoing.round, now.wall);
         let (Some(missing), Some(topic)) = (outgoing.missing, self.client.echo_topic()) else {
             return;
         };
@@ -224,7 +224,7 @@ impl MqttIngest {
 
     fn take_echo(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
         let Proof { since, until, after } = self.rounds.take(round, sent_at)?;
-        let latency_ms = ((self.clock)() - sent_at).num_milliseconds();
+        let latency_ms = ((self.clock)().wall - sent_at).num_milliseconds();
         self.metrics.echoed(latency_ms as f64 / 1000.0);
         debug!(target: TARGET, latency_ms; "echo came back");
         self.metrics.set_proven(until);
@@ -264,7 +264,7 @@ impl MqttIngest {
                 Event::Shed(count) => {
                     self.metrics.shed(count);
                     // Whose heartbeats these were nobody knows.
-                    self.rounds.restart((self.clock)(), Instant::now(), GapCause::Shed);
+                    self.rounds.restart((self.clock)(), GapCause::Shed);
                     confirmed = None;
                     error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
                 }

@@ -109,7 +109,7 @@ impl Round {
     async fn run(&self) -> Result<Done, RoundError> {
         let _turn = self.turn.lock().await;
         let began = Instant::now();
-        let check = CheckOffline { now: (self.clock)() };
+        let check = CheckOffline { now: (self.clock)().wall };
         let checked = self.registry.send(check).await.map_err(registry_gone)?;
         let CheckedOffline { newly_offline, mut undelivered } =
             checked.map_err(RoundError::Check)?;
@@ -132,7 +132,7 @@ impl Round {
             .map_err(|_elapsed| RoundError::SinkTimeout(patience))?
             .map_err(|gone| RoundError::Gone("the alert sink", gone))?
             .map_err(|failed| RoundError::Sink(failed.to_string()))?;
-        let acknowledge = AcknowledgeOffline { sequences, at: (self.clock)() };
+        let acknowledge = AcknowledgeOffline { sequences, at: (self.clock)().wall };
         let next = self.registry.send(acknowledge).await.map_err(registry_gone)?;
         next.map_err(RoundError::Acknowledge)
     }

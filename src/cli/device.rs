@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::output::{self, Table};
 use super::{evidence, exit, open};
 use crate::Config;
-use crate::clock::wall_clock;
+use crate::clock::system_clock;
 use crate::domain::{DeviceId, Evidence, Status};
 use crate::store::{Device, OpenMode};
 
@@ -94,7 +94,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
     match command {
         Command::Add { id, timeout } => {
             let store = open(config, OpenMode::Create).await?;
-            let added = store.register(&id, timeout, wall_clock()).await?;
+            let added = store.register(&id, timeout, system_clock().wall).await?;
             report(added, &format!("added {id}"), &format!("{id} is registered already"))
         }
         Command::List { status, json } => list(config, status, json).await,

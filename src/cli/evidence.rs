@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 
 use super::output;
 use crate::Config;
-use crate::clock::wall_clock;
+use crate::clock::system_clock;
 use crate::domain::{Coverage, Evidence, Gap, Status, Verdict};
 use crate::store::{Device, DeviceStore, StoreError};
 
@@ -21,7 +21,7 @@ pub(super) async fn gather(
     device: &Device,
 ) -> Result<Option<Evidence>, StoreError> {
     let Some(last_seen_at) = device.last_seen_at else { return Ok(None) };
-    let now = wall_clock();
+    let now = system_clock().wall;
     let newest = store.history(Some(&device.id), None, 1).await?;
     // Whoever took it offline; else whoever listens now.
     let instance = newest.first().and_then(|newest| newest.instance.as_ref());

@@ -8,6 +8,7 @@ pub mod device_id;
 pub mod evidence;
 pub mod heartbeat;
 pub mod pending;
+mod reading;
 pub mod rounds;
 pub mod status;
 
@@ -18,5 +19,6 @@ pub use device_id::DeviceId;
 pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};
 pub use pending::{Batch, Pending, sort_by_device};
+pub use reading::Reading;
 pub use rounds::{Proof, Rounds};
 pub use status::{Status, Transition};

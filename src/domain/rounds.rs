@@ -5,11 +5,9 @@
 //! the same one: a reconnect, messages thrown away or a clock that was set in
 //! between have each begun another.
 
-use std::time::Instant;
-
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::GapCause;
+use super::{GapCause, Reading};
 
 /// How far the clock may run from the monotonic one between two echoes before it
 /// counts as having been set. NTP slews by 0.5 ms a second at most; what it does
@@ -31,7 +29,7 @@ pub struct Rounds {
     /// How many echoes were sent since one came back.
     unanswered: u32,
     /// Both clocks as the round began, or later as the last echo was sent.
-    clocks: Option<(DateTime<Utc>, Instant)>,
+    clocks: Option<Reading>,
 }
 
 /// What an echo that came back says.
@@ -68,32 +66,32 @@ impl Rounds {
         }
     }
 
-    /// Somebody listens, since now. The two clocks are read together.
-    pub fn begin(&mut self, now: DateTime<Utc>, monotonic: Instant) {
+    /// Somebody listens, since now.
+    pub fn begin(&mut self, now: Reading) {
         self.number += 1;
-        self.since = Some(now);
-        self.clocks = Some((now, monotonic));
+        self.since = Some(now.wall);
+        self.clocks = Some(now);
     }
 
     /// Something was missed just now, but the listening goes on.
-    pub fn restart(&mut self, now: DateTime<Utc>, monotonic: Instant, cause: GapCause) {
+    pub fn restart(&mut self, now: Reading, cause: GapCause) {
         if self.since.is_some() {
             self.after = cause;
-            self.begin(now, monotonic);
+            self.begin(now);
         }
     }
 
     /// An echo is about to be sent. The two clocks, read together, tell whether the
     /// first was set since the last echo.
-    pub fn send(&mut self, now: DateTime<Utc>, monotonic: Instant) -> Outgoing {
-        if let Some((last, last_monotonic)) = self.clocks {
-            let passed = monotonic.saturating_duration_since(last_monotonic);
+    pub fn send(&mut self, now: Reading) -> Outgoing {
+        if let Some(last) = self.clocks {
+            let passed = now.monotonic.saturating_duration_since(last.monotonic);
             let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);
-            if ((now - last) - passed).abs() > CLOCK_TOLERANCE {
-                self.restart(now, monotonic, GapCause::ClockStep);
+            if ((now.wall - last.wall) - passed).abs() > CLOCK_TOLERANCE {
+                self.restart(now, GapCause::ClockStep);
             }
         }
-        self.clocks = Some((now, monotonic));
+        self.clocks = Some(now);
         self.unanswered = self.unanswered.saturating_add(1);
         let too_many = self.unanswered.is_multiple_of(ECHOES_UNANSWERED);
         Outgoing { round: self.number, missing: too_many.then_some(self.unanswered) }
@@ -115,7 +113,7 @@ impl Rounds {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -133,13 +131,13 @@ mod tests {
         fn listening_since(seconds: i64) -> Self {
             let mut rounds = Rounds::default();
             let monotonic = Instant::now();
-            rounds.begin(at(seconds), monotonic);
+            rounds.begin(Reading { wall: at(seconds), monotonic });
             Self { rounds, monotonic }
         }
 
         fn send_after(&mut self, passed: u64, reading: i64) -> u64 {
             self.monotonic += Duration::from_secs(passed);
-            self.rounds.send(at(reading), self.monotonic).round
+            self.rounds.send(Reading { wall: at(reading), monotonic: self.monotonic }).round
         }
 
         fn proof(&mut self, round: u64, sent_at: i64) -> Option<(i64, i64, GapCause)> {
@@ -162,7 +160,7 @@ mod tests {
             let round = clocks.send_after(2, 12);
             clocks.rounds.interrupt(cause);
             assert_eq!(clocks.proof(round, 12), None);
-            clocks.rounds.begin(at(14), clocks.monotonic);
+            clocks.rounds.begin(Reading { wall: at(14), monotonic: clocks.monotonic });
             assert_eq!(clocks.proof(round, 12), None);
             let round = clocks.send_after(1, 15);
             assert_eq!(clocks.proof(round, 15), Some((14, 15, cause)));
@@ -187,10 +185,10 @@ mod tests {
     fn a_clock_turned_back_by_less_than_is_noticed_delays_no_proof() {
         let mut rounds = Rounds::default();
         let monotonic = Instant::now();
-        rounds.begin(at(10), monotonic);
+        rounds.begin(Reading { wall: at(10), monotonic });
         let millis = TimeDelta::milliseconds;
         let mut proof = |reading, passed| {
-            let round = rounds.send(reading, monotonic + passed).round;
+            let round = rounds.send(Reading { wall: reading, monotonic: monotonic + passed }).round;
             let proof = rounds.take(round, reading).expect("it is of this round");
             proof.until - proof.since
         };
@@ -201,11 +199,11 @@ mod tests {
     #[test]
     fn missing_echoes_are_told_again_and_again_until_one_comes_back() {
         let mut clocks = Clocks::listening_since(0);
-        let mut send = |second| clocks.rounds.send(at(second), clocks.monotonic).missing;
-        let told: Vec<_> = (0..9).map(|_| send(0)).collect();
+        let now = Reading { wall: at(0), monotonic: clocks.monotonic };
+        let told: Vec<_> = (0..9).map(|_| clocks.rounds.send(now).missing).collect();
         let expected = [None, None, None, Some(4), None, None, None, Some(8), None];
         assert_eq!(told, expected);
         clocks.rounds.take(clocks.rounds.number, at(0)).expect("it is of this round");
-        assert_eq!(clocks.rounds.send(at(0), clocks.monotonic).missing, None);
+        assert_eq!(clocks.rounds.send(now).missing, None);
     }
 }

@@ -373,7 +373,8 @@ impl Receiver {
         if message.retained() {
             return Err(Rejection::Retained { device_id });
         }
-        let (heartbeat, dropped) = Heartbeat::parse(device_id, message.payload(), (self.clock)())?;
+        let (heartbeat, dropped) =
+            Heartbeat::parse(device_id, message.payload(), (self.clock)().wall)?;
         for field in dropped {
             self.metrics.field_dropped(field);
         }

@@ -206,12 +206,14 @@ fn an_ingest_that_sheds_breaks_the_coverage() {
 
 #[actix_rt::test]
 async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
-    use chrono::{DateTime, TimeDelta, Utc};
-    use heartbeatd::clock::wall_clock;
+    use chrono::TimeDelta;
+    use heartbeatd::clock::{Reading, system_clock};
     use std::sync::atomic::{AtomicI64, Ordering};
     static BEHIND_SECONDS: AtomicI64 = AtomicI64::new(0);
-    fn clock() -> DateTime<Utc> {
-        wall_clock() - TimeDelta::seconds(BEHIND_SECONDS.load(Ordering::Relaxed))
+    fn clock() -> Reading {
+        let behind = TimeDelta::seconds(BEHIND_SECONDS.load(Ordering::Relaxed));
+        let now = system_clock();
+        Reading { wall: now.wall - behind, ..now }
     }
 
     let database = TestDatabase::sqlite();

@@ -2,13 +2,13 @@
 //! exactly once, in order, whatever becomes of the sink or the process.
 
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use chrono::{DateTime, Utc};
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::device_registry::CheckOffline;
 use heartbeatd::actors::ticker::{AwaitEnd, CheckNow, Schedule, Ticker};
+use heartbeatd::clock::Reading;
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
@@ -63,8 +63,8 @@ impl Handler<DevicesOffline> for Sink {
     }
 }
 
-fn clock() -> DateTime<Utc> {
-    at(181)
+fn clock() -> Reading {
+    Reading { wall: at(181), monotonic: Instant::now() }
 }
 
 /// Three devices that a check at 181 finds silent.

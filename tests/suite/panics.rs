@@ -8,7 +8,7 @@ use actix::prelude::*;
 use chrono::{DateTime, Utc};
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
-use heartbeatd::clock::wall_clock;
+use heartbeatd::clock::system_clock;
 use heartbeatd::{App, Config, cli, panics};
 
 const CHILD: &str = "SUITE_PANIC_CHILD";
@@ -48,7 +48,7 @@ fn config() -> Config {
 #[test]
 fn a_panic_in_the_ticker_names_it() {
     // Without a broker the ticker is the first to ask for the time.
-    fn broken() -> DateTime<Utc> {
+    fn broken() -> heartbeatd::clock::Reading {
         panic!("on purpose")
     }
     assert_ends_the_process("a_panic_in_the_ticker_names_it", "ticker", async || {
@@ -76,7 +76,7 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         let url = config().database.url;
         let store = DeviceStore::open(url.reveal(), OpenMode::Create).await.expect("it opens");
         let id = "pump".parse().expect("an id");
-        let (heartbeat, _) = Heartbeat::parse(id, b"", wall_clock()).expect("a heartbeat");
+        let (heartbeat, _) = Heartbeat::parse(id, b"", system_clock().wall).expect("a heartbeat");
         let rules =
             RecordingRules { auto_register: true, room: 1, max_clock_skew: Default::default() };
         store.update_last_seen(&[heartbeat], rules, &Default::default()).await.expect("it writes");
@@ -87,7 +87,7 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         let stale = store.get_stale_devices(&cutoffs, 10).await.expect("it reads");
         let coverage = Coverage::new(timeout);
         let grounds = Grounds { cutoffs: &cutoffs, coverage: &coverage, instance: "heartbeatd" };
-        store.mark_devices_offline(&stale, grounds, wall_clock()).await.expect("it writes");
+        store.mark_devices_offline(&stale, grounds, system_clock().wall).await.expect("it writes");
         let sink = on_own_thread("pager", || Broken);
         App::build(config()).alert_sink(sink.recipient()).start().await.expect("it starts");
     });

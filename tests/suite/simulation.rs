@@ -30,6 +30,7 @@ use heartbeatd::actors::device_registry::{
     ConfirmListening, DeviceRegistry, Flush, Found, RecordHeartbeats,
 };
 use heartbeatd::actors::ticker::{CheckNow, Schedule, Stop, Ticker};
+use heartbeatd::clock::Reading;
 use heartbeatd::domain::{GapCause, Heartbeat, Proof, Rounds, Status};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{DeviceStore, OpenMode};
@@ -127,6 +128,14 @@ thread_local! {
 
 fn clock() -> DateTime<Utc> {
     at(CLOCK.get())
+}
+
+fn reading(monotonic: Instant) -> Reading {
+    Reading { wall: clock(), monotonic }
+}
+
+fn ticker_clock() -> Reading {
+    reading(Instant::now())
 }
 
 /// What travels from the broker to the service.
@@ -461,7 +470,7 @@ impl World {
         let registry = DeviceRegistry::new(config, self.store.clone(), found, metrics).start();
         let schedule = Schedule { check_interval: never, delivery_timeout };
         let sink = self.sink.clone().recipient();
-        let ticker = Ticker::new(schedule, registry.clone(), sink, clock).start();
+        let ticker = Ticker::new(schedule, registry.clone(), sink, ticker_clock).start();
         self.service = Some(Service {
             registry,
             ticker,
@@ -505,7 +514,7 @@ impl World {
         let rng = &mut self.rng;
         service.inbox.retain(|message| !matches!(message, Message::Heartbeat { .. }) || rng.bool());
         if service.inbox.len() < before {
-            service.rounds.restart(clock(), self.monotonic, GapCause::Shed);
+            service.rounds.restart(reading(self.monotonic), GapCause::Shed);
             self.truth.missed_since(self.ingested_at);
         }
     }
@@ -597,7 +606,7 @@ impl World {
         if !service.connected && broker_is_up && self.rng.u8(0..3) > 0 {
             service.connected = true;
             service.waits_until = None;
-            service.rounds.begin(clock(), self.monotonic);
+            service.rounds.begin(reading(self.monotonic));
             (self.subscribed, self.cut) = (true, false);
         }
         if service.connected && service.waits_until.is_some_and(|until| now >= until) {
@@ -608,13 +617,13 @@ impl World {
             self.subscribed = false;
         }
         if service.connected && now % ECHO_INTERVAL == 0 {
-            let outgoing = service.rounds.send(clock(), self.monotonic);
+            let outgoing = service.rounds.send(reading(self.monotonic));
             if outgoing.missing.is_some() {
                 if self.cut {
                     service.waits_until = service.waits_until.or(Some(now + 3));
                 } else if broker_is_up {
                     self.subscribed = true;
-                    service.rounds.restart(clock(), self.monotonic, GapCause::NoEcho);
+                    service.rounds.restart(reading(self.monotonic), GapCause::NoEcho);
                 }
             }
             self.receive(Message::Echo { round: outgoing.round, sent_at: clock() });
