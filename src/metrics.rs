@@ -12,7 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use crate::domain::{Rejection, Status, Transition};
+use crate::domain::payload::DroppedField;
+use crate::domain::{PayloadError, Rejection, Status, Transition};
 
 /// The metrics of one [`App`](crate::App); shared by its actors.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Metrics {
     registry: Registry,
     heartbeats: Counter,
     rejected: Family<Reason, Counter>,
+    payload_errors: Family<Reason, Counter>,
     fields_dropped: Family<Field, Counter>,
     devices: Family<StatusLabel, Gauge>,
     transitions: Family<FromTo, Counter>,
@@ -73,6 +75,12 @@ impl Metrics {
                 r,
                 "heartbeats_rejected",
                 "Messages that are no evidence of life, by reason",
+                Family::default(),
+            ),
+            payload_errors: add(
+                r,
+                "payload_errors",
+                "Heartbeats whose payload could not be read and counts as empty, by reason",
                 Family::default(),
             ),
             fields_dropped: add(
@@ -191,9 +199,14 @@ impl Metrics {
         self.unmatched.inc();
     }
 
-    /// A field had a wrong type.
-    pub fn field_dropped(&self, field: &'static str) {
-        self.fields_dropped.get_or_create(&Field { field }).inc();
+    /// A payload, or a part of it, could not be read.
+    pub fn payload_unreadable(&self, error: &PayloadError) {
+        if let Some(reason) = error.reason() {
+            self.payload_errors.get_or_create(&Reason { reason }).inc();
+        }
+        for DroppedField { name: field, .. } in error.dropped_fields() {
+            self.fields_dropped.get_or_create(&Field { field }).inc();
+        }
     }
 
     /// So many heartbeats are not written yet.

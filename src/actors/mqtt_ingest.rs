@@ -397,7 +397,7 @@ mod tests {
     async fn a_confirmation_comes_after_the_heartbeats_that_it_vouches_for() {
         let now = DateTime::UNIX_EPOCH;
         let device = "pump".parse().expect("an id");
-        let (heartbeat, _) = Heartbeat::parse(device, b"", now).expect("a heartbeat");
+        let heartbeat = Heartbeat::parse(device, b"", now);
         let confirmed =
             Some(ConfirmListening { since: now, until: now, after: GapCause::NotRunning });
         let registry = Notes::default().start();

@@ -7,10 +7,12 @@ pub mod coverage;
 pub mod device_id;
 pub mod evidence;
 pub mod heartbeat;
+pub mod payload;
 pub mod pending;
 mod reading;
 pub mod rounds;
 pub mod status;
+mod timestamp;
 
 pub use coverage::{
     Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals, Listened,
@@ -18,6 +20,7 @@ pub use coverage::{
 pub use device_id::DeviceId;
 pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};
+pub use payload::PayloadError;
 pub use pending::{Batch, Pending, sort_by_device};
 pub use reading::Reading;
 pub use rounds::{Proof, Rounds};

@@ -169,7 +169,7 @@ mod tests {
 
     fn heartbeat(device: &str, second: i64) -> Heartbeat {
         let at = chrono::DateTime::from_timestamp(second, 0).expect("small");
-        Heartbeat::parse(device.parse().expect(device), b"", at).expect("an empty one").0
+        Heartbeat::parse(device.parse().expect(device), b"", at)
     }
 
     fn buffer(heartbeats: &[(&str, i64)]) -> Pending {

@@ -373,10 +373,9 @@ impl Receiver {
         if message.retained() {
             return Err(Rejection::Retained { device_id });
         }
-        let (heartbeat, dropped) =
-            Heartbeat::parse(device_id, message.payload(), (self.clock)().wall)?;
-        for field in dropped {
-            self.metrics.field_dropped(field);
+        let heartbeat = Heartbeat::parse(device_id, message.payload(), (self.clock)().wall);
+        if let Some(error) = &heartbeat.payload_error {
+            self.metrics.payload_unreadable(error);
         }
         Ok(heartbeat)
     }

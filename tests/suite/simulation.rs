@@ -581,8 +581,7 @@ impl World {
                 Message::Heartbeat { device, error } => {
                     let payload = if error { r#"{"error":"hot"}"# } else { "" };
                     let parsed = Heartbeat::parse(id(&name(device)), payload.as_bytes(), clock());
-                    let heartbeats = vec![parsed.expect("a heartbeat").0];
-                    let record = RecordHeartbeats { heartbeats };
+                    let record = RecordHeartbeats { heartbeats: vec![parsed] };
                     service.registry.send(record).await.expect("it lives");
                     self.model.heartbeat(device, clock_shows, error);
                     self.truth.heard_uncertain.insert(device, now);

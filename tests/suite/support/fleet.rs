@@ -71,7 +71,6 @@ impl Fleet {
         let heartbeats = devices
             .iter()
             .map(|device| Heartbeat::parse(id(device), payload.as_bytes(), received_at))
-            .map(|parsed| parsed.expect("a heartbeat").0)
             .collect();
         self.registry.send(RecordHeartbeats { heartbeats }).await.expect("it lives");
     }
