@@ -12,7 +12,7 @@ use sea_orm::{
 };
 use serde::Serialize;
 
-use super::{DeviceStore, Result, device_id, failed_to};
+use super::{DeviceStore, Result, device_id};
 use crate::domain::{DeviceId, Status};
 
 /// A registered device, as `device list --json` shows it.
@@ -65,11 +65,12 @@ impl DeviceStore {
             registered_at: Set(at.into()),
             ..Default::default()
         };
-        let inserted = Entity::insert(row)
-            .on_conflict_do_nothing_on([Column::Id])
-            .exec_without_returning(&self.db)
-            .await
-            .map_err(failed_to("register the device"))?;
+        let inserted = self
+            .write("register the device", async |transaction| {
+                let insert = Entity::insert(row.clone()).on_conflict_do_nothing_on([Column::Id]);
+                insert.exec_without_returning(transaction).await
+            })
+            .await?;
         Ok(matches!(inserted, TryInsertResult::Inserted(rows) if rows > 0))
     }
 
@@ -79,11 +80,11 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn device(&self, id: &DeviceId) -> Result<Option<Device>> {
-        let read = async {
-            let row = Entity::find_by_id(id.as_str()).one(&self.db).await?;
+        self.read("read the device", async |db| {
+            let row = Entity::find_by_id(id.as_str()).one(db).await?;
             row.map(Device::try_from).transpose()
-        };
-        read.await.map_err(failed_to("read the device"))
+        })
+        .await
     }
 
     /// Up to `limit` devices in the order of their ids, after the id `after`.
@@ -104,15 +105,11 @@ impl DeviceStore {
         if let Some(after) = after {
             query = query.filter(Column::Id.gt(after.as_str()));
         }
-        let read = async {
-            query
-                .all(&self.db)
-                .await?
-                .into_iter()
-                .map(Device::try_from)
-                .collect::<Result<_, DbErr>>()
-        };
-        read.await.map_err(failed_to("list the devices"))
+        self.read("list the devices", async |db| {
+            let rows = query.clone().all(db).await?;
+            rows.into_iter().map(Device::try_from).collect::<Result<_, DbErr>>()
+        })
+        .await
     }
 
     /// Forgets a device; its history stays. `false`: it is not registered.
@@ -121,10 +118,11 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn remove(&self, id: &DeviceId) -> Result<bool> {
-        let deleted = Entity::delete_by_id(id.as_str())
-            .exec(&self.db)
-            .await
-            .map_err(failed_to("remove the device"))?;
+        let deleted = self
+            .write("remove the device", async |transaction| {
+                Entity::delete_by_id(id.as_str()).exec(transaction).await
+            })
+            .await?;
         Ok(deleted.rows_affected > 0)
     }
 
@@ -135,12 +133,14 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn set_timeout(&self, id: &DeviceId, timeout: Option<Duration>) -> Result<bool> {
-        let updated = Entity::update_many()
+        let update = Entity::update_many()
             .col_expr(Column::TimeoutSeconds, Expr::value(seconds(timeout)))
-            .filter(Column::Id.eq(id.as_str()))
-            .exec(&self.db)
-            .await
-            .map_err(failed_to("set the device's timeout"))?;
+            .filter(Column::Id.eq(id.as_str()));
+        let updated = self
+            .write("set the device's timeout", async |transaction| {
+                update.clone().exec(transaction).await
+            })
+            .await?;
         Ok(updated.rows_affected > 0)
     }
 
@@ -159,8 +159,8 @@ impl DeviceStore {
              FROM device WHERE status <> 'online'",
             counts = others.map(count).join(", "),
         );
-        let read = async {
-            let row = self.select(&self.db, &sql, []).await?.pop();
+        self.read("count the devices", async |db| {
+            let row = self.select(db, &sql, []).await?.pop();
             let row = row.ok_or(DbErr::RecordNotFound("a count".to_owned()))?;
             let number = |column: &str| row.try_get::<i64>("", column).map(i64::unsigned_abs);
             let mut counts = BTreeMap::new();
@@ -170,8 +170,8 @@ impl DeviceStore {
             let online = number("devices")?.saturating_sub(counts.values().sum());
             counts.insert(Status::Online, online);
             Ok(counts)
-        };
-        read.await.map_err(failed_to("count the devices"))
+        })
+        .await
     }
 }
 

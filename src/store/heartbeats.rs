@@ -1,5 +1,6 @@
 //! Writing heartbeats: a batch in one transaction.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
@@ -7,7 +8,7 @@ use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 use super::history::NewTransition;
 use super::listening::Proven;
 use super::rows::{self, Columns, Type};
-use super::{DeviceStore, Result, device_id, failed_to, millis, retried};
+use super::{DeviceStore, Result, device_id, millis};
 use crate::domain::heartbeat::is_new_skew;
 use crate::domain::{DeviceId, Heartbeat, Rejection, Status, Transition};
 
@@ -87,15 +88,20 @@ impl DeviceStore {
         if heartbeats.is_empty() && proven.changed.is_empty() {
             return Ok(Recorded::default());
         }
-        retried(async || {
-            let transaction = self.begin().await?;
-            let recorded = self.record(&transaction, heartbeats, rules).await?;
-            self.save_listened(&transaction, proven).await?;
-            transaction.commit().await?;
-            Ok(recorded)
-        })
-        .await
-        .map_err(failed_to("record heartbeats"))
+        let recorded = self
+            .write("record heartbeats", async |transaction| {
+                let recorded = self.record(transaction, heartbeats, rules).await?;
+                self.save_listened(transaction, proven).await?;
+                Ok(recorded)
+            })
+            .await?;
+        if self.pool.is_doubted() {
+            let rejected: HashSet<_> =
+                recorded.rejections.iter().filter_map(Rejection::device_id).collect();
+            let written = heartbeats.iter().filter(|h| !rejected.contains(&h.device_id));
+            self.confirm_written(written, proven).await?;
+        }
+        Ok(recorded)
     }
 
     async fn record(

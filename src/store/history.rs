@@ -10,7 +10,7 @@ use sea_orm::{
 };
 
 use super::rows::{self, Columns, Type};
-use super::{DeviceStore, Result, device_id, failed_to, millis};
+use super::{DeviceStore, Result, device_id, millis};
 use crate::domain::{DeviceId, Heartbeat, Status, Transition};
 
 /// A transition that has no sequence number yet.
@@ -142,11 +142,11 @@ impl DeviceStore {
             .filter(Column::DeliveredAt.is_null())
             .order_by_asc(Column::Sequence)
             .limit(limit);
-        let read = async {
-            let rows = query.all(&self.db).await?;
+        self.read("read the undelivered offline transitions", async |db| {
+            let rows = query.clone().all(db).await?;
             rows.into_iter().map(Transition::try_from).collect::<Result<_, DbErr>>()
-        };
-        read.await.map_err(failed_to("read the undelivered offline transitions"))
+        })
+        .await
     }
 
     /// Strikes transitions off the outbox: the alert sink has them.
@@ -160,11 +160,12 @@ impl DeviceStore {
              WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",
             rows = rows::select(self.backend(), "$1", SEQUENCE),
         );
-        let rows = rows::bind(sequences.iter().map(|&sequence| [sequence.into()]));
-        self.execute(&self.db, &sql, [rows, millis(at).into()])
-            .await
-            .map(drop)
-            .map_err(failed_to("acknowledge offline transitions"))
+        self.write("acknowledge offline transitions", async |transaction| {
+            let rows = rows::bind(sequences.iter().map(|&sequence| [sequence.into()]));
+            self.execute(transaction, &sql, [rows, millis(at).into()]).await
+        })
+        .await
+        .map(drop)
     }
 
     /// The newest transitions, newest first: of one device or of all, before
@@ -186,11 +187,11 @@ impl DeviceStore {
         if let Some(before) = before {
             query = query.filter(Column::Sequence.lt(before));
         }
-        let read = async {
-            let rows = query.all(&self.db).await?;
+        self.read("read the history", async |db| {
+            let rows = query.clone().all(db).await?;
             rows.into_iter().map(Transition::try_from).collect::<Result<_, DbErr>>()
-        };
-        read.await.map_err(failed_to("read the history"))
+        })
+        .await
     }
 
     /// Deletes up to `limit` of the oldest transitions from before `before`, never
@@ -210,9 +211,10 @@ impl DeviceStore {
                                AND device.last_seen_at = status_transition.last_seen_at))) \
                        ORDER BY at LIMIT $2)";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.execute(&self.db, sql, [millis(before).into(), limit.into()])
-            .await
-            .map_err(failed_to("prune the history"))
+        self.write("prune the history", async |transaction| {
+            self.execute(transaction, sql, [millis(before).into(), limit.into()]).await
+        })
+        .await
     }
 }
 

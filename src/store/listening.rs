@@ -8,7 +8,7 @@ use sea_orm::{
 };
 
 use super::rows::{self, Columns, Type};
-use super::{DeviceStore, Result, failed_to, millis};
+use super::{DeviceStore, Result, millis};
 use crate::domain::coverage::MAX_INTERVALS;
 use crate::domain::{GapCause, Interval, Listened};
 
@@ -43,7 +43,8 @@ impl DeviceStore {
             .filter(Column::StartedAt.lte(millis(until)))
             .order_by_desc(Column::StartedAt)
             .limit(MAX_INTERVALS as u64);
-        let mut rows = query.all(&self.db).await.map_err(failed_to("read the coverage"))?;
+        let mut rows =
+            self.read("read the coverage", async |db| query.clone().all(db).await).await?;
         rows.reverse();
         Ok(rows.into_iter().map(Listened::from).collect())
     }
@@ -90,9 +91,11 @@ impl DeviceStore {
                        WHERE instance = $1 AND started_at < $2 AND ended_at < $2 \
                        ORDER BY started_at LIMIT $3)";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.execute(&self.db, sql, [instance.into(), millis(before).into(), limit.into()])
-            .await
-            .map_err(failed_to("prune the coverage"))
+        self.write("prune the coverage", async |transaction| {
+            let values = [instance.into(), millis(before).into(), limit.into()];
+            self.execute(transaction, sql, values).await
+        })
+        .await
     }
 }
 

@@ -4,28 +4,32 @@
 //! many devices they touch. The rules stay in [`crate::domain`]; what is
 //! repeated of them in SQL is held against them by a test.
 
+mod confirmation;
 mod fleet;
 mod heartbeats;
 mod history;
+mod interference;
 mod listening;
+mod pool;
 mod rows;
 mod silence;
+mod transaction;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use migration::{Migrator, MigratorTrait};
-use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
-    DbErr, IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait, Value,
-};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, QueryResult};
 
 pub use fleet::Device;
 pub use heartbeats::{Recorded, RecordingRules};
+#[doc(hidden)]
+pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
 pub use silence::{Grounds, OwnTimeouts};
 
+use self::pool::Pool;
 use crate::domain::DeviceId;
 
 /// How long a connection may take to be made or to become free, and how long
@@ -49,9 +53,10 @@ const ROWS_AHEAD: usize = 1_000;
 /// The devices, their history and the outbox, in a database.
 ///
 /// Cheap to clone; every clone uses the same few connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DeviceStore {
-    db: DatabaseConnection,
+    pool: Arc<Pool>,
+    interference: Option<Arc<dyn Interference>>,
 }
 
 /// Whether a database may come into being by being opened.
@@ -84,6 +89,15 @@ pub enum StoreError {
         /// What the driver says.
         source: DbErr,
     },
+    /// Neither success nor failure within the bound on a transaction or a read.
+    #[error("cannot {action}: no answer within {}", humantime::format_duration(transaction::BOUND))]
+    NoAnswer {
+        /// What was to be done.
+        action: &'static str,
+    },
+    /// The database has taken something, and another connection does not find it.
+    #[error("what was written is not to be found by another connection")]
+    Unconfirmed,
 }
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -106,31 +120,10 @@ impl DeviceStore {
             _ => "",
         };
         let failed = |source| StoreError::Open { url: without_password(url), hint, source };
-        let mut options = ConnectOptions::new(url);
-        options
-            .max_connections(MAX_CONNECTIONS)
-            .connect_timeout(PATIENCE)
-            .acquire_timeout(PATIENCE)
-            .sqlx_logging(false)
-            .map_sqlx_sqlite_opts(move |sqlite| {
-                use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-                let sqlite = sqlite
-                    .page_size(PAGE_SIZE)
-                    .journal_mode(SqliteJournalMode::Wal)
-                    // In WAL mode a power cut can undo the last commits but not
-                    // damage the file; a lost second of heartbeats comes again.
-                    .synchronous(SqliteSynchronous::Normal)
-                    .busy_timeout(PATIENCE)
-                    .row_buffer_size(ROWS_AHEAD);
-                match mode {
-                    OpenMode::Create => sqlite,
-                    OpenMode::Existing => sqlite.create_if_missing(false),
-                }
-            })
-            .map_sqlx_postgres_opts(|postgres| postgres.application_name("heartbeatd"));
-        let db = Database::connect(options).await.map_err(failed)?;
+        let db = connect(url, mode).await.map_err(failed)?;
+        db.ping().await.map_err(failed)?;
         Migrator::up(&db, None).await.map_err(failed)?;
-        Ok(Self { db })
+        Ok(Self { pool: Arc::new(Pool::new(url, db)), interference: None })
     }
 
     /// Closes the connections. On SQLite the write-ahead log is merged into the
@@ -140,7 +133,7 @@ impl DeviceStore {
     ///
     /// [`StoreError::Statement`] if the driver cannot close them.
     pub async fn close(self) -> Result<()> {
-        self.db.close().await.map_err(failed_to("close the database"))
+        self.pool.lease().db.close().await.map_err(failed_to("close the database"))
     }
 
     /// Whether the database answers.
@@ -149,74 +142,47 @@ impl DeviceStore {
     ///
     /// [`StoreError::Statement`] if it does not.
     pub async fn ping(&self) -> Result<()> {
-        self.db.ping().await.map_err(failed_to("reach the database"))
+        self.read("reach the database", async |db| db.ping().await).await
     }
 
     fn backend(&self) -> DbBackend {
-        self.db.get_database_backend()
-    }
-
-    /// A transaction that nothing else writes into.
-    ///
-    /// SQLite takes the write lock at once: a transaction that reads first
-    /// could not wait for it later. PostgreSQL reads from a snapshot and fails
-    /// with 40001 if a row that it updates has changed since, see [`retried`].
-    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
-        let sqlite = self.backend() == DbBackend::Sqlite;
-        self.db
-            .begin_with_options(TransactionOptions {
-                isolation_level: (!sqlite).then_some(IsolationLevel::RepeatableRead),
-                sqlite_transaction_mode: sqlite.then_some(SqliteTransactionMode::Immediate),
-                ..Default::default()
-            })
-            .await
-    }
-
-    async fn select(
-        &self,
-        db: &impl ConnectionTrait,
-        sql: &str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<Vec<QueryResult>, DbErr> {
-        db.query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await
-    }
-
-    async fn execute(
-        &self,
-        db: &impl ConnectionTrait,
-        sql: &str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<u64, DbErr> {
-        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        Ok(db.execute_raw(statement).await?.rows_affected())
+        self.pool.backend()
     }
 }
 
-/// Runs a transaction again if PostgreSQL gave it up for the sake of another
-/// one: a serialization failure (40001), a deadlock (40P01), or a device that
-/// somebody else registered just now (23505). Whoever else writes is the command
-/// line or another instance, so it is rare and short.
-async fn retried<T>(mut transaction: impl AsyncFnMut() -> Result<T, DbErr>) -> Result<T, DbErr> {
-    const ATTEMPTS: usize = 5;
-    for _ in 1..ATTEMPTS {
-        match transaction().await {
-            Err(error) if is_conflict(&error) => log::debug!("retrying: {error}"),
-            done => return done,
-        }
+impl std::fmt::Debug for DeviceStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceStore").field("pool", &self.pool).finish_non_exhaustive()
     }
-    transaction().await
 }
 
-fn is_conflict(error: &DbErr) -> bool {
-    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) =
-        error
-    else {
-        return false;
-    };
-    error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
+/// A pool of connections that are made when they are needed: at the start, and whenever
+/// the ones before may be damaged.
+async fn connect(url: &str, mode: OpenMode) -> Result<DatabaseConnection, DbErr> {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(MAX_CONNECTIONS)
+        .connect_timeout(PATIENCE)
+        .acquire_timeout(PATIENCE)
+        .connect_lazy(true)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |sqlite| {
+            use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+            let sqlite = sqlite
+                .page_size(PAGE_SIZE)
+                .journal_mode(SqliteJournalMode::Wal)
+                // In WAL mode a power cut can undo the last commits but not
+                // damage the file; a lost second of heartbeats comes again.
+                .synchronous(SqliteSynchronous::Normal)
+                .busy_timeout(PATIENCE)
+                .row_buffer_size(ROWS_AHEAD);
+            match mode {
+                OpenMode::Create => sqlite,
+                OpenMode::Existing => sqlite.create_if_missing(false),
+            }
+        })
+        .map_sqlx_postgres_opts(|postgres| postgres.application_name("heartbeatd"));
+    Database::connect(options).await
 }
 
 /// The innermost cause: every layer above repeats it.

@@ -8,7 +8,7 @@ use sea_orm::{DbErr, Statement, StreamTrait, Value};
 
 use super::history::NewTransition;
 use super::rows::{self, Columns, Type};
-use super::{DeviceStore, Result, device_id, failed_to, millis, retried, time};
+use super::{DeviceStore, Result, device_id, millis, time};
 use crate::domain::{Coverage, Cutoffs, DeviceId, Status, Transition};
 
 /// On what grounds devices are marked offline.
@@ -36,14 +36,14 @@ impl DeviceStore {
     /// If the database fails.
     pub async fn own_timeouts(&self) -> Result<OwnTimeouts> {
         let sql = "SELECT DISTINCT timeout_seconds FROM device WHERE timeout_seconds IS NOT NULL";
-        let read = async {
-            let rows = self.select(&self.db, sql, []).await?;
+        self.read("read the devices' timeouts", async |db| {
+            let rows = self.select(db, sql, []).await?;
             let seconds = rows.iter().map(|row| row.try_get::<i64>("", "timeout_seconds"));
             seconds
                 .map(|s| Ok(Duration::from_secs(s?.unsigned_abs())))
                 .collect::<Result<_, DbErr>>()
-        };
-        read.await.map_err(failed_to("read the devices' timeouts"))
+        })
+        .await
     }
 
     /// Has devices that were last seen after `now` be seen at `now`: the clock was
@@ -56,9 +56,10 @@ impl DeviceStore {
         let sql = "UPDATE device SET last_seen_at = $1 WHERE id IN (\
                        SELECT id FROM device WHERE last_seen_at > $1 LIMIT $2)";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.execute(&self.db, sql, [millis(now).into(), limit.into()])
-            .await
-            .map_err(failed_to("clamp heartbeats from the future"))
+        self.write("clamp heartbeats from the future", async |transaction| {
+            self.execute(transaction, sql, [millis(now).into(), limit.into()]).await
+        })
+        .await
     }
 
     /// The devices that were last seen before their cutoff and are not offline
@@ -81,9 +82,9 @@ impl DeviceStore {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = [own, default, latest, limit.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let read = async {
+        self.read("find the silent devices", async |db| {
             // Row by row: a million of them at once would be 200 MB.
-            let mut rows = self.db.stream_raw(statement).await?;
+            let mut rows = db.stream_raw(statement.clone()).await?;
             let mut ids = Vec::new();
             while let Some(row) = rows.try_next().await? {
                 let id: String = row.try_get("", "id")?;
@@ -91,8 +92,8 @@ impl DeviceStore {
             }
             ids.sort_unstable();
             Ok(ids)
-        };
-        read.await.map_err(failed_to("find the silent devices"))
+        })
+        .await
     }
 
     /// Marks those of `devices` offline that are still silent, and returns
@@ -123,11 +124,10 @@ impl DeviceStore {
             rows = rows::select(self.backend(), "$1", ID),
         );
         let default = TimeDelta::from_std(cutoffs.default.timeout).unwrap_or(TimeDelta::MAX);
-        retried(async || {
-            let transaction = self.begin().await?;
+        self.write("mark devices offline", async |transaction| {
             let [own, cutoff] = bind(cutoffs);
             let candidates = rows::bind(devices.iter().map(|id| [id.as_str().into()]));
-            let rows = self.select(&transaction, &select, [own, cutoff, candidates]).await?;
+            let rows = self.select(transaction, &select, [own, cutoff, candidates]).await?;
             let mut transitions = Vec::with_capacity(rows.len());
             for row in rows {
                 let id: String = row.try_get("", "id")?;
@@ -147,13 +147,10 @@ impl DeviceStore {
                 });
             }
             let marked = rows::bind(transitions.iter().map(|t| [t.device_id.as_str().into()]));
-            self.execute(&transaction, &update, [marked]).await?;
-            let transitions = self.insert_transitions(&transaction, &transitions).await?;
-            transaction.commit().await?;
-            Ok(transitions)
+            self.execute(transaction, &update, [marked]).await?;
+            self.insert_transitions(transaction, &transitions).await
         })
         .await
-        .map_err(failed_to("mark devices offline"))
     }
 }
 

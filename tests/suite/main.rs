@@ -8,6 +8,7 @@
 mod bad_input;
 mod configuration;
 mod coverage;
+mod database_faults;
 mod delivery;
 mod end_to_end;
 mod faults;

@@ -1,0 +1,88 @@
+//! After a failure: does another connection read what was written?
+
+use entity::{device, listening_interval};
+use sea_orm::{
+    ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait, QueryFilter,
+};
+
+use super::interference::Point;
+use super::listening::Proven;
+use super::pool;
+use super::transaction::{BOUND, Why};
+use super::{DeviceStore, Result, StoreError, millis};
+use crate::domain::Heartbeat;
+
+const ACTION: &str = "read what was written";
+
+/// How many heartbeats are looked for: one of them is enough, the others may have been
+/// removed by a command meanwhile.
+const LOOKED_FOR: usize = 10;
+
+impl DeviceStore {
+    /// Reads, through a new connection that is not one of the pool, what a transaction has
+    /// written: the newest interval of `proven`, and one of the first of `heartbeats`. Of
+    /// both only what there is; of `heartbeats` only those that were not rejected may be
+    /// given.
+    ///
+    /// The first [`update_last_seen`](Self::update_last_seen) that succeeds after a failure
+    /// does this by itself, so that whoever calls it may say that the database is back.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unconfirmed`] if something is not there; else if the database fails.
+    /// The heartbeats are to be kept and written again.
+    pub async fn confirm_written<'a>(
+        &self,
+        heartbeats: impl IntoIterator<Item = &'a Heartbeat>,
+        proven: &Proven,
+    ) -> Result<()> {
+        let heartbeats: Vec<_> = heartbeats.into_iter().take(LOOKED_FOR).collect();
+        if heartbeats.is_empty() && proven.changed.is_empty() {
+            return Ok(());
+        }
+        let lease = self.pool.lease();
+        let looking = async {
+            let fate = self.pass(|| Point::Read(ACTION)).await?;
+            let db = self.pool.connect().await?;
+            let there = is_there(&db, &heartbeats, proven).await;
+            tokio::spawn(pool::close(db));
+            fate.tell(there?)
+        };
+        let error = match tokio::time::timeout(BOUND, looking).await {
+            Ok(Ok(true)) => {
+                self.pool.trust();
+                return Ok(());
+            }
+            Ok(Ok(false)) => StoreError::Unconfirmed,
+            Ok(Err(error)) => Why::Db(error).failed_to(ACTION),
+            Err(_elapsed) => Why::NoAnswer.failed_to(ACTION),
+        };
+        self.pool.replace(&lease).await;
+        Err(error)
+    }
+}
+
+async fn is_there(
+    db: &DatabaseConnection,
+    heartbeats: &[&Heartbeat],
+    proven: &Proven,
+) -> Result<bool, DbErr> {
+    use {device::Column as Device, listening_interval::Column as Saved};
+    if !heartbeats.is_empty() {
+        let row = |heartbeat: &&Heartbeat| {
+            Condition::all()
+                .add(Device::Id.eq(heartbeat.device_id.as_str()))
+                .add(Device::LastSeenAt.eq(millis(heartbeat.received_at)))
+        };
+        let rows = heartbeats.iter().map(row).fold(Condition::any(), Condition::add);
+        if device::Entity::find().filter(rows).count(db).await? == 0 {
+            return Ok(false);
+        }
+    }
+    let Some(newest) = proven.changed.last() else { return Ok(true) };
+    let saved = listening_interval::Entity::find()
+        .filter(Saved::Instance.eq(proven.instance.as_str()))
+        .filter(Saved::StartedAt.eq(millis(newest.interval.from)))
+        .filter(Saved::EndedAt.eq(millis(newest.interval.until)));
+    Ok(saved.count(db).await? > 0)
+}

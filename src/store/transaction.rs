@@ -1,0 +1,230 @@
+//! The only ways to the database: a transaction that writes, and a read. Both are
+//! bounded in time, and both have the connections replaced if they may be damaged.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use sea_orm::{
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait, Value, sqlx,
+};
+
+use super::interference::Point;
+use super::pool::Lease;
+use super::{DeviceStore, Result, StoreError};
+
+/// How long a transaction or a read may take before it counts as failed: longer than
+/// PostgreSQL lets a statement run, so that its own reason is heard if it answers at all.
+pub(super) const BOUND: Duration = Duration::from_secs(35);
+
+/// How often a transaction is run that PostgreSQL gives up for the sake of another one.
+/// Whoever else writes is the command line or another instance, so it is rare and short.
+const ATTEMPTS: usize = 5;
+
+/// A transaction that failed.
+struct Failed {
+    why: Why,
+    /// True if the database has confirmed that nothing is left of it: the connection is
+    /// as good as before.
+    rolled_back: bool,
+}
+
+/// The reason for a failure.
+pub(super) enum Why {
+    /// The driver says it.
+    Db(DbErr),
+    /// [`BOUND`] has passed.
+    NoAnswer,
+}
+
+impl Why {
+    pub(super) fn failed_to(self, action: &'static str) -> StoreError {
+        match self {
+            Self::Db(source) => StoreError::Statement { action, source },
+            Self::NoAnswer => StoreError::NoAnswer { action },
+        }
+    }
+
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Db(error) if is_conflict(error))
+    }
+}
+
+impl From<DbErr> for Failed {
+    fn from(why: DbErr) -> Self {
+        Self { why: Why::Db(why), rolled_back: false }
+    }
+}
+
+impl DeviceStore {
+    /// Runs `body` in a transaction that nothing else writes into, again if it conflicts
+    /// with another one.
+    ///
+    /// A connection on which one failed never serves again, see
+    /// [`Pool::replace`](super::pool::Pool::replace), unless its ROLLBACK was seen to
+    /// succeed.
+    ///
+    /// # Errors
+    ///
+    /// If `body` or the database fails, or if it takes longer than [`BOUND`]. Nothing is
+    /// written then, except where the answer to COMMIT was lost: that nobody knows.
+    pub(super) async fn write<T>(
+        &self,
+        action: &'static str,
+        body: impl AsyncFn(&DatabaseTransaction) -> Result<T, DbErr>,
+    ) -> Result<T> {
+        for attempt in 1.. {
+            match self.attempt(action, &body).await {
+                Err(why) if why.is_conflict() && attempt < ATTEMPTS => {
+                    log::debug!("retrying to {action}");
+                }
+                done => return done.map_err(|why| why.failed_to(action)),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn attempt<T>(
+        &self,
+        action: &'static str,
+        body: impl AsyncFn(&DatabaseTransaction) -> Result<T, DbErr>,
+    ) -> Result<T, Why> {
+        let lease = self.pool.lease();
+        let transaction = self.transact(&lease, action, body);
+        let in_time = tokio::time::timeout(BOUND, transaction).await;
+        let Failed { why, rolled_back } = match in_time {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(failed)) => failed,
+            Err(_elapsed) => Failed { why: Why::NoAnswer, rolled_back: false },
+        };
+        if !rolled_back {
+            self.pool.replace(&lease).await;
+        }
+        Err(why)
+    }
+
+    async fn transact<T>(
+        &self,
+        lease: &Lease,
+        action: &'static str,
+        body: impl AsyncFn(&DatabaseTransaction) -> Result<T, DbErr>,
+    ) -> Result<T, Failed> {
+        let fate = self.pass(|| Point::Begin(action)).await?;
+        let transaction = fate.tell(self.begin(&lease.db).await?)?;
+        let done = match body(&transaction).await {
+            Ok(done) => done,
+            Err(why) => {
+                let rolled_back = is_conflict(&why) && transaction.rollback().await.is_ok();
+                return Err(Failed { why: Why::Db(why), rolled_back });
+            }
+        };
+        let fate = self.pass(|| Point::Commit(action)).await?;
+        fate.tell(transaction.commit().await?)?;
+        let fate = self.pass(|| Point::AfterCommit(action)).await?;
+        Ok(fate.tell(done)?)
+    }
+
+    /// SQLite takes the write lock at once: a transaction that reads first
+    /// could not wait for it later. PostgreSQL reads from a snapshot and fails
+    /// with 40001 if a row that it updates has changed since.
+    async fn begin(&self, db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+        let sqlite = self.backend() == DbBackend::Sqlite;
+        db.begin_with_options(TransactionOptions {
+            isolation_level: (!sqlite).then_some(IsolationLevel::RepeatableRead),
+            sqlite_transaction_mode: sqlite.then_some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// Reads outside a transaction.
+    ///
+    /// # Errors
+    ///
+    /// If `body` or the database fails, or if it takes longer than [`BOUND`].
+    pub(super) async fn read<T>(
+        &self,
+        action: &'static str,
+        body: impl AsyncFn(&DatabaseConnection) -> Result<T, DbErr>,
+    ) -> Result<T> {
+        loop {
+            let lease = self.pool.lease();
+            let reading = async {
+                let fate = self.pass(|| Point::Read(action)).await?;
+                fate.tell(body(&lease.db).await?)
+            };
+            let why = match tokio::time::timeout(BOUND, reading).await {
+                Ok(Ok(read)) => return Ok(read),
+                Ok(Err(error)) => Why::Db(error),
+                Err(_elapsed) => Why::NoAnswer,
+            };
+            match &why {
+                // The failure of another one has closed the connections meanwhile.
+                Why::Db(error) if is_closed(error) && self.pool.is_replaced(&lease) => continue,
+                Why::Db(error) if is_unreadable(error) => (),
+                _ => self.pool.replace(&lease).await,
+            }
+            return Err(why.failed_to(action));
+        }
+    }
+
+    pub(super) async fn select(
+        &self,
+        db: &impl ConnectionTrait,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let fate = self.pass(|| Point::Statement(sql.to_owned())).await?;
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        fate.tell(db.query_all_raw(statement).await?)
+    }
+
+    pub(super) async fn execute(
+        &self,
+        db: &impl ConnectionTrait,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<u64, DbErr> {
+        let fate = self.pass(|| Point::Statement(sql.to_owned())).await?;
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        fate.tell(db.execute_raw(statement).await?.rows_affected())
+    }
+}
+
+/// True if PostgreSQL gave the transaction up for the sake of another one: a
+/// serialization failure (40001), a deadlock (40P01), or a device that somebody else
+/// registered just now (23505).
+fn is_conflict(error: &DbErr) -> bool {
+    code(error).is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
+}
+
+/// The database's own code, if it is the database that has refused something.
+fn code(error: &DbErr) -> Option<Cow<'_, str>> {
+    driver_error(error)?.as_database_error()?.code()
+}
+
+fn is_closed(error: &DbErr) -> bool {
+    matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed))
+}
+
+/// True if the database has answered, with something that cannot be understood.
+fn is_unreadable(error: &DbErr) -> bool {
+    use sqlx::Error::{ColumnDecode, ColumnIndexOutOfBounds, ColumnNotFound, Decode};
+    match driver_error(error) {
+        Some(error) => matches!(
+            error,
+            ColumnDecode { .. } | ColumnIndexOutOfBounds { .. } | ColumnNotFound(_) | Decode(_)
+        ),
+        None => matches!(error, DbErr::Type(_) | DbErr::RecordNotFound(_) | DbErr::Json(_)),
+    }
+}
+
+fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))
+        | DbErr::Conn(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}

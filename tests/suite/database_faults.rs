@@ -1,0 +1,113 @@
+//! Databases that fail in the middle: between two statements, in COMMIT, after it, by
+//! not answering, by a full disk.
+
+use std::sync::{Arc, Mutex};
+
+use heartbeatd::domain::{Heartbeat, Interval, Listened, Status};
+use heartbeatd::store::{
+    DeviceStore, Interference, Interfering, Outcome, Point, Proven, Recorded, RecordingRules,
+    StoreError,
+};
+
+use crate::specification::on_both_databases;
+use crate::support::database::TestDatabase;
+use crate::support::fleet::{at, id, start};
+
+on_both_databases! {
+    whatever_fails_the_next_flush_writes_everything_and_no_change_twice
+}
+
+type IsMeant = fn(&Point) -> bool;
+
+/// Does one thing at the first point that is meant.
+struct Once(Mutex<Option<(IsMeant, Outcome)>>);
+
+impl Interference for Once {
+    fn at(&self, point: Point) -> Interfering {
+        let mut planned = self.0.lock().expect("nobody panics");
+        let outcome = match planned.take_if(|(is_meant, _)| is_meant(&point)) {
+            Some((_, outcome)) => outcome,
+            None => Outcome::GoOn,
+        };
+        Box::pin(std::future::ready(outcome))
+    }
+}
+
+fn heartbeats(devices: &[&str]) -> Vec<Heartbeat> {
+    devices.iter().map(|device| Heartbeat::parse(id(device), b"", at(1))).collect()
+}
+
+fn proven() -> Proven {
+    let interval = Interval { from: start(), until: at(1) };
+    Proven { instance: "test".to_owned(), changed: vec![Listened { interval, after: None }] }
+}
+
+async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded, StoreError> {
+    let rules = RecordingRules {
+        auto_register: true,
+        room: 100,
+        max_clock_skew: std::time::Duration::from_secs(30),
+    };
+    store.update_last_seen(heartbeats, rules, &proven()).await
+}
+
+async fn whatever_fails_the_next_flush_writes_everything_and_no_change_twice(
+    database: TestDatabase,
+) {
+    let points: [IsMeant; 6] = [
+        |point| matches!(point, Point::Begin(_)),
+        |point| matches!(point, Point::Statement(_)),
+        |point| matches!(point, Point::Statement(sql) if sql.contains("listening_interval")),
+        |point| matches!(point, Point::Commit(_)),
+        |point| matches!(point, Point::AfterCommit(_)),
+        |point| matches!(point, Point::Read(_)),
+    ];
+    let outcomes = [Outcome::Fail, Outcome::CommitThenFail, Outcome::Hang];
+    let once = Arc::new(Once(Mutex::new(None)));
+    let store = database.open().await.interfere(once.clone());
+    for (number, point) in points.into_iter().enumerate() {
+        for outcome in outcomes {
+            let names = ["a", "b", "c"].map(|device| format!("{device}-{number}-{outcome:?}"));
+            let [first, second, third] = names.each_ref().map(String::as_str);
+            *once.0.lock().expect("nobody panics") = Some((point, outcome));
+            // Reads are failed by reading: writing reads only after a failure.
+            if number == 5 {
+                store.device(&id(first)).await.expect_err("it is interfered with");
+            } else {
+                write(&store, &heartbeats(&[first, second]))
+                    .await
+                    .expect_err("it is interfered with");
+            }
+            write(&store, &heartbeats(&[first, second, third])).await.expect("it writes");
+            for device in [first, second, third] {
+                let row = store.device(&id(device)).await.expect("it reads").expect(device);
+                assert_eq!((row.status, row.last_seen_at), (Status::Online, Some(at(1))));
+                let history = store.history(Some(&id(device)), None, 10).await.expect("it reads");
+                assert_eq!(history.len(), 1, "{device}: {history:?}");
+            }
+        }
+    }
+    let listened = store.listened("test", start(), at(1)).await.expect("it reads");
+    assert_eq!(listened, proven().changed);
+}
+
+#[actix_rt::test]
+async fn after_a_failure_a_flush_succeeds_only_if_another_connection_reads_what_it_wrote() {
+    let database = TestDatabase::sqlite();
+    let once = Arc::new(Once(Mutex::new(None)));
+    let store = database.open().await.interfere(once.clone());
+    let plan = |point, outcome| *once.0.lock().expect("nobody panics") = Some((point, outcome));
+    write(&store, &heartbeats(&["early"])).await.expect("it writes");
+
+    plan(|point| matches!(point, Point::Commit(_)), Outcome::Fail);
+    write(&store, &heartbeats(&["device"])).await.expect_err("it does not commit");
+    // What a transaction that never ends looks like to others.
+    plan(|point| matches!(point, Point::Read("read what was written")), Outcome::Fail);
+    write(&store, &heartbeats(&["device"])).await.expect_err("nobody else has read it");
+    write(&store, &heartbeats(&["device"])).await.expect("another connection has read it");
+
+    let never_written = heartbeats(&["device", "other"]).split_off(1);
+    let missing = store.confirm_written(&never_written, &Proven::default()).await;
+    assert!(matches!(missing, Err(StoreError::Unconfirmed)), "{missing:?}");
+    store.confirm_written(&heartbeats(&["device"]), &proven()).await.expect("it is there");
+}
