@@ -29,6 +29,9 @@ pub struct Model {
     /// The error that the last heartbeat reported.
     #[sea_orm(column_type = "Text", nullable)]
     pub error: Option<String>,
+    /// Why the last heartbeat's payload, or a part of it, counts as absent.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub payload_error: Option<String>,
     /// When the device became known.
     pub registered_at: ChronoUnixTimestampMillis,
 }

@@ -479,3 +479,16 @@ fn warn_of_skew(skewed: &[(DeviceId, i64)], bound: Duration) {
         warn!(target: TARGET, count = skewed.len(); "devices with a skewed clock, the first {shown} are shown");
     }
 }
+
+fn warn_of_payloads(unreadable: &[(DeviceId, String)]) {
+    let shown = unreadable.len().min(super::LOGGED_PER_BATCH);
+    for (device, why) in &unreadable[..shown] {
+        warn!(
+            target: TARGET, device;
+            "the device lives, but its payload cannot be read: {why}"
+        );
+    }
+    if unreadable.len() > shown {
+        warn!(target: TARGET, count = unreadable.len(); "devices with an unreadable payload, the first {shown} are shown");
+    }
+}

@@ -173,6 +173,7 @@ fn show(config: &Config, device: &Device) -> io::Result<()> {
         ("free memory", optional(device.free_memory, "bytes")),
         ("clock skew", optional(device.clock_skew_ms, "ms")),
         ("error", device.error.clone()),
+        ("unreadable", device.payload_error.clone()),
         ("registered", Some(output::time(Some(device.registered_at)))),
     ] {
         if let Some(value) = value {

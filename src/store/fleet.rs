@@ -34,6 +34,8 @@ pub struct Device {
     pub clock_skew_ms: Option<i64>,
     /// The error that its last heartbeat reported.
     pub error: Option<String>,
+    /// Why its last payload could not be read, or a part of it.
+    pub payload_error: Option<String>,
     /// When it became known.
     pub registered_at: DateTime<Utc>,
 }
@@ -192,6 +194,7 @@ impl TryFrom<Model> for Device {
             free_memory: row.free_memory,
             clock_skew_ms: row.clock_skew_ms,
             error: row.error,
+            payload_error: row.payload_error,
             registered_at: row.registered_at.0,
         })
     }

@@ -10,6 +10,7 @@ use super::listening::Proven;
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, device_id, millis};
 use crate::domain::heartbeat::is_new_skew;
+use crate::domain::payload::is_new_payload_error;
 use crate::domain::{DeviceId, Heartbeat, Rejection, Status, Transition};
 
 /// What decides about a batch besides the heartbeats themselves.
@@ -34,6 +35,8 @@ pub struct Recorded {
     pub rejections: Vec<Rejection>,
     /// Devices whose clock is newly off by more than the bound, in milliseconds.
     pub skewed: Vec<(DeviceId, i64)>,
+    /// Devices whose payload newly cannot be read, or for another reason than before.
+    pub unreadable: Vec<(DeviceId, String)>,
 }
 
 const HEARTBEAT: Columns = &[
@@ -43,6 +46,7 @@ const HEARTBEAT: Columns = &[
     ("free_memory", Type::Integer),
     ("clock_skew_ms", Type::Integer),
     ("error", Type::Text),
+    ("payload_error", Type::Text),
 ];
 
 /// Which devices a statement has just registered: none is provisioning any more after
@@ -64,6 +68,7 @@ struct Known {
     /// `None`: not registered before.
     status: Option<Status>,
     clock_skew_ms: Option<i64>,
+    payload_error: Option<String>,
 }
 
 impl DeviceStore {
@@ -137,7 +142,12 @@ impl DeviceStore {
             if let Some(skew) = heartbeat.clock_skew_ms.map(i64::from)
                 && is_new_skew(row.clock_skew_ms, skew, rules.max_clock_skew)
             {
-                recorded.skewed.push((row.id, skew));
+                recorded.skewed.push((row.id.clone(), skew));
+            }
+            if let Some(error) = heartbeat.payload_error.as_ref().map(ToString::to_string)
+                && is_new_payload_error(row.payload_error.as_deref(), &error)
+            {
+                recorded.unreadable.push((row.id, error));
             }
             match row.status {
                 Some(status) => {
@@ -213,8 +223,8 @@ impl DeviceStore {
         Ok(!self.select(transaction, &sql, []).await?.is_empty())
     }
 
-    /// The others: unknown ones, those whose status changes, those whose clock is
-    /// off. Only their rows travel.
+    /// The others: unknown ones, those whose status or payload error changes, those
+    /// whose clock is off. Only their rows travel.
     async fn noteworthy(
         &self,
         transaction: &DatabaseTransaction,
@@ -230,10 +240,12 @@ impl DeviceStore {
             "WITH heartbeat AS ({rows}) \
              SELECT heartbeat.id, \
                     CASE WHEN {newborn} THEN NULL ELSE device.status END AS status, \
-                    CASE WHEN {newborn} THEN NULL ELSE device.clock_skew_ms END AS clock_skew_ms \
+                    CASE WHEN {newborn} THEN NULL ELSE device.clock_skew_ms END AS clock_skew_ms, \
+                    CASE WHEN {newborn} THEN NULL ELSE device.payload_error END AS payload_error \
              FROM heartbeat LEFT JOIN device ON device.id = heartbeat.id \
              WHERE device.status IS NULL OR device.status <> {status} \
-                OR abs(heartbeat.clock_skew_ms) > $2",
+                OR abs(heartbeat.clock_skew_ms) > $2 \
+                OR device.payload_error IS DISTINCT FROM heartbeat.payload_error",
             rows = self.unpacked(),
             status = status_on_heartbeat("heartbeat"),
         );
@@ -271,9 +283,9 @@ impl DeviceStore {
         let sql = format!(
             "WITH heartbeat AS ({rows}) \
              INSERT INTO device (id, status, last_seen_at, uptime_seconds, free_memory, \
-                                 clock_skew_ms, error, registered_at) \
+                                 clock_skew_ms, error, payload_error, registered_at) \
              SELECT id, {status}, last_seen_at, uptime_seconds, free_memory, \
-                    clock_skew_ms, error, last_seen_at \
+                    clock_skew_ms, error, payload_error, last_seen_at \
              FROM heartbeat",
             rows = self.unpacked(),
             status = status_on_heartbeat("heartbeat"),
@@ -294,7 +306,8 @@ fn is_steady(row: &str, max_clock_skew: Duration) -> String {
     let status = status_on_heartbeat(row);
     format!(
         "device.status = {status} \
-         AND ({row}.clock_skew_ms IS NULL OR abs({row}.clock_skew_ms) <= {bound})"
+         AND ({row}.clock_skew_ms IS NULL OR abs({row}.clock_skew_ms) <= {bound}) \
+         AND device.payload_error IS NOT DISTINCT FROM {row}.payload_error"
     )
 }
 
@@ -305,7 +318,8 @@ fn reported(row: &str) -> String {
          uptime_seconds = coalesce({row}.uptime_seconds, device.uptime_seconds), \
          free_memory = coalesce({row}.free_memory, device.free_memory), \
          clock_skew_ms = coalesce({row}.clock_skew_ms, device.clock_skew_ms), \
-         error = {row}.error"
+         error = {row}.error, \
+         payload_error = {row}.payload_error"
     )
 }
 
@@ -326,9 +340,9 @@ fn upsert_sql(rows: &str, max_clock_skew: Duration) -> String {
     format!(
         "WITH heartbeat AS ({rows}) \
          INSERT INTO device (id, status, last_seen_at, uptime_seconds, free_memory, \
-                             clock_skew_ms, error, registered_at) \
+                             clock_skew_ms, error, payload_error, registered_at) \
          SELECT id, 'provisioning', last_seen_at, uptime_seconds, free_memory, \
-                clock_skew_ms, error, last_seen_at \
+                clock_skew_ms, error, payload_error, last_seen_at \
          FROM heartbeat WHERE true \
          ON CONFLICT (id) DO UPDATE SET {reported} WHERE {is_steady}"
     )
@@ -343,6 +357,7 @@ fn values(heartbeat: &Heartbeat) -> [Value; HEARTBEAT.len()] {
         heartbeat.free_memory.map(i64::from).into(),
         heartbeat.clock_skew_ms.map(i64::from).into(),
         heartbeat.error.as_deref().into(),
+        heartbeat.payload_error.as_ref().map(ToString::to_string).into(),
     ]
 }
 
@@ -359,6 +374,7 @@ impl Known {
             id: device_id(&id)?,
             status: status.map(Status::from),
             clock_skew_ms: row.try_get("", "clock_skew_ms")?,
+            payload_error: row.try_get("", "payload_error")?,
         })
     }
 }

@@ -15,6 +15,7 @@ mod faults;
 mod large_fleet;
 mod outage;
 mod panics;
+mod payloads;
 mod plug_in_alerts;
 mod rules_in_sql;
 mod simulation;

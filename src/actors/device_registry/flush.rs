@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{log_transitions, reject, warn_of_skew};
+use super::{log_transitions, reject, warn_of_payloads, warn_of_skew};
 use crate::domain::{Batch, Heartbeat};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
@@ -72,6 +72,7 @@ impl Flush {
         log_transitions(&recorded.transitions);
         reject(&self.metrics, &self.rejections, &recorded.rejections);
         warn_of_skew(&recorded.skewed, self.rules.max_clock_skew);
+        warn_of_payloads(&recorded.unreadable);
     }
 }
 
