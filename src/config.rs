@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
 
+pub use crate::address::{BrokerUrl, DatabaseUrl, InvalidUrl};
 use crate::mqtt::TopicPattern;
+pub use crate::secrets::Secret;
 
 /// The prefix of the environment variables that override keys:
 /// `HEARTBEATD_MQTT__URL` is `mqtt.url`.
@@ -92,7 +93,7 @@ impl Default for DevicesConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct MqttConfig {
     /// `mqtt://host:1883` or `mqtts://host:8883`; unset: the embedded broker.
-    pub url: Option<Url>,
+    pub url: Option<BrokerUrl>,
     /// The name by which the broker knows this instance.
     pub client_id: String,
     /// Where heartbeats are published; exactly one level is `+`, the device id.
@@ -205,14 +206,14 @@ impl Default for EmbeddedConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct DatabaseConfig {
     /// `sqlite://PATH?mode=rwc` or `postgres://USER@HOST/NAME`.
-    pub url: Secret,
+    pub url: DatabaseUrl,
     /// A file that holds the URL instead.
     pub url_file: Option<PathBuf>,
 }
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { url: Secret("sqlite://heartbeatd.db?mode=rwc".to_owned()), url_file: None }
+        Self { url: "sqlite://heartbeatd.db?mode=rwc".to_owned().into(), url_file: None }
     }
 }
 
@@ -271,39 +272,6 @@ pub struct HistoryConfig {
 impl Default for HistoryConfig {
     fn default() -> Self {
         Self { retention: Duration::from_secs(90 * 24 * 60 * 60) }
-    }
-}
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// What is hidden.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // A URL without a password is worth showing.
-        let shown = crate::store::without_password(&self.0);
-        let is_url = shown.contains("://");
-        serializer.serialize_str(if is_url { &shown } else { "***" })
     }
 }
 
@@ -375,7 +343,7 @@ impl Config {
             self.mqtt.password = Some(secret);
         }
         if let Some(secret) = read_secret("database.url_file", &self.database.url_file)? {
-            self.database.url = secret;
+            self.database.url = secret.reveal().to_owned().into();
         }
         if let Some(secret) = read_secret("http.token_file", &self.http.token_file)? {
             self.http.token = Some(secret);
@@ -406,9 +374,6 @@ impl Config {
         if let Some(group) = &mqtt.share_group {
             check_topic_level("mqtt.share_group", group)?;
         }
-        if let Some(url) = &mqtt.url {
-            check_broker_url(url)?;
-        }
         if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
             let expected = "this heartbeatd was built without the embedded broker: set a URL";
             check("mqtt.url", "unset", false, expected)?;
@@ -422,13 +387,11 @@ impl Config {
             "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file: \
              whoever can reach another address can report for every device",
         )?;
-        let known = ["sqlite:", "postgres://", "postgresql://"];
-        check(
-            "database.url",
-            crate::store::without_password(database.url.reveal()),
-            known.iter().any(|scheme| database.url.reveal().starts_with(scheme)),
-            "sqlite://PATH?mode=rwc or postgres://USER@HOST/NAME",
-        )
+        database.url.check().map_err(|InvalidUrl { shown, expected }| ConfigError::Value {
+            key: "database.url",
+            value: shown,
+            expected,
+        })
     }
 }
 
@@ -456,17 +419,6 @@ fn check_topic_level(key: &'static str, text: &str) -> Result<(), ConfigError> {
     check(key, format!("{text:?}"), valid, "1 to 128 bytes, no control character, no '/', '+', '#'")
 }
 
-fn check_broker_url(url: &Url) -> Result<(), ConfigError> {
-    let shown = crate::store::without_password(url.as_str());
-    let addressed = matches!(url.scheme(), "mqtt" | "mqtts")
-        && url.has_host()
-        && matches!(url.path(), "" | "/")
-        && url.query().is_none();
-    check("mqtt.url", &shown, addressed, "mqtt://HOST:1883 or mqtts://HOST:8883")?;
-    let anonymous = url.username().is_empty() && url.password().is_none();
-    check("mqtt.url", &shown, anonymous, "credentials go to mqtt.username and mqtt.password_file")
-}
-
 fn check_username(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     let complete = mqtt.password.is_none() || mqtt.username.is_some();
     check("mqtt.username", "unset", complete, "a name: mqtt.password is set")?;
@@ -477,7 +429,7 @@ fn check_username(mqtt: &MqttConfig) -> Result<(), ConfigError> {
 fn read_secret(key: &'static str, path: &Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
     let Some(path) = path else { return Ok(None) };
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))),
+        Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned().into())),
         Err(error) => Err(ConfigError::Value {
             key,
             value: path.display().to_string(),

@@ -17,6 +17,7 @@
 //! `docs/architecture.md` has the bird's-eye view and the invariants.
 
 pub mod actors;
+mod address;
 mod app;
 #[doc(hidden)]
 pub mod cli;
@@ -28,6 +29,7 @@ mod line_budget;
 pub mod metrics;
 pub mod mqtt;
 pub mod panics;
+mod secrets;
 pub mod store;
 
 pub use app::{App, AppBuilder, AppError};

@@ -39,13 +39,20 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
     }
     error!(target: "heartbeatd", "{error}");
     let code = match error.downcast_ref::<AppError>() {
-        Some(AppError::Client(ClientError::Setup(_)) | AppError::NoBroker) => EX_CONFIG,
+        Some(
+            AppError::Client(ClientError::Setup(_))
+            | AppError::NoBroker
+            | AppError::Store(StoreError::Url(_)),
+        ) => EX_CONFIG,
         #[cfg(feature = "embedded-broker")]
         Some(AppError::Embedded(crate::mqtt::EmbeddedError::Users(_))) => EX_CONFIG,
         Some(AppError::Mailbox(_)) => EX_SOFTWARE,
         Some(_) => EX_UNAVAILABLE,
-        None if error.is::<StoreError>() => EX_UNAVAILABLE,
-        None => EX_SOFTWARE,
+        None => match error.downcast_ref::<StoreError>() {
+            Some(StoreError::Url(_)) => EX_CONFIG,
+            Some(_) => EX_UNAVAILABLE,
+            None => EX_SOFTWARE,
+        },
     };
     code.into()
 }

@@ -42,7 +42,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
 fn greet(app: &App, config: &Config) {
     let timeout = humantime::format_duration(config.heartbeat.timeout).to_string();
     let check_interval = humantime::format_duration(config.heartbeat.check_interval).to_string();
-    let database = crate::store::without_password(config.database.url.reveal());
+    let database = config.database.url.to_string();
     let version = env!("CARGO_PKG_VERSION");
     info!(target: "heartbeatd", database, timeout, check_interval; "heartbeatd {version}");
     if let Some(address) = app.http_address() {
@@ -55,9 +55,7 @@ fn greet(app: &App, config: &Config) {
     let topic = config.mqtt.topic.topic_of("my-device");
     let (host, port) = match (broker_address(app), &config.mqtt.url) {
         (Some(address), _) => (address.ip().to_string(), address.port()),
-        (None, Some(url)) => {
-            (url.host_str().unwrap_or("localhost").to_owned(), url.port().unwrap_or(1883))
-        }
+        (None, Some(url)) => (url.host().to_owned(), url.port()),
         (None, None) => return,
     };
     info!(

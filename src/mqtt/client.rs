@@ -71,11 +71,9 @@ impl Broker {
     /// The configured one; `None`: the embedded broker is meant.
     pub fn configured(config: &MqttConfig) -> Option<Self> {
         let url = config.url.as_ref()?;
-        let port = url.port().unwrap_or(if url.scheme() == "mqtts" { 8883 } else { 1883 });
-        let uri = format!("{}://{}:{port}", url.scheme(), url.host_str().unwrap_or_default());
         let password = config.password.as_ref().map_or("", |password| password.reveal());
         let credentials = config.username.clone().map(|name| (name, password.to_owned()));
-        Some(Self { uri, credentials })
+        Some(Self { uri: url.to_string(), credentials })
     }
 }
 

@@ -30,6 +30,7 @@ pub use listening::Proven;
 pub use silence::{Grounds, OwnTimeouts};
 
 use self::pool::Pool;
+use crate::address::{DatabaseUrl, InvalidUrl};
 use crate::domain::DeviceId;
 
 /// How long a connection may take to be made or to become free, and how long
@@ -74,13 +75,16 @@ pub enum StoreError {
     /// No connection.
     #[error("cannot open the database {url}: {}{hint}", root(source))]
     Open {
-        /// Where, without its password.
-        url: String,
+        /// Where; shows no password.
+        url: DatabaseUrl,
         /// What may help.
         hint: &'static str,
         /// What the driver says.
         source: DbErr,
     },
+    /// The URL is not one of a database.
+    #[error("cannot open the database {0}")]
+    Url(InvalidUrl),
     /// A statement failed.
     #[error("cannot {action}: {}", root(source))]
     Statement {
@@ -119,11 +123,14 @@ impl DeviceStore {
             }
             _ => "",
         };
-        let failed = |source| StoreError::Open { url: without_password(url), hint, source };
+        let shown = DatabaseUrl::from(url.to_owned());
+        // What the driver says of a URL that it cannot parse quotes it.
+        shown.check().map_err(StoreError::Url)?;
+        let failed = |source| StoreError::Open { url: shown.clone(), hint, source };
         let db = connect(url, mode).await.map_err(failed)?;
         db.ping().await.map_err(failed)?;
         Migrator::up(&db, None).await.map_err(failed)?;
-        Ok(Self { pool: Arc::new(Pool::new(url, db)), interference: None })
+        Ok(Self { pool: Arc::new(Pool::new(shown, db)), interference: None })
     }
 
     /// Closes the connections. On SQLite the write-ahead log is merged into the
@@ -196,18 +203,6 @@ fn root(error: &DbErr) -> &dyn std::error::Error {
 
 fn failed_to(action: &'static str) -> impl Fn(DbErr) -> StoreError {
     move |source| StoreError::Statement { action, source }
-}
-
-/// The URL as it may be shown: `postgres://user:***@host/db`.
-pub(crate) fn without_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            // Fails only for URLs that cannot have a password.
-            let _ = parsed.set_password(Some("***"));
-            parsed.into()
-        }
-        _ => url.to_owned(),
-    }
 }
 
 fn millis(time: DateTime<Utc>) -> i64 {

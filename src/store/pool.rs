@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use sea_orm::{DatabaseConnection, DbBackend, DbErr};
 
 use super::{OpenMode, connect};
+use crate::address::DatabaseUrl;
 
 /// How long connections that were replaced may take to close. One whose server has
 /// vanished never does: what is left then is dropped.
@@ -14,7 +15,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 
 /// The pool that serves now, and what it takes to make the next.
 pub(super) struct Pool {
-    url: String,
+    url: DatabaseUrl,
     backend: DbBackend,
     current: RwLock<Lease>,
     /// True from a failure on until another connection has read what was written since.
@@ -30,9 +31,9 @@ pub(super) struct Lease {
 }
 
 impl Pool {
-    pub(super) fn new(url: &str, db: DatabaseConnection) -> Self {
+    pub(super) fn new(url: DatabaseUrl, db: DatabaseConnection) -> Self {
         Self {
-            url: url.to_owned(),
+            url,
             backend: db.get_database_backend(),
             current: RwLock::new(Lease { db, number: 0 }),
             doubted: AtomicBool::new(false),
@@ -81,7 +82,7 @@ impl Pool {
     /// A pool of its own, that connects when it is asked something. It never makes a
     /// missing file: an empty one would hide that the devices are gone.
     pub(super) async fn connect(&self) -> Result<DatabaseConnection, DbErr> {
-        connect(&self.url, OpenMode::Existing).await
+        connect(self.url.reveal(), OpenMode::Existing).await
     }
 
     /// True if it is not known that what is written can be read by others.
