@@ -188,7 +188,7 @@ impl AppBuilder {
         let ingest = on_own_thread("mqtt_ingest", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
             let interval = config.mqtt.confirm_interval();
-            move || MqttIngest::new(client, broker.uri, registry, interval, clock, metrics)
+            move || MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
         });
         let sink =
             sink.unwrap_or_else(|| on_own_thread("alert_sink", AlertSink::default).recipient());

@@ -106,6 +106,8 @@ pub struct MqttConfig {
     /// How often the service proves to itself that it is listening.
     #[serde(with = "humantime_serde")]
     pub echo_interval: Duration,
+    /// Where that is published; unset: see [`MqttConfig::echo_topic`].
+    pub echo_topic: Option<String>,
     /// Several instances share the heartbeats of one group.
     pub share_group: Option<String>,
     /// The version of the protocol.
@@ -137,6 +139,7 @@ impl Default for MqttConfig {
             qos: 1,
             keep_alive: Duration::from_secs(30),
             echo_interval: Duration::from_secs(5),
+            echo_topic: None,
             share_group: None,
             version: MqttVersion::V5,
             username: None,
@@ -152,6 +155,14 @@ impl Default for MqttConfig {
 }
 
 impl MqttConfig {
+    /// Where echoes are published: `mqtt.echo_topic`, else `heartbeatd/CLIENT_ID/echo`.
+    /// `None` with `echo_interval` at zero.
+    pub fn echo_topic(&self) -> Option<String> {
+        let topic = || self.echo_topic.clone();
+        let default = || crate::mqtt::echo_topic(&self.client_id);
+        (!self.echo_interval.is_zero()).then(|| topic().unwrap_or_else(default))
+    }
+
     /// How often listening is confirmed: by an echo, or with `echo_interval` at
     /// zero once a second for as long as the subscription stands.
     pub fn confirm_interval(&self) -> Duration {

@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::domain::payload::DroppedField;
-use crate::domain::{PayloadError, Rejection, Status, Transition};
+use crate::domain::{EchoIgnored, PayloadError, Rejection, Status, Transition};
 
 /// The metrics of one [`App`](crate::App); shared by its actors.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub struct Metrics {
     echo_latency: Histogram,
     blind_seconds: Counter<f64, AtomicU64>,
     unmatched: Counter,
+    echoes_ignored: Family<Reason, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -150,6 +151,12 @@ impl Metrics {
                 "Messages on topics that are not a device's",
                 Counter::default(),
             ),
+            echoes_ignored: add(
+                r,
+                "echoes_ignored",
+                "Messages on the echo topic that prove nothing, by reason",
+                Family::default(),
+            ),
             registry: Registry::default(),
         };
         for status in Status::ALL {
@@ -207,6 +214,11 @@ impl Metrics {
         for DroppedField { name: field, .. } in error.dropped_fields() {
             self.fields_dropped.get_or_create(&Field { field }).inc();
         }
+    }
+
+    /// A message on the echo topic proves nothing.
+    pub fn echo_ignored(&self, why: EchoIgnored) {
+        self.echoes_ignored.get_or_create(&Reason { reason: why.as_str() }).inc();
     }
 
     /// So many heartbeats are not written yet.

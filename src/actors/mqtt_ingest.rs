@@ -8,17 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use chrono::{DateTime, Utc};
 use futures::stream;
 use log::{debug, error, info, warn};
 
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
 use super::log_rejection;
 use crate::clock::Clock;
-use crate::domain::{GapCause, Heartbeat, Proof, Rounds};
+use crate::domain::{EchoIgnored, EchoToken, GapCause, Heartbeat, Proof, Rounds};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::mqtt::{Client, ClientError, Event};
+use crate::mqtt::{self, ClientError, Connection, Event, Granted};
 
 const TARGET: &str = "mqtt_ingest";
 
@@ -58,44 +57,52 @@ struct Events(Vec<Event>);
 
 /// The actor.
 pub struct MqttIngest {
-    client: Client,
-    /// Where the broker is, for the log.
-    broker: String,
+    connection: Box<dyn Connection>,
     registry: Addr<DeviceRegistry>,
     clock: Clock,
     metrics: Arc<Metrics>,
     confirm_interval: Duration,
     listening: Listening,
+    /// The number of the newest connection that is known of. What an earlier one says
+    /// changes nothing.
+    newest: u64,
+    /// True while this side ends the connection: one that is made meanwhile ends, too.
+    leaving: bool,
+    /// The number of the newest attempt to connect.
+    attempt: u64,
     rounds: Rounds,
     /// Since when no echo comes back, once that was said.
     echo_missing: Option<Instant>,
     /// Since when there is no connection.
     down_since: Instant,
     rejections: LineBudget,
+    foreign_echoes: LineBudget,
 }
 
 impl MqttIngest {
-    /// An ingest of what `client` receives from `broker`.
+    /// An ingest of what arrives through `connection`, proven every `confirm_interval`.
     pub fn new(
-        client: Client,
-        broker: String,
+        connection: Box<dyn Connection>,
         registry: Addr<DeviceRegistry>,
         confirm_interval: Duration,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            client,
-            broker,
+            connection,
             registry,
             clock,
             metrics,
             confirm_interval,
             listening: Listening::Disconnected,
-            rounds: Rounds::default(),
+            newest: 0,
+            leaving: false,
+            attempt: 0,
+            rounds: Rounds::new(confirm_interval),
             echo_missing: None,
-            down_since: Instant::now(),
+            down_since: clock().monotonic,
             rejections: LineBudget::default(),
+            foreign_echoes: LineBudget::default(),
         }
     }
 
@@ -107,7 +114,7 @@ impl MqttIngest {
         self.metrics.set_listening(self.proven() == Listening::Subscribed);
     }
 
-    /// Whether echoes come back is a question of its own.
+    /// The state with regard to echoes: they may be missing on any connection.
     fn proven(&self) -> Listening {
         match self.listening {
             Listening::Subscribed if self.echo_missing.is_some() => Listening::Unproven,
@@ -115,102 +122,146 @@ impl MqttIngest {
         }
     }
 
+    /// Subscribes on the newest connection. An answer that comes when there is a newer
+    /// one, or none, says nothing.
     fn subscribe(&self, ctx: &mut Context<Self>) {
-        let subscribing = self.client.subscribe().into_actor(self);
-        ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
-            Ok(()) => {
-                ingest.is_now(Listening::Subscribed);
-                ingest.rounds.begin((ingest.clock)());
-                ingest.send_echo(ctx);
-                info!(target: TARGET, topic = ingest.client.topic(); "listening");
+        let connection = self.newest;
+        let subscribing = self.connection.subscribe().into_actor(self);
+        ctx.spawn(subscribing.map(move |subscribed, ingest, ctx| {
+            if ingest.newest == connection {
+                ingest.subscribed(subscribed, ctx);
             }
-            Err(error) => ingest.refused(&error, ctx),
         }));
+    }
+
+    fn subscribed(&mut self, subscribed: Result<Granted, ClientError>, ctx: &mut Context<Self>) {
+        match (subscribed, self.listening) {
+            (_, Listening::Disconnected) => (),
+            (Ok(_), Listening::Subscribed | Listening::Unproven) => {
+                self.rounds.restart((self.clock)(), GapCause::NoEcho);
+            }
+            (Ok(_), Listening::Connected) => {
+                self.is_now(Listening::Subscribed);
+                self.rounds.begin((self.clock)());
+                info!(target: TARGET, topic = self.connection.topic(); "listening");
+                self.send_echo(ctx);
+            }
+            (Err(ClientError::NoAnswer { .. }), _) => {
+                let broker = self.connection.broker();
+                warn!(target: TARGET, broker; "the broker does not answer; connecting anew");
+                self.reconnect(ctx);
+            }
+            (Err(error), _) => self.refused(&error, ctx),
+        }
     }
 
     fn refused(&mut self, error: &ClientError, ctx: &mut Context<Self>) {
         error!(target: TARGET, "{error}");
         self.is_now(Listening::Connected);
-        ctx.run_later(SUBSCRIBE_AGAIN, |ingest, ctx| {
-            // A reconnect has subscribed meanwhile, or will.
-            if ingest.listening == Listening::Connected {
+        let connection = self.newest;
+        ctx.run_later(SUBSCRIBE_AGAIN, move |ingest, ctx| {
+            // A newer connection has subscribed, or will.
+            if ingest.newest == connection && ingest.listening == Listening::Connected {
                 ingest.subscribe(ctx);
             }
         });
     }
 
-    /// Subscribes on a connection that is subscribed already as far as anybody
-    /// knows: a broker that has lost the subscription gets it again, for the others
-    /// nothing changes. No answer at all means that the connection is dead.
-    fn subscribe_anew(&self, ctx: &mut Context<Self>) {
-        let subscribing = self.client.subscribe().into_actor(self);
-        ctx.spawn(subscribing.map(|subscribed, ingest, ctx| match subscribed {
-            // Connected anew meanwhile, or about to be.
-            _ if ingest.listening != Listening::Subscribed => (),
-            Ok(()) => ingest.rounds.restart((ingest.clock)(), GapCause::NoEcho),
-            Err(ClientError::NoAnswer { .. }) => {
-                warn!(target: TARGET, broker = ingest.broker; "the broker does not answer; connecting anew");
-                ingest.reconnect(ctx);
+    fn connect(&mut self, ctx: &mut Context<Self>) {
+        self.attempt += 1;
+        let attempt = self.attempt;
+        let connecting = self.connection.connect().into_actor(self);
+        ctx.spawn(connecting.map(move |connected, ingest, _| {
+            let disconnected = ingest.listening == Listening::Disconnected;
+            if let Err(error) = connected
+                && ingest.attempt == attempt
+                && disconnected
+            {
+                let broker = ingest.connection.broker();
+                error!(target: TARGET, broker; "{error}; trying on until it succeeds");
             }
-            Err(error) => ingest.refused(&error, ctx),
         }));
     }
 
     fn reconnect(&mut self, ctx: &mut Context<Self>) {
-        self.is_disconnected();
-        let reconnecting = self
-            .client
-            .disconnect()
-            .into_actor(self)
-            .then(|(), ingest, _| ingest.client.connect().into_actor(ingest));
-        ctx.spawn(reconnecting.map(Self::tried_to_connect));
+        let leaving = self.leave();
+        ctx.spawn(leaving.map(|(), ingest, ctx| {
+            ingest.leaving = false;
+            ingest.connect(ctx);
+        }));
     }
 
-    fn tried_to_connect(
-        connected: Result<(), ClientError>,
-        ingest: &mut Self,
-        _: &mut Context<Self>,
-    ) {
-        if let Err(error) = connected {
-            error!(target: TARGET, broker = ingest.broker; "{error}; trying on until it succeeds");
-        }
+    /// Ends the connection, and any that is made meanwhile.
+    fn leave(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
+        self.is_disconnected();
+        self.leaving = true;
+        self.connection.disconnect().into_actor(self).map(|(), ingest, _| {
+            ingest.newest = ingest.newest.max(ingest.connection.number());
+        })
     }
 
     fn is_disconnected(&mut self) {
         self.is_now(Listening::Disconnected);
-        self.down_since = Instant::now();
+        self.down_since = (self.clock)().monotonic;
     }
 
-    /// Without echoes nothing is proven and nobody goes offline.
+    /// Sends an echo every interval while subscribed. The next one is scheduled when
+    /// this one is sent, so that a process that was stopped sends no burst.
+    fn schedule_echo(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(self.confirm_interval, |ingest, ctx| {
+            if ingest.listening == Listening::Subscribed {
+                ingest.send_echo(ctx);
+            }
+            ingest.schedule_echo(ctx);
+        });
+    }
+
+    /// Without echoes nothing is proven and no device goes offline.
     fn send_echo(&mut self, ctx: &mut Context<Self>) {
+        let token = match mqtt::random_token() {
+            Ok(token) => token,
+            Err(error) => return error!(target: TARGET, "no random numbers for an echo: {error}"),
+        };
         let now = (self.clock)();
-        let outgoing = self.rounds.send(now);
-        self.client.send_echo(outgoing.round, now.wall);
-        let (Some(missing), Some(topic)) = (outgoing.missing, self.client.echo_topic()) else {
+        let missing = self.rounds.send(token, now);
+        self.connection.send_echo(token);
+        let (Some(missing), Some(topic)) = (missing, self.connection.echo_topic()) else {
             return;
         };
         if self.echo_missing.is_none() {
-            self.echo_missing = Some(Instant::now());
+            self.echo_missing = Some(now.monotonic);
             self.metrics.set_listening(false);
             error!(
-                target: TARGET, topic, missing;
+                target: TARGET, topic, seconds = missing.as_secs_f64();
                 "no echo comes back, so nothing proves that heartbeats do, and no device goes \
                  offline; the broker must allow this client to write and to read this topic \
                  (or set mqtt.echo_interval = \"0s\")"
             );
         }
-        self.subscribe_anew(ctx);
+        // A broker that lost the subscription gets it back; for any other this changes
+        // nothing. No answer at all means that the connection is dead.
+        self.subscribe(ctx);
+    }
+
+    fn schedule_reminder(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(OUTAGE_REMINDER, |ingest, ctx| {
+            ingest.remind();
+            ingest.schedule_reminder(ctx);
+        });
     }
 
     fn remind(&self) {
-        let topic = self.client.echo_topic();
+        let topic = self.connection.echo_topic();
+        let now = (self.clock)().monotonic;
         let long_ago = |since: Instant| {
-            Some(since.elapsed()).filter(|&age| age >= OUTAGE_REMINDER).map(|age| age.as_secs())
+            let age = now.saturating_duration_since(since);
+            (age >= OUTAGE_REMINDER).then_some(age.as_secs())
         };
         match (self.proven(), self.echo_missing) {
             (Listening::Disconnected, _) => {
                 if let Some(seconds) = long_ago(self.down_since) {
-                    error!(target: TARGET, broker = self.broker, seconds; "still not connected; trying on");
+                    let broker = self.connection.broker();
+                    error!(target: TARGET, broker, seconds; "still not connected; retrying");
                 }
             }
             (Listening::Unproven, Some(since)) => {
@@ -222,17 +273,31 @@ impl MqttIngest {
         }
     }
 
-    fn take_echo(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<ConfirmListening> {
-        let Proof { since, until, after } = self.rounds.take(round, sent_at)?;
-        let latency_ms = ((self.clock)().wall - sent_at).num_milliseconds();
-        self.metrics.echoed(latency_ms as f64 / 1000.0);
-        debug!(target: TARGET, latency_ms; "echo came back");
+    fn take_echo(&mut self, token: EchoToken) -> Option<ConfirmListening> {
+        let Proof { since, until, after, latency } = match self.rounds.take(token, (self.clock)()) {
+            Ok(proof) => proof,
+            Err(why) => {
+                self.ignore_echo(why);
+                return None;
+            }
+        };
+        self.metrics.echoed(latency.as_secs_f64());
+        debug!(target: TARGET, latency_ms = latency.as_millis(); "echo came back");
         self.metrics.set_proven(until);
         if self.echo_missing.take().is_some() {
             self.is_now(self.listening);
             info!(target: TARGET, "echoes come back again");
         }
         Some(ConfirmListening { since, until, after })
+    }
+
+    fn ignore_echo(&self, why: EchoIgnored) {
+        self.metrics.echo_ignored(why);
+        if let Some(topic) = self.connection.echo_topic()
+            && why.is_foreign()
+        {
+            self.foreign_echoes.spend(|| mqtt::warn_of_foreign_echo(topic, why));
+        }
     }
 
     /// Handles what concerns the connection and returns what is for the registry.
@@ -247,23 +312,12 @@ impl MqttIngest {
                     self.metrics.rejected(&rejection);
                     self.rejections.spend(|| log_rejection(TARGET, &rejection));
                 }
-                Event::Echo { round, sent_at } => {
-                    confirmed = self.take_echo(round, sent_at).or(confirmed);
-                }
-                Event::Connected => {
-                    self.is_now(Listening::Connected);
-                    info!(target: TARGET, broker = self.broker; "connected");
-                    self.subscribe(ctx);
-                }
-                Event::Disconnected { why } => {
-                    if self.listening != Listening::Disconnected {
-                        self.is_disconnected();
-                        warn!(target: TARGET, broker = self.broker; "disconnected: {why}; reconnecting");
-                    }
-                }
+                Event::Echo(token) => confirmed = self.take_echo(token).or(confirmed),
+                Event::Connected { connection } => self.connected(connection, ctx),
+                Event::Disconnected { connection, why } => self.lost(connection, &why),
                 Event::Shed(count) => {
                     self.metrics.shed(count);
-                    // Whose heartbeats these were nobody knows.
+                    // The devices of what was shed are unknown.
                     self.rounds.restart((self.clock)(), GapCause::Shed);
                     confirmed = None;
                     error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
@@ -271,6 +325,24 @@ impl MqttIngest {
             }
         }
         Sorted { heartbeats, confirmed }
+    }
+
+    fn connected(&mut self, connection: u64, ctx: &mut Context<Self>) {
+        if connection <= self.newest || self.leaving {
+            return;
+        }
+        self.newest = connection;
+        self.is_now(Listening::Connected);
+        info!(target: TARGET, broker = self.connection.broker(); "connected");
+        self.subscribe(ctx);
+    }
+
+    fn lost(&mut self, connection: u64, why: &str) {
+        if connection != self.newest || self.listening == Listening::Disconnected {
+            return;
+        }
+        self.is_disconnected();
+        warn!(target: TARGET, broker = self.connection.broker(); "disconnected: {why}; reconnecting");
     }
 }
 
@@ -302,19 +374,14 @@ impl Actor for MqttIngest {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let inbox = self.client.inbox();
+        let inbox = self.connection.inbox();
         ctx.add_stream(stream::unfold((), move |()| {
             let inbox = Arc::clone(&inbox);
             async move { Some((Events(inbox.take().await), ())) }
         }));
-        let connecting = self.client.connect().into_actor(self);
-        ctx.spawn(connecting.map(Self::tried_to_connect));
-        ctx.run_interval(self.confirm_interval, |ingest, ctx| {
-            if ingest.listening == Listening::Subscribed {
-                ingest.send_echo(ctx);
-            }
-        });
-        ctx.run_interval(OUTAGE_REMINDER, |ingest, _| ingest.remind());
+        self.connect(ctx);
+        self.schedule_echo(ctx);
+        self.schedule_reminder(ctx);
     }
 }
 
@@ -333,12 +400,10 @@ impl Handler<Disconnect> for MqttIngest {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: Disconnect, _: &mut Context<Self>) -> Self::Result {
-        let inbox = self.client.inbox();
-        let disconnected = self.client.disconnect().into_actor(self);
-        Box::pin(disconnected.then(move |(), ingest, ctx| {
+        let inbox = self.connection.inbox();
+        Box::pin(self.leave().then(move |(), ingest, ctx| {
             let rest = ingest.sort(inbox.rest(), ctx);
             info!(target: TARGET, "disconnected");
-            ingest.is_now(Listening::Disconnected);
             hand_over(ingest.registry.clone(), rest).into_actor(ingest)
         }))
     }
@@ -354,6 +419,8 @@ impl Handler<ReportListening> for MqttIngest {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
 
     /// Notes what it is sent.

@@ -9,6 +9,15 @@ use serde::Serialize;
 /// The most characters that an id may have.
 pub const MAX_CHARS: usize = 128;
 
+/// The beginning of the ids that no device has: an instance may publish its echoes
+/// there, through the very subscription of the heartbeats.
+pub const RESERVED_PREFIX: &str = "heartbeatd-echo-";
+
+/// True if the text is an id that no device has.
+pub fn is_reserved(text: &str) -> bool {
+    text.starts_with(RESERVED_PREFIX)
+}
+
 /// The name of a device: 1 to 128 characters, none of them a control character
 /// or one that means something in a topic (`/`, `+`, `#`).
 ///
@@ -30,6 +39,11 @@ impl DeviceId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// True if no device has this id: it begins with [`RESERVED_PREFIX`].
+    pub fn is_reserved(&self) -> bool {
+        is_reserved(&self.0)
     }
 }
 
@@ -92,6 +106,19 @@ mod tests {
         assert!("x".parse::<DeviceId>().is_ok());
         assert!("ü".repeat(128).parse::<DeviceId>().is_ok());
         assert_eq!("ü".repeat(129).parse::<DeviceId>(), Err(InvalidDeviceId::TooLong(129)));
+    }
+
+    #[test]
+    fn the_ids_of_echoes_are_reserved() {
+        for (text, reserved) in [
+            ("heartbeatd-echo-", true),
+            ("heartbeatd-echo-heartbeatd", true),
+            ("heartbeatd-echo", false),
+            ("my-heartbeatd-echo-1", false),
+            ("Heartbeatd-echo-1", false),
+        ] {
+            assert_eq!(text.parse::<DeviceId>().expect(text).is_reserved(), reserved, "{text}");
+        }
     }
 
     #[test]

@@ -23,5 +23,5 @@ pub use heartbeat::{Heartbeat, Rejection};
 pub use payload::PayloadError;
 pub use pending::{Batch, Pending, sort_by_device};
 pub use reading::Reading;
-pub use rounds::{Proof, Rounds};
+pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
 pub use status::{Status, Transition};

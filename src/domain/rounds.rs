@@ -4,6 +4,15 @@
 //! to the round in which it was sent, and proves something only if it comes back in
 //! the same one: a reconnect, messages thrown away or a clock that was set in
 //! between have each begun another.
+//!
+//! An echo is a random token that proves something once. When it was sent, and in
+//! which round, is remembered here and never read from the message: whoever else
+//! publishes to the echo topic can neither prove nor hide anything.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -14,22 +23,96 @@ use super::{GapCause, Reading};
 /// not slew it steps.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::milliseconds(500);
 
-/// How many echoes may be on their way before something must be wrong. Counted
-/// across reconnects: some brokers close the connection over a forbidden message.
-const ECHOES_UNANSWERED: u32 = 4;
+/// How many intervals may pass without an echo before something must be wrong.
+/// Counted across reconnects: some brokers close the connection over a forbidden
+/// message.
+const INTERVALS_UNANSWERED: u32 = 4;
 
-/// The rounds of one connection, the newest of which may be going on.
+/// The least time that counts as too long without an echo: with an interval of a
+/// few milliseconds a busy machine is late by more than four of them.
+const PATIENCE_AT_LEAST: Duration = Duration::from_secs(2);
+
+/// How many echoes are remembered. More than are ever on their way, so that one
+/// which comes back very late is known to be one of ours.
+const ECHOES_KEPT: usize = 64;
+
+/// Names one echo: 128 random bits, used once. Its text is 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EchoToken(u128);
+
+impl EchoToken {
+    /// A token of these bits. Nobody else may be able to guess them.
+    pub const fn new(bits: u128) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Display for EchoToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The error of a text that is not an [`EchoToken`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an echo is 32 hexadecimal digits")]
+pub struct InvalidEchoToken;
+
+impl FromStr for EchoToken {
+    type Err = InvalidEchoToken;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEchoToken> {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(InvalidEchoToken);
+        }
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| InvalidEchoToken)
+    }
+}
+
+/// The rounds of one service, the newest of which may be going on.
 #[derive(Clone, Debug)]
 pub struct Rounds {
-    number: u64,
+    /// How long an echo may be missing.
+    patience: Duration,
+    interval: Duration,
     /// Since when nothing has interrupted the listening; `None`: nobody listens.
     since: Option<DateTime<Utc>>,
     /// What ended the round before this one.
     after: GapCause,
-    /// How many echoes were sent since one came back.
-    unanswered: u32,
     /// Both clocks as the round began, or later as the last echo was sent.
     clocks: Option<Reading>,
+    /// The newest echoes, oldest first.
+    echoes: VecDeque<Echo>,
+    missing: Missing,
+}
+
+/// An echo that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Echo {
+    token: EchoToken,
+    sent: Reading,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It proves something when it comes back.
+    Outstanding,
+    /// It has come back.
+    Used,
+    /// Its round is over, or a newer echo has come back before it.
+    Overtaken,
+}
+
+/// For how long no echo has come back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Missing {
+    /// When the last echo was sent of those that did not come back.
+    sent: Option<Instant>,
+    /// In all.
+    total: Duration,
+    /// Since that was last said.
+    unsaid: Duration,
 }
 
 /// What an echo that came back says.
@@ -41,34 +124,65 @@ pub struct Proof {
     pub until: DateTime<Utc>,
     /// What had interrupted it before `since`.
     pub after: GapCause,
+    /// How long the echo was on its way.
+    pub latency: Duration,
 }
 
-/// An echo that is to be sent now.
+/// The reason why an echo proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outgoing {
-    /// The round it belongs to.
-    pub round: u64,
-    /// How many are on their way, this one included, if that is too many.
-    pub missing: Option<u32>,
+pub enum EchoIgnored {
+    /// This process has not sent it, or so long ago that it is forgotten.
+    Unknown,
+    /// It has come back before.
+    Used,
+    /// Its round is over, or a newer echo has come back before it.
+    Late,
+    /// The broker had kept it.
+    Retained,
 }
 
-impl Default for Rounds {
-    fn default() -> Self {
-        Self { number: 0, since: None, after: GapCause::NotRunning, unanswered: 0, clocks: None }
+impl EchoIgnored {
+    /// Its name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Used => "used",
+            Self::Late => "late",
+            Self::Retained => "retained",
+        }
+    }
+
+    /// True if somebody else must have published it.
+    pub fn is_foreign(self) -> bool {
+        self != Self::Late
     }
 }
 
 impl Rounds {
+    /// Rounds in which an echo is sent every `interval`.
+    pub fn new(interval: Duration) -> Self {
+        Self {
+            patience: interval.saturating_mul(INTERVALS_UNANSWERED).max(PATIENCE_AT_LEAST),
+            interval,
+            since: None,
+            after: GapCause::NotRunning,
+            clocks: None,
+            echoes: VecDeque::with_capacity(ECHOES_KEPT),
+            missing: Missing::default(),
+        }
+    }
+
     /// Nobody listens any more.
     pub fn interrupt(&mut self, cause: GapCause) {
         if self.since.take().is_some() {
             self.after = cause;
         }
+        overtake(&mut self.echoes);
     }
 
     /// Somebody listens, since now.
     pub fn begin(&mut self, now: Reading) {
-        self.number += 1;
+        overtake(&mut self.echoes);
         self.since = Some(now.wall);
         self.clocks = Some(now);
     }
@@ -81,89 +195,183 @@ impl Rounds {
         }
     }
 
-    /// An echo is about to be sent. The two clocks, read together, tell whether the
-    /// first was set since the last echo.
-    pub fn send(&mut self, now: Reading) -> Outgoing {
-        if let Some(last) = self.clocks {
-            let passed = now.monotonic.saturating_duration_since(last.monotonic);
-            let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);
-            if ((now.wall - last.wall) - passed).abs() > CLOCK_TOLERANCE {
-                self.restart(now, GapCause::ClockStep);
-            }
-        }
+    /// Remembers an echo that is about to be sent. Returns for how long none has come
+    /// back if that is too long, and then not again before as much time has passed.
+    ///
+    /// A process that was stopped has not waited meanwhile: of the time between two
+    /// echoes no more than an interval counts.
+    pub fn send(&mut self, token: EchoToken, now: Reading) -> Option<Duration> {
+        self.watch_the_clock(now);
         self.clocks = Some(now);
-        self.unanswered = self.unanswered.saturating_add(1);
-        let too_many = self.unanswered.is_multiple_of(ECHOES_UNANSWERED);
-        Outgoing { round: self.number, missing: too_many.then_some(self.unanswered) }
+        if self.echoes.len() == ECHOES_KEPT {
+            self.echoes.pop_front();
+        }
+        self.echoes.push_back(Echo { token, sent: now, fate: Fate::Outstanding });
+        let missing = &mut self.missing;
+        if let Some(last) = missing.sent.replace(now.monotonic) {
+            let passed = now.monotonic.saturating_duration_since(last).min(self.interval);
+            missing.total += passed;
+            missing.unsaid += passed;
+        }
+        (missing.unsaid >= self.patience).then(|| {
+            missing.unsaid = Duration::ZERO;
+            missing.total
+        })
     }
 
-    /// An echo came back. `None`: something has interrupted the listening since it
-    /// was sent.
-    pub fn take(&mut self, round: u64, sent_at: DateTime<Utc>) -> Option<Proof> {
-        if round != self.number {
-            return None;
+    /// Takes an echo that has come back.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it proves nothing; then it changes nothing either.
+    pub fn take(&mut self, token: EchoToken, now: Reading) -> Result<Proof, EchoIgnored> {
+        self.watch_the_clock(now);
+        let known = self.echoes.iter().position(|echo| echo.token == token);
+        let index = known.ok_or(EchoIgnored::Unknown)?;
+        match self.echoes[index].fate {
+            Fate::Outstanding => (),
+            Fate::Used => return Err(EchoIgnored::Used),
+            Fate::Overtaken => return Err(EchoIgnored::Late),
         }
         // The clock may have been turned back by less than is noticed.
-        let since = self.since?.min(sent_at);
+        let sent = self.echoes[index].sent;
+        let since = self.since.ok_or(EchoIgnored::Late)?.min(sent.wall);
         self.since = Some(since);
-        self.unanswered = 0;
-        Some(Proof { since, until: sent_at, after: self.after })
+        overtake(self.echoes.iter_mut().take(index));
+        self.echoes[index].fate = Fate::Used;
+        self.missing = Missing::default();
+        let latency = now.monotonic.saturating_duration_since(sent.monotonic);
+        Ok(Proof { since, until: sent.wall, after: self.after, latency })
+    }
+
+    /// The two clocks, read together, tell whether the first was set since the last
+    /// echo was sent.
+    fn watch_the_clock(&mut self, now: Reading) {
+        let Some(last) = self.clocks else { return };
+        let passed = now.monotonic.saturating_duration_since(last.monotonic);
+        let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);
+        let apart = (now.wall - last.wall).checked_sub(&passed);
+        if apart.is_none_or(|apart| apart.abs() > CLOCK_TOLERANCE) {
+            self.restart(now, GapCause::ClockStep);
+        }
+    }
+}
+
+/// What of these is on its way proves nothing any more.
+fn overtake<'a>(echoes: impl IntoIterator<Item = &'a mut Echo>) {
+    for echo in echoes {
+        if echo.fate == Fate::Outstanding {
+            echo.fate = Fate::Overtaken;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("small")
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_secs(5);
+
     /// Rounds whose clocks run together until one is set.
     struct Clocks {
         rounds: Rounds,
-        monotonic: Instant,
+        now: Reading,
+        tokens: u128,
     }
 
     impl Clocks {
         fn listening_since(seconds: i64) -> Self {
-            let mut rounds = Rounds::default();
-            let monotonic = Instant::now();
-            rounds.begin(Reading { wall: at(seconds), monotonic });
-            Self { rounds, monotonic }
+            let now = Reading { wall: at(seconds), monotonic: Instant::now() };
+            let mut rounds = Rounds::new(INTERVAL);
+            rounds.begin(now);
+            Self { rounds, now, tokens: 0 }
         }
 
-        fn send_after(&mut self, passed: u64, reading: i64) -> u64 {
-            self.monotonic += Duration::from_secs(passed);
-            self.rounds.send(Reading { wall: at(reading), monotonic: self.monotonic }).round
+        fn pass(&mut self, passed: Duration) {
+            self.now.wall += passed;
+            self.now.monotonic += passed;
         }
 
-        fn proof(&mut self, round: u64, sent_at: i64) -> Option<(i64, i64, GapCause)> {
-            let proof = self.rounds.take(round, at(sent_at))?;
-            Some((proof.since.timestamp(), proof.until.timestamp(), proof.after))
+        fn send(&mut self) -> EchoToken {
+            self.tokens += 1;
+            let token = EchoToken::new(self.tokens);
+            self.rounds.send(token, self.now);
+            token
+        }
+
+        fn send_after(&mut self, passed: u32, reading: i64) -> EchoToken {
+            self.pass(passed * SECOND);
+            self.now.wall = at(reading);
+            self.send()
+        }
+
+        fn take(&mut self, token: EchoToken) -> Result<(i64, i64, GapCause), EchoIgnored> {
+            let proof = self.rounds.take(token, self.now)?;
+            Ok((proof.since.timestamp(), proof.until.timestamp(), proof.after))
         }
     }
 
     #[test]
     fn an_echo_proves_the_listening_since_the_round_began() {
         let mut clocks = Clocks::listening_since(10);
-        let round = clocks.send_after(2, 12);
-        assert_eq!(clocks.proof(round, 12), Some((10, 12, GapCause::NotRunning)));
+        let echo = clocks.send_after(2, 12);
+        clocks.pass(3 * SECOND);
+        assert_eq!(clocks.take(echo), Ok((10, 12, GapCause::NotRunning)));
+    }
+
+    #[test]
+    fn an_echo_proves_something_once() {
+        let mut clocks = Clocks::listening_since(10);
+        let echo = clocks.send_after(2, 12);
+        clocks.take(echo).expect("it is new");
+        clocks.pass(5 * SECOND);
+        assert_eq!(clocks.take(echo), Err(EchoIgnored::Used));
+        assert_eq!(clocks.take(EchoToken::new(77)), Err(EchoIgnored::Unknown));
+    }
+
+    #[test]
+    fn echoes_that_change_places_are_no_clock_step() {
+        let mut clocks = Clocks::listening_since(10);
+        let echoes = [12, 14, 16].map(|reading| clocks.send_after(2, reading));
+        assert_eq!(clocks.take(echoes[1]), Ok((10, 14, GapCause::NotRunning)));
+        assert_eq!(clocks.take(echoes[0]), Err(EchoIgnored::Late));
+        assert_eq!(clocks.take(echoes[2]), Ok((10, 16, GapCause::NotRunning)));
+    }
+
+    #[test]
+    fn an_echo_that_proves_nothing_changes_nothing() {
+        let mut clocks = Clocks::listening_since(10);
+        let used = clocks.send_after(5, 15);
+        clocks.take(used).expect("it is new");
+        let mut said = Vec::new();
+        for _ in 0..5 {
+            clocks.pass(INTERVAL);
+            for token in [used, EchoToken::new(99)] {
+                clocks.take(token).expect_err("it is a replay");
+            }
+            clocks.tokens += 1;
+            said.push(clocks.rounds.send(EchoToken::new(clocks.tokens), clocks.now));
+        }
+        assert_eq!(said, [None, None, None, None, Some(4 * INTERVAL)], "none came back");
     }
 
     #[test]
     fn an_echo_from_before_an_interruption_proves_nothing() {
         for cause in [GapCause::Disconnected, GapCause::Shed] {
             let mut clocks = Clocks::listening_since(10);
-            let round = clocks.send_after(2, 12);
+            let echo = clocks.send_after(2, 12);
             clocks.rounds.interrupt(cause);
-            assert_eq!(clocks.proof(round, 12), None);
-            clocks.rounds.begin(Reading { wall: at(14), monotonic: clocks.monotonic });
-            assert_eq!(clocks.proof(round, 12), None);
-            let round = clocks.send_after(1, 15);
-            assert_eq!(clocks.proof(round, 15), Some((14, 15, cause)));
+            assert_eq!(clocks.take(echo), Err(EchoIgnored::Late));
+            clocks.pass(2 * SECOND);
+            clocks.rounds.begin(clocks.now);
+            assert_eq!(clocks.take(echo), Err(EchoIgnored::Late));
+            let echo = clocks.send_after(1, 15);
+            assert_eq!(clocks.take(echo), Ok((14, 15, cause)));
         }
     }
 
@@ -176,34 +384,82 @@ mod tests {
         ] {
             let mut clocks = Clocks::listening_since(10);
             clocks.send_after(5, 15);
-            let round = clocks.send_after(5, reading);
-            assert_eq!(clocks.proof(round, reading), Some((since, reading, after)));
+            let echo = clocks.send_after(5, reading);
+            assert_eq!(clocks.take(echo), Ok((since, reading, after)));
+        }
+    }
+
+    #[test]
+    fn an_echo_that_was_on_its_way_as_the_clock_was_set_proves_nothing() {
+        for reading in [5, 3600] {
+            let mut clocks = Clocks::listening_since(10);
+            let echo = clocks.send_after(5, 15);
+            clocks.now.wall = at(reading);
+            assert_eq!(clocks.take(echo), Err(EchoIgnored::Late));
+            let echo = clocks.send();
+            assert_eq!(clocks.take(echo), Ok((reading, reading, GapCause::ClockStep)));
         }
     }
 
     #[test]
     fn a_clock_turned_back_by_less_than_is_noticed_delays_no_proof() {
-        let mut rounds = Rounds::default();
-        let monotonic = Instant::now();
-        rounds.begin(Reading { wall: at(10), monotonic });
-        let millis = TimeDelta::milliseconds;
-        let mut proof = |reading, passed| {
-            let round = rounds.send(Reading { wall: reading, monotonic: monotonic + passed }).round;
-            let proof = rounds.take(round, reading).expect("it is of this round");
-            proof.until - proof.since
-        };
-        assert_eq!(proof(at(10) - millis(400), Duration::ZERO), millis(0));
-        assert_eq!(proof(at(11) - millis(400), Duration::from_secs(1)), millis(1000));
+        let mut clocks = Clocks::listening_since(10);
+        clocks.now.wall -= TimeDelta::milliseconds(400);
+        for passed in [0, 1_u32] {
+            clocks.pass(passed * SECOND);
+            let echo = clocks.send();
+            let proof = clocks.rounds.take(echo, clocks.now).expect("it is of this round");
+            assert_eq!(proof.until - proof.since, TimeDelta::seconds(i64::from(passed)));
+        }
     }
 
     #[test]
     fn missing_echoes_are_told_again_and_again_until_one_comes_back() {
         let mut clocks = Clocks::listening_since(0);
-        let now = Reading { wall: at(0), monotonic: clocks.monotonic };
-        let told: Vec<_> = (0..9).map(|_| clocks.rounds.send(now).missing).collect();
-        let expected = [None, None, None, Some(4), None, None, None, Some(8), None];
+        let mut told = Vec::new();
+        let mut last = None;
+        for token in 1..11 {
+            let token = EchoToken::new(token);
+            told.push(clocks.rounds.send(token, clocks.now).map(|missing| missing.as_secs()));
+            last = Some(token);
+            clocks.pass(INTERVAL);
+        }
+        let expected = [None, None, None, None, Some(20), None, None, None, Some(40), None];
         assert_eq!(told, expected);
-        clocks.rounds.take(clocks.rounds.number, at(0)).expect("it is of this round");
-        assert_eq!(clocks.rounds.send(now).missing, None);
+        clocks.take(last.expect("some were sent")).expect("it is of this round");
+        assert_eq!(clocks.rounds.send(EchoToken::new(11), clocks.now), None);
+    }
+
+    #[test]
+    fn neither_a_pause_of_the_process_nor_a_burst_counts_as_missing_echoes() {
+        let mut clocks = Clocks::listening_since(0);
+        for token in 1..100 {
+            assert_eq!(clocks.rounds.send(EchoToken::new(token), clocks.now), None, "a burst");
+        }
+        for hour in 1..4 {
+            clocks.pass(3600 * SECOND);
+            assert_eq!(clocks.rounds.send(EchoToken::new(200 + hour), clocks.now), None);
+        }
+    }
+
+    #[test]
+    fn the_echoes_that_are_remembered_are_bounded() {
+        let mut clocks = Clocks::listening_since(0);
+        let echoes: Vec<_> = (0..10 * ECHOES_KEPT).map(|_| clocks.send()).collect();
+        assert_eq!(clocks.rounds.echoes.len(), ECHOES_KEPT);
+        assert_eq!(clocks.take(echoes[0]), Err(EchoIgnored::Unknown));
+        clocks.take(*echoes.last().expect("some")).expect("it is new");
+    }
+
+    #[test]
+    fn a_token_is_32_hexadecimal_digits() {
+        let token = EchoToken::new(0xab);
+        let text = token.to_string();
+        assert_eq!(text, "000000000000000000000000000000ab");
+        assert_eq!(text.parse(), Ok(token));
+        for other in ["", "ab", &text[1..], "+00000000000000000000000000000ab", &format!("{text}0")]
+        {
+            assert_eq!(other.parse::<EchoToken>(), Err(InvalidEchoToken), "{other:?}");
+        }
     }
 }

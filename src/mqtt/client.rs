@@ -5,18 +5,21 @@
 //! its heartbeat put into an inbox, which the ingest empties in one go: no
 //! packet, topic or payload travels any further.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use futures::future::LocalBoxFuture;
 use paho_mqtt as paho;
 
 use super::TopicPattern;
+use super::connection::{ClientError, Connection, Granted};
 use super::inbox::{Event, Inbox};
 use crate::clock::Clock;
 use crate::config::{MqttConfig, MqttVersion};
-use crate::domain::{Heartbeat, Rejection};
+use crate::domain::device_id::is_reserved;
+use crate::domain::{EchoIgnored, EchoToken, Heartbeat, Rejection};
+use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 
 /// The waits between attempts to connect: short enough not to miss much of a
@@ -24,39 +27,12 @@ use crate::metrics::Metrics;
 const RECONNECT_MIN: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
+/// The log target of the actor that uses this.
+const TARGET: &str = "mqtt_ingest";
+
 /// How long one attempt may take, and how long a broker may think about a
 /// subscription.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What is wrong with the connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The client could not be made, or a file for TLS not be used.
-    #[error("cannot set up the MQTT client: {0}")]
-    Setup(Box<paho::Error>),
-    /// The broker was not reached, or refused.
-    #[error("cannot connect: {0}")]
-    Connect(Box<paho::Error>),
-    /// The broker refuses the subscription, or one of the two.
-    #[error("cannot subscribe to {topic}: {why}; the broker must allow {client_id:?} to read it")]
-    Subscribe {
-        /// Which.
-        topic: String,
-        /// As whom.
-        client_id: String,
-        /// What the broker says.
-        why: String,
-    },
-    /// The broker did not answer.
-    #[error(
-        "cannot subscribe to {topic}: no answer within {}",
-        humantime::format_duration(PATIENCE)
-    )]
-    NoAnswer {
-        /// To which subscription.
-        topic: String,
-    },
-}
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the broker is and how to get in.
 #[derive(Clone, Debug)]
@@ -81,46 +57,20 @@ impl Broker {
 pub struct Client {
     paho: paho::AsyncClient,
     options: paho::ConnectOptions,
+    broker: String,
     subscription: Subscription,
-    echo: Option<Echo>,
+    echo_topic: Option<String>,
     inbox: Arc<Inbox>,
+    connections: Arc<AtomicU64>,
+    /// The quality of service that the broker takes and grants.
+    qos: Arc<AtomicU8>,
 }
 
 struct Subscription {
     topic: String,
-    qos: i32,
+    qos: u8,
     version: MqttVersion,
     client_id: String,
-}
-
-/// What the service publishes to itself.
-#[derive(Clone)]
-struct Echo {
-    topic: String,
-    /// Tells this process's echoes from anybody else's messages.
-    nonce: String,
-}
-
-impl Echo {
-    fn new(config: &MqttConfig) -> Option<Self> {
-        if config.echo_interval.is_zero() {
-            return None;
-        }
-        // The standard library's hashers are seeded at random.
-        let nonce = format!("{:016x}", RandomState::new().build_hasher().finish());
-        Some(Self { topic: super::echo_topic(&config.client_id), nonce })
-    }
-
-    fn payload(&self, round: u64, sent_at: DateTime<Utc>) -> String {
-        format!("{} {round} {}", self.nonce, sent_at.timestamp_millis())
-    }
-
-    fn read(&self, payload: &[u8]) -> Option<Event> {
-        let text = str::from_utf8(payload).ok()?.strip_prefix(&*self.nonce)?;
-        let (round, millis) = text.strip_prefix(' ')?.split_once(' ')?;
-        let sent_at = DateTime::from_timestamp_millis(millis.parse().ok()?)?;
-        Some(Event::Echo { round: round.parse().ok()?, sent_at })
-    }
 }
 
 impl Client {
@@ -143,9 +93,16 @@ impl Client {
             .finalize();
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
         let inbox = Arc::new(Inbox::new(config.max_backlog));
-        let echo = Echo::new(config);
-        let receiver = Receiver { topic: config.topic.clone(), echo: echo.clone(), clock, metrics };
-        listen(&paho, &inbox, receiver);
+        let connections = Arc::default();
+        let echo_topic = config.echo_topic();
+        let receiver = Receiver {
+            topic: config.topic.clone(),
+            echo_topic: echo_topic.clone(),
+            clock,
+            metrics,
+            strange: LineBudget::default(),
+        };
+        listen(&paho, &inbox, &connections, receiver);
         let filter = match &config.share_group {
             Some(group) => format!("$share/{group}/{}", config.topic),
             None => config.topic.to_string(),
@@ -153,49 +110,59 @@ impl Client {
         Ok(Self {
             paho,
             options: connect_options(config, broker)?,
+            broker: broker.uri.clone(),
             subscription: Subscription {
                 topic: filter,
-                qos: config.qos.into(),
+                qos: config.qos,
                 version: config.version,
                 client_id: config.client_id.clone(),
             },
-            echo,
+            echo_topic,
             inbox,
+            connections,
+            qos: Arc::new(AtomicU8::new(config.qos)),
         })
     }
+}
 
-    /// What the broker sends, in order.
-    pub fn inbox(&self) -> Arc<Inbox> {
+impl Connection for Client {
+    fn inbox(&self) -> Arc<Inbox> {
         Arc::clone(&self.inbox)
     }
 
-    /// What is subscribed to.
-    pub fn topic(&self) -> &str {
+    fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    fn client_id(&self) -> &str {
+        &self.subscription.client_id
+    }
+
+    fn topic(&self) -> &str {
         &self.subscription.topic
     }
 
-    /// Connects. An error is only the first attempt's: paho goes on trying until
-    /// it succeeds, which is an [`Event::Connected`].
-    ///
-    /// # Errors
-    ///
-    /// [`ClientError::Connect`] if the first attempt failed.
-    pub fn connect(&self) -> impl Future<Output = Result<(), ClientError>> + use<> {
-        let token = self.paho.connect(self.options.clone());
-        async { token.await.map(drop).map_err(|e| ClientError::Connect(Box::new(e))) }
+    fn echo_topic(&self) -> Option<&str> {
+        self.echo_topic.as_deref()
     }
 
-    /// Subscribes. To be done on every [`Event::Connected`]: the session is
-    /// clean, and paho does not do it when it reconnects.
-    ///
-    /// # Errors
-    ///
-    /// If the broker refuses or does not answer.
-    pub fn subscribe(&self) -> impl Future<Output = Result<(), ClientError>> + use<> {
+    fn number(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn connect(&self) -> LocalBoxFuture<'static, Result<(), ClientError>> {
+        let token = self.paho.connect(self.options.clone());
+        Box::pin(async {
+            token.await.map(drop).map_err(|error| ClientError::Connect(error.to_string()))
+        })
+    }
+
+    /// The session is clean, and paho does not subscribe when it reconnects.
+    fn subscribe(&self) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
         let Subscription { topic, qos, version, client_id } = &self.subscription;
         // One packet for both: they take effect together.
         let topics: Vec<&str> = [topic.as_str()].into_iter().chain(self.echo_topic()).collect();
-        let qos = vec![*qos; topics.len()];
+        let asked = vec![i32::from(*qos); topics.len()];
         let token = match version {
             MqttVersion::V5 => {
                 // Retained messages are no evidence of life: not even sent.
@@ -203,19 +170,19 @@ impl Client {
                     .retain_handling(paho::RetainHandling::DontSendRetained)
                     .finalize();
                 let options = vec![options; topics.len()];
-                self.paho.subscribe_many_with_options(&topics, &qos, &options, None)
+                self.paho.subscribe_many_with_options(&topics, &asked, &options, None)
             }
-            MqttVersion::V311 => self.paho.subscribe_many(&topics, &qos),
+            MqttVersion::V311 => self.paho.subscribe_many(&topics, &asked),
         };
         let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
-        let client_id = client_id.clone();
-        async move {
+        let (asked, client_id) = (*qos, client_id.clone());
+        Box::pin(async move {
             let topic = topics.join(" and ");
             match tokio::time::timeout(PATIENCE, token).await {
                 Ok(Ok(response)) => {
-                    let granted = response.subscribe_many_response().unwrap_or_default();
-                    match refused(&topics, &granted) {
-                        None => Ok(()),
+                    let codes = response.subscribe_many_response().unwrap_or_default();
+                    match refused(&topics, &codes) {
+                        None => Ok(Granted { asked, granted: asked }),
                         Some((topic, why)) => Err(ClientError::Subscribe { topic, client_id, why }),
                     }
                 }
@@ -224,41 +191,32 @@ impl Client {
                 }
                 Err(_elapsed) => Err(ClientError::NoAnswer { topic }),
             }
-        }
+        })
     }
 
-    /// Where the echo is published; `None`: it is turned off.
-    pub fn echo_topic(&self) -> Option<&str> {
-        self.echo.as_ref().map(|echo| echo.topic.as_str())
-    }
-
-    /// Publishes an echo, which comes back as [`Event::Echo`] after everything
-    /// that is on its way to this client. With the echo turned off it only passes
-    /// through the inbox: being connected is then the evidence.
-    pub fn send_echo(&self, round: u64, sent_at: DateTime<Utc>) {
-        let Some(echo) = &self.echo else {
-            return self.inbox.push(Event::Echo { round, sent_at });
+    fn send_echo(&self, token: EchoToken) {
+        let Some(topic) = &self.echo_topic else {
+            return self.inbox.offer_echo(token);
         };
-        let qos = self.subscription.qos;
-        let message = paho::Message::new(&echo.topic, echo.payload(round, sent_at), qos);
+        let qos = i32::from(self.qos.load(Ordering::SeqCst));
+        let message = paho::Message::new(topic, token.to_string(), qos);
         // One that fails does not come back, and that is what is looked at.
         if let Err(error) = self.paho.try_publish(message) {
-            log::debug!(target: "mqtt_ingest", "echo: {error}");
+            log::debug!(target: TARGET, "echo: {error}");
         }
     }
 
-    /// Says goodbye. What had arrived by then is in the inbox.
-    pub fn disconnect(&self) -> impl Future<Output = ()> + use<> {
+    fn disconnect(&self) -> LocalBoxFuture<'static, ()> {
         // For a broker that acknowledges the last echoes; then paho closes the
         // connection without it, which takes no time.
         const LAST_MESSAGES: Duration = Duration::from_secs(2);
         let options = paho::DisconnectOptionsBuilder::new().timeout(LAST_MESSAGES).finalize();
         let token = self.paho.disconnect(options);
-        async move {
+        Box::pin(async move {
             if let Ok(Err(error)) = tokio::time::timeout(2 * LAST_MESSAGES, token).await {
-                log::debug!(target: "mqtt_ingest", "disconnect: {error}");
+                log::debug!(target: TARGET, "disconnect: {error}");
             }
-        }
+        })
     }
 }
 
@@ -280,7 +238,7 @@ fn why(code: Option<&i32>) -> String {
 }
 
 fn setup(error: paho::Error) -> ClientError {
-    ClientError::Setup(Box::new(error))
+    ClientError::Setup(error.to_string())
 }
 
 fn connect_options(
@@ -330,16 +288,27 @@ fn tls_options(config: &MqttConfig) -> paho::Result<paho::SslOptions> {
 }
 
 /// Has paho's thread put what happens into the inbox.
-fn listen(client: &paho::AsyncClient, inbox: &Arc<Inbox>, receiver: Receiver) {
-    let connected = Arc::clone(inbox);
-    client.set_connected_callback(move |_| connected.push(Event::Connected));
-    let lost = Arc::clone(inbox);
-    client.set_connection_lost_callback(move |_| {
-        lost.push(Event::Disconnected { why: "the connection was lost".to_owned() });
+fn listen(
+    client: &paho::AsyncClient,
+    inbox: &Arc<Inbox>,
+    connections: &Arc<AtomicU64>,
+    receiver: Receiver,
+) {
+    let (connected, number) = (Arc::clone(inbox), Arc::clone(connections));
+    client.set_connected_callback(move |_| {
+        let connection = number.fetch_add(1, Ordering::SeqCst) + 1;
+        connected.push(Event::Connected { connection });
     });
-    let closed = Arc::clone(inbox);
+    let (lost, number) = (Arc::clone(inbox), Arc::clone(connections));
+    client.set_connection_lost_callback(move |_| {
+        let connection = number.load(Ordering::SeqCst);
+        lost.push(Event::Disconnected { connection, why: "the connection was lost".to_owned() });
+    });
+    let (closed, number) = (Arc::clone(inbox), Arc::clone(connections));
     client.set_disconnected_callback(move |_, _, reason| {
-        closed.push(Event::Disconnected { why: format!("the broker closed it: {reason}") });
+        let connection = number.load(Ordering::SeqCst);
+        let why = format!("the broker closed it: {reason}");
+        closed.push(Event::Disconnected { connection, why });
     });
     let received = Arc::clone(inbox);
     client.set_message_callback(move |_, message| {
@@ -353,17 +322,25 @@ fn listen(client: &paho::AsyncClient, inbox: &Arc<Inbox>, receiver: Receiver) {
 /// Makes events of messages, on paho's thread.
 struct Receiver {
     topic: TopicPattern,
-    echo: Option<Echo>,
+    echo_topic: Option<String>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    /// Bounds the lines about messages that somebody else publishes as echoes.
+    strange: LineBudget,
 }
 
 impl Receiver {
     fn receive(&self, message: &paho::Message, inbox: &Inbox) {
-        let Some(device) = self.topic.device_level(message.topic()) else {
-            return self.receive_other(message, inbox);
-        };
-        inbox.offer(self.read(device, message));
+        let topic = message.topic();
+        if self.echo_topic.as_deref() == Some(topic) {
+            return self.receive_echo(message, inbox);
+        }
+        match self.topic.device_level(topic) {
+            // An instance publishes its echoes there, this one or another.
+            Some(device) if is_reserved(device) => self.metrics.unmatched(),
+            Some(device) => inbox.offer(self.read(device, message)),
+            None => self.metrics.unmatched(),
+        }
     }
 
     fn read(&self, device: &str, message: &paho::Message) -> Result<Heartbeat, Rejection> {
@@ -378,11 +355,16 @@ impl Receiver {
         Ok(heartbeat)
     }
 
-    fn receive_other(&self, message: &paho::Message, inbox: &Inbox) {
-        let echo = self.echo.as_ref().filter(|echo| echo.topic == message.topic());
-        match echo.and_then(|echo| echo.read(message.payload())) {
-            Some(echo) => inbox.push(echo),
-            None => self.metrics.unmatched(),
+    fn receive_echo(&self, message: &paho::Message, inbox: &Inbox) {
+        let token = str::from_utf8(message.payload()).ok().and_then(|text| text.parse().ok());
+        match token {
+            Some(token) if !message.retained() => inbox.offer_echo(token),
+            _ => {
+                let why =
+                    if message.retained() { EchoIgnored::Retained } else { EchoIgnored::Unknown };
+                self.metrics.echo_ignored(why);
+                self.strange.spend(|| super::warn_of_foreign_echo(message.topic(), why));
+            }
         }
     }
 }

@@ -2,37 +2,36 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::domain::{Heartbeat, Rejection};
+use crate::domain::{EchoToken, Heartbeat, Rejection};
 
 /// How long the first event waits for others. Two threads are woken for whatever
 /// is taken out: at 190,000 heartbeats a second they came in handfuls, and the
 /// switches took a fifth of the service's processor time.
 const GATHERING: Duration = Duration::from_millis(5);
 
-/// Something that happened on the connection, in the order in which it did.
+/// Something that happened, in the order in which it did.
 #[derive(Debug)]
 pub enum Event {
-    /// The broker accepted the connection; nothing is subscribed yet.
-    Connected,
-    /// The connection is gone; paho is already trying again.
+    /// The broker accepted a connection; nothing is subscribed yet.
+    Connected {
+        /// Its number: 1 is the first, and each has a greater one than those before.
+        connection: u64,
+    },
+    /// A connection is gone, and the next one is being tried already.
     Disconnected {
+        /// The number of the connection that is gone.
+        connection: u64,
         /// What is known about it.
         why: String,
     },
     /// Devices live; these heartbeats came one after the other.
     Heartbeats(Vec<Heartbeat>),
-    /// What the service published to itself at that instant came back, after
-    /// everything that the broker had for it until then.
-    Echo {
-        /// What [`Client::send_echo`](super::Client::send_echo) was given.
-        round: u64,
-        /// When it was published.
-        sent_at: DateTime<Utc>,
-    },
+    /// A message on the echo topic. An echo of ours comes after everything that the
+    /// broker had for us when it was published.
+    Echo(EchoToken),
     /// A message is no evidence of life.
     Rejected(Rejection),
     /// Messages were thrown away unread: `mqtt.max_backlog` were waiting.
@@ -58,18 +57,36 @@ struct Waiting {
 }
 
 impl Inbox {
-    pub(super) fn new(max_backlog: usize) -> Self {
+    /// An empty inbox that holds at most so many messages.
+    #[doc(hidden)]
+    pub fn new(max_backlog: usize) -> Self {
         Self { waiting: Mutex::default(), filled: Notify::new(), max_backlog }
     }
 
-    /// Puts in what must never be lost.
-    pub(super) fn push(&self, event: Event) {
+    /// Puts in what must never be lost. Nobody outside may be able to cause many.
+    #[doc(hidden)]
+    pub fn push(&self, event: Event) {
         self.waiting.lock().events.push(event);
         self.filled.notify_one();
     }
 
-    /// Puts in a message, or throws it away if too many are waiting.
-    pub(super) fn offer(&self, message: Result<Heartbeat, Rejection>) {
+    /// Puts in a message from a device, or throws it away if too many are waiting.
+    #[doc(hidden)]
+    pub fn offer(&self, message: Result<Heartbeat, Rejection>) {
+        self.offer_event(match message {
+            Ok(heartbeat) => Message::Heartbeat(heartbeat),
+            Err(rejection) => Message::Other(Event::Rejected(rejection)),
+        });
+    }
+
+    /// Puts in a message from the echo topic, or throws it away if too many messages
+    /// are waiting: anybody may be able to publish there.
+    #[doc(hidden)]
+    pub fn offer_echo(&self, token: EchoToken) {
+        self.offer_event(Message::Other(Event::Echo(token)));
+    }
+
+    fn offer_event(&self, message: Message) {
         let first = {
             let mut waiting = self.waiting.lock();
             if waiting.messages >= self.max_backlog {
@@ -78,11 +95,13 @@ impl Inbox {
             }
             waiting.messages += 1;
             match (message, waiting.events.last_mut()) {
-                (Ok(heartbeat), Some(Event::Heartbeats(heartbeats))) => {
+                (Message::Heartbeat(heartbeat), Some(Event::Heartbeats(heartbeats))) => {
                     return heartbeats.push(heartbeat);
                 }
-                (Ok(heartbeat), _) => waiting.events.push(Event::Heartbeats(vec![heartbeat])),
-                (Err(rejection), _) => waiting.events.push(Event::Rejected(rejection)),
+                (Message::Heartbeat(heartbeat), _) => {
+                    waiting.events.push(Event::Heartbeats(vec![heartbeat]));
+                }
+                (Message::Other(event), _) => waiting.events.push(event),
             }
             waiting.events.len() == 1
         };
@@ -114,6 +133,12 @@ impl Inbox {
         }
         events
     }
+}
+
+/// What is offered; heartbeats that follow each other become one event.
+enum Message {
+    Heartbeat(Heartbeat),
+    Other(Event),
 }
 
 impl Waiting {

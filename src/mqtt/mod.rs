@@ -3,18 +3,43 @@
 //! Nothing of MQTT leaves this module but [`Event`]s.
 
 mod client;
+mod connection;
 #[cfg(feature = "embedded-broker")]
 mod embedded;
 mod inbox;
 mod topic;
 
-pub use client::{Broker, Client, ClientError};
+pub use client::{Broker, Client};
+pub use connection::{ClientError, Connection, Granted};
 #[cfg(feature = "embedded-broker")]
 pub use embedded::{EmbeddedBroker, EmbeddedError, THREAD_NAME as EMBEDDED_BROKER_THREAD};
 pub use inbox::{Event, Inbox};
 pub use topic::{InvalidTopicPattern, TopicPattern};
 
-/// Where the service publishes to itself; a client id is one topic level.
+use crate::domain::{EchoIgnored, EchoToken};
+
+/// Where the service publishes to itself unless told otherwise; a client id is one
+/// topic level.
 pub fn echo_topic(client_id: &str) -> String {
     format!("heartbeatd/{client_id}/echo")
+}
+
+/// A token that nobody else can guess.
+///
+/// # Errors
+///
+/// If the operating system has no random numbers.
+pub fn random_token() -> std::io::Result<EchoToken> {
+    let mut bits = [0; 16];
+    openssl::rand::rand_bytes(&mut bits)?;
+    Ok(EchoToken::new(u128::from_ne_bytes(bits)))
+}
+
+/// Says that somebody else publishes to the echo topic.
+pub(crate) fn warn_of_foreign_echo(topic: &str, why: EchoIgnored) {
+    log::warn!(
+        target: "mqtt_ingest", topic, reason = why.as_str();
+        "ignored an echo that is not this service's: somebody else publishes to its echo topic; \
+         only this client should be allowed to"
+    );
 }

@@ -31,7 +31,7 @@ use heartbeatd::actors::device_registry::{
 };
 use heartbeatd::actors::ticker::{CheckNow, Schedule, Stop, Ticker};
 use heartbeatd::clock::Reading;
-use heartbeatd::domain::{GapCause, Heartbeat, Proof, Rounds, Status};
+use heartbeatd::domain::{EchoToken, GapCause, Heartbeat, Proof, Rounds, Status};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{DeviceStore, OpenMode};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -141,7 +141,7 @@ fn ticker_clock() -> Reading {
 /// What travels from the broker to the service.
 enum Message {
     Heartbeat { device: usize, error: bool },
-    Echo { round: u64, sent_at: DateTime<Utc> },
+    Echo(EchoToken),
     Disconnected,
 }
 
@@ -474,7 +474,7 @@ impl World {
         self.service = Some(Service {
             registry,
             ticker,
-            rounds: Rounds::default(),
+            rounds: Rounds::new(Duration::from_secs(ECHO_INTERVAL as u64)),
             connected: false,
             waits_until: None,
             inbox: VecDeque::new(),
@@ -586,11 +586,9 @@ impl World {
                     self.model.heartbeat(device, clock_shows, error);
                     self.truth.heard_uncertain.insert(device, now);
                 }
-                Message::Echo { round, sent_at } => {
-                    let Some(Proof { since, until, after }) = service.rounds.take(round, sent_at)
-                    else {
-                        continue;
-                    };
+                Message::Echo(token) => {
+                    let taken = service.rounds.take(token, reading(self.monotonic));
+                    let Ok(Proof { since, until, after, .. }) = taken else { continue };
                     let confirm = ConfirmListening { since, until, after };
                     service.registry.send(confirm).await.expect("it lives");
                     self.model.confirm(seconds(since), seconds(until));
@@ -616,8 +614,8 @@ impl World {
             self.subscribed = false;
         }
         if service.connected && now % ECHO_INTERVAL == 0 {
-            let outgoing = service.rounds.send(reading(self.monotonic));
-            if outgoing.missing.is_some() {
+            let token = EchoToken::new(self.rng.u128(..));
+            if service.rounds.send(token, reading(self.monotonic)).is_some() {
                 if self.cut {
                     service.waits_until = service.waits_until.or(Some(now + 3));
                 } else if broker_is_up {
@@ -625,7 +623,7 @@ impl World {
                     service.rounds.restart(reading(self.monotonic), GapCause::NoEcho);
                 }
             }
-            self.receive(Message::Echo { round: outgoing.round, sent_at: clock() });
+            self.receive(Message::Echo(token));
         }
     }
 
