@@ -9,9 +9,14 @@ use heartbeatd::store::{
     StoreError,
 };
 
+use servers::eventually;
+use servers::mosquitto::{Mosquitto, heartbeat};
+
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
+use crate::support::devices::Devices;
 use crate::support::fleet::{at, id, start};
+use crate::support::service::{Place, Service};
 
 on_both_databases! {
     whatever_fails_the_next_flush_writes_everything_and_no_change_twice
@@ -110,4 +115,57 @@ async fn after_a_failure_a_flush_succeeds_only_if_another_connection_reads_what_
     let missing = store.confirm_written(&never_written, &Proven::default()).await;
     assert!(matches!(missing, Err(StoreError::Unconfirmed)), "{missing:?}");
     store.confirm_written(&heartbeats(&["device"]), &proven()).await.expect("it is there");
+}
+
+/// How much of a file the service may write.
+fn limit_file_size(service: &Service, bytes: &str) {
+    let id = service.process.0.id().to_string();
+    let limit = format!("--fsize={bytes}:");
+    let limited = std::process::Command::new("prlimit").args(["--pid", &id, &limit]).status();
+    assert!(limited.expect("prlimit is part of util-linux").success(), "prlimit {limit}");
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_takes_nothing_with_it() {
+    let broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    // Writing beyond the limit fails instead of ending the process.
+    let service = place.start_after("trap '' XFSZ");
+    service.await_listening();
+    let devices = Devices::live(broker.port, ["live", "dead"].map(str::to_owned));
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 2.0);
+
+    // Less than a page: whatever SQLite writes fails, in COMMIT or before.
+    limit_file_size(&service, "4096");
+    service.await_log(&["device_registry", "heartbeats are kept"]);
+    devices.die(&["dead"]);
+    let failed = "the check did not get through";
+    eventually("checks fail for longer than the timeout", || {
+        (service.log().iter().filter(|line| line.contains(failed)).count() > 8).then_some(())
+    });
+    let full_until = chrono::Utc::now();
+    limit_file_size(&service, "unlimited");
+
+    service.await_log(&["device_registry", "the database is back, nothing was lost"]);
+    service.await_log(&["alert_sink", "device offline device=dead "]);
+    let seen = |device: &str| -> chrono::DateTime<chrono::Utc> {
+        let shown = place.json(&["device", "show", device, "--json"]);
+        shown["last_seen_at"].as_str().and_then(|time| time.parse().ok()).expect("a time")
+    };
+    eventually("the live device's row is fresh", || (seen("live") > full_until).then_some(()));
+    assert!(place.run(&["device", "add", "by-command"]).status.success(), "the lock is free");
+
+    heartbeat(broker.port, "last", br#"{"uptime_seconds":4711}"#);
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 2.0);
+    let mut service = service;
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0));
+    let shown = place.json(&["device", "show", "last", "--json"]);
+    assert_eq!(shown["uptime_seconds"], 4711, "{shown:#}");
+    place.await_statuses(&[
+        "by-command provisioning",
+        "dead offline",
+        "last online",
+        "live online",
+    ]);
 }

@@ -41,8 +41,12 @@ impl Place {
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_heartbeatd"));
+        command.args(arguments);
+        self.prepared(command)
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
         command
-            .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("RUST_LOG")
             .env("RUST_BACKTRACE", "0")
@@ -79,7 +83,15 @@ impl Place {
     }
 
     pub fn start(&self) -> Service {
-        Service::start(self)
+        Service::start(self.command(&["run"]))
+    }
+
+    /// Starts it in a shell that has done this before.
+    pub fn start_after(&self, preparation: &str) -> Service {
+        let mut shell = Command::new("sh");
+        let script = format!("{preparation}; exec \"$0\" run");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_heartbeatd")]);
+        Service::start(self.prepared(shell))
     }
 
     pub fn path(&self) -> &Path {
@@ -94,13 +106,9 @@ pub struct Service {
 }
 
 impl Service {
-    fn start(place: &Place) -> Self {
-        let mut child = place
-            .command(&["run"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("heartbeatd starts");
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("heartbeatd starts");
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
         let lines = Arc::clone(&log);
