@@ -1,49 +1,203 @@
-//! A bound on how many log lines a second somebody outside can cause.
+//! Rate limit for log lines that outside input can trigger.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 /// How many lines of a kind a second shows.
 const LINES: u32 = 5;
-const WINDOW: Duration = Duration::from_secs(1);
+const SECOND: Duration = Duration::from_secs(1);
 
-/// Lets a few log lines a second through and counts the rest.
-#[derive(Debug, Default)]
-pub struct LineBudget(Mutex<Option<Window>>);
+/// Lets a few log lines a second through, counts the rest, and says within two seconds
+/// how many they were, also if no other line follows.
+#[derive(Clone, Debug)]
+pub struct LineBudget(Arc<Budget>);
 
 #[derive(Debug)]
-struct Window {
-    began: Instant,
-    lines: u32,
-    suppressed: u64,
+struct Budget {
+    /// The target under which the line about the rest is logged.
+    target: &'static str,
+    /// The lines' name, as in "7 more lines were left out: rejected heartbeats".
+    kind: Cow<'static, str>,
+    window: Mutex<Window>,
 }
 
 impl LineBudget {
-    /// Calls `line` unless this second has had its lines. The first line after
-    /// that says how many were left out.
-    pub fn spend(&self, line: impl FnOnce()) {
-        self.spend_at(Instant::now(), line);
+    /// A budget of its own for one kind of lines. `kind` ends the sentence "7 more lines
+    /// were left out: ", which is logged under `target`.
+    pub fn new(target: &'static str, kind: impl Into<Cow<'static, str>>) -> Self {
+        let window = Mutex::new(Window::new(LINES, SECOND));
+        Self(Arc::new(Budget { target, kind: kind.into(), window }))
     }
 
-    fn spend_at(&self, now: Instant, line: impl FnOnce()) {
-        let mut guard = self.0.lock();
-        let window = guard.get_or_insert(Window { began: now, lines: 0, suppressed: 0 });
-        let mut missed = 0;
-        if now.duration_since(window.began) >= WINDOW {
-            missed = window.suppressed;
-            *window = Window { began: now, lines: 0, suppressed: 0 };
+    /// A budget that may be spent at once on a longer stretch of time: `lines` within
+    /// `window`.
+    pub(crate) fn of(
+        target: &'static str,
+        kind: impl Into<Cow<'static, str>>,
+        lines: u32,
+        window: Duration,
+    ) -> Self {
+        let window = Mutex::new(Window::new(lines, window));
+        Self(Arc::new(Budget { target, kind: kind.into(), window }))
+    }
+
+    /// True if a line may be shown now; one that may not is not counted.
+    pub(crate) fn admits(&self) -> bool {
+        self.0.window.lock().admit(Instant::now())
+    }
+
+    /// Calls `line` unless this second has had its lines.
+    pub fn spend(&self, line: impl FnOnce()) {
+        let Spent { shown, left_out, first } = self.0.window.lock().spend(Instant::now());
+        self.0.tell(left_out);
+        if shown {
+            line();
         }
-        if window.lines >= LINES {
-            window.suppressed += 1;
-            return;
+        if first {
+            reporter::await_end_of_window(&self.0);
         }
-        window.lines += 1;
-        drop(guard);
-        if missed > 0 {
-            log::warn!("{missed} more lines like the next one were left out");
+    }
+}
+
+/// Tells at once what all budgets have left out so far: to be called before the process
+/// ends.
+pub(crate) fn tell_all() {
+    reporter::tell_all();
+}
+
+impl Budget {
+    fn tell(&self, left_out: u64) {
+        if left_out > 0 {
+            let kind = &self.kind;
+            log::warn!(target: self.target, "{left_out} more lines were left out: {kind}");
         }
-        line();
+    }
+}
+
+/// A stretch of time and its lines.
+#[derive(Debug)]
+struct Window {
+    /// How many lines it may show.
+    allowed: u32,
+    length: Duration,
+    began: Option<Instant>,
+    lines: u32,
+    /// Lines not shown and not told of yet, in this window or one before.
+    left_out: u64,
+}
+
+/// The answer to a line that asks to be shown.
+#[derive(Debug, PartialEq, Eq)]
+struct Spent {
+    shown: bool,
+    /// How many were left out in the windows before.
+    left_out: u64,
+    /// True if this is the first that is left out.
+    first: bool,
+}
+
+impl Window {
+    fn new(allowed: u32, length: Duration) -> Self {
+        Self { allowed, length, began: None, lines: 0, left_out: 0 }
+    }
+
+    fn spend(&mut self, now: Instant) -> Spent {
+        let left_out = self.settle(now).unwrap_or(0);
+        let shown = self.admit(now);
+        if !shown {
+            self.left_out += 1;
+        }
+        Spent { shown, left_out, first: !shown && self.left_out == 1 }
+    }
+
+    fn admit(&mut self, now: Instant) -> bool {
+        if self.is_over(now) {
+            (self.began, self.lines) = (Some(now), 0);
+        }
+        let admitted = self.lines < self.allowed;
+        self.lines += u32::from(admitted);
+        admitted
+    }
+
+    /// Takes the count of a window that is over; `None` while it is not.
+    fn settle(&mut self, now: Instant) -> Option<u64> {
+        self.is_over(now).then(|| std::mem::take(&mut self.left_out))
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.began.is_none_or(|began| now.duration_since(began) >= self.length)
+    }
+}
+
+/// The thread that tells what was left out when nothing follows. It runs only while
+/// there is something to tell.
+mod reporter {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use parking_lot::Mutex;
+
+    use super::{Budget, SECOND};
+
+    static REPORTER: Mutex<Reporter> = Mutex::new(Reporter { waiting: Vec::new(), runs: false });
+
+    struct Reporter {
+        /// Budgets that have left lines out.
+        waiting: Vec<Arc<Budget>>,
+        runs: bool,
+    }
+
+    pub(super) fn await_end_of_window(budget: &Arc<Budget>) {
+        let mut reporter = REPORTER.lock();
+        if !reporter.waiting.iter().any(|waiting| Arc::ptr_eq(waiting, budget)) {
+            reporter.waiting.push(Arc::clone(budget));
+        }
+        if !reporter.runs {
+            let thread = std::thread::Builder::new().name("line_budget".to_owned());
+            // Without a thread the next line tells, or the end of the process.
+            reporter.runs = thread.spawn(run).is_ok();
+        }
+    }
+
+    fn run() {
+        loop {
+            std::thread::sleep(SECOND);
+            let now = Instant::now();
+            let mut due = Vec::new();
+            let mut reporter = REPORTER.lock();
+            reporter.waiting.retain(|budget| match budget.window.lock().settle(now) {
+                None => true,
+                Some(left_out) => {
+                    due.push((Arc::clone(budget), left_out));
+                    false
+                }
+            });
+            reporter.runs = !reporter.waiting.is_empty();
+            let runs = reporter.runs;
+            // Logging may block; nobody else has to wait for it.
+            drop(reporter);
+            for (budget, left_out) in due {
+                budget.tell(left_out);
+            }
+            if !runs {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn tell_all() {
+        // A panic may have come from within: it must not wait for itself.
+        let Some(mut reporter) = REPORTER.try_lock_for(SECOND) else { return };
+        let waiting = std::mem::take(&mut reporter.waiting);
+        drop(reporter);
+        for budget in waiting {
+            let left_out =
+                budget.window.try_lock_for(SECOND).map(|mut w| std::mem::take(&mut w.left_out));
+            budget.tell(left_out.unwrap_or(0));
+        }
     }
 }
 
@@ -51,19 +205,38 @@ impl LineBudget {
 mod tests {
     use super::*;
 
+    /// How many of `lines` at that instant are shown, and what is told meanwhile.
+    fn flood(window: &mut Window, lines: u32, at: Instant) -> (u32, u64) {
+        let spent: Vec<_> = (0..lines).map(|_| window.spend(at)).collect();
+        let shown = spent.iter().map(|spent| u32::from(spent.shown)).sum();
+        (shown, spent.iter().map(|spent| spent.left_out).sum())
+    }
+
     #[test]
     fn a_second_shows_a_few_lines_and_the_next_second_again() {
-        let budget = LineBudget::default();
-        let start = Instant::now();
-        let shown = |at: Duration| {
-            let mut shown = 0;
-            for _ in 0..100 {
-                budget.spend_at(start + at, || shown += 1);
-            }
-            shown
-        };
-        assert_eq!(shown(Duration::ZERO), LINES);
-        assert_eq!(shown(Duration::from_millis(999)), 0);
-        assert_eq!(shown(WINDOW), LINES);
+        let (mut window, start) = (Window::new(LINES, SECOND), Instant::now());
+        assert_eq!(flood(&mut window, 100, start), (LINES, 0));
+        assert_eq!(flood(&mut window, 100, start + Duration::from_millis(999)), (0, 0));
+        assert_eq!(flood(&mut window, 100, start + SECOND), (LINES, 195));
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_once_when_its_second_is_over() {
+        let (mut window, start) = (Window::new(LINES, SECOND), Instant::now());
+        flood(&mut window, 12, start);
+        assert_eq!(window.settle(start + Duration::from_millis(999)), None);
+        assert_eq!(window.settle(start + SECOND), Some(7));
+        assert_eq!(window.settle(start + 2 * SECOND), Some(0));
+        assert_eq!(flood(&mut window, 1, start + 2 * SECOND), (1, 0));
+    }
+
+    #[test]
+    fn only_the_first_line_that_is_left_out_wakes_the_reporter() {
+        let (mut window, start) = (Window::new(LINES, SECOND), Instant::now());
+        flood(&mut window, LINES, start);
+        assert!(window.spend(start).first);
+        assert!(!window.spend(start).first);
+        flood(&mut window, LINES, start + SECOND);
+        assert!(window.spend(start + SECOND).first);
     }
 }

@@ -5,11 +5,22 @@
 
 use std::cell::Cell;
 use std::panic::PanicHookInfo;
+#[cfg(feature = "embedded-broker")]
+use std::sync::LazyLock;
 
 use log::error;
 
+use crate::line_budget;
+#[cfg(feature = "embedded-broker")]
+use crate::line_budget::LineBudget;
+
 /// The exit code after a panic: `EX_SOFTWARE` of sysexits.
 pub const EXIT_CODE: i32 = 70;
+
+/// A client may be able to cause a panic as often as it likes.
+#[cfg(feature = "embedded-broker")]
+static BROKEN_CONNECTIONS: LazyLock<LineBudget> =
+    LazyLock::new(|| LineBudget::new("embedded_broker", "connections that panicked"));
 
 thread_local! {
     static ACTOR: Cell<Option<&'static str>> = const { Cell::new(None) };
@@ -30,13 +41,16 @@ pub fn end_the_process() {
         #[cfg(feature = "embedded-broker")]
         if thread == crate::mqtt::EMBEDDED_BROKER_THREAD {
             // The task of one connection; its runtime drops it, the others go on.
-            error!(target: "embedded_broker", place = place; "a connection panicked: {message}");
+            BROKEN_CONNECTIONS.spend(|| {
+                error!(target: "embedded_broker", place; "a connection panicked: {message}");
+            });
             return;
         }
         match ACTOR.get() {
-            Some(actor) => error!(target: actor, actor, place = place; "panicked: {message}"),
-            None => error!(thread, place = place; "panicked: {message}"),
+            Some(actor) => error!(target: actor, actor, place; "panicked: {message}"),
+            None => error!(thread, place; "panicked: {message}"),
         }
+        line_budget::tell_all();
         std::process::exit(EXIT_CODE);
     }));
 }

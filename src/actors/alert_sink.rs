@@ -3,7 +3,7 @@
 
 use actix::prelude::*;
 
-use super::log_batch;
+use super::BatchLog;
 use crate::domain::Transition;
 
 const TARGET: &str = "alert_sink";
@@ -28,8 +28,16 @@ pub struct DevicesOffline {
 pub struct AlertError(pub String);
 
 /// The stub.
-#[derive(Debug, Default)]
-pub struct AlertSink;
+#[derive(Debug)]
+pub struct AlertSink {
+    log: BatchLog,
+}
+
+impl Default for AlertSink {
+    fn default() -> Self {
+        Self { log: BatchLog::new(TARGET, log::Level::Info, "devices offline") }
+    }
+}
 
 impl Actor for AlertSink {
     type Context = Context<Self>;
@@ -43,7 +51,7 @@ impl Handler<DevicesOffline> for AlertSink {
         DevicesOffline { transitions }: DevicesOffline,
         _: &mut Context<Self>,
     ) -> Result<(), AlertError> {
-        log_batch(TARGET, "devices offline", &transitions, |level, transition| {
+        self.log.log(&transitions, |level, transition| {
             let Transition { device_id: device, sequence, last_seen_at, .. } = transition;
             let last_seen_at = last_seen_at.map(|time| time.to_rfc3339());
             let last_seen_at = last_seen_at.as_deref().unwrap_or("never");

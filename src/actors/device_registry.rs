@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
-use log::{debug, error, info, warn};
+use log::{Level, debug, error, info, warn};
 use tokio::sync::Mutex;
 
 use self::flush::Flushed;
 use self::sweep::Sweep;
-use super::{log_batch, log_rejection};
+use super::{BatchLog, log_rejection};
 use crate::config::Config;
 use crate::domain::{
     Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Pending, Rejection, Status, Transition,
@@ -134,7 +134,7 @@ pub struct DeviceRegistry {
     latest_reading: DateTime<Utc>,
     registered: u64,
     outage: Option<Outage>,
-    rejections: Arc<LineBudget>,
+    lines: Lines,
 }
 
 /// What the database holds at the start.
@@ -183,7 +183,7 @@ impl DeviceRegistry {
             latest_reading: DateTime::<Utc>::MIN_UTC,
             registered: counts.values().sum(),
             outage: None,
-            rejections: Arc::default(),
+            lines: Lines::new(),
         }
     }
 
@@ -210,7 +210,7 @@ impl DeviceRegistry {
             let flush = flush::Flush {
                 store: registry.store.clone(),
                 metrics: Arc::clone(&registry.metrics),
-                rejections: Arc::clone(&registry.rejections),
+                lines: registry.lines.clone(),
                 rules: RecordingRules {
                     auto_register: registry.config.devices.auto_register,
                     room: registry.config.devices.max_devices.saturating_sub(registry.registered),
@@ -309,6 +309,7 @@ impl DeviceRegistry {
             store: self.store.clone(),
             turn: Arc::clone(&self.turn),
             metrics: Arc::clone(&self.metrics),
+            lines: self.lines.clone(),
             coverage: self.saved.clone(),
             timeout: self.config.heartbeat.timeout,
             instance: self.config.mqtt.client_id.clone(),
@@ -343,7 +344,7 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         }
         let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
         let full: Vec<_> = merged.filter_map(Result::err).collect();
-        reject(&self.metrics, &self.rejections, &full);
+        self.lines.reject(&self.metrics, &full);
         self.metrics.set_pending(self.pending.len());
     }
 }
@@ -452,43 +453,55 @@ impl Handler<ReportHealth> for DeviceRegistry {
     }
 }
 
-fn reject(metrics: &Metrics, lines: &LineBudget, rejections: &[Rejection]) {
-    for rejection in rejections {
-        metrics.rejected(rejection);
-        lines.spend(|| log_rejection(TARGET, rejection));
-    }
+/// The log of a flush and a check, bounded however often they run.
+#[derive(Clone)]
+struct Lines {
+    changes: BatchLog,
+    skews: BatchLog,
+    payloads: BatchLog,
+    rejections: LineBudget,
 }
 
-fn log_transitions(transitions: &[Transition]) {
-    log_batch(TARGET, "status changes", transitions, |level, transition| {
-        let Transition { device_id: device, from, to, .. } = transition;
-        log::log!(target: TARGET, level, device, from, to; "status changed");
-    });
-}
+impl Lines {
+    fn new() -> Self {
+        Self {
+            changes: BatchLog::new(TARGET, Level::Info, "status changes"),
+            skews: BatchLog::new(TARGET, Level::Warn, "devices with a skewed clock"),
+            payloads: BatchLog::new(TARGET, Level::Warn, "devices with an unreadable payload"),
+            rejections: LineBudget::new(TARGET, "rejected heartbeats"),
+        }
+    }
 
-fn warn_of_skew(skewed: &[(DeviceId, i64)], bound: Duration) {
-    let shown = skewed.len().min(super::LOGGED_PER_BATCH);
-    for (device, skew_ms) in &skewed[..shown] {
-        warn!(
-            target: TARGET, device, skew_ms;
-            "the device's clock is off by more than {}; it decides nothing",
-            humantime::format_duration(bound)
-        );
+    fn reject(&self, metrics: &Metrics, rejections: &[Rejection]) {
+        for rejection in rejections {
+            metrics.rejected(rejection);
+            self.rejections.spend(|| log_rejection(TARGET, rejection));
+        }
     }
-    if skewed.len() > shown {
-        warn!(target: TARGET, count = skewed.len(); "devices with a skewed clock, the first {shown} are shown");
-    }
-}
 
-fn warn_of_payloads(unreadable: &[(DeviceId, String)]) {
-    let shown = unreadable.len().min(super::LOGGED_PER_BATCH);
-    for (device, why) in &unreadable[..shown] {
-        warn!(
-            target: TARGET, device;
-            "the device lives, but its payload cannot be read: {why}"
-        );
+    fn transitions(&self, transitions: &[Transition]) {
+        self.changes.log(transitions, |level, transition| {
+            let Transition { device_id: device, from, to, .. } = transition;
+            log::log!(target: TARGET, level, device, from, to; "status changed");
+        });
     }
-    if unreadable.len() > shown {
-        warn!(target: TARGET, count = unreadable.len(); "devices with an unreadable payload, the first {shown} are shown");
+
+    fn skews(&self, skewed: &[(DeviceId, i64)], bound: Duration) {
+        self.skews.log(skewed, |level, (device, skew_ms)| {
+            log::log!(
+                target: TARGET, level, device, skew_ms;
+                "the device's clock is off by more than {}; it decides nothing",
+                humantime::format_duration(bound)
+            );
+        });
+    }
+
+    fn payloads(&self, unreadable: &[(DeviceId, String)]) {
+        self.payloads.log(unreadable, |level, (device, why)| {
+            log::log!(
+                target: TARGET, level, device;
+                "the device lives, but its payload cannot be read: {why}"
+            );
+        });
     }
 }

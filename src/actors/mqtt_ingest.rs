@@ -77,6 +77,7 @@ pub struct MqttIngest {
     down_since: Instant,
     rejections: LineBudget,
     foreign_echoes: LineBudget,
+    sheds: LineBudget,
 }
 
 impl MqttIngest {
@@ -101,8 +102,9 @@ impl MqttIngest {
             rounds: Rounds::new(confirm_interval),
             echo_missing: None,
             down_since: clock().monotonic,
-            rejections: LineBudget::default(),
-            foreign_echoes: LineBudget::default(),
+            rejections: LineBudget::new(TARGET, "rejected messages"),
+            foreign_echoes: LineBudget::new(TARGET, "echoes that are not ours"),
+            sheds: LineBudget::new(TARGET, "messages thrown away"),
         }
     }
 
@@ -320,7 +322,9 @@ impl MqttIngest {
                     // The devices of what was shed are unknown.
                     self.rounds.restart((self.clock)(), GapCause::Shed);
                     confirmed = None;
-                    error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
+                    self.sheds.spend(|| {
+                        error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
+                    });
                 }
             }
         }

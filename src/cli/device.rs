@@ -13,6 +13,7 @@ use super::{evidence, exit, open};
 use crate::Config;
 use crate::clock::system_clock;
 use crate::domain::{DeviceId, Evidence, Status};
+use crate::escape::Escaped;
 use crate::store::{Device, OpenMode};
 
 /// How many devices are read at once: the list of a large fleet streams.
@@ -177,7 +178,7 @@ fn show(config: &Config, device: &Device) -> io::Result<()> {
         ("registered", Some(output::time(Some(device.registered_at)))),
     ] {
         if let Some(value) = value {
-            writeln!(out, "{name:<12} {value}")?;
+            writeln!(out, "{name:<12} {}", Escaped(value))?;
         }
     }
     Ok(())
@@ -185,7 +186,7 @@ fn show(config: &Config, device: &Device) -> io::Result<()> {
 
 fn report(done: bool, yes: &str, no: &str) -> anyhow::Result<ExitCode> {
     if done {
-        writeln!(io::stdout(), "{yes}")?;
+        writeln!(io::stdout(), "{}", Escaped(yes))?;
         return Ok(ExitCode::SUCCESS);
     }
     log::error!(target: "heartbeatd", "{no}");

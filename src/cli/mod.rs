@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::Config;
+use crate::line_budget;
+pub use crate::logging::init as init_logger;
 use crate::store::{DeviceStore, OpenMode};
 
 /// Watches a fleet of MQTT devices: keeps when each was last seen and tells when
@@ -51,18 +53,6 @@ enum Command {
     CheckConfig,
 }
 
-/// What the libraries log at `info` is for those who debug them; and paho traces every
-/// packet once it may log more than errors, which takes more time than all else.
-const DEFAULT_LOG: &str = "info,actix_server=warn,paho_mqtt=error,rmqtt=warn,rmqtt_net=warn,\
-                           sea_orm=warn,sea_orm_migration=warn,sqlx=warn";
-
-/// Logs to stderr, at `info`. `RUST_LOG` says otherwise, of the libraries only where it
-/// names them.
-pub fn init_logger() {
-    let mut logger = env_logger::Builder::new();
-    logger.parse_filters(DEFAULT_LOG).parse_default_env().format_timestamp_millis().init();
-}
-
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -82,7 +72,9 @@ pub fn main() -> ExitCode {
             Command::CheckConfig => check_config::run(&config),
         }
     });
-    done.unwrap_or_else(|error| exit::on_error(&error))
+    let code = done.unwrap_or_else(|error| exit::on_error(&error));
+    line_budget::tell_all();
+    code
 }
 
 /// The database for a command that only needs what is there.

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
+use crate::escape::Escaped;
+
 /// Something that takes items page by page.
 pub(super) trait List<T> {
     fn write(&mut self, page: &[T]) -> io::Result<()>;
@@ -52,12 +54,21 @@ impl<T> Table<T> {
         let header: Vec<_> = header.iter().map(ToString::to_string).collect();
         Self { widths: vec![0; header.len()], header: Some(header), row }
     }
+
+    /// What a device says of itself must not drive the terminal.
+    fn cells(&self, item: &T) -> Vec<String> {
+        (self.row)(item).iter().map(|cell| Escaped(cell).to_string()).collect()
+    }
 }
 
 impl<T> List<T> for Table<T> {
     fn write(&mut self, page: &[T]) -> io::Result<()> {
-        let rows: Vec<_> =
-            self.header.take().into_iter().chain(page.iter().map(self.row)).collect();
+        let rows: Vec<_> = self
+            .header
+            .take()
+            .into_iter()
+            .chain(page.iter().map(|item| self.cells(item)))
+            .collect();
         for row in &rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
@@ -86,4 +97,15 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
 /// A time for people: UTC, to the second.
 pub(super) fn time(time: Option<DateTime<Utc>>) -> String {
     time.map_or_else(|| "never".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cell_drives_the_terminal() {
+        let table = Table::new(&["ERROR"], |error: &&str| vec![(*error).to_owned()]);
+        assert_eq!(table.cells(&"\u{1b}]0;owned\u{7}\u{202e}"), [r"\u{1b}]0;owned\u{7}\u{202e}"]);
+    }
 }

@@ -100,7 +100,7 @@ impl Client {
             echo_topic: echo_topic.clone(),
             clock,
             metrics,
-            strange: LineBudget::default(),
+            strange: LineBudget::new("mqtt_ingest", "messages on the echo topic that are not ours"),
         };
         listen(&paho, &inbox, &connections, receiver);
         let filter = match &config.share_group {

@@ -29,6 +29,7 @@ pub use self::users::UsersError;
 use super::TopicPattern;
 use super::client::Broker;
 use crate::config::MqttConfig;
+use crate::escape::Quoted;
 use crate::line_budget::LineBudget;
 
 /// Names the broker's threads.
@@ -91,7 +92,7 @@ impl EmbeddedBroker {
             client_id: config.client_id.clone(),
             secret: secret.clone(),
             users,
-            refusals: LineBudget::default(),
+            refusals: LineBudget::new("embedded_broker", "what was refused"),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -180,7 +181,7 @@ impl Guard {
             return Err(format!(
                 "its last will is to be published on {}: a will is no heartbeat, it is sent \
                  when the device is gone",
-                shown(topic)
+                Quoted(topic)
             ));
         }
         let name = client.username().map(|name| &**name);
@@ -197,7 +198,7 @@ impl Guard {
         match (&self.users, name) {
             (None, _) => Ok(()),
             (Some(users), Some(name)) if users.verify(name, password) => Ok(()),
-            (Some(_), Some(name)) => Err(format!("user {} or its password is wrong", shown(name))),
+            (Some(_), Some(name)) => Err(format!("user {} or its password is wrong", Quoted(name))),
             (Some(_), None) => Err("it gives no user name".to_owned()),
         }
     }
@@ -205,7 +206,7 @@ impl Guard {
     fn may_publish(&self, client_id: &str, publish: &Publish) -> Result<(), Refusal> {
         let topic = &*publish.topic;
         if has_control(topic) {
-            let why = format!("the topic {} has a control character", shown(topic));
+            let why = format!("the topic {} has a control character", Quoted(topic));
             return Err(Refusal { why, disconnect: true });
         }
         let is_echo = topic == self.echo_topic && client_id == self.client_id;
@@ -213,7 +214,7 @@ impl Guard {
             return Ok(());
         }
         let why =
-            format!("the topic {} is no device's, which would be {}", shown(topic), self.topic);
+            format!("the topic {} is no device's, which would be {}", Quoted(topic), self.topic);
         Err(Refusal { why, disconnect: false })
     }
 
@@ -221,12 +222,15 @@ impl Guard {
         if client_id == self.client_id {
             return Ok(());
         }
-        Err(format!("only this service subscribes here, not to {}", shown(&subscribe.topic_filter)))
+        Err(format!(
+            "only this service subscribes here, not to {}",
+            Quoted(&subscribe.topic_filter)
+        ))
     }
 
     fn log_refusal(&self, client_id: &str, what: &str, why: &str) {
         self.refusals.spend(|| {
-            let client = shown(client_id);
+            let client = client_id;
             warn!(target: "embedded_broker", client; "refused {what}: {why}");
         });
     }
@@ -287,13 +291,6 @@ fn will_topic<'a>(will: &'a LastWill<'a>) -> &'a str {
         LastWill::V3(will) => &will.topic,
         LastWill::V5(will) => &will.topic,
     }
-}
-
-/// What a client sent, as it may stand in a log: short, and on one line.
-fn shown(text: &str) -> String {
-    const CHARS: usize = 100;
-    let head: String = text.chars().take(CHARS).collect();
-    format!("{head:?}")
 }
 
 fn has_control(topic: &str) -> bool {

@@ -13,6 +13,7 @@ mod delivery;
 mod end_to_end;
 mod faults;
 mod large_fleet;
+mod log;
 mod outage;
 mod panics;
 mod payloads;

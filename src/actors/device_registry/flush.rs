@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{log_transitions, reject, warn_of_payloads, warn_of_skew};
+use super::Lines;
 use crate::domain::{Batch, Heartbeat};
-use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
 
@@ -17,7 +16,7 @@ const WRITTEN_AT_ONCE: usize = 10_000;
 pub(super) struct Flush {
     pub(super) store: DeviceStore,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) rejections: Arc<LineBudget>,
+    pub(super) lines: Lines,
     pub(super) rules: RecordingRules,
     /// What all of the heartbeats together allow to be proven.
     pub(super) proven: Proven,
@@ -69,10 +68,10 @@ impl Flush {
     fn report(&self, recorded: &Recorded) {
         self.metrics.registered(recorded.registered);
         self.metrics.changed(&recorded.transitions);
-        log_transitions(&recorded.transitions);
-        reject(&self.metrics, &self.rejections, &recorded.rejections);
-        warn_of_skew(&recorded.skewed, self.rules.max_clock_skew);
-        warn_of_payloads(&recorded.unreadable);
+        self.lines.transitions(&recorded.transitions);
+        self.lines.reject(&self.metrics, &recorded.rejections);
+        self.lines.skews(&recorded.skewed, self.rules.max_clock_skew);
+        self.lines.payloads(&recorded.unreadable);
     }
 }
 

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use log::info;
 use tokio::sync::Mutex;
 
-use super::{TARGET, log_transitions};
+use super::{Lines, TARGET};
 use crate::domain::{Coverage, Cutoffs, DeviceId, Status};
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Grounds, StoreError};
@@ -29,6 +29,7 @@ pub(super) struct Sweep {
     pub(super) store: DeviceStore,
     pub(super) turn: Arc<Mutex<()>>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) lines: Lines,
     pub(super) coverage: Coverage,
     pub(super) timeout: Duration,
     pub(super) instance: String,
@@ -83,7 +84,7 @@ impl Sweep {
         let transitions = self.store.mark_devices_offline(devices, grounds, self.now).await?;
         drop(turn);
         self.metrics.changed(&transitions);
-        log_transitions(&transitions);
+        self.lines.transitions(&transitions);
         Ok(transitions.len() as u64)
     }
 

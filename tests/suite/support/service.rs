@@ -83,7 +83,14 @@ impl Place {
     }
 
     pub fn start(&self) -> Service {
-        Service::start(self.command(&["run"]))
+        self.start_with(|_| ())
+    }
+
+    /// Starts the service by a command that was changed.
+    pub fn start_with(&self, change: impl FnOnce(&mut Command)) -> Service {
+        let mut command = self.command(&["run"]);
+        change(&mut command);
+        Service::start(command)
     }
 
     /// Starts it in a shell that has done this before.
@@ -149,7 +156,7 @@ impl Service {
         number_after(&line, "127.0.0.1:")
     }
 
-    fn http_address(&self) -> SocketAddr {
+    pub fn http_address(&self) -> SocketAddr {
         let line = self.await_log(&["metrics on http://127.0.0.1:"]);
         SocketAddr::from(([127, 0, 0, 1], number_after(&line, "http://127.0.0.1:")))
     }

@@ -1,0 +1,258 @@
+//! The log: one line on stderr for each event, `[time LEVEL target] message key=value`.
+//!
+//! What comes from outside stands escaped in it, and a value that could be taken for
+//! more than one is quoted. Libraries write a few lines a second, and none of them a
+//! secret, whatever `RUST_LOG` says.
+
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+
+use env_logger::fmt::Formatter;
+use env_logger::fmt::style::Style;
+use log::kv::{self, Key, Source, Value, VisitSource};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
+
+use crate::escape::{self, Escaped};
+use crate::line_budget::LineBudget;
+
+/// What the libraries log at `info` is for those who debug them; and paho traces every
+/// packet once it may log more than errors, which takes more time than all else.
+const DEFAULT_FILTERS: &str = "info,actix_server=warn,paho_mqtt=error,rmqtt=warn,\
+                               rmqtt_net=warn,sea_orm=warn,sea_orm_migration=warn,sqlx=warn";
+
+/// The libraries that would log secrets, with the most that they may log.
+/// paho prints its options with the password at debug, and its C part may print what it
+/// sends at trace.
+const CAPS: [(&str, LevelFilter); 2] =
+    [("paho_mqtt", LevelFilter::Info), ("paho_mqtt_c", LevelFilter::Debug)];
+
+/// The most bytes of a message and of a value that a line shows: the message of a
+/// library may contain whatever a client has sent.
+const MAX_MESSAGE: usize = 4096;
+const MAX_VALUE: usize = 1024;
+
+/// How many libraries have a budget of their own; the others share one.
+const MAX_LIBRARIES: usize = 64;
+
+/// Logs to stderr, at `info`. `RUST_LOG` says otherwise, of the libraries only where it
+/// names them.
+///
+/// # Panics
+///
+/// If there is a logger already.
+pub fn init() {
+    let mut builder = env_logger::Builder::new();
+    builder
+        .parse_filters(DEFAULT_FILTERS)
+        .parse_default_env()
+        .format_timestamp_millis()
+        .format_indent(None)
+        .format_key_values(write_key_values);
+    let logger = Logger { inner: builder.build(), libraries: Mutex::default() };
+    let capped = logger.capped();
+    log::set_max_level(logger.inner.filter());
+    log::set_boxed_logger(Box::new(logger)).expect("the logger is made once");
+    for (library, level) in capped {
+        log::warn!(
+            target: "heartbeatd", library, level = level.as_str();
+            "RUST_LOG asks for more of this library than it may log: it would log passwords"
+        );
+    }
+}
+
+struct Logger {
+    inner: env_logger::Logger,
+    libraries: Mutex<HashMap<String, LineBudget>>,
+}
+
+impl Logger {
+    /// The libraries of which `RUST_LOG` asks for more than they may log.
+    fn capped(&self) -> Vec<(&'static str, LevelFilter)> {
+        let more = |(library, most): &(&str, LevelFilter)| {
+            let next = Level::iter().find(|level| level > most);
+            next.is_some_and(|level| {
+                self.inner.enabled(&Metadata::builder().target(library).level(level).build())
+            })
+        };
+        CAPS.into_iter().filter(more).collect()
+    }
+
+    fn budget(&self, library: &str) -> LineBudget {
+        let mut libraries = self.libraries.lock();
+        if let Some(budget) = libraries.get(library) {
+            return budget.clone();
+        }
+        let library = if libraries.len() < MAX_LIBRARIES { library } else { "other libraries" };
+        let budget = || LineBudget::new("heartbeatd", format!("of {library}"));
+        libraries.entry(library.to_owned()).or_insert_with(budget).clone()
+    }
+
+    fn write(&self, record: &Record<'_>) {
+        let message = Bounded::<MAX_MESSAGE>::of(Escaped(record.args()));
+        self.inner.log(&record.to_builder().args(format_args!("{message}")).build());
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let library = root(metadata.target());
+        let cap = CAPS.iter().find(|(capped, _)| *capped == library);
+        cap.is_none_or(|(_, most)| metadata.level() <= *most) && self.inner.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        // Ours have budgets where they are written. Details that somebody has asked for by
+        // RUST_LOG are not bounded.
+        if is_ours(record) || record.level() > Level::Info {
+            return self.write(record);
+        }
+        self.budget(root(record.target())).spend(|| self.write(record));
+    }
+
+    fn flush(&self) {
+        self.inner.flush();
+    }
+}
+
+/// True if this crate logs it, under whatever target.
+fn is_ours(record: &Record<'_>) -> bool {
+    record.module_path().is_some_and(|path| root(path) == env!("CARGO_CRATE_NAME"))
+}
+
+/// The crate of a module path.
+fn root(path: &str) -> &str {
+    path.split_once("::").map_or(path, |(root, _)| root)
+}
+
+fn write_key_values(out: &mut Formatter, pairs: &dyn Source) -> io::Result<()> {
+    pairs.visit(&mut KeyValues(out)).map_err(io::Error::other)
+}
+
+struct KeyValues<'a>(&'a mut Formatter);
+
+impl<'kvs> VisitSource<'kvs> for KeyValues<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        // The default style of a level is none where no colours are wanted.
+        let plain = self.0.default_level_style(Level::Info) == Style::new();
+        let style = if plain { Style::new() } else { Style::new().italic() };
+        let value = shown(&value);
+        Ok(write!(self.0, " {style}{key}{style:#}={value}")?)
+    }
+}
+
+/// A value as it stands in a line: quoted unless it is one plain word.
+fn shown(value: &Value<'_>) -> String {
+    let text = Bounded::<MAX_VALUE>::of(value);
+    let is_plain =
+        |c: char| !matches!(c, ' ' | '=' | '"' | '\'' | '`' | '\\') && !escape::is_hazardous(c);
+    if !text.kept.is_empty() && text.cut == 0 && text.kept.chars().all(is_plain) {
+        return text.kept;
+    }
+    let cut = if text.cut > 0 { "…" } else { "" };
+    format!("{}{cut}", escape::in_quotes(&text.kept))
+}
+
+/// The beginning of a text that may be of any length.
+#[derive(Default)]
+struct Bounded<const BYTES: usize> {
+    kept: String,
+    /// How many bytes are left out.
+    cut: usize,
+}
+
+impl<const BYTES: usize> Bounded<BYTES> {
+    fn of(text: impl fmt::Display) -> Self {
+        let mut bounded = Self { kept: String::new(), cut: 0 };
+        // A value that fails to be shown is shown as far as it came.
+        let _ = write!(bounded, "{text}");
+        bounded
+    }
+}
+
+impl<const BYTES: usize> fmt::Write for Bounded<BYTES> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = if self.cut > 0 { 0 } else { BYTES - self.kept.len() };
+        let (kept, cut) = text.split_at(text.floor_char_boundary(room));
+        self.kept.push_str(kept);
+        self.cut += cut.len();
+        Ok(())
+    }
+}
+
+impl<const BYTES: usize> fmt::Display for Bounded<BYTES> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kept)?;
+        if self.cut > 0 { write!(f, "… ({} more bytes)", self.cut) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_one_plain_word_stays_as_it_is() {
+        for word in
+            ["pump-17", "温度", "devices/+/heartbeat", "mqtt://[::1]:1883", "$share/g/a", "3"]
+        {
+            assert_eq!(shown(&Value::from(word)), word);
+        }
+        assert_eq!(shown(&Value::from(7)), "7");
+        assert_eq!(shown(&Value::from(1.5)), "1.5");
+    }
+
+    #[test]
+    fn a_value_that_could_be_taken_for_more_is_quoted() {
+        for (value, expected) in [
+            ("", r#""""#),
+            ("Köln 3", r#""Köln 3""#),
+            ("a device=b", r#""a device=b""#),
+            ("a=b", r#""a=b""#),
+            (r#"a" b="c"#, r#""a\" b=\"c""#),
+            ("a\nb\u{2028}c\u{202e}d\u{200b}", r#""a\nb\u{2028}c\u{202e}d\u{200b}""#),
+            ("\u{1b}[31mred", r#""\u{1b}[31mred""#),
+        ] {
+            assert_eq!(shown(&Value::from(value)), expected);
+        }
+    }
+
+    #[test]
+    fn a_text_of_any_length_takes_no_more_than_its_room() {
+        let long = "ä".repeat(100_000);
+        let text = Bounded::<MAX_MESSAGE>::of(&long).to_string();
+        assert!(text.starts_with("ää") && text.ends_with("… (195904 more bytes)"), "{text}");
+        assert_eq!(shown(&Value::from(&*long)).chars().count(), MAX_VALUE / 2 + 3);
+        assert_eq!(Bounded::<3>::of("äb").to_string(), "äb");
+        assert_eq!(Bounded::<2>::of("aä").to_string(), "a… (2 more bytes)");
+    }
+
+    #[test]
+    fn a_library_that_would_log_passwords_may_not() {
+        let mut builder = env_logger::Builder::new();
+        builder.parse_filters("trace");
+        let logger = Logger { inner: builder.build(), libraries: Mutex::default() };
+        let enabled = |target, level| {
+            logger.enabled(&Metadata::builder().target(target).level(level).build())
+        };
+        assert!(!enabled("paho_mqtt::async_client", Level::Debug));
+        assert!(enabled("paho_mqtt::async_client", Level::Info));
+        assert!(!enabled("paho_mqtt_c", Level::Trace) && enabled("paho_mqtt_c", Level::Debug));
+        assert!(enabled("mqtt_ingest", Level::Trace));
+        assert_eq!(logger.capped(), CAPS);
+    }
+
+    #[test]
+    fn libraries_beyond_a_bound_share_a_budget() {
+        let inner = env_logger::Builder::new().build();
+        let logger = Logger { inner, libraries: Mutex::default() };
+        for number in 0..1000 {
+            logger.budget(&format!("library{number}"));
+        }
+        assert_eq!(logger.libraries.lock().len(), MAX_LIBRARIES + 1);
+    }
+}

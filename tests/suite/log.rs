@@ -1,0 +1,127 @@
+//! The log stays a list of lines that say what happened, whatever is sent.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::service::Place;
+use servers::eventually;
+use servers::mosquitto::{flood, heartbeat};
+
+#[test]
+fn an_id_from_outside_cannot_forge_a_status_change() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    let id = "a device=pump-17 from=online to=offline";
+    heartbeat(service.broker_port(), id, b"");
+    let line = service.await_log(&["status changed", "from=provisioning to=online"]);
+    assert!(line.contains(&format!(r#"device="{id}""#)), "{line}");
+    heartbeat(service.broker_port(), "pump-17", b"");
+    service.await_log(&["status changed device=pump-17 from=provisioning to=online"]);
+}
+
+#[test]
+fn an_error_from_outside_cannot_drive_the_terminal() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    let error = r#"{"error":"\u202e\u2028gone"}"#;
+    heartbeat(service.broker_port(), "pump", error.as_bytes());
+    place.await_statuses(&["pump error"]);
+    for arguments in [&["device", "list"][..], &["device", "show", "pump"]] {
+        let out = String::from_utf8(place.run(arguments).stdout).expect("it is text");
+        assert!(out.contains(r"\u{202e}\u{2028}gone"), "{out}");
+    }
+    let shown = place.json(&["device", "show", "pump", "--json"]);
+    assert_eq!(shown["error"], "\u{202e}\u{2028}gone");
+}
+
+/// Every device is a stranger.
+fn rejecting() -> Place {
+    Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("DEVICES__AUTO_REGISTER", "false")
+}
+
+#[test]
+fn a_flood_of_refused_messages_writes_a_few_lines_a_second_and_tells_the_rest() {
+    let place = rejecting();
+    let service = place.start();
+    service.await_listening();
+    let began = Instant::now();
+    const MESSAGES: usize = 2_000;
+    flood(service.broker_port(), "stranger", MESSAGES, 1, "");
+    // Nothing follows, and still the rest is told.
+    let shown = || service.log().iter().filter(|line| line.contains("rejected: ")).count();
+    eventually("every message is shown or counted", || {
+        (shown() + left_out(&service.log(), "rejected heartbeats") == MESSAGES).then_some(())
+    });
+    let seconds = began.elapsed().as_secs() as usize + 1;
+    assert!(shown() <= 5 * seconds, "{} lines in {seconds} s", shown());
+}
+
+#[test]
+fn what_was_left_out_is_told_before_the_process_ends() {
+    let place = rejecting();
+    let mut service = place.start();
+    service.await_listening();
+    flood(service.broker_port(), "stranger", 20, 1, "");
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0));
+    let told = || {
+        let log = service.log();
+        let shown = log.iter().filter(|line| line.contains("rejected: ")).count();
+        (shown + left_out(&log, "rejected heartbeats") == 20).then_some(())
+    };
+    // The process has ended; its last lines may still be on their way through the pipe.
+    eventually("all 20 are shown or counted", told);
+}
+
+#[test]
+fn malformed_requests_write_a_few_lines_a_second() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    let address = service.http_address();
+    service.await_listening();
+    let before = service.log().len() as u64;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        let mut stream = TcpStream::connect(address).expect("HTTP is served");
+        // It may hang up before everything is said.
+        let _ = stream.write_all(b"\x16\x03\x01 no HTTP at all\r\n\r\n");
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    }
+    let (lines, seconds) = (service.log().len() as u64 - before, began.elapsed().as_secs() + 1);
+    assert!(lines <= 8 * seconds, "{lines} lines in {seconds} s");
+}
+
+#[test]
+fn the_password_is_not_logged_whatever_rust_log_says() {
+    const PASSWORD: &str = "correct-horse-battery";
+    let place = Place::new()
+        .with("MQTT__URL", "mqtt://127.0.0.1:1")
+        .with("MQTT__USERNAME", "heartbeatd")
+        .with("MQTT__PASSWORD", PASSWORD);
+    for filter in ["paho_mqtt=debug", "trace,paho_mqtt=trace,paho_mqtt_c=trace"] {
+        let mut service = place.start_with(|command| {
+            command.env("RUST_LOG", filter);
+        });
+        service.await_log(&["RUST_LOG", "library=paho_mqtt"]);
+        service.await_log(&["mqtt_ingest", "trying on until it succeeds"]);
+        service.signal("TERM");
+        service.await_exit();
+        let log = service.log().join("\n");
+        // paho shows bytes as numbers.
+        let bytes = format!("{:?}", &PASSWORD.as_bytes()[..8]);
+        let leaks = log.contains(PASSWORD) || log.contains(bytes.trim_end_matches(']'));
+        assert!(!leaks, "{log}");
+    }
+}
+
+/// How many lines of a kind were left out, as the log tells it.
+fn left_out(log: &[String], kind: &str) -> usize {
+    let ending = format!(" more lines were left out: {kind}");
+    let counts = log.iter().filter_map(|line| line.strip_suffix(&ending));
+    counts
+        .map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect(line))
+        .sum()
+}
