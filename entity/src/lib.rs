@@ -5,6 +5,7 @@
 //! does not.
 
 pub mod device;
+pub mod device_removal;
 pub mod listening_interval;
 pub mod status_transition;
 

@@ -14,6 +14,7 @@ mod m20261124_000004_add_transition_timeout;
 mod m20261124_000005_add_transition_evidence;
 mod m20261125_000006_index_newborn_devices;
 mod m20261125_000007_add_payload_error;
+mod m20261125_000008_create_device_removal;
 
 /// Brings a database to the schema of this version.
 pub struct Migrator;
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000005_add_transition_evidence::Migration),
             Box::new(m20261125_000006_index_newborn_devices::Migration),
             Box::new(m20261125_000007_add_payload_error::Migration),
+            Box::new(m20261125_000008_create_device_removal::Migration),
         ]
     }
 }

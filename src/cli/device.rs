@@ -1,6 +1,8 @@
 //! `heartbeatd device …`: the fleet, straight from the database, whether the
 //! service runs or not.
 
+mod remove;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -47,11 +49,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Forget a device; its history stays
-    Remove {
-        /// Its id
-        id: DeviceId,
-    },
+    /// Forget devices that meet all of the conditions; their history stays
+    Remove(remove::Arguments),
     /// Give a device a timeout of its own
     SetTimeout {
         /// Its id
@@ -75,9 +74,13 @@ struct Shown {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimeoutChoice(Option<Duration>);
 
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; it is written like 90s, 5m, 1h 30m or 30d"))
+}
+
 fn timeout(text: &str) -> Result<Duration, String> {
-    let timeout = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; it is written like 90s, 5m or 1h 30m"))?;
+    let timeout = duration(text)?;
     if timeout.subsec_nanos() != 0 || timeout.is_zero() {
         return Err("it is whole seconds, at least 1s".to_owned());
     }
@@ -111,11 +114,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Remove { id } => {
-            let store = open(config, OpenMode::Existing).await?;
-            let removed = store.remove(&id).await?;
-            if removed { report(true, &format!("removed {id}"), "") } else { unknown(&id) }
-        }
+        Command::Remove(arguments) => remove::run(config, arguments).await,
         Command::SetTimeout { id, timeout: TimeoutChoice(timeout) } => {
             let store = open(config, OpenMode::Existing).await?;
             let set = store.set_timeout(&id, timeout).await?;

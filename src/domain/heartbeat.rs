@@ -87,6 +87,12 @@ pub enum Rejection {
     /// The level of the topic where the id belongs holds none.
     #[error("{0}")]
     InvalidDeviceId(InvalidDeviceId),
+    /// Received before the device was removed.
+    #[error("the device has been removed since")]
+    Removed {
+        /// Who.
+        device_id: DeviceId,
+    },
     /// Not registered, and `devices.auto_register` is off.
     #[error("the device is not registered and devices.auto_register is false")]
     UnknownDevice {
@@ -107,6 +113,7 @@ impl Rejection {
         match self {
             Self::Retained { .. } => "retained",
             Self::InvalidDeviceId(_) => "invalid_device_id",
+            Self::Removed { .. } => "removed",
             Self::UnknownDevice { .. } => "unknown_device",
             Self::FleetFull { .. } => "fleet_full",
         }
@@ -117,6 +124,7 @@ impl Rejection {
         match self {
             Self::InvalidDeviceId(_) => None,
             Self::Retained { device_id }
+            | Self::Removed { device_id }
             | Self::UnknownDevice { device_id }
             | Self::FleetFull { device_id } => Some(device_id),
         }

@@ -114,20 +114,6 @@ impl DeviceStore {
         .await
     }
 
-    /// Forgets a device; its history stays. `false`: it is not registered.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
-    pub async fn remove(&self, id: &DeviceId) -> Result<bool> {
-        let deleted = self
-            .write("remove the device", async |transaction| {
-                Entity::delete_by_id(id.as_str()).exec(transaction).await
-            })
-            .await?;
-        Ok(deleted.rows_affected > 0)
-    }
-
     /// Gives a device a timeout of its own, or with `None` the default again.
     /// `false`: it is not registered.
     ///

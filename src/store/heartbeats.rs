@@ -7,6 +7,7 @@ use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::history::NewTransition;
 use super::listening::Proven;
+use super::removal;
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, device_id, millis};
 use crate::domain::heartbeat::is_new_skew;
@@ -159,26 +160,73 @@ impl DeviceStore {
         }
         self.update(transaction, &known).await?;
 
-        let (welcome, rejected) =
-            new.split_at(new.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+        let welcome = if rules.auto_register {
+            self.welcome(transaction, new, room, &mut recorded).await?
+        } else {
+            let unknown =
+                |h: &Heartbeat| Rejection::UnknownDevice { device_id: h.device_id.clone() };
+            recorded.rejections.extend(new.into_iter().map(unknown));
+            Vec::new()
+        };
         match unknown {
-            Unknown::Inserted => self.update(transaction, welcome).await?,
-            Unknown::LeftOut => self.register_heard(transaction, welcome).await?,
+            Unknown::Inserted => {
+                self.update(transaction, &welcome).await?;
+                self.withdraw(transaction, &recorded.rejections).await?;
+            }
+            Unknown::LeftOut => self.register_heard(transaction, &welcome).await?,
         }
         recorded.registered = welcome.len() as u64;
         let newborn = Status::Provisioning;
         transitions.extend(welcome.iter().filter_map(|h| NewTransition::on_heartbeat(newborn, h)));
-        recorded.rejections.extend(rejected.iter().map(|heartbeat| {
-            let device_id = heartbeat.device_id.clone();
-            if rules.auto_register {
-                Rejection::FleetFull { device_id }
-            } else {
-                Rejection::UnknownDevice { device_id }
-            }
-        }));
 
         recorded.transitions = self.insert_transitions(transaction, &transitions).await?;
         Ok(recorded)
+    }
+
+    /// Which of these unknown devices are registered: those for which there is room, and
+    /// which have not been removed since they were heard. The others are rejected.
+    async fn welcome<'a>(
+        &self,
+        transaction: &DatabaseTransaction,
+        new: Vec<&'a Heartbeat>,
+        room: u64,
+        recorded: &mut Recorded,
+    ) -> Result<Vec<&'a Heartbeat>, DbErr> {
+        let removals = self.removals(transaction, &new).await?;
+        let is_removed = |heartbeat: &&Heartbeat| {
+            let removed_at = removals.get(heartbeat.device_id.as_str());
+            removed_at.is_some_and(|&at| millis(heartbeat.received_at) <= at)
+        };
+        let (removed, mut welcome): (Vec<_>, Vec<_>) = new.into_iter().partition(is_removed);
+        let room = welcome.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        let full = welcome.split_off(room);
+        let id = |heartbeat: &Heartbeat| heartbeat.device_id.clone();
+        let removed = removed.into_iter().map(|h| Rejection::Removed { device_id: id(h) });
+        let full = full.into_iter().map(|h| Rejection::FleetFull { device_id: id(h) });
+        recorded.rejections.extend(removed.chain(full));
+
+        let back = welcome.iter().map(|heartbeat| heartbeat.device_id.as_str());
+        let back = back.filter(|id| removals.contains_key(*id));
+        self.forget_removals(transaction, back).await?;
+        Ok(welcome)
+    }
+
+    /// Takes back the rows of devices that are rejected after all.
+    async fn withdraw(
+        &self,
+        transaction: &DatabaseTransaction,
+        rejections: &[Rejection],
+    ) -> Result<(), DbErr> {
+        if rejections.is_empty() {
+            return Ok(());
+        }
+        let ids = rejections.iter().filter_map(Rejection::device_id).map(DeviceId::as_str);
+        let sql = format!(
+            "DELETE FROM device WHERE {NEWBORN} AND id IN (SELECT id FROM ({rows}) AS rejected)",
+            rows = rows::select(self.backend(), "$1", removal::ID),
+        );
+        self.execute(transaction, &sql, [removal::bind(ids)]).await?;
+        Ok(())
     }
 
     /// Updates the devices for which no more than what they report changes, in a

@@ -11,6 +11,7 @@ mod history;
 mod interference;
 mod listening;
 mod pool;
+mod removal;
 mod rows;
 mod silence;
 mod transaction;
@@ -27,6 +28,7 @@ pub use heartbeats::{Recorded, RecordingRules};
 #[doc(hidden)]
 pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
+pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use silence::{Grounds, OwnTimeouts};
 
 use self::pool::Pool;

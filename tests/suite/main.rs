@@ -18,6 +18,7 @@ mod outage;
 mod panics;
 mod payloads;
 mod plug_in_alerts;
+mod registration;
 mod rules_in_sql;
 mod simulation;
 mod specification;

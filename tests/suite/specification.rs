@@ -296,8 +296,8 @@ async fn a_device_can_be_removed_and_comes_back_as_new(database: TestDatabase) {
     fleet.heartbeat("pump", r#"{"free_memory":5}"#, at(0)).await;
     fleet.flush().await;
     assert!(!fleet.store.register(&id("pump"), None, at(1)).await.expect("it writes"));
-    assert!(fleet.store.remove(&id("pump")).await.expect("it writes"));
-    assert!(!fleet.store.remove(&id("pump")).await.expect("it writes"));
+    assert!(fleet.remove("pump", at(2)).await);
+    assert!(!fleet.remove("pump", at(2)).await);
     fleet.heartbeat("pump", "", at(60)).await;
     fleet.flush().await;
     let device = fleet.device("pump").await;

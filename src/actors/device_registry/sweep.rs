@@ -103,6 +103,7 @@ impl Sweep {
                 let before = before.min(needed);
                 self.store.prune_listened(&self.instance, before, PRUNED_AT_ONCE).await?;
             }
+            self.store.prune_removals(self.now).await?;
             drop(turn);
             if pruned > 0 {
                 info!(target: TARGET, pruned; "deleted history from before {before:?}");

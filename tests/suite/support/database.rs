@@ -18,6 +18,11 @@ impl TestDatabase {
         Self { url, _folder: Some(folder) }
     }
 
+    /// A SQLite file that is somebody else's.
+    pub fn at(path: &std::path::Path) -> Self {
+        Self { url: format!("sqlite://{}", path.display()), _folder: None }
+    }
+
     pub fn postgres() -> Self {
         Self { url: PostgreSql::shared().new_database(), _folder: None }
     }

@@ -13,7 +13,7 @@ use heartbeatd::actors::device_registry::{
 };
 use heartbeatd::domain::{DeviceId, GapCause, Heartbeat, Status, Transition};
 use heartbeatd::metrics::Metrics;
-use heartbeatd::store::{Device, DeviceStore};
+use heartbeatd::store::{Device, DeviceStore, Selection};
 
 use super::database::TestDatabase;
 
@@ -35,7 +35,7 @@ pub struct Fleet {
     pub registry: Addr<DeviceRegistry>,
     pub store: DeviceStore,
     pub metrics: Arc<Metrics>,
-    _database: TestDatabase,
+    pub database: TestDatabase,
 }
 
 impl Fleet {
@@ -55,7 +55,7 @@ impl Fleet {
         let metrics = Arc::new(Metrics::new());
         let registry =
             DeviceRegistry::new(config, store.clone(), found, Arc::clone(&metrics)).start();
-        let fleet = Self { registry, store, metrics, _database: database };
+        let fleet = Self { registry, store, metrics, database };
         fleet.listening(start()).await;
         fleet
     }
@@ -77,6 +77,13 @@ impl Fleet {
 
     pub async fn heartbeat(&self, device: &str, payload: &str, received_at: DateTime<Utc>) {
         self.heartbeats(&[device], payload, received_at).await;
+    }
+
+    /// Removes a device at that instant; `false`: there is none.
+    pub async fn remove(&self, device: &str, at: DateTime<Utc>) -> bool {
+        let selection = Selection { ids: Some(vec![device.to_owned()]), ..Default::default() };
+        let removed = self.store.remove(&selection, None, at).await.expect("it writes");
+        !removed.is_empty()
     }
 
     pub async fn flush(&self) {
