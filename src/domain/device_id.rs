@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use compact_str::CompactString;
 use serde::Serialize;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// The most characters that an id may have.
 pub const MAX_CHARS: usize = 128;
@@ -18,8 +19,11 @@ pub fn is_reserved(text: &str) -> bool {
     text.starts_with(RESERVED_PREFIX)
 }
 
-/// The name of a device: 1 to 128 characters, none of them a control character
-/// or one that means something in a topic (`/`, `+`, `#`).
+/// The name of a device: 1 to 128 characters, none of them a control character, an
+/// invisible one, or one that means something in a topic (`/`, `+`, `#`); no blank at
+/// either end.
+///
+/// So two ids that differ look different, and none changes the text around it.
 ///
 /// Up to 24 bytes are held inline, so the usual id costs no allocation.
 ///
@@ -61,6 +65,20 @@ pub enum InvalidDeviceId {
         "a device id contains no control character and none of '/', '+', '#'; this one has {0:?}"
     )]
     Forbidden(char),
+    /// A character that cannot be seen: two ids would look alike, or an id change the
+    /// text around it.
+    #[error(
+        "a device id contains no invisible, format or line separator character; this one has {}",
+        code_point(*.0)
+    )]
+    Invisible(char),
+    /// A blank that cannot be seen.
+    #[error("a device id neither begins nor ends with a blank; this one does with {}", code_point(*.0))]
+    BlankAtEnd(char),
+}
+
+fn code_point(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
 }
 
 impl FromStr for DeviceId {
@@ -77,11 +95,47 @@ impl FromStr for DeviceId {
                 return Err(InvalidDeviceId::TooLong(chars));
             }
         }
-        match text.chars().find(|c| c.is_control() || matches!(c, '/' | '+' | '#')) {
-            Some(forbidden) => Err(InvalidDeviceId::Forbidden(forbidden)),
-            None => Ok(Self(CompactString::new(text))),
+        if let Some(c) = text.chars().find(|c| c.is_control() || matches!(c, '/' | '+' | '#')) {
+            return Err(InvalidDeviceId::Forbidden(c));
         }
+        if !text.is_ascii()
+            && let Some(c) = text.chars().find(|&c| is_invisible(c))
+        {
+            return Err(InvalidDeviceId::Invisible(c));
+        }
+        let ends = [text.chars().next(), text.chars().next_back()];
+        if let Some(c) = ends.into_iter().flatten().find(|c| c.is_whitespace()) {
+            return Err(InvalidDeviceId::BlankAtEnd(c));
+        }
+        Ok(Self(CompactString::new(text)))
     }
+}
+
+/// True for the categories Cf (format: bidi controls, zero-width characters, U+FEFF, soft
+/// hyphen), Zl and Zp (line and paragraph separator), and for the other characters that
+/// Unicode tells programs not to draw.
+fn is_invisible(c: char) -> bool {
+    use GeneralCategory::{Format, LineSeparator, ParagraphSeparator};
+    matches!(c.general_category(), Format | LineSeparator | ParagraphSeparator) || is_ignorable(c)
+}
+
+/// The property Default_Ignorable_Code_Point without the category Cf, from
+/// DerivedCoreProperties.txt of Unicode 16: fillers, variation selectors, and code points
+/// that are reserved for more of them.
+fn is_ignorable(c: char) -> bool {
+    matches!(
+        c,
+        '\u{034F}'
+            | '\u{115F}'..='\u{1160}'
+            | '\u{17B4}'..='\u{17B5}'
+            | '\u{180B}'..='\u{180F}'
+            | '\u{2065}'
+            | '\u{3164}'
+            | '\u{FE00}'..='\u{FE0F}'
+            | '\u{FFA0}'
+            | '\u{FFF0}'..='\u{FFF8}'
+            | '\u{E0000}'..='\u{E0FFF}'
+    )
 }
 
 impl fmt::Display for DeviceId {
@@ -129,6 +183,64 @@ mod tests {
         }
         for allowed in ["a b", "$SYS", "Köln-3", "温度", "a:b.c_d-e@f", "😀"] {
             assert!(allowed.parse::<DeviceId>().is_ok(), "{allowed:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_has_no_character_that_cannot_be_seen() {
+        for invisible in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200c}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{206f}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{1d173}',
+            '\u{e0001}',
+            '\u{e0041}',
+            '\u{e0100}',
+        ] {
+            for text in [
+                format!("pump{invisible}17"),
+                format!("{invisible}pump"),
+                format!("pump{invisible}"),
+            ] {
+                let error = text.parse::<DeviceId>().expect_err("it cannot be seen");
+                assert_eq!(error, InvalidDeviceId::Invisible(invisible));
+                let code_point = format!("U+{:04X}", u32::from(invisible));
+                assert!(error.to_string().contains(&code_point), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_has_no_blank_at_its_ends() {
+        for blank in [' ', '\u{a0}', '\u{1680}', '\u{2003}', '\u{202f}', '\u{205f}', '\u{3000}'] {
+            let inside = format!("pump{blank}17");
+            assert!(inside.parse::<DeviceId>().is_ok(), "{inside:?}");
+            for text in [format!("{blank}pump"), format!("pump{blank}"), blank.to_string()] {
+                assert_eq!(
+                    text.parse::<DeviceId>(),
+                    Err(InvalidDeviceId::BlankAtEnd(blank)),
+                    "{text:?}"
+                );
+            }
         }
     }
 }

@@ -77,6 +77,8 @@ fn a_missing_configuration_file_and_wrong_arguments_are_said() {
     assert_failure(&place, &["--config", "nowhere.toml", "run"], 78, &["nowhere.toml"]);
     assert_failure(&place, &["fly"], 64, &["fly"]);
     assert_failure(&place, &["device", "add", "a/b"], 64, &["'/'"]);
+    assert_failure(&place, &["device", "add", "a\u{200d}b"], 64, &["U+200D"]);
+    assert_failure(&place, &["device", "add", "a "], 64, &["U+0020"]);
     assert_failure(&place, &["device", "add", "a", "--timeout", "1.5"], 64, &["90s"]);
     assert_failure(&place, &["device", "add", "a", "--timeout", "10ms"], 64, &["whole seconds"]);
 }
@@ -95,11 +97,13 @@ fn an_unreachable_database_ends_the_start_with_69() {
 /// device's, and a payload that can be read in part.
 fn no_message_harms(place: &Place, service: &Service, port: u16) {
     let long = "x".repeat(10_000);
-    for device in [&long, ""] {
+    for device in [&long, "", "pu\u{202e}mp", " pump"] {
         heartbeat(port, device, b"{}");
     }
     let rejected = r#"heartbeatd_heartbeats_rejected_total{reason="invalid_device_id"}"#;
-    service.await_metric(rejected, 2.0);
+    service.await_metric(rejected, 4.0);
+    service.await_log(&["rejected", "U+202E", "invalid_device_id"]);
+    service.await_log(&["rejected", "U+0020", "invalid_device_id"]);
     service.await_log(&["rejected", "this one has 10000", "invalid_device_id"]);
 
     let unreadable: [(&str, &[u8]); 7] = [

@@ -209,7 +209,7 @@ async fn devices_are_removed_by_id_by_pattern_and_by_age_after_a_dry_run() {
     }
     let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
     // One that an earlier version would have accepted, and one long silent.
-    database.execute("INSERT INTO device (id, status, registered_at) VALUES ('e\u{1b}vil', 'provisioning', 0)").await;
+    database.execute("INSERT INTO device (id, status, registered_at) VALUES ('e\u{202e}vil', 'provisioning', 0)").await;
     database
         .execute("UPDATE device SET last_seen_at = 0, status = 'offline' WHERE id = 'old'")
         .await;
@@ -226,8 +226,8 @@ async fn devices_are_removed_by_id_by_pattern_and_by_age_after_a_dry_run() {
     assert_eq!(run(&["--matching", "noisy-*"]), some("removed 2 devices\n"));
     assert_eq!(run(&["--silent-for", "30d", "--matching", "?ld"]), some("removed 1 device\n"));
     let dry = run(&["--silent-for", "30d", "--dry-run"]);
-    assert_eq!(dry, some("\"e\\u{1b}vil\"\n1 device would be removed\n"));
-    assert_eq!(run(&["e\u{1b}vil"]), some("removed \"e\\u{1b}vil\"\n"));
+    assert_eq!(dry, some("\"e\\u{202e}vil\"\n1 device would be removed\n"));
+    assert_eq!(run(&["e\u{202e}vil"]), some("removed \"e\\u{202e}vil\"\n"));
     let (code, out, errors) = run(&["keep", "nobody"]);
     assert_eq!((code, out.as_str()), (Some(1), "removed keep\n"));
     assert!(errors.contains("there is no device nobody"), "{errors}");
