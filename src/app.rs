@@ -166,7 +166,7 @@ impl AppBuilder {
         let Self { config, sink, clock } = self;
         let metrics = Arc::new(Metrics::new());
 
-        let store = DeviceStore::open(config.database.url.reveal(), OpenMode::Create).await?;
+        let store = DeviceStore::open(config.database.url.reveal(), OpenMode::Migrate).await?;
         let found = Found::read(&store, &config).await?;
 
         #[cfg(feature = "embedded-broker")]

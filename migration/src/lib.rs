@@ -2,11 +2,13 @@
 //!
 //! A migration never imports `entity`: it would change whenever the entity
 //! does, and an old database would then be migrated to something else than it
-//! was yesterday.
+//! was yesterday. And each step can be repeated: an earlier version that was
+//! killed may have taken it without noting that it did.
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 use sea_orm_migration::prelude::*;
 
+mod column;
 mod m20261123_000001_create_device;
 mod m20261123_000002_create_status_transition;
 mod m20261124_000003_create_listening_interval;

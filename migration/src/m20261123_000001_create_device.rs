@@ -38,6 +38,7 @@ impl MigrationTrait for Migration {
             .create_index(
                 Index::create()
                     .name("device_timeout_seconds")
+                    .if_not_exists()
                     .table(Device::Table)
                     .col(Device::TimeoutSeconds)
                     .cond_where(Expr::col(Device::TimeoutSeconds).is_not_null())

@@ -35,6 +35,7 @@ impl MigrationTrait for Migration {
             .create_index(
                 Index::create()
                     .name("status_transition_device")
+                    .if_not_exists()
                     .table(StatusTransition::Table)
                     .col(StatusTransition::DeviceId)
                     .col(StatusTransition::Sequence)
@@ -46,6 +47,7 @@ impl MigrationTrait for Migration {
             .create_index(
                 Index::create()
                     .name("status_transition_outbox")
+                    .if_not_exists()
                     .table(StatusTransition::Table)
                     .col(StatusTransition::Sequence)
                     .cond_where(
@@ -61,6 +63,7 @@ impl MigrationTrait for Migration {
             .create_index(
                 Index::create()
                     .name("status_transition_at")
+                    .if_not_exists()
                     .table(StatusTransition::Table)
                     .col(StatusTransition::At)
                     .to_owned(),

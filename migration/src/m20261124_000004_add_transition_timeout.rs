@@ -1,5 +1,7 @@
 use sea_orm_migration::prelude::*;
 
+use crate::column::add_missing_column;
+
 /// The timeout that decided about an offline transition: a device's timeout may
 /// be another one by the time somebody asks why it went offline.
 #[derive(DeriveMigrationName)]
@@ -8,11 +10,8 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let mut table = Table::alter();
-        table
-            .table(StatusTransition::Table)
-            .add_column(ColumnDef::new(StatusTransition::TimeoutMs).big_integer());
-        manager.alter_table(table).await
+        let mut timeout = ColumnDef::new(StatusTransition::TimeoutMs);
+        add_missing_column(manager, StatusTransition::Table, timeout.big_integer()).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

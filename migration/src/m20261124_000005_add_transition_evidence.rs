@@ -1,5 +1,7 @@
 use sea_orm_migration::prelude::*;
 
+use crate::column::add_missing_column;
+
 /// What an offline transition rested on: how much of the silence was listened to,
 /// and by which instance. Its intervals are not kept for ever.
 #[derive(DeriveMigrationName)]
@@ -12,9 +14,7 @@ impl MigrationTrait for Migration {
         let mut listened = ColumnDef::new(StatusTransition::ListenedMs);
         let mut instance = ColumnDef::new(StatusTransition::Instance);
         for column in [listened.big_integer(), instance.text()] {
-            let mut table = Table::alter();
-            table.table(StatusTransition::Table).add_column(column);
-            manager.alter_table(table).await?;
+            add_missing_column(manager, StatusTransition::Table, column).await?;
         }
         Ok(())
     }

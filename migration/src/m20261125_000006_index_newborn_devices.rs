@@ -17,6 +17,7 @@ impl MigrationTrait for Migration {
             .create_index(
                 Index::create()
                     .name("device_newborn")
+                    .if_not_exists()
                     .table(Device::Table)
                     .col(Device::Id)
                     .cond_where(

@@ -1,5 +1,7 @@
 use sea_orm_migration::prelude::*;
 
+use crate::column::add_missing_column;
+
 /// Why a device's last payload could not be read, or a part of it.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -7,9 +9,8 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let mut table = Table::alter();
-        table.table(Device::Table).add_column(ColumnDef::new(Device::PayloadError).text());
-        manager.alter_table(table).await
+        let mut payload_error = ColumnDef::new(Device::PayloadError);
+        add_missing_column(manager, Device::Table, payload_error.text()).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

@@ -98,6 +98,9 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
     match command {
         Command::Add { id, timeout } => {
             let store = open(config, OpenMode::Create).await?;
+            if let Some(place) = store.created() {
+                writeln!(io::stderr(), "created the database {place}")?;
+            }
             let added = store.register(&id, timeout, system_clock().wall).await?;
             report(added, &format!("added {id}"), &format!("{id} is registered already"))
         }

@@ -43,7 +43,7 @@ impl DeviceStore {
         let lease = self.pool.lease();
         let looking = async {
             let fate = self.pass(|| Point::Read(ACTION)).await?;
-            let db = self.pool.connect().await?;
+            let db = self.pool.origin().connect_beside().await?;
             let there = is_there(&db, &heartbeats, proven).await;
             tokio::spawn(pool::close(db));
             fate.tell(there?)

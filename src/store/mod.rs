@@ -5,32 +5,36 @@
 //! repeated of them in SQL is held against them by a test.
 
 mod confirmation;
+mod file;
 mod fleet;
 mod heartbeats;
 mod history;
 mod interference;
 mod listening;
+mod open;
 mod pool;
 mod removal;
 mod rows;
 mod silence;
 mod transaction;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use migration::{Migrator, MigratorTrait};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, QueryResult};
+use sea_orm::{DbBackend, DbErr, QueryResult};
 
 pub use fleet::Device;
 pub use heartbeats::{Recorded, RecordingRules};
 #[doc(hidden)]
 pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
+pub use open::{OpenMode, Unusable};
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use silence::{Grounds, OwnTimeouts};
 
+use self::open::Origin;
 use self::pool::Pool;
 use crate::address::{DatabaseUrl, InvalidUrl};
 use crate::domain::DeviceId;
@@ -40,19 +44,6 @@ use crate::domain::DeviceId;
 /// tried again with the next flush.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Flushes and checks take turns, so one connection writes; the others are for
-/// readers.
-const MAX_CONNECTIONS: u32 = 4;
-
-/// The pages of a new SQLite file, in bytes; one that exists keeps its own. A flush of
-/// a large fleet writes a few rows on nearly every page, twice: with SQLite's own 4,096
-/// most of its time is system calls.
-const PAGE_SIZE: u32 = 16_384;
-
-/// How many rows SQLite's thread reads ahead: with few of them it and the reader wake
-/// each other all the time.
-const ROWS_AHEAD: usize = 1_000;
-
 /// The devices, their history and the outbox, in a database.
 ///
 /// Cheap to clone; every clone uses the same few connections.
@@ -60,15 +51,6 @@ const ROWS_AHEAD: usize = 1_000;
 pub struct DeviceStore {
     pool: Arc<Pool>,
     interference: Option<Arc<dyn Interference>>,
-}
-
-/// Whether a database may come into being by being opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenMode {
-    /// A missing SQLite file is made, if the URL says `mode=rwc`.
-    Create,
-    /// A missing SQLite file is an error: whoever only reads expects one.
-    Existing,
 }
 
 /// What went wrong with the database.
@@ -104,35 +86,51 @@ pub enum StoreError {
     /// The database has taken something, and another connection does not find it.
     #[error("what was written is not to be found by another connection")]
     Unconfirmed,
+    /// The database can be reached and cannot be used.
+    #[error(transparent)]
+    Unusable(Unusable),
+    /// Another file has taken the place of the one that is open, or none has.
+    #[error(
+        "the database file {} was deleted or replaced while the service was running; \
+         restart the service", path.display()
+    )]
+    FileReplaced {
+        /// Its absolute path.
+        path: PathBuf,
+    },
 }
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl DeviceStore {
-    /// Connects and brings the schema to this version.
+    /// Connects, and creates or migrates the schema as far as `mode` allows.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Open`] if there is no database to be had at `url` within
-    /// five seconds, or if it cannot be migrated.
+    /// [`StoreError::Open`] if the database at `url` does not answer within five
+    /// seconds, or if it cannot be migrated. [`StoreError::Url`] if that is not a URL of
+    /// a database. [`StoreError::Unusable`] if it answers and
+    /// has another schema or encoding than it needs.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
-        let hint = match mode {
-            OpenMode::Existing if url.starts_with("sqlite") => {
-                "; if there is none yet, `heartbeatd run` and `heartbeatd device add` make one"
-            }
-            _ if url.starts_with("postgres") => {
-                "; is PostgreSQL running there, and may this user use that database?"
-            }
-            _ => "",
-        };
-        let shown = DatabaseUrl::from(url.to_owned());
-        // What the driver says of a URL that it cannot parse quotes it.
-        shown.check().map_err(StoreError::Url)?;
-        let failed = |source| StoreError::Open { url: shown.clone(), hint, source };
-        let db = connect(url, mode).await.map_err(failed)?;
-        db.ping().await.map_err(failed)?;
-        Migrator::up(&db, None).await.map_err(failed)?;
-        Ok(Self { pool: Arc::new(Pool::new(shown, db)), interference: None })
+        let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
+        Ok(Self { pool: Arc::new(Pool::new(db, origin)), interference: None })
+    }
+
+    /// The new database's absolute path, or its URL without its password, if opening
+    /// created the schema; `None` if there was one.
+    pub fn created(&self) -> Option<String> {
+        self.pool.origin().created.then(|| self.pool.origin().shown())
+    }
+
+    /// Fails if the database's file was deleted or replaced since it was opened: what is
+    /// written then is lost. Each transaction and each read begins with it. Costs one
+    /// system call, on PostgreSQL nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::FileReplaced`].
+    pub fn verify_file(&self) -> Result<()> {
+        self.pool.origin().verify_file()
     }
 
     /// Closes the connections. On SQLite the write-ahead log is merged into the
@@ -163,35 +161,6 @@ impl std::fmt::Debug for DeviceStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DeviceStore").field("pool", &self.pool).finish_non_exhaustive()
     }
-}
-
-/// A pool of connections that are made when they are needed: at the start, and whenever
-/// the ones before may be damaged.
-async fn connect(url: &str, mode: OpenMode) -> Result<DatabaseConnection, DbErr> {
-    let mut options = ConnectOptions::new(url);
-    options
-        .max_connections(MAX_CONNECTIONS)
-        .connect_timeout(PATIENCE)
-        .acquire_timeout(PATIENCE)
-        .connect_lazy(true)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(move |sqlite| {
-            use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-            let sqlite = sqlite
-                .page_size(PAGE_SIZE)
-                .journal_mode(SqliteJournalMode::Wal)
-                // In WAL mode a power cut can undo the last commits but not
-                // damage the file; a lost second of heartbeats comes again.
-                .synchronous(SqliteSynchronous::Normal)
-                .busy_timeout(PATIENCE)
-                .row_buffer_size(ROWS_AHEAD);
-            match mode {
-                OpenMode::Create => sqlite,
-                OpenMode::Existing => sqlite.create_if_missing(false),
-            }
-        })
-        .map_sqlx_postgres_opts(|postgres| postgres.application_name("heartbeatd"));
-    Database::connect(options).await
 }
 
 /// The innermost cause: every layer above repeats it.

@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use sea_orm::{DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{DatabaseConnection, DbBackend};
 
-use super::{OpenMode, connect};
-use crate::address::DatabaseUrl;
+use super::open::Origin;
 
 /// How long connections that were replaced may take to close. One whose server has
 /// vanished never does: what is left then is dropped.
@@ -15,7 +14,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 
 /// The pool that serves now, and what it takes to make the next.
 pub(super) struct Pool {
-    url: DatabaseUrl,
+    origin: Origin,
     backend: DbBackend,
     current: RwLock<Lease>,
     /// True from a failure on until another connection has read what was written since.
@@ -31,13 +30,17 @@ pub(super) struct Lease {
 }
 
 impl Pool {
-    pub(super) fn new(url: DatabaseUrl, db: DatabaseConnection) -> Self {
+    pub(super) fn new(db: DatabaseConnection, origin: Origin) -> Self {
         Self {
-            url,
+            origin,
             backend: db.get_database_backend(),
             current: RwLock::new(Lease { db, number: 0 }),
             doubted: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     pub(super) fn backend(&self) -> DbBackend {
@@ -64,7 +67,7 @@ impl Pool {
     /// it: everything succeeds, nothing is ever stored, and the lock is never released.
     pub(super) async fn replace(&self, failed: &Lease) {
         self.doubted.store(true, Ordering::SeqCst);
-        let fresh = match self.connect().await {
+        let fresh = match self.origin.connect_again().await {
             Ok(fresh) => fresh,
             Err(error) => return log::error!("cannot make new connections: {error}"),
         };
@@ -77,12 +80,6 @@ impl Pool {
             std::mem::replace(&mut *current, Lease { db: fresh, number })
         };
         tokio::spawn(close(old.db));
-    }
-
-    /// A pool of its own, that connects when it is asked something. It never makes a
-    /// missing file: an empty one would hide that the devices are gone.
-    pub(super) async fn connect(&self) -> Result<DatabaseConnection, DbErr> {
-        connect(self.url.reveal(), OpenMode::Existing).await
     }
 
     /// True if it is not known that what is written can be read by others.
@@ -98,8 +95,7 @@ impl Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Without the URL, which holds a password.
-        f.debug_struct("Pool").field("backend", &self.backend).finish_non_exhaustive()
+        f.debug_struct("Pool").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) enum Why {
     Db(DbErr),
     /// [`BOUND`] has passed.
     NoAnswer,
+    /// The database that was opened is not this store's any more.
+    Lost(StoreError),
 }
 
 impl Why {
@@ -43,6 +45,7 @@ impl Why {
         match self {
             Self::Db(source) => StoreError::Statement { action, source },
             Self::NoAnswer => StoreError::NoAnswer { action },
+            Self::Lost(why) => why,
         }
     }
 
@@ -90,6 +93,7 @@ impl DeviceStore {
         action: &'static str,
         body: impl AsyncFn(&DatabaseTransaction) -> Result<T, DbErr>,
     ) -> Result<T, Why> {
+        self.verify_file().map_err(Why::Lost)?;
         let lease = self.pool.lease();
         let transaction = self.transact(&lease, action, body);
         let in_time = tokio::time::timeout(BOUND, transaction).await;
@@ -149,6 +153,7 @@ impl DeviceStore {
         body: impl AsyncFn(&DatabaseConnection) -> Result<T, DbErr>,
     ) -> Result<T> {
         loop {
+            self.verify_file()?;
             let lease = self.pool.lease();
             let reading = async {
                 let fate = self.pass(|| Point::Read(action)).await?;

@@ -14,6 +14,7 @@ mod end_to_end;
 mod faults;
 mod large_fleet;
 mod log;
+mod opening;
 mod outage;
 mod panics;
 mod payloads;

@@ -65,9 +65,14 @@ impl PostgreSql {
 
     /// Makes a database and returns its URL.
     pub fn new_database(&self) -> String {
+        self.new_database_with("")
+    }
+
+    /// Makes a database with these options of `CREATE DATABASE` and returns its URL.
+    pub fn new_database_with(&self, options: &str) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.psql("postgres", &format!("CREATE DATABASE {name}"));
+        self.psql("postgres", &format!("CREATE DATABASE {name} {options}"));
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
     }
 

@@ -1,0 +1,87 @@
+//! The file of a SQLite database, as the file system has it.
+
+use std::fs::{Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use sea_orm::sqlx::sqlite::SqliteConnectOptions;
+
+use super::{Result, StoreError};
+use crate::address::DatabaseUrl;
+
+/// A database is for the user who runs the service: it names devices and says when
+/// they are silent. SQLite gives the files beside it the same mode.
+const PRIVATE: u32 = 0o600;
+
+/// The file that `url` names; `None` for PostgreSQL and for a database in memory.
+pub(super) fn of_url(url: &DatabaseUrl) -> Option<PathBuf> {
+    if !url.is_sqlite() || mode(url).as_deref() == Some("memory") {
+        return None;
+    }
+    let options: SqliteConnectOptions = url.reveal().parse().ok()?;
+    let path = options.get_filename();
+    let in_memory = path.to_string_lossy().starts_with("file:sqlx-in-memory");
+    (!in_memory).then(|| path.to_owned())
+}
+
+/// True if the URL allows a missing file to be created.
+pub(super) fn may_be_created(url: &DatabaseUrl) -> bool {
+    mode(url).as_deref() == Some("rwc")
+}
+
+fn mode(url: &DatabaseUrl) -> Option<String> {
+    let (_, query) = url.reveal().split_once('?')?;
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs.find_map(|(key, value)| (key == "mode").then(|| value.into_owned()))
+}
+
+/// Creates an empty file for this user only, unless there is a file.
+///
+/// One that is there is not touched, not even opened: closing it would release the
+/// locks that this process has on it.
+pub(super) fn create_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created.map(drop),
+    }
+}
+
+/// The file of a database that is open.
+#[derive(Debug)]
+pub(super) struct DatabaseFile {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// A file's device and inode: another file under the same name has others.
+type Identity = (u64, u64);
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+impl DatabaseFile {
+    /// The file as it is now.
+    pub(super) fn identified(path: PathBuf) -> Result<Self> {
+        // A later change of the working folder does not change what it names.
+        let path = path.canonicalize().unwrap_or(path);
+        match path.metadata() {
+            Ok(metadata) => Ok(Self { identity: identity(&metadata), path }),
+            Err(_) => Err(StoreError::FileReplaced { path }),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails if another file has its name, or none. Costs one system call.
+    pub(super) fn verify(&self) -> Result<()> {
+        match self.path.metadata() {
+            Ok(metadata) if identity(&metadata) == self.identity => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Ok(()),
+            _ => Err(StoreError::FileReplaced { path: self.path.clone() }),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Opening a database: by several processes at once, after a kill, by another version,
+//! and where it cannot be used.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use heartbeatd::store::{DeviceStore, OpenMode};
+use sea_orm::{ConnectionTrait, Database, Statement};
+
+use crate::support::database::TestDatabase;
+use crate::support::service::Place;
+use servers::postgresql::PostgreSql;
+use servers::process::Running;
+
+const UNAVAILABLE: Option<i32> = Some(69);
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn place_on(database: &TestDatabase) -> Place {
+    Place::new().with("DATABASE__URL", &database.url)
+}
+
+fn spawn(place: &Place, arguments: &[&str]) -> Child {
+    let mut command = place.command(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().expect("heartbeatd starts")
+}
+
+/// A service, commands that write and commands that read, all started at once.
+fn all_open(fresh: impl Fn() -> TestDatabase) {
+    for turn in 0..8 {
+        let database = fresh();
+        let place = place_on(&database);
+        let service = place.start();
+        let adding: Vec<_> =
+            ["a", "b"].iter().map(|id| spawn(&place, &["device", "add", id])).collect();
+        let reading = [["device", "list"].as_slice(), &["history"]];
+        let reading: Vec<_> = reading.iter().map(|command| spawn(&place, command)).collect();
+        for command in adding {
+            let output = command.wait_with_output().expect("it ends");
+            assert!(output.status.success(), "turn {turn}: {}", errors(&output));
+        }
+        for command in reading {
+            let output = command.wait_with_output().expect("it ends");
+            let errors = errors(&output);
+            // The file may not be there yet; a part of the schema never is.
+            let too_early = errors.contains("unable to open database file");
+            assert!(output.status.success() || too_early, "turn {turn}: {errors}");
+        }
+        service.await_listening();
+        place.await_statuses(&["a provisioning", "b provisioning"]);
+    }
+}
+
+#[test]
+fn five_processes_open_a_fresh_file_at_once() {
+    all_open(TestDatabase::sqlite);
+}
+
+#[test]
+fn five_processes_open_a_fresh_postgresql_database_at_once() {
+    all_open(TestDatabase::postgres);
+}
+
+#[test]
+fn a_process_killed_in_its_first_start_leaves_a_database_that_opens() {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let place = Place::new();
+    let began = Instant::now();
+    assert!(place.run(&["device", "add", "a"]).status.success());
+    let first_start = began.elapsed();
+    for _ in 0..40 {
+        let place = Place::new();
+        let mut killed = Running(spawn(&place, &["run"]));
+        // The moment of the kill is what is tried.
+        std::thread::sleep(first_start.mul_f64(random.f64()));
+        killed.0.kill().expect("it is ours");
+        killed.0.wait().expect("it is ours");
+        let added = place.run(&["device", "add", "a"]);
+        assert!(added.status.success(), "{}", errors(&added));
+        let service = place.start();
+        service.await_listening();
+        place.await_statuses(&["a provisioning"]);
+    }
+}
+
+async fn migrations(database: &TestDatabase) -> Vec<String> {
+    let db = Database::connect(&database.url).await.expect("the database opens");
+    let sql = "SELECT version FROM seaql_migrations ORDER BY version";
+    let statement = Statement::from_string(db.get_database_backend(), sql);
+    let rows = db.query_all_raw(statement).await.expect(sql);
+    db.close().await.expect("it closes");
+    rows.iter().map(|row| row.try_get("", "version").expect("text")).collect()
+}
+
+/// Takes back that the migrations from this one on were applied, but not what they did:
+/// what an earlier version leaves that is killed while it migrates.
+async fn forget_from(database: &TestDatabase, migration: &str) {
+    let sql = format!("DELETE FROM seaql_migrations WHERE version >= '{migration}'");
+    database.execute(&sql).await;
+}
+
+async fn half_migrated_opens(fresh: impl Fn() -> TestDatabase) {
+    let database = fresh();
+    database.open().await.close().await.expect("it closes");
+    let all = migrations(&database).await;
+    for migration in &all {
+        forget_from(&database, migration).await;
+        let store = DeviceStore::open(&database.url, OpenMode::Migrate).await;
+        store.expect(migration).close().await.expect("it closes");
+        assert_eq!(migrations(&database).await, all);
+    }
+}
+
+#[actix_rt::test]
+async fn a_file_that_an_earlier_version_left_half_migrated_opens() {
+    half_migrated_opens(TestDatabase::sqlite).await;
+}
+
+#[actix_rt::test]
+async fn a_postgresql_database_that_is_half_migrated_opens() {
+    half_migrated_opens(TestDatabase::postgres).await;
+}
+
+/// Every command but `run`.
+const COMMANDS: [&[&str]; 6] = [
+    &["device", "add", "a"],
+    &["device", "list"],
+    &["device", "show", "a"],
+    &["device", "remove", "a"],
+    &["device", "set-timeout", "a", "5m"],
+    &["history"],
+];
+
+#[track_caller]
+fn assert_refused(place: &Place, command: &[&str], parts: &[&str]) {
+    let output = place.run(command);
+    let errors = errors(&output);
+    assert_eq!(output.status.code(), UNAVAILABLE, "{command:?}: {errors}");
+    for part in parts {
+        assert!(errors.contains(part), "{command:?} does not say {part}: {errors}");
+    }
+}
+
+async fn an_older_schema(database: &TestDatabase) {
+    database.open().await.close().await.expect("it closes");
+    let all = migrations(database).await;
+    let [.., before, newest] = all.as_slice() else { panic!("there are several") };
+    forget_from(database, newest).await;
+    let place = place_on(database);
+    for command in COMMANDS {
+        let parts = ["made by an older heartbeatd", "heartbeatd run", before, newest];
+        assert_refused(&place, command, &parts);
+    }
+    assert_ne!(migrations(database).await, all);
+    let service = place.start();
+    service.await_log(&["migrating the database"]);
+    service.await_listening();
+    assert_eq!(migrations(database).await, all);
+}
+
+#[actix_rt::test]
+async fn only_the_service_migrates_an_older_file() {
+    an_older_schema(&TestDatabase::sqlite()).await;
+}
+
+#[actix_rt::test]
+async fn only_the_service_migrates_an_older_postgresql_database() {
+    an_older_schema(&TestDatabase::postgres()).await;
+}
+
+async fn a_newer_schema(database: &TestDatabase) {
+    database.open().await.close().await.expect("it closes");
+    let all = migrations(database).await;
+    let newest = all.last().expect("there are several");
+    let sql = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m2999_future', 0)";
+    database.execute(sql).await;
+    let place = place_on(database);
+    for command in COMMANDS.into_iter().chain([["run"].as_slice()]) {
+        let parts = ["made by a newer heartbeatd", "m2999_future", newest];
+        assert_refused(&place, command, &parts);
+    }
+}
+
+#[actix_rt::test]
+async fn a_newer_file_is_refused() {
+    a_newer_schema(&TestDatabase::sqlite()).await;
+}
+
+#[actix_rt::test]
+async fn a_newer_postgresql_database_is_refused() {
+    a_newer_schema(&TestDatabase::postgres()).await;
+}
+
+#[test]
+fn commands_that_read_create_nothing() {
+    let place = Place::new();
+    for command in &COMMANDS[1..] {
+        assert_refused(&place, command, &["heartbeatd run"]);
+        assert_eq!(fs::read_dir(place.path()).expect("a folder").count(), 0, "{command:?}");
+    }
+    let file = place.path().join("heartbeatd.db");
+    fs::write(&file, b"").expect("a file");
+    assert_refused(&place, COMMANDS[1], &["has no heartbeatd schema"]);
+    assert_eq!(fs::metadata(&file).expect("it is there").len(), 0);
+}
+
+#[actix_rt::test]
+async fn another_programs_file_is_left_alone() {
+    let database = TestDatabase::sqlite();
+    database.execute("CREATE TABLE cake (name TEXT)").await;
+    let place = place_on(&database);
+    for command in COMMANDS {
+        assert_refused(&place, command, &["has no heartbeatd schema", "another program"]);
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+/// A SQLite database's files.
+fn files(place: &Place) -> [PathBuf; 3] {
+    ["heartbeatd.db", "heartbeatd.db-wal", "heartbeatd.db-shm"].map(|name| place.path().join(name))
+}
+
+#[test]
+fn adding_a_device_says_where_it_creates_a_database() {
+    let place = Place::new();
+    let said = errors(&place.run(&["device", "add", "a"]));
+    let [file, ..] = files(&place);
+    let path = file.canonicalize().expect("it is there");
+    assert!(said.contains(&format!("created the database {}", path.display())), "{said}");
+    assert!(!errors(&place.run(&["device", "add", "b"])).contains("created"));
+
+    let database = TestDatabase::postgres();
+    let said = errors(&place_on(&database).run(&["device", "add", "a"]));
+    assert!(said.contains(&format!("created the database {}", database.url)), "{said}");
+}
+
+#[test]
+fn a_new_database_is_for_its_user_only() {
+    let place = Place::new();
+    let service = place.start();
+    service.await_listening();
+    for file in files(&place) {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}
+
+#[test]
+fn a_database_that_exists_keeps_its_mode() {
+    let place = Place::new();
+    let [file, ..] = files(&place);
+    fs::write(&file, b"").expect("a file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("it is ours");
+    assert!(place.run(&["device", "add", "a"]).status.success());
+    assert_eq!(mode(&file), 0o640);
+}
+
+#[test]
+fn a_database_of_another_encoding_is_refused() {
+    let server = PostgreSql::shared();
+    let latin = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    let place = Place::new().with("DATABASE__URL", &server.new_database_with(latin));
+    for command in [["run"].as_slice(), &["device", "add", "a"], &["device", "list"]] {
+        assert_refused(&place, command, &["encoding LATIN1", "UTF8"]);
+    }
+}
