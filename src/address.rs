@@ -10,7 +10,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
 use url::form_urlencoded;
 
@@ -73,8 +74,7 @@ impl InvalidUrl {
 /// assert!("broker.example:1883".parse::<BrokerUrl>().is_err());
 /// # Ok::<(), heartbeatd::config::InvalidUrl>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerUrl {
     tls: bool,
     host: String,
@@ -129,11 +129,10 @@ impl FromStr for BrokerUrl {
     }
 }
 
-impl TryFrom<String> for BrokerUrl {
-    type Error = InvalidUrl;
-
-    fn try_from(text: String) -> Result<Self, InvalidUrl> {
-        text.parse()
+impl<'de> Deserialize<'de> for BrokerUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|invalid: InvalidUrl| D::Error::custom(invalid.expected))
     }
 }
 

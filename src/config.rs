@@ -4,13 +4,19 @@
 //! Loading opens no port and no database: `heartbeatd check-config` does nothing
 //! else.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod bounds;
+mod error;
+mod load;
+
+pub(crate) use self::bounds::MAX_TIMEOUT;
+pub use self::error::{ConfigError, Place};
+pub use self::load::Loaded;
 pub use crate::address::{BrokerUrl, DatabaseUrl, InvalidUrl};
 use crate::mqtt::TopicPattern;
 pub use crate::secrets::Secret;
@@ -48,16 +54,16 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct HeartbeatConfig {
     /// How long a device may be silent before it is offline.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub timeout: Duration,
     /// How often silent devices are looked for.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub check_interval: Duration,
     /// How often received heartbeats are written to the database.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub flush_interval: Duration,
     /// How far a device's clock may be off before a warning is logged.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub max_clock_skew: Duration,
 }
 
@@ -101,10 +107,10 @@ pub struct MqttConfig {
     /// The quality of service of the subscription: 0, 1 or 2.
     pub qos: u8,
     /// How long the connection may be idle before it is probed.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub keep_alive: Duration,
     /// How often the service proves to itself that it is listening.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub echo_interval: Duration,
     /// Where that is published; unset: see [`MqttConfig::echo_topic`].
     pub echo_topic: Option<String>,
@@ -261,7 +267,7 @@ pub enum HttpListen {
 #[serde(default, deny_unknown_fields)]
 pub struct AlertsConfig {
     /// How long the alert sink may take for one delivery.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub timeout: Duration,
 }
 
@@ -276,7 +282,7 @@ impl Default for AlertsConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct HistoryConfig {
     /// How long status changes are kept.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::duration")]
     pub retention: Duration,
 }
 
@@ -308,24 +314,6 @@ impl Serialize for HttpListen {
     }
 }
 
-/// What is wrong with the configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// It cannot be read, or a key or value is not one.
-    #[error("configuration: {0}")]
-    Read(#[from] config::ConfigError),
-    /// A value that cannot work.
-    #[error("configuration: {key} = {value}: {expected}")]
-    Value {
-        /// Which key.
-        key: &'static str,
-        /// What it says.
-        value: String,
-        /// What it should say.
-        expected: String,
-    },
-}
-
 impl Config {
     /// Reads `path` (without one: `config.toml` in the working directory, if
     /// there is one) and the environment, and validates what they say.
@@ -334,117 +322,6 @@ impl Config {
     ///
     /// A [`ConfigError`] that names the key, its value and what is allowed.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let file = config::File::from(file).format(config::FileFormat::Toml);
-        let environment = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
-            .prefix_separator("_")
-            .separator("__");
-        let mut config: Self = config::Config::builder()
-            .add_source(file.required(path.is_some()))
-            .add_source(environment)
-            .build()?
-            .try_deserialize()?;
-        config.read_secrets()?;
-        config.validate()?;
-        Ok(config)
-    }
-
-    fn read_secrets(&mut self) -> Result<(), ConfigError> {
-        if let Some(secret) = read_secret("mqtt.password_file", &self.mqtt.password_file)? {
-            self.mqtt.password = Some(secret);
-        }
-        if let Some(secret) = read_secret("database.url_file", &self.database.url_file)? {
-            self.database.url = secret.reveal().to_owned().into();
-        }
-        if let Some(secret) = read_secret("http.token_file", &self.http.token_file)? {
-            self.http.token = Some(secret);
-        }
-        Ok(())
-    }
-
-    /// Checks what the types alone do not say.
-    ///
-    /// # Errors
-    ///
-    /// A [`ConfigError::Value`] for the first value that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let Self { heartbeat, devices, mqtt, database, http: _, alerts, history } = self;
-        at_least_a_millisecond("heartbeat.timeout", heartbeat.timeout)?;
-        at_least_a_millisecond("heartbeat.check_interval", heartbeat.check_interval)?;
-        at_least_a_millisecond("heartbeat.flush_interval", heartbeat.flush_interval)?;
-        at_least_a_millisecond("alerts.timeout", alerts.timeout)?;
-        at_least_a_millisecond("history.retention", history.retention)?;
-        check("devices.max_devices", devices.max_devices, devices.max_devices > 0, "at least 1")?;
-        check("mqtt.max_backlog", mqtt.max_backlog, mqtt.max_backlog > 0, "at least 1")?;
-        check("mqtt.qos", mqtt.qos, mqtt.qos <= 2, "0, 1 or 2")?;
-        let whole_seconds = mqtt.keep_alive.subsec_nanos() == 0
-            && (1..=u64::from(u16::MAX)).contains(&mqtt.keep_alive.as_secs());
-        let keep_alive = humantime::format_duration(mqtt.keep_alive);
-        check("mqtt.keep_alive", keep_alive, whole_seconds, "whole seconds, 1s to 65535s")?;
-        check_topic_level("mqtt.client_id", &mqtt.client_id)?;
-        if let Some(group) = &mqtt.share_group {
-            check_topic_level("mqtt.share_group", group)?;
-        }
-        if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
-            let expected = "this heartbeatd was built without the embedded broker: set a URL";
-            check("mqtt.url", "unset", false, expected)?;
-        }
-        check_username(mqtt)?;
-        let EmbeddedConfig { listen, users_file } = &mqtt.embedded;
-        check(
-            "mqtt.embedded.listen",
-            listen,
-            listen.ip().is_loopback() || users_file.is_some(),
-            "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file: \
-             whoever can reach another address can report for every device",
-        )?;
-        database.url.check().map_err(|InvalidUrl { shown, expected }| ConfigError::Value {
-            key: "database.url",
-            value: shown,
-            expected,
-        })
-    }
-}
-
-fn check(
-    key: &'static str,
-    value: impl fmt::Display,
-    valid: bool,
-    expected: &str,
-) -> Result<(), ConfigError> {
-    if valid {
-        return Ok(());
-    }
-    Err(ConfigError::Value { key, value: value.to_string(), expected: expected.to_owned() })
-}
-
-fn at_least_a_millisecond(key: &'static str, value: Duration) -> Result<(), ConfigError> {
-    let valid = value >= Duration::from_millis(1) && i64::try_from(value.as_millis()).is_ok();
-    check(key, humantime::format_duration(value), valid, "at least 1ms")
-}
-
-fn check_topic_level(key: &'static str, text: &str) -> Result<(), ConfigError> {
-    let valid = !text.is_empty()
-        && text.len() <= 128
-        && !text.contains(|c: char| c.is_control() || matches!(c, '/' | '+' | '#'));
-    check(key, format!("{text:?}"), valid, "1 to 128 bytes, no control character, no '/', '+', '#'")
-}
-
-fn check_username(mqtt: &MqttConfig) -> Result<(), ConfigError> {
-    let complete = mqtt.password.is_none() || mqtt.username.is_some();
-    check("mqtt.username", "unset", complete, "a name: mqtt.password is set")?;
-    let complete = mqtt.cert_file.is_some() == mqtt.key_file.is_some();
-    check("mqtt.cert_file", "alone", complete, "mqtt.cert_file and mqtt.key_file go together")
-}
-
-fn read_secret(key: &'static str, path: &Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
-    let Some(path) = path else { return Ok(None) };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned().into())),
-        Err(error) => Err(ConfigError::Value {
-            key,
-            value: path.display().to_string(),
-            expected: format!("a file that can be read ({error})"),
-        }),
+        Loaded::read(path).map(|loaded| loaded.config)
     }
 }

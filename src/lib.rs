@@ -24,6 +24,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+mod duration;
 mod escape;
 mod http;
 mod line_budget;

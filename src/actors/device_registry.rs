@@ -491,7 +491,7 @@ impl Lines {
             log::log!(
                 target: TARGET, level, device, skew_ms;
                 "the device's clock is off by more than {}; it decides nothing",
-                humantime::format_duration(bound)
+                crate::duration::format(bound)
             );
         });
     }

@@ -49,7 +49,7 @@ enum RoundError {
     Check(StoreError),
     #[error("the alert sink failed, what is left is delivered with the next check: {0}")]
     Sink(String),
-    #[error("the alert sink took longer than {}, what is left is delivered again with the next check", humantime::format_duration(*.0))]
+    #[error("the alert sink took longer than {}, what is left is delivered again with the next check", crate::duration::format(*.0))]
     SinkTimeout(Duration),
     #[error("a delivery cannot be acknowledged, the alert sink will get it again: {0}")]
     Acknowledge(StoreError),

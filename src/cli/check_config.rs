@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::Config;
+use crate::config::Loaded;
 
-pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
+pub(super) fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    super::run::tell(loaded);
     // Secrets print as ***, see `config::Secret`.
-    let text = toml::to_string(config)?;
+    let text = toml::to_string(&loaded.config)?;
     write!(std::io::stdout(), "{text}")?;
     Ok(ExitCode::SUCCESS)
 }

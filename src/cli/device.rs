@@ -14,6 +14,7 @@ use super::output::{self, Table};
 use super::{evidence, exit, open};
 use crate::Config;
 use crate::clock::system_clock;
+use crate::config::MAX_TIMEOUT;
 use crate::domain::{DeviceId, Evidence, Status};
 use crate::escape::Escaped;
 use crate::store::{Device, OpenMode};
@@ -75,14 +76,16 @@ struct Shown {
 pub(super) struct TimeoutChoice(Option<Duration>);
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; it is written like 90s, 5m, 1h 30m or 30d"))
+    crate::duration::parse(text).map_err(|error| error.to_string())
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
     let timeout = duration(text)?;
     if timeout.subsec_nanos() != 0 || timeout.is_zero() {
         return Err("it is whole seconds, at least 1s".to_owned());
+    }
+    if timeout > MAX_TIMEOUT {
+        return Err(format!("it is at most {}", crate::duration::format(MAX_TIMEOUT)));
     }
     Ok(timeout)
 }
@@ -122,7 +125,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             let store = open(config, OpenMode::Existing).await?;
             let set = store.set_timeout(&id, timeout).await?;
             let shown = timeout.unwrap_or(config.heartbeat.timeout);
-            let shown = humantime::format_duration(shown);
+            let shown = crate::duration::format(shown);
             let shown = format!("{id} may now be silent for {shown}");
             if set { report(true, &shown, "") } else { unknown(&id) }
         }
@@ -160,11 +163,11 @@ fn row(device: &Device) -> Vec<String> {
 }
 
 fn timeout_of(device: &Device) -> Option<String> {
-    device.timeout().map(|timeout| humantime::format_duration(timeout).to_string())
+    device.timeout().map(crate::duration::format)
 }
 
 fn show(config: &Config, device: &Device) -> io::Result<()> {
-    let default = || format!("{} (default)", humantime::format_duration(config.heartbeat.timeout));
+    let default = || format!("{} (default)", crate::duration::format(config.heartbeat.timeout));
     let optional = |number: Option<i64>, unit| number.map(|number| format!("{number} {unit}"));
     let mut out = io::stdout().lock();
     for (name, value) in [

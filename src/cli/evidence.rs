@@ -93,10 +93,10 @@ pub(super) fn explain(
 }
 
 /// A length of time for people: to the second, a short one to the millisecond.
-fn duration(time: TimeDelta) -> humantime::FormattedDuration {
+fn duration(time: TimeDelta) -> String {
     const SHORT: TimeDelta = TimeDelta::seconds(10);
     let exact = time.to_std().unwrap_or_default();
     let whole = Duration::from_secs(exact.as_secs());
     let millis = Duration::from_millis(u64::try_from(exact.as_millis()).unwrap_or(u64::MAX));
-    humantime::format_duration(if time < SHORT { millis } else { whole })
+    crate::duration::format(if time < SHORT { millis } else { whole })
 }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::Config;
+use crate::config::Loaded;
 use crate::line_budget;
 pub use crate::logging::init as init_logger;
 use crate::store::{DeviceStore, OpenMode};
@@ -59,17 +60,18 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::on_usage(&error),
     };
-    let config = match Config::load(cli.config.as_deref()) {
-        Ok(config) => config,
+    let loaded = match Loaded::read(cli.config.as_deref()) {
+        Ok(loaded) => loaded,
         Err(error) => return exit::on_config(&error),
     };
+    let config = loaded.config.clone();
     let system = actix_rt::System::new();
     let done = system.block_on(async {
         match cli.command.unwrap_or(Command::Run) {
-            Command::Run => run::run(config).await,
+            Command::Run => run::run(loaded).await,
             Command::Device(command) => device::run(&config, command).await,
             Command::History(arguments) => history::run(&config, arguments).await,
-            Command::CheckConfig => check_config::run(&config),
+            Command::CheckConfig => check_config::run(&loaded),
         }
     });
     let code = done.unwrap_or_else(|error| exit::on_error(&error));

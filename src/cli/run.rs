@@ -5,15 +5,18 @@ use std::process::ExitCode;
 
 use actix_rt::signal::unix::{SignalKind, signal};
 use futures::future::{Either, select};
-use log::info;
+use log::{info, warn};
 
-use crate::{App, Config};
+use crate::config::Loaded;
+use crate::{App, Config, duration};
 
-pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     // Before anything starts, so that no signal finds nobody.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    tell(&loaded);
+    let Loaded { config, .. } = loaded;
     let app = App::build(config.clone()).start().await.map_err(anyhow::Error::new)?;
     greet(&app, &config);
 
@@ -38,10 +41,23 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says what is odd about the configuration.
+pub(super) fn tell(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        warn!(target: "heartbeatd", "{warning}");
+    }
+    if loaded.kubernetes_variables > 0 {
+        info!(
+            target: "heartbeatd", count = loaded.kubernetes_variables;
+            "variables of a Kubernetes Service in the environment are ignored"
+        );
+    }
+}
+
 /// The first lines tell what runs where and how to try it.
 fn greet(app: &App, config: &Config) {
-    let timeout = humantime::format_duration(config.heartbeat.timeout).to_string();
-    let check_interval = humantime::format_duration(config.heartbeat.check_interval).to_string();
+    let timeout = duration::format(config.heartbeat.timeout);
+    let check_interval = duration::format(config.heartbeat.check_interval);
     let database = config.database.url.to_string();
     let version = env!("CARGO_PKG_VERSION");
     info!(target: "heartbeatd", database, timeout, check_interval; "heartbeatd {version}");

@@ -2,6 +2,8 @@
 
 use heartbeatd::Config;
 use heartbeatd::config::ConfigError;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::support::service::Place;
@@ -89,4 +91,179 @@ fn what_check_config_prints_is_a_configuration() {
     let printed = load(&String::from_utf8_lossy(&out.stdout)).expect("it is valid");
     assert_eq!(printed.heartbeat.timeout.as_secs(), 3);
     assert_eq!(printed.database, Config::default().database);
+}
+
+/// What `check-config` prints with one key set, and its exit code.
+fn checked(key: &str, value: &str) -> (Option<i32>, String) {
+    let out = Place::new().with(key, value).run(&["check-config"]);
+    (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+}
+
+#[test]
+fn a_duration_is_printed_as_it_is_written_and_read_again() {
+    for (key, value) in [
+        ("HISTORY__RETENTION", "90d"),
+        ("HEARTBEAT__TIMEOUT", "1m 30s"),
+        ("HEARTBEAT__TIMEOUT", "3650d"),
+        ("HEARTBEAT__FLUSH_INTERVAL", "1s 500ms"),
+        ("MQTT__ECHO_INTERVAL", "0s"),
+    ] {
+        let (code, text) = checked(key, value);
+        let name = key.rsplit("__").next().expect("a key").to_lowercase();
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains(&format!("{name} = \"{value}\"")), "{key} = {value}: {text}");
+    }
+}
+
+#[test]
+fn every_duration_and_number_has_bounds() {
+    for (key, refused, allowed, part) in [
+        ("HEARTBEAT__TIMEOUT", "3651d", "3650d", "at least 1ms and at most 3650d"),
+        ("HEARTBEAT__TIMEOUT", "0s", "1ms", "at least 1ms"),
+        ("HEARTBEAT__TIMEOUT", "1500us", "2ms", "whole milliseconds"),
+        ("HEARTBEAT__TIMEOUT", "1000000000000d", "1d", "at most 3650d"),
+        ("HEARTBEAT__TIMEOUT", "1000000000000000d", "1d", "too long"),
+        ("HEARTBEAT__CHECK_INTERVAL", "999us", "1ms", "at least 1ms"),
+        ("HEARTBEAT__CHECK_INTERVAL", "25h", "1d", "at most 1d"),
+        ("HEARTBEAT__FLUSH_INTERVAL", "1ns", "10ms", "at least 10ms"),
+        ("HEARTBEAT__FLUSH_INTERVAL", "61m", "1h", "at most 1h"),
+        ("HEARTBEAT__MAX_CLOCK_SKEW", "366d", "365d", "at most 365d"),
+        ("MQTT__ECHO_INTERVAL", "1ns", "100ms", "or 0s to turn the echo off"),
+        ("MQTT__ECHO_INTERVAL", "61m", "1h", "at most 1h"),
+        ("MQTT__KEEP_ALIVE", "65536s", "65535s", "two bytes"),
+        ("MQTT__KEEP_ALIVE", "0s", "1s", "whole seconds"),
+        ("ALERTS__TIMEOUT", "99ms", "100ms", "at least 100ms"),
+        ("ALERTS__TIMEOUT", "1d", "1h", "at most 1h"),
+        ("HISTORY__RETENTION", "36501d", "36500d", "at most 36500d"),
+        ("HISTORY__RETENTION", "0s", "1s", "at least 1s"),
+        ("DEVICES__MAX_DEVICES", "100000001", "100000000", "at most 100000000"),
+        ("DEVICES__MAX_DEVICES", "18446744073709551616", "1", "an integer"),
+        ("DEVICES__MAX_DEVICES", "-1", "1", "an integer"),
+        ("MQTT__MAX_BACKLOG", "0", "1", "at least 1"),
+        ("MQTT__QOS", "256", "2", "8 bit integer"),
+    ] {
+        let name = key.to_lowercase().replace("__", ".");
+        let (code, text) = checked(key, refused);
+        assert_eq!(code, Some(78), "{key} = {refused}: {text}");
+        for part in [name.as_str(), part, &format!("HEARTBEATD_{key} in the environment")] {
+            assert!(text.contains(part), "{key} = {refused}: no {part:?} in {text}");
+        }
+        let (code, text) = checked(key, allowed);
+        assert_eq!(code, Some(0), "{key} = {allowed}: {text}");
+    }
+}
+
+#[test]
+fn what_is_nearly_right_is_refused_with_the_form_that_is_expected() {
+    for (key, value, expected) in [
+        ("HEARTBEAT__TIMEOUT", "180", "180s"),
+        ("HEARTBEAT__TIMEOUT", "1M", "a minute is written 1m, a month 30d"),
+        ("MQTT__URL", "192.168.1.5:1883", "mqtt://192.168.1.5:1883"),
+        ("MQTT__URL", "localhost:1883", "mqtt://localhost:1883"),
+        ("MQTT__URL", "broker.example:8883", "mqtts://broker.example:8883"),
+        ("DATABASE__URL", "heartbeatd.db", "sqlite://PATH?mode=rwc"),
+        ("HTTP__LISTEN", "8080", "127.0.0.1:8080"),
+    ] {
+        let (code, text) = checked(key, value);
+        assert_eq!(code, Some(78), "{text}");
+        assert!(text.contains(expected), "{key} = {value}: no {expected:?} in {text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_the_file_is_said_with_its_line_and_column() {
+    for (text, parts) in [
+        ("[heartbeat]\n  timout = \"3s\"\n", &["line 2, column 3", "`timout`", "`timeout`"][..]),
+        ("[heartbeat]\ntimeout = 180\n", &["line 2, column 11", "heartbeat.timeout = 180", "180s"]),
+        ("[mqtt]\nqos = 1.5\n", &["line 2, column 7", "mqtt.qos = 1.5", "an integer"]),
+        ("[mqtt]\nqos = 3\n", &["line 2, column 7", "mqtt.qos = 3", "0, 1 or 2"]),
+        ("[mqtt]\nclient_id = true\n", &["line 2", "mqtt.client_id", "text in quotes"]),
+        ("mqtt = 1\n", &["line 1, column 8", "[mqtt]", "a section"]),
+        (
+            "\n\nfleet = 1\n",
+            &["line 3, column 1", "`fleet`", "`heartbeat`", "outside of a section"],
+        ),
+        ("[devices]\nauto_register = \n", &["line 2"]),
+        ("[devices]\nauto_register = 1\n", &["line 2, column 17", "true or false"]),
+    ] {
+        let error = load(text).expect_err(text).to_string();
+        for part in parts {
+            assert!(error.contains(part), "{text:?}: no {part:?} in {error}");
+        }
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+/// A Service called heartbeatd puts its own variables into every container, and one
+/// called heartbeatd-mqtt too.
+#[test]
+fn variables_that_are_not_keys_are_said_once_and_never_shown() {
+    let place = Place::new();
+    let mut command = place.command(&["check-config"]);
+    for name in [
+        "PORT",
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT_1883_TCP",
+        "PORT_1883_TCP_ADDR",
+        "PORT_1883_TCP_PORT",
+        "PORT_1883_TCP_PROTO",
+        "MQTT_SERVICE_HOST",
+        "MQTT_PORT_8883_TCP_ADDR",
+        "MQTT_URL",
+        "TOKEN",
+    ] {
+        command.env(format!("HEARTBEATD_{name}"), "tcp://10.0.0.7:1883");
+    }
+    let out = command.output().expect("heartbeatd starts");
+    let log = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{log}");
+    assert_eq!(log.lines().count(), 3, "{log}");
+    for part in [
+        "HEARTBEATD_MQTT_URL is ignored",
+        "is HEARTBEATD_MQTT__URL meant?",
+        "HEARTBEATD_TOKEN is ignored",
+        "Kubernetes",
+        "count=10",
+    ] {
+        assert!(log.contains(part), "no {part:?} in {log}");
+    }
+    assert!(!log.contains("10.0.0.7"), "{log}");
+}
+
+#[test]
+fn a_variable_that_names_no_key_is_an_error_that_names_it() {
+    for (key, parts) in [
+        ("X__Y", &["HEARTBEATD_X__Y", "`x`", "`heartbeat`"][..]),
+        ("MQTT__URI", &["HEARTBEATD_MQTT__URI", "`uri`", "`url`"]),
+        ("MQTT__URL__PORT", &["HEARTBEATD_MQTT__URL__PORT", "`port`"]),
+        ("MQTT__", &["HEARTBEATD_MQTT__", "``"]),
+        ("_MQTT__URL", &["HEARTBEATD__MQTT__URL", "`_mqtt`"]),
+        ("MQTT__EMBEDDED", &["HEARTBEATD_MQTT__EMBEDDED"]),
+    ] {
+        let (code, text) = checked(key, "s3cret");
+        // A single __ at the end or inside: one that has none is not meant for us.
+        assert_eq!(code, Some(78), "{key}: {text}");
+        for part in parts {
+            assert!(text.contains(part), "{key}: no {part:?} in {text}");
+        }
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
+    let place = Place::new();
+    let value = OsStr::from_bytes(b"s3cret\xff");
+    for (name, what) in [
+        (OsStr::from_bytes(b"HEARTBEATD_MQTT__PASSWORD"), "HEARTBEATD_MQTT__PASSWORD"),
+        (OsStr::from_bytes(b"HEARTBEATD_MQTT__\xff"), "HEARTBEATD_MQTT__"),
+    ] {
+        let out = place.command(&["run"]).env(name, value).output().expect("heartbeatd starts");
+        let log = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(78), "{log}");
+        assert!(log.contains(what) && log.contains("not UTF-8"), "{log}");
+        assert!(!log.contains("s3cret") && log.lines().count() == 1, "{log}");
+    }
 }

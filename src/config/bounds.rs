@@ -1,0 +1,207 @@
+//! What the types alone do not say of the values.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig, Secret};
+use crate::duration;
+use crate::secrets::HIDDEN;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest timeout of a device. Longer ones say that nobody will ever know.
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// A token that can be guessed within a second protects nothing.
+const MIN_TOKEN_CHARACTERS: usize = 8;
+
+/// MQTT gives the length of a text two bytes.
+const MAX_MQTT_BYTES: usize = 65_535;
+
+impl Config {
+    /// Checks what the types alone do not say: bounds, and what belongs together.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError::Value`] for the first value that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_durations()?;
+        self.validate_numbers()?;
+        validate_mqtt(&self.mqtt)?;
+        if let Some(token) = &self.http.token {
+            let long = token.reveal().chars().count() >= MIN_TOKEN_CHARACTERS;
+            let expected = "at least 8 characters, because a shorter one can be guessed";
+            check("http.token", HIDDEN, long || is_placeholder(token), expected)?;
+        }
+        self.database.url.check().map_err(|InvalidUrl { shown, expected }| ConfigError::Value {
+            key: "database.url".to_owned(),
+            value: shown,
+            expected,
+            place: None,
+        })
+    }
+
+    fn validate_durations(&self) -> Result<(), ConfigError> {
+        let Self { heartbeat, alerts, history, mqtt, .. } = self;
+        within(
+            "heartbeat.timeout",
+            heartbeat.timeout,
+            MILLISECOND..=MAX_TIMEOUT,
+            "a device that may be silent for longer is not watched",
+        )?;
+        within(
+            "heartbeat.check_interval",
+            heartbeat.check_interval,
+            MILLISECOND..=DAY,
+            "a silent device is found up to this much later",
+        )?;
+        within(
+            "heartbeat.flush_interval",
+            heartbeat.flush_interval,
+            Duration::from_millis(10)..=HOUR,
+            "each flush is a transaction, and a kill -9 loses what came since the last",
+        )?;
+        within(
+            "heartbeat.max_clock_skew",
+            heartbeat.max_clock_skew,
+            Duration::ZERO..=365 * DAY,
+            "a clock that is off by more was never set",
+        )?;
+        if !mqtt.echo_interval.is_zero() {
+            within(
+                "mqtt.echo_interval",
+                mqtt.echo_interval,
+                Duration::from_millis(100)..=HOUR,
+                "or 0s to turn the echo off: one has to come back before the next is sent, and \
+                 silence is proven only up to the last",
+            )?;
+        }
+        within(
+            "alerts.timeout",
+            alerts.timeout,
+            Duration::from_millis(100)..=HOUR,
+            "a sink on another machine needs its time, and one that hangs is to be noticed",
+        )?;
+        within(
+            "history.retention",
+            history.retention,
+            SECOND..=36_500 * DAY,
+            "a change is kept until somebody can have looked at it",
+        )?;
+        let whole_seconds = mqtt.keep_alive.subsec_nanos() == 0
+            && (1..=u64::from(u16::MAX)).contains(&mqtt.keep_alive.as_secs());
+        let keep_alive = duration::format(mqtt.keep_alive);
+        let expected = "whole seconds, 1s to 65535s, because MQTT gives it two bytes";
+        check("mqtt.keep_alive", keep_alive, whole_seconds, expected)
+    }
+
+    fn validate_numbers(&self) -> Result<(), ConfigError> {
+        const MANY: u64 = 100_000_000;
+        let of = "because each may take 150 bytes of memory";
+        for (key, number) in [
+            ("devices.max_devices", self.devices.max_devices),
+            ("mqtt.max_backlog", self.mqtt.max_backlog as u64),
+        ] {
+            let valid = (1..=MANY).contains(&number);
+            check(key, number, valid, format!("at least 1 and at most {MANY}, {of}"))?;
+        }
+        check("mqtt.qos", self.mqtt.qos, self.mqtt.qos <= 2, "0, 1 or 2")
+    }
+}
+
+fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    check_topic_level("mqtt.client_id", &mqtt.client_id)?;
+    if let Some(group) = &mqtt.share_group {
+        check_topic_level("mqtt.share_group", group)?;
+    }
+    if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
+        let expected = "this heartbeatd was built without the embedded broker: set a URL";
+        check("mqtt.url", "unset", false, expected)?;
+    }
+    let topic = mqtt.topic.to_string();
+    // A device's id, a share group and their separators fit beside it.
+    let fits = topic.len() <= MAX_MQTT_BYTES - 1024;
+    check("mqtt.topic", "***", fits, "shorter than 64 KB, which is MQTT's bound on topics")?;
+    validate_credentials(mqtt)?;
+    let EmbeddedConfig { listen, users_file } = &mqtt.embedded;
+    check(
+        "mqtt.embedded.listen",
+        listen,
+        listen.ip().is_loopback() || users_file.is_some(),
+        "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file: \
+         whoever can reach another address can report for every device",
+    )
+}
+
+fn validate_credentials(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    let complete = mqtt.password.is_none() || mqtt.username.is_some();
+    check("mqtt.username", "unset", complete, "a name: mqtt.password is set")?;
+    let complete = mqtt.cert_file.is_some() == mqtt.key_file.is_some();
+    check("mqtt.cert_file", "alone", complete, "mqtt.cert_file and mqtt.key_file go together")?;
+    if let Some(name) = &mqtt.username {
+        let valid = !name.is_empty()
+            && name.len() <= MAX_MQTT_BYTES
+            && !name.contains(|c: char| c.is_control());
+        let expected = "1 to 65535 bytes, no control character";
+        check("mqtt.username", format!("{name:?}"), valid, expected)?;
+    }
+    if let Some(password) = &mqtt.password {
+        let password = password.reveal();
+        let expected = "a password: an empty one protects nothing; without mqtt.password only \
+                        the name is sent";
+        check("mqtt.password", "empty", !password.is_empty(), expected)?;
+        let valid = password.len() <= MAX_MQTT_BYTES && !password.contains('\0');
+        check("mqtt.password", HIDDEN, valid, "at most 65535 bytes, none of them U+0000")?;
+    }
+    Ok(())
+}
+
+/// True for what `check-config` prints in a secret's place: it is no secret, but what is
+/// printed is to be a valid configuration. `run` refuses it.
+pub(super) fn is_placeholder(secret: &Secret) -> bool {
+    secret.reveal() == HIDDEN
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Times are kept in milliseconds: a part of one would be lost without a word.
+fn within(
+    key: &str,
+    value: Duration,
+    bounds: RangeInclusive<Duration>,
+    why: &str,
+) -> Result<(), ConfigError> {
+    let (least, most) = (duration::format(*bounds.start()), duration::format(*bounds.end()));
+    let shown = duration::format(value);
+    check(
+        key,
+        &shown,
+        bounds.contains(&value),
+        format!("at least {least} and at most {most}; {why}"),
+    )?;
+    let whole = value.subsec_nanos().is_multiple_of(MILLISECOND.subsec_nanos());
+    check(key, &shown, whole, "whole milliseconds")
+}
+
+fn check(
+    key: &str,
+    value: impl fmt::Display,
+    valid: bool,
+    expected: impl Into<String>,
+) -> Result<(), ConfigError> {
+    if valid {
+        return Ok(());
+    }
+    let (key, value, expected) = (key.to_owned(), value.to_string(), expected.into());
+    Err(ConfigError::Value { key, value, expected, place: None })
+}
+
+fn check_topic_level(key: &str, text: &str) -> Result<(), ConfigError> {
+    let valid = !text.is_empty()
+        && text.len() <= 128
+        && !text.contains(|c: char| c.is_control() || matches!(c, '/' | '+' | '#'));
+    check(key, format!("{text:?}"), valid, "1 to 128 bytes, no control character, no '/', '+', '#'")
+}

@@ -1,0 +1,386 @@
+//! Reading a configuration: the file, overlaid with the environment, and the files
+//! that hold secrets.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, ConfigError, DEFAULT_PATH, ENVIRONMENT_PREFIX, Place, Secret};
+use crate::secrets::HIDDEN;
+
+/// The most that a configuration or a secret may hold, in bytes. Nobody writes more,
+/// and `/dev/zero` has no end.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A configuration, and what its operator should know of it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration; its values are valid.
+    pub config: Config,
+    /// What is odd about it, one line each: for `run` and `check-config` to say.
+    pub warnings: Vec<String>,
+    /// Variables of the environment that a Kubernetes Service has put there.
+    pub kubernetes_variables: usize,
+}
+
+impl Loaded {
+    /// Reads `path`, or without one [`DEFAULT_PATH`] if there is such a file, then the
+    /// environment, and validates what they say.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] that names the key, its value and what is allowed.
+    pub fn read(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::from(path, std::env::vars_os())
+    }
+
+    fn from(
+        path: Option<&Path>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let schema = serde_json::to_value(Config::default()).unwrap_or_default();
+        let text = match path {
+            Some(path) => read_text(path)?,
+            None => match read_text(Path::new(DEFAULT_PATH)) {
+                Err(ConfigError::File { why, .. }) if why == MISSING => String::new(),
+                read => read?,
+            },
+        };
+        let mut places = Places::default();
+        let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+        places.add_file(path, &text, &schema)?;
+        let environment = Environment::new(variables)?;
+        places.add_environment(&environment, &schema)?;
+
+        let config = overlay(&text, environment.keys).map_err(|error| places.explain(&error));
+        let mut config = config?;
+        config.read_secrets()?;
+        config.validate().map_err(|error| places.locate(error))?;
+        Ok(Self {
+            config,
+            warnings: environment.warnings,
+            kubernetes_variables: environment.kubernetes_variables,
+        })
+    }
+}
+
+/// Both of them, the environment last. Its values are texts, which become what each key is.
+fn overlay(
+    file: &str,
+    environment: BTreeMap<String, String>,
+) -> Result<Config, config::ConfigError> {
+    let environment =
+        config::Environment::default().source(Some(environment.into_iter().collect()));
+    config::Config::builder()
+        .add_source(config::File::from_str(file, config::FileFormat::Toml))
+        .add_source(environment)
+        .build()?
+        .try_deserialize()
+}
+
+impl Config {
+    fn read_secrets(&mut self) -> Result<(), ConfigError> {
+        if let Some(secret) = read_secret("mqtt.password_file", &self.mqtt.password_file)? {
+            self.mqtt.password = Some(secret);
+        }
+        if let Some(secret) = read_secret("database.url_file", &self.database.url_file)? {
+            self.database.url = secret.reveal().to_owned().into();
+        }
+        if let Some(secret) = read_secret("http.token_file", &self.http.token_file)? {
+            self.http.token = Some(secret);
+        }
+        Ok(())
+    }
+}
+
+fn read_secret(key: &str, path: &Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
+    let Some(path) = path else { return Ok(None) };
+    match read_text(path) {
+        Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned().into())),
+        Err(error) => {
+            let ConfigError::File { why, .. } = error else { return Err(error) };
+            Err(ConfigError::Value {
+                key: key.to_owned(),
+                value: path.display().to_string(),
+                expected: format!("a file that can be read is expected: {why}"),
+                place: None,
+            })
+        }
+    }
+}
+
+const MISSING: &str = "there is no such file";
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(failed(MISSING.to_owned()));
+        }
+        Err(error) => return Err(failed(error.to_string())),
+        Ok(_) if bytes.len() as u64 > MAX_FILE => {
+            return Err(failed(format!("it is larger than {MAX_FILE} bytes")));
+        }
+        Ok(_) => (),
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        failed(format!("line {} is not UTF-8", line + 1))
+    })
+}
+
+/// The variables that are meant for this program.
+#[derive(Debug, Default)]
+struct Environment {
+    /// Values by their keys: `mqtt.url`.
+    keys: BTreeMap<String, String>,
+    /// Names by their keys: `HEARTBEATD_MQTT__URL`.
+    names: BTreeMap<String, String>,
+    warnings: Vec<String>,
+    kubernetes_variables: usize,
+}
+
+impl Environment {
+    /// A name with `__` after the prefix is a key. Others have the prefix by chance: a
+    /// Kubernetes Service called heartbeatd puts a dozen of them into every container.
+    fn new(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let mut environment = Self::default();
+        for (name, value) in variables {
+            let shown = name.to_string_lossy().into_owned();
+            let Some(rest) = without_prefix(&shown) else { continue };
+            if !rest.contains("__") {
+                environment.set_aside(&shown, rest);
+                continue;
+            }
+            let place = || Place::Environment(shown.escape_debug().to_string());
+            if name.to_str().is_none() {
+                return Err(ConfigError::NotUtf8 { place: place(), what: "name" });
+            }
+            let Ok(value) = value.into_string() else {
+                return Err(ConfigError::NotUtf8 { place: place(), what: "value" });
+            };
+            let key = rest.to_lowercase().replace("__", ".");
+            environment.keys.insert(key.clone(), value);
+            environment.names.insert(key, shown);
+        }
+        environment.warnings.sort();
+        Ok(environment)
+    }
+
+    /// The values of these are never shown.
+    fn set_aside(&mut self, name: &str, rest: &str) {
+        if is_of_kubernetes(rest) {
+            self.kubernetes_variables += 1;
+            return;
+        }
+        let hint = match rest.split_once('_') {
+            Some((section, key)) => format!("; is {ENVIRONMENT_PREFIX}_{section}__{key} meant?"),
+            None => String::new(),
+        };
+        let name = name.escape_debug();
+        self.warnings.push(format!(
+            "the variable {name} is ignored: keys are {ENVIRONMENT_PREFIX}_<SECTION>__<KEY>{hint}"
+        ));
+    }
+}
+
+fn without_prefix(name: &str) -> Option<&str> {
+    let (prefix, rest) = name.split_at_checked(ENVIRONMENT_PREFIX.len())?;
+    prefix.eq_ignore_ascii_case(ENVIRONMENT_PREFIX).then_some(())?;
+    rest.strip_prefix('_')
+}
+
+/// True for what Kubernetes puts there: `SERVICE_HOST`, `SERVICE_PORT_HTTP`, `PORT`,
+/// `PORT_1883_TCP_ADDR`, also behind the rest of a longer name (`MQTT_SERVICE_HOST`).
+fn is_of_kubernetes(rest: &str) -> bool {
+    let rest = format!("_{rest}");
+    let is_port = |rest: &str| {
+        rest.split_once("_PORT_").is_some_and(|(_, after)| {
+            let mut parts = after.split('_');
+            parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
+                && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+                && matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"))
+                && parts.next().is_none()
+        })
+    };
+    rest.ends_with("_SERVICE_HOST")
+        || rest.ends_with("_PORT")
+        || rest.contains("_SERVICE_PORT_")
+        || is_port(&rest)
+}
+
+/// Where each key is set, and to what.
+#[derive(Debug, Default)]
+struct Places(BTreeMap<String, (Place, String)>);
+
+impl Places {
+    /// Notes what the file sets, and refuses what is no key.
+    fn add_file(&mut self, path: &Path, text: &str, schema: &Json) -> Result<(), ConfigError> {
+        let at = |span: &Range<usize>| place_in(path, text, span.start);
+        let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+            place: at(&error.span().unwrap_or_default()),
+            // The message alone: `Display` quotes the line.
+            why: error.message().to_owned(),
+        })?;
+        self.add_table("", table.get_ref(), schema, &at)
+    }
+
+    fn add_table(
+        &mut self,
+        section: &str,
+        table: &DeTable<'_>,
+        schema: &Json,
+        at: &impl Fn(&Range<usize>) -> Place,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let known = known_key(schema, section, name.get_ref(), || at(&name.span()))?;
+            let key = join(section, name.get_ref());
+            match (value.get_ref(), known) {
+                (DeValue::Table(table), Json::Object(_)) => {
+                    self.add_table(&key, table, known, at)?;
+                }
+                _ => {
+                    let shown = check_kind(&key, value, known, at)?;
+                    self.0.insert(key, (at(&value.span()), shown));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what the environment sets, and refuses what is no key.
+    fn add_environment(
+        &mut self,
+        environment: &Environment,
+        schema: &Json,
+    ) -> Result<(), ConfigError> {
+        for (key, value) in &environment.keys {
+            let name = environment.names.get(key).cloned().unwrap_or_default();
+            let place = Place::Environment(name);
+            let mut known = schema;
+            let mut section = String::new();
+            for part in key.split('.') {
+                known = known_key(known, &section, part, || place.clone())?;
+                section = join(&section, part);
+            }
+            if known.is_object() {
+                return Err(wrong_kind(key, HIDDEN, "it is a section, not a key", place));
+            }
+            self.0.insert(key.clone(), (place, format!("{value:?}")));
+        }
+        Ok(())
+    }
+
+    /// Says in our words, and without the value of a secret, what serde says.
+    fn explain(&self, error: &config::ConfigError) -> ConfigError {
+        use config::ConfigError::{At, Type};
+        let (key, expected) = match error {
+            Type { key, expected, .. } => (key, format!("{expected} is expected")),
+            At { key, error, .. } => (key, error.to_string()),
+            // It does not come to that: the file has been parsed, its keys are known.
+            _ => (&None, "it cannot be read".to_owned()),
+        };
+        let key = key.clone().unwrap_or_default();
+        let place = self.0.get(&key);
+        let value = place.map_or(HIDDEN, |(_, value)| value);
+        let value = if is_secret(&key) { HIDDEN.to_owned() } else { value.to_owned() };
+        ConfigError::Value { key, value, expected, place: place.map(|(place, _)| place.clone()) }
+    }
+
+    /// Adds the place to an error that knows only the key.
+    fn locate(&self, error: ConfigError) -> ConfigError {
+        match error {
+            ConfigError::Value { key, value, expected, place: None } => {
+                let place = self.0.get(&key).map(|(place, _)| place.clone());
+                ConfigError::Value { key, value, expected, place }
+            }
+            other => other,
+        }
+    }
+}
+
+fn place_in(path: &Path, text: &str, offset: usize) -> Place {
+    let before = text.get(..offset).unwrap_or(text);
+    let (lines, last) = before
+        .rsplit_once('\n')
+        .map_or((0, before), |(lines, last)| (lines.matches('\n').count() + 1, last));
+    Place::File { path: path.to_owned(), line: lines + 1, column: last.chars().count() + 1 }
+}
+
+fn join(section: &str, name: &str) -> String {
+    if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
+}
+
+/// What the default configuration has under that name.
+fn known_key<'a>(
+    schema: &'a Json,
+    section: &str,
+    name: &str,
+    place: impl Fn() -> Place,
+) -> Result<&'a Json, ConfigError> {
+    schema.get(name).ok_or_else(|| ConfigError::UnknownKey {
+        place: place(),
+        section: section.to_owned(),
+        name: name.escape_debug().to_string(),
+        known: schema.as_object().map(|known| known.keys().cloned().collect()).unwrap_or_default(),
+    })
+}
+
+/// True for keys whose values are never shown as they are.
+fn is_secret(key: &str) -> bool {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    ["url", "password", "token"].contains(&name)
+}
+
+/// Checks that a value is of its key's kind, as far as that is written differently, and
+/// returns it as it may be shown. Nothing is silently rounded or made a text.
+fn check_kind(
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    known: &Json,
+    at: &impl Fn(&Range<usize>) -> Place,
+) -> Result<String, ConfigError> {
+    let shown = match value.get_ref() {
+        _ if is_secret(key) => HIDDEN.to_owned(),
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::Boolean(boolean) => boolean.to_string(),
+        // Whatever is in there may belong to another key.
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => HIDDEN.to_owned(),
+    };
+    let expected = match (known, value.get_ref()) {
+        (Json::Object(_), _) => format!("a section is expected: [{key}]"),
+        (Json::Number(number), DeValue::Float(_)) if number.is_f64() => return Ok(shown),
+        (Json::Number(_), DeValue::Integer(_) | DeValue::String(_)) => return Ok(shown),
+        (Json::Number(_), _) => "an integer is expected".to_owned(),
+        (Json::Bool(_), DeValue::Boolean(_) | DeValue::String(_)) => return Ok(shown),
+        (Json::Bool(_), _) => "true or false is expected".to_owned(),
+        (_, DeValue::String(_)) => return Ok(shown),
+        // Its type says what is wrong with it, if anything is.
+        (_, DeValue::Integer(_)) if !is_secret(key) => return Ok(shown),
+        _ => "text in quotes is expected".to_owned(),
+    };
+    Err(wrong_kind(key, &shown, &expected, at(&value.span())))
+}
+
+fn wrong_kind(key: &str, value: &str, expected: &str, place: Place) -> ConfigError {
+    ConfigError::Value {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        expected: expected.to_owned(),
+        place: Some(place),
+    }
+}
