@@ -19,6 +19,7 @@ mod outage;
 mod panics;
 mod payloads;
 mod plug_in_alerts;
+mod proof;
 mod registration;
 mod rules_in_sql;
 mod simulation;
