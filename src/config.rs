@@ -86,11 +86,20 @@ pub struct DevicesConfig {
     pub auto_register: bool,
     /// How many devices heartbeats may register; also bounds the memory.
     pub max_devices: u64,
+    /// How many devices heartbeats may register in a second, once the burst is used up.
+    pub registration_rate: u64,
+    /// How many devices heartbeats may register at once.
+    pub registration_burst: u64,
 }
 
 impl Default for DevicesConfig {
     fn default() -> Self {
-        Self { auto_register: true, max_devices: 1_000_000 }
+        Self {
+            auto_register: true,
+            max_devices: 1_000_000,
+            registration_rate: 1_000,
+            registration_burst: 100_000,
+        }
     }
 }
 

@@ -9,8 +9,12 @@ use heartbeatd::store::{DeviceStore, OpenMode, Proven, RecordingRules};
 
 use crate::cases;
 
-const RULES: RecordingRules =
-    RecordingRules { auto_register: true, room: u64::MAX, max_clock_skew: Duration::from_secs(30) };
+const RULES: RecordingRules = RecordingRules {
+    auto_register: true,
+    room: u64::MAX,
+    registrations: u64::MAX,
+    max_clock_skew: Duration::from_secs(30),
+};
 
 /// What a flush writes in one transaction.
 const PORTION: usize = 10_000;

@@ -21,9 +21,10 @@ use tokio::sync::Mutex;
 use self::flush::Flushed;
 use self::sweep::Sweep;
 use super::{BatchLog, log_rejection};
-use crate::config::Config;
+use crate::config::{Config, DevicesConfig};
 use crate::domain::{
-    Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Pending, Rejection, Status, Transition,
+    Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Pending, RegistrationBudget, Rejection,
+    Status, Transition,
 };
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
@@ -133,6 +134,8 @@ pub struct DeviceRegistry {
     /// The latest that the clock has shown, to a heartbeat or to a check.
     latest_reading: DateTime<Utc>,
     registered: u64,
+    /// How many devices heartbeats may register now.
+    registrations: RegistrationBudget,
     outage: Option<Outage>,
     lines: Lines,
 }
@@ -171,6 +174,9 @@ impl DeviceRegistry {
     pub fn new(config: Config, store: DeviceStore, found: Found, metrics: Arc<Metrics>) -> Self {
         let Found { counts, coverage } = found;
         metrics.set_devices(&counts);
+        let DevicesConfig { registration_rate: rate, registration_burst: burst, .. } =
+            config.devices;
+        let registrations = RegistrationBudget::new(rate, burst, Instant::now());
         Self {
             pending: Pending::new(config.devices.max_devices),
             saved: coverage.clone(),
@@ -182,6 +188,7 @@ impl DeviceRegistry {
             clamp_due: true,
             latest_reading: DateTime::<Utc>::MIN_UTC,
             registered: counts.values().sum(),
+            registrations,
             outage: None,
             lines: Lines::new(),
         }
@@ -214,6 +221,7 @@ impl DeviceRegistry {
                 rules: RecordingRules {
                     auto_register: registry.config.devices.auto_register,
                     room: registry.config.devices.max_devices.saturating_sub(registry.registered),
+                    registrations: registry.registrations.available(began),
                     max_clock_skew: registry.config.heartbeat.max_clock_skew,
                 },
                 proven: Proven {
@@ -241,6 +249,7 @@ impl DeviceRegistry {
         began: Instant,
     ) -> Result<(), StoreError> {
         self.registered += registered;
+        self.registrations.spend(registered);
         match &result {
             Ok(()) if written > 0 => {
                 let took = began.elapsed();

@@ -100,10 +100,13 @@ impl Config {
 
     fn validate_numbers(&self) -> Result<(), ConfigError> {
         const MANY: u64 = 100_000_000;
-        let of = "because each may take 150 bytes of memory";
-        for (key, number) in [
-            ("devices.max_devices", self.devices.max_devices),
-            ("mqtt.max_backlog", self.mqtt.max_backlog as u64),
+        let memory = "because each may take 150 bytes of memory";
+        let fleet = "because no fleet has more";
+        for (key, number, of) in [
+            ("devices.max_devices", self.devices.max_devices, memory),
+            ("devices.registration_rate", self.devices.registration_rate, fleet),
+            ("devices.registration_burst", self.devices.registration_burst, fleet),
+            ("mqtt.max_backlog", self.mqtt.max_backlog as u64, memory),
         ] {
             let valid = (1..=MANY).contains(&number);
             check(key, number, valid, format!("at least 1 and at most {MANY}, {of}"))?;

@@ -99,6 +99,15 @@ pub enum Rejection {
         /// Who.
         device_id: DeviceId,
     },
+    /// Not registered, and more new devices report than `devices.registration_rate`.
+    #[error(
+        "the device is not registered and there are more new ones than \
+         devices.registration_rate allows; its next heartbeat tries again"
+    )]
+    RegistrationRate {
+        /// Who.
+        device_id: DeviceId,
+    },
     /// Not registered, and the fleet has `devices.max_devices` already.
     #[error("the device is not registered and the fleet has reached devices.max_devices")]
     FleetFull {
@@ -115,6 +124,7 @@ impl Rejection {
             Self::InvalidDeviceId(_) => "invalid_device_id",
             Self::Removed { .. } => "removed",
             Self::UnknownDevice { .. } => "unknown_device",
+            Self::RegistrationRate { .. } => "registration_rate",
             Self::FleetFull { .. } => "fleet_full",
         }
     }
@@ -125,6 +135,7 @@ impl Rejection {
             Self::InvalidDeviceId(_) => None,
             Self::Retained { device_id }
             | Self::Removed { device_id }
+            | Self::RegistrationRate { device_id }
             | Self::UnknownDevice { device_id }
             | Self::FleetFull { device_id } => Some(device_id),
         }

@@ -45,6 +45,8 @@ fn a_bad_value_is_named_with_its_key_and_what_is_allowed() {
         ("HEARTBEAT__CHECK_INTERVAL", "0s", &["heartbeat.check_interval", "at least 1ms"]),
         ("DEVICES__MAX_DEVICES", "many", &["devices.max_devices", "many", "an integer"]),
         ("DEVICES__MAX_DEVICES", "0", &["devices.max_devices", "at least 1"]),
+        ("DEVICES__REGISTRATION_RATE", "0", &["devices.registration_rate", "at least 1"]),
+        ("DEVICES__REGISTRATION_BURST", "0", &["devices.registration_burst", "at least 1"]),
         ("MQTT__QOS", "3", &["mqtt.qos", "3", "0, 1 or 2"]),
         ("MQTT__URL", "localhost:1883", &["mqtt.url", "mqtt://localhost:1883"]),
         ("MQTT__URL", "192.168.1.5:1883", &["mqtt.url", "mqtt://192.168.1.5:1883"]),

@@ -51,6 +51,7 @@ async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded
     let rules = RecordingRules {
         auto_register: true,
         room: 100,
+        registrations: 100,
         max_clock_skew: std::time::Duration::from_secs(30),
     };
     store.update_last_seen(heartbeats, rules, &proven()).await

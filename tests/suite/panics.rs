@@ -77,8 +77,12 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         let store = DeviceStore::open(url.reveal(), OpenMode::Create).await.expect("it opens");
         let id = "pump".parse().expect("an id");
         let heartbeat = Heartbeat::parse(id, b"", system_clock().wall);
-        let rules =
-            RecordingRules { auto_register: true, room: 1, max_clock_skew: Default::default() };
+        let rules = RecordingRules {
+            auto_register: true,
+            room: 1,
+            registrations: 1,
+            max_clock_skew: Default::default(),
+        };
         store.update_last_seen(&[heartbeat], rules, &Default::default()).await.expect("it writes");
         // The outbox of an earlier run: it is delivered with the first check.
         let timeout = std::time::Duration::from_secs(180);

@@ -35,8 +35,12 @@ async fn a_device_whose_payload_cannot_be_read_stays_online(database: TestDataba
 }
 
 async fn record(store: &DeviceStore, heartbeat: Heartbeat, room: u64) -> Recorded {
-    let rules =
-        RecordingRules { auto_register: true, room, max_clock_skew: Duration::from_secs(30) };
+    let rules = RecordingRules {
+        auto_register: true,
+        room,
+        registrations: 1,
+        max_clock_skew: Duration::from_secs(30),
+    };
     let recorded = store.update_last_seen(&[heartbeat], rules, &Proven::default()).await;
     recorded.expect("it writes")
 }

@@ -1,5 +1,7 @@
 //! Who is registered, who is not, and how a device is got rid of.
 
+use std::time::Instant;
+
 use heartbeatd::actors::device_registry::Flush;
 use heartbeatd::domain::Status;
 use heartbeatd::store::{REMOVED_AT_ONCE, Selection};
@@ -17,6 +19,68 @@ on_both_databases! {
     a_removal_is_forgotten_after_a_day_and_when_the_clock_was_set_back
     devices_are_selected_by_all_conditions_together
     many_devices_are_removed_in_bounded_portions
+    a_flood_registers_a_burst_and_then_so_many_a_second
+    a_device_over_the_rate_leaves_no_trace_and_the_known_ones_go_on
+}
+
+async fn a_flood_registers_a_burst_and_then_so_many_a_second(database: TestDatabase) {
+    const BURST: u64 = 12_000;
+    let began = Instant::now();
+    let fleet = Fleet::configured(database, |config| {
+        config.devices.registration_burst = BURST;
+        config.devices.registration_rate = 1;
+    })
+    .await;
+    // More than one portion of a flush, and more than one flush.
+    let names: Vec<String> = (0..25_000).map(|n| format!("noisy-{n:05}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for flood in names.chunks(15_000) {
+        fleet.heartbeats(flood, "", at(0)).await;
+        fleet.flush().await;
+    }
+    let counts = fleet.store.count_by_status().await.expect("it counts");
+    let registered: u64 = counts.values().sum();
+    let most = BURST + began.elapsed().as_secs() + 1;
+    assert!((BURST..=most).contains(&registered), "{registered}");
+    assert_eq!(registered + rejected(&fleet, "registration_rate"), 25_000);
+    assert_eq!(rejected(&fleet, "fleet_full"), 0);
+    assert_eq!(counts[&Status::Provisioning], 0);
+    let metrics = fleet.metrics.encode().expect("it prints");
+    let online = format!("heartbeatd_devices{{status=\"online\"}} {registered}");
+    assert!(metrics.contains(&online), "{metrics}");
+}
+
+async fn a_device_over_the_rate_leaves_no_trace_and_the_known_ones_go_on(database: TestDatabase) {
+    let fleet = Fleet::configured(database, |config| {
+        config.devices.registration_burst = 2;
+        config.devices.registration_rate = 1;
+    })
+    .await;
+    fleet.heartbeats(&["a", "b"], "", at(0)).await;
+    fleet.flush().await;
+    // The rate may have made room for one or two of them by now.
+    let new = ["c", "d", "e", "f", "g", "h"];
+    let all = [&["a", "b"], &new[..]].concat();
+    let mut second = 0;
+    let mut waited = 0;
+    while !is_registered(&fleet, "h").await {
+        second += 1;
+        fleet.heartbeats(&all, r#"{"error":"hot"}"#, at(second)).await;
+        fleet.flush().await;
+        for device in &all {
+            let found = fleet.store.device(&id(device)).await.expect("it reads");
+            let changes = fleet.changes(device).await;
+            match found {
+                Some(found) => assert_eq!(found.last_seen_at, Some(at(second)), "{device}"),
+                None => assert_eq!((changes.len(), waited += 1), (0, ()), "{device}"),
+            }
+        }
+        actix_rt::time::sleep(servers::POLL).await;
+    }
+    assert!(waited > 0);
+    assert_eq!(rejected(&fleet, "registration_rate"), waited);
+    assert_eq!(fleet.changes("a").await, ["provisioning -> online", "online -> error"]);
+    assert_eq!(fleet.changes("h").await, ["provisioning -> error"]);
 }
 
 async fn is_registered(fleet: &Fleet, device: &str) -> bool {

@@ -50,7 +50,7 @@ impl Flush {
             let portion = &batch[written..end];
             match self.store.update_last_seen(portion, self.rules, proven).await {
                 Ok(recorded) => {
-                    self.rules.room = self.rules.room.saturating_sub(recorded.registered);
+                    self.rules = self.rules.after(recorded.registered);
                     registered += recorded.registered;
                     self.report(&recorded);
                 }

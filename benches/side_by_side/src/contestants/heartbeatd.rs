@@ -42,6 +42,7 @@ impl Heartbeatd {
             .current_dir(database.folder.path())
             .env("HEARTBEATD_DATABASE__URL", &database.url)
             .env("HEARTBEATD_DEVICES__MAX_DEVICES", "20000000")
+            .env("HEARTBEATD_DEVICES__REGISTRATION_BURST", "20000000")
             .env_remove("RUST_LOG");
         match broker {
             Broker::Mosquitto => {
