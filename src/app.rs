@@ -2,10 +2,12 @@
 //! them, and drains them in the right order.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures::future::{Either, select};
 use log::{error, info, warn};
 
 use crate::actors::alert_sink::{AlertSink, DevicesOffline};
@@ -20,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::mqtt::{Broker, Client, ClientError};
 #[cfg(feature = "embedded-broker")]
 use crate::mqtt::{EmbeddedBroker, EmbeddedError};
-use crate::store::{DeviceStore, OpenMode, StoreError};
+use crate::store::{DeviceStore, StoreError};
 
 /// How long a drain may take. Supervisors kill after ten seconds and more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(9);
@@ -107,8 +109,10 @@ impl App {
     /// itself: an actor is gone, such as an alert sink that stopped. What is left to
     /// do then is to drain and to start anew; nothing is lost by it.
     pub async fn failed(&self) -> AppError {
-        let Err(gone) = self.ticker.send(AwaitEnd).await;
-        gone.into()
+        match select(pin!(self.ticker.send(AwaitEnd)), pin!(self.store.taken_over())).await {
+            Either::Left((Err(gone), _)) => gone.into(),
+            Either::Right((taken_over, _)) => taken_over.into(),
+        }
     }
 
     /// Stops: no more checks, no more heartbeats, write what was received, close
@@ -166,7 +170,7 @@ impl AppBuilder {
         let Self { config, sink, clock } = self;
         let metrics = Arc::new(Metrics::new());
 
-        let store = DeviceStore::open(config.database.url.reveal(), OpenMode::Migrate).await?;
+        let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
         let found = Found::read(&store, &config).await?;
 
         #[cfg(feature = "embedded-broker")]

@@ -12,7 +12,7 @@ use crate::address::DatabaseUrl;
 
 /// A database is for the user who runs the service: it names devices and says when
 /// they are silent. SQLite gives the files beside it the same mode.
-const PRIVATE: u32 = 0o600;
+pub(super) const PRIVATE: u32 = 0o600;
 
 /// The file that `url` names; `None` for PostgreSQL and for a database in memory.
 pub(super) fn of_url(url: &DatabaseUrl) -> Option<PathBuf> {

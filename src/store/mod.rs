@@ -5,6 +5,7 @@
 //! repeated of them in SQL is held against them by a test.
 
 mod confirmation;
+mod exclusive;
 mod file;
 mod fleet;
 mod heartbeats;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::{DbBackend, DbErr, QueryResult};
 
+pub use exclusive::Holder;
 pub use fleet::Device;
 pub use heartbeats::{Recorded, RecordingRules};
 #[doc(hidden)]
@@ -34,6 +36,7 @@ pub use open::{OpenMode, Unusable};
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use silence::{Grounds, OwnTimeouts};
 
+use self::exclusive::Exclusive;
 use self::open::Origin;
 use self::pool::Pool;
 use crate::address::{DatabaseUrl, InvalidUrl};
@@ -51,6 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct DeviceStore {
     pool: Arc<Pool>,
     interference: Option<Arc<dyn Interference>>,
+    exclusive: Option<Arc<Exclusive>>,
 }
 
 /// What went wrong with the database.
@@ -89,6 +93,26 @@ pub enum StoreError {
     /// The database can be reached and cannot be used.
     #[error(transparent)]
     Unusable(Unusable),
+    /// Another service has the database.
+    #[error(
+        "another heartbeatd uses the database {url}: {}; several instances on one database, \
+         also of one mqtt.share_group, are not supported yet", exclusive::shown(holder.as_ref())
+    )]
+    InUse {
+        /// The database; shows no password.
+        url: DatabaseUrl,
+        /// The other service, if it has said who it is.
+        holder: Option<Holder>,
+    },
+    /// Another service has taken the database over: this one may not write any more, and
+    /// must end instead of trying again.
+    #[error(
+        "another heartbeatd has taken over the database: {}", exclusive::shown(holder.as_ref())
+    )]
+    TakenOver {
+        /// The other service.
+        holder: Option<Holder>,
+    },
     /// Another file has taken the place of the one that is open, or none has.
     #[error(
         "the database file {} was deleted or replaced while the service was running; \
@@ -113,7 +137,7 @@ impl DeviceStore {
     /// has another schema or encoding than it needs.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
         let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
-        Ok(Self { pool: Arc::new(Pool::new(db, origin)), interference: None })
+        Ok(Self { pool: Arc::new(Pool::new(db, origin)), interference: None, exclusive: None })
     }
 
     /// The new database's absolute path, or its URL without its password, if opening
@@ -140,6 +164,7 @@ impl DeviceStore {
     ///
     /// [`StoreError::Statement`] if the driver cannot close them.
     pub async fn close(self) -> Result<()> {
+        self.release();
         self.pool.lease().db.close().await.map_err(failed_to("close the database"))
     }
 

@@ -278,8 +278,12 @@ impl Origin {
     }
 
     fn failed(&self, source: DbErr) -> StoreError {
-        let hint = hint(self.url.reveal(), self.mode, &source);
-        StoreError::Open { url: self.url.clone(), hint, source }
+        Self::failed_to_open(&self.url, self.mode, source)
+    }
+
+    pub(super) fn failed_to_open(url: &DatabaseUrl, mode: OpenMode, source: DbErr) -> StoreError {
+        let hint = hint(url.reveal(), mode, &source);
+        StoreError::Open { url: url.clone(), hint, source }
     }
 }
 
@@ -533,11 +537,11 @@ fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
     }
 }
 
-fn connection_error(error: sqlx::Error) -> DbErr {
+pub(super) fn connection_error(error: sqlx::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::SqlxError(error.into()))
 }
 
-fn unopened(path: &Path, error: &std::io::Error) -> DbErr {
+pub(super) fn unopened(path: &Path, error: &std::io::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(format!("{}: {error}", path.display())))
 }
 

@@ -12,6 +12,7 @@ mod database_faults;
 mod delivery;
 mod end_to_end;
 mod faults;
+mod instances;
 mod large_fleet;
 mod log;
 mod opening;

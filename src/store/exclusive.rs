@@ -1,0 +1,326 @@
+//! One service at a time on a database.
+//!
+//! A lock keeps a second one out: on SQLite on a file beside the database's, which the
+//! kernel releases when the process ends; on PostgreSQL of a session that does nothing
+//! else, which ends when the server has missed its process. A session can end while its
+//! process lives on, so there is a fence besides: the row of table `instance` has the
+//! token of whoever started last, and every transaction of a service reads it.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use parking_lot::Mutex;
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
+use sea_orm::sqlx::{self, ConnectOptions, Connection, Row};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::file::{self, PRIVATE};
+use super::open::{Origin, connection_error, unopened};
+use super::{DeviceStore, OpenMode, PATIENCE, Result, StoreError};
+use crate::address::DatabaseUrl;
+use crate::clock::system_clock;
+
+/// How long a starting service waits for the lock: one that was just killed may not be
+/// gone yet.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait before trying to lock again.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// How often the session that has the lock is asked whether it is there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The first half of the advisory lock's key: "beat" in ASCII. The other half is the
+/// schema's.
+const LOCK_KEY: i32 = i32::from_be_bytes(*b"beat");
+
+/// The most of a lock file that is read.
+const MAX_HOLDER: u64 = 4096;
+
+/// The service that has a database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The name of its machine.
+    pub host: String,
+    /// Its process id there.
+    pub pid: i64,
+    /// When it started.
+    pub since: DateTime<Utc>,
+}
+
+impl Holder {
+    fn this_process() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self {
+            host: host.trim().to_owned(),
+            pid: std::process::id().into(),
+            since: system_clock().wall,
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        write!(f, "process {} on {:?} since {since}", self.pid, self.host)
+    }
+}
+
+/// As an error shows whoever has the database.
+pub(super) fn shown(holder: Option<&Holder>) -> String {
+    holder.map_or_else(|| "a process that is not known".to_owned(), Holder::to_string)
+}
+
+/// The right of this process to a database, for as long as it is not dropped.
+pub(super) struct Exclusive {
+    token: String,
+    /// Taken out on closing, though clones of the store may live on.
+    lock: Mutex<Option<Lock>>,
+    /// Whoever has the database now, once that is another one.
+    taken_over: watch::Sender<Option<Holder>>,
+}
+
+enum Lock {
+    /// Unlocked by being closed.
+    File(#[expect(dead_code, reason = "it is kept open")] File),
+    /// A session, held by a task.
+    Session(JoinHandle<()>),
+    /// A database in memory.
+    Private,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Self::Session(task) = self {
+            // Its connection ends with it.
+            task.abort();
+        }
+    }
+}
+
+impl DeviceStore {
+    /// Opens the database for a service: as with [`OpenMode::Migrate`], and for this
+    /// process alone. Commands may use it beside it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DeviceStore::open`]; [`StoreError::InUse`] if another service has it.
+    pub async fn open_exclusive(url: &str) -> Result<Self> {
+        let url = DatabaseUrl::from(url.to_owned());
+        url.check().map_err(StoreError::Url)?;
+        // Before the schema is touched: an older service may be running on it.
+        let lock = Lock::take(&url).await?;
+        let mut store = Self::open(url.reveal(), OpenMode::Migrate).await?;
+        let exclusive = Exclusive::new(lock);
+        store.set_token(&exclusive.token).await?;
+        store.exclusive = Some(Arc::new(exclusive));
+        Ok(store)
+    }
+
+    /// Resolves when another service has taken the database over, and never otherwise.
+    /// This one must end then; it cannot write any more.
+    pub async fn taken_over(&self) -> StoreError {
+        if let Some(exclusive) = &self.exclusive {
+            let mut news = exclusive.taken_over.subscribe();
+            if let Ok(holder) = news.wait_for(Option::is_some).await {
+                return StoreError::TakenOver { holder: holder.clone() };
+            }
+        }
+        std::future::pending().await
+    }
+
+    pub(super) fn release(&self) {
+        if let Some(exclusive) = &self.exclusive {
+            *exclusive.lock.lock() = None;
+        }
+    }
+
+    async fn set_token(&self, token: &str) -> Result<()> {
+        let Holder { host, pid, since } = Holder::this_process();
+        let sql = "INSERT INTO instance (id, token, host, pid, started_at) \
+                   VALUES (1, $1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET \
+                   token = excluded.token, host = excluded.host, pid = excluded.pid, \
+                   started_at = excluded.started_at";
+        self.write("take the database", async |transaction| {
+            let since = since.timestamp_millis();
+            let values = [token.into(), host.as_str().into(), pid.into(), since.into()];
+            self.execute(transaction, sql, values).await
+        })
+        .await
+        .map(drop)
+    }
+}
+
+impl Exclusive {
+    fn new(lock: Lock) -> Self {
+        let Holder { host, pid, since } = Holder::this_process();
+        // The hasher's keys are random.
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &host);
+        let token = format!("{random:016x}-{pid}-{}", since.timestamp_millis());
+        Self { token, lock: Mutex::new(Some(lock)), taken_over: watch::Sender::new(None) }
+    }
+
+    /// Reads the token within a transaction. On PostgreSQL another service that starts
+    /// waits then until that has ended. `Err`: another service's.
+    pub(super) async fn verify(
+        &self,
+        transaction: &DatabaseTransaction,
+    ) -> Result<Result<(), StoreError>, DbErr> {
+        let backend = transaction.get_database_backend();
+        let locked = if backend == DbBackend::Postgres { " FOR SHARE" } else { "" };
+        let sql = format!("SELECT token, host, pid, started_at FROM instance{locked}");
+        let row = transaction.query_one_raw(Statement::from_string(backend, sql)).await?;
+        let mut holder = None;
+        if let Some(row) = row {
+            if row.try_get::<String>("", "token")? == self.token {
+                return Ok(Ok(()));
+            }
+            let since = DateTime::from_timestamp_millis(row.try_get("", "started_at")?);
+            holder = Some(Holder {
+                host: row.try_get("", "host")?,
+                pid: row.try_get("", "pid")?,
+                since: since.unwrap_or_default(),
+            });
+        }
+        let unknown = || Holder { host: "?".to_owned(), pid: 0, since: system_clock().wall };
+        self.taken_over.send_replace(Some(holder.clone().unwrap_or_else(unknown)));
+        Ok(Err(StoreError::TakenOver { holder }))
+    }
+}
+
+impl Lock {
+    /// Takes the lock of a database, if need be as soon as it becomes free.
+    async fn take(url: &DatabaseUrl) -> Result<Self> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            let holder = match Self::attempt(url).await? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) => holder,
+            };
+            if Instant::now() >= deadline {
+                return Err(StoreError::InUse { url: url.clone(), holder });
+            }
+            sleep(LOCK_RETRY).await;
+        }
+    }
+
+    async fn attempt(url: &DatabaseUrl) -> Result<Result<Self, Option<Holder>>> {
+        let failed = |error| Origin::failed_to_open(url, OpenMode::Migrate, error);
+        if !url.is_sqlite() {
+            let session = lock_session(url).await.map_err(|error| failed(connection_error(error)));
+            return session.map(|locked| locked.map(|session| Self::hold(url.clone(), session)));
+        }
+        let Some(path) = file::of_url(url) else { return Ok(Ok(Self::Private)) };
+        if file::may_be_created(url) {
+            file::create_private(&path).map_err(|error| failed(unopened(&path, &error)))?;
+        }
+        let lock = lock_path(&path).map_err(|error| failed(unopened(&path, &error)))?;
+        let locked = lock_file(&lock).map_err(|error| failed(unopened(&lock, &error)))?;
+        Ok(locked.map(Self::File))
+    }
+
+    /// Keeps a session with the lock for as long as this lives, and takes a new one when
+    /// it ends. Until then the fence decides.
+    fn hold(url: DatabaseUrl, mut session: PgConnection) -> Self {
+        Self::Session(tokio::spawn(async move {
+            loop {
+                sleep(PROBE_INTERVAL).await;
+                if is_alive(&mut session).await {
+                    continue;
+                }
+                log::warn!(target: "heartbeatd", "the session with the database's lock has ended");
+                session = loop {
+                    match timeout(PATIENCE, lock_session(&url)).await {
+                        Ok(Ok(Ok(session))) => break session,
+                        // Perhaps by our own session, which the server still believes in.
+                        Ok(Ok(Err(_held))) => log::debug!("the database's lock is held"),
+                        Ok(Err(error)) => log::debug!("cannot lock the database: {error}"),
+                        Err(_elapsed) => log::debug!("cannot lock the database: no answer"),
+                    }
+                    sleep(PROBE_INTERVAL).await;
+                };
+                log::info!(target: "heartbeatd", "another session has the database's lock");
+            }
+        }))
+    }
+}
+
+async fn is_alive(session: &mut PgConnection) -> bool {
+    matches!(timeout(PATIENCE, session.ping()).await, Ok(Ok(())))
+}
+
+/// The lock file: beside the database's, also if that is named by a link.
+fn lock_path(database: &Path) -> io::Result<PathBuf> {
+    let mut name = database.canonicalize()?.into_os_string();
+    name.push(".lock");
+    Ok(name.into())
+}
+
+/// Locks the file for this process and notes that. `Err`: another one has it.
+fn lock_file(path: &Path) -> io::Result<Result<File, Option<Holder>>> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(PRIVATE);
+    let mut file = options.open(path)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0)?;
+            file.rewind()?;
+            serde_json::to_writer(&file, &Holder::this_process())?;
+            file.flush()?;
+            Ok(Ok(file))
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            // What it holds only explains; it may be half written.
+            let _ = file.take(MAX_HOLDER).read_to_string(&mut text);
+            Ok(Err(serde_json::from_str(&text).ok()))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// A session that has the lock. `Err`: another one has it.
+async fn lock_session(
+    url: &DatabaseUrl,
+) -> Result<Result<PgConnection, Option<Holder>>, sqlx::Error> {
+    let options = PgConnectOptions::from_str(url.reveal())?
+        .application_name("heartbeatd lock")
+        .extra_float_digits(None)
+        .disable_statement_logging();
+    let connecting = timeout(PATIENCE, options.connect()).await;
+    let mut session = connecting.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
+    // The server notices within 25 s that the machine of this process is gone.
+    let keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
+                      SET tcp_keepalives_count = 3";
+    sqlx::raw_sql(keepalives).execute(&mut session).await?;
+    let lock = format!("SELECT pg_try_advisory_lock({LOCK_KEY}, hashtext(current_schema()))");
+    let row = sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).fetch_one(&mut session).await?;
+    if row.try_get(0)? {
+        return Ok(Ok(session));
+    }
+    let holder = read_holder(&mut session).await.ok();
+    // It is not needed any more.
+    let _ = session.close().await;
+    Ok(Err(holder))
+}
+
+async fn read_holder(session: &mut PgConnection) -> Result<Holder, sqlx::Error> {
+    let sql = "SELECT host, pid, started_at FROM instance";
+    let row = sqlx::raw_sql(sql).fetch_one(session).await?;
+    Ok(Holder {
+        host: row.try_get("host")?,
+        pid: row.try_get("pid")?,
+        since: DateTime::from_timestamp_millis(row.try_get("started_at")?).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,101 @@
+//! A second service on one database: refused while the first lives, and welcome as soon
+//! as it is gone.
+
+use crate::support::database::TestDatabase;
+use crate::support::service::{Place, Service};
+use servers::eventually;
+
+const UNAVAILABLE: Option<i32> = Some(69);
+
+fn place_on(database: &TestDatabase) -> Place {
+    Place::new().with("DATABASE__URL", &database.url)
+}
+
+fn start(place: &Place) -> Service {
+    let service = place.start();
+    service.await_listening();
+    service
+}
+
+#[track_caller]
+fn assert_second_is_refused(place: &Place, first: &Service) {
+    let second = place.run(&["run"]);
+    let errors = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), UNAVAILABLE, "{errors}");
+    let holder = format!("process {} on ", first.process.0.id());
+    for part in ["another heartbeatd uses the database", &holder, "since 20", "share_group"] {
+        assert!(errors.contains(part), "no {part} in {errors}");
+    }
+    assert!(!errors.contains("mqtt_ingest"), "it has connected: {errors}");
+}
+
+fn a_second_is_refused_until_the_first_is_gone(database: &TestDatabase) {
+    let place = place_on(database);
+    let mut first = start(&place);
+    assert_second_is_refused(&place, &first);
+    assert!(place.run(&["device", "add", "a"]).status.success(), "commands need no lock");
+    first.signal("KILL");
+    first.await_exit();
+    let mut second = start(&place);
+    assert_second_is_refused(&place, &second);
+    second.signal("TERM");
+    assert_eq!(second.await_exit(), Some(0), "{}", second.log().join("\n"));
+    start(&place);
+}
+
+#[test]
+fn a_second_service_on_a_file_is_refused_until_the_first_is_gone() {
+    a_second_is_refused_until_the_first_is_gone(&TestDatabase::sqlite());
+}
+
+#[test]
+fn a_second_service_on_postgresql_is_refused_until_the_first_is_gone() {
+    a_second_is_refused_until_the_first_is_gone(&TestDatabase::postgres());
+}
+
+#[test]
+fn a_link_to_a_file_does_not_let_a_second_service_in() {
+    let place = Place::new();
+    let first = start(&place);
+    let link = place.path().join("link.db");
+    std::os::unix::fs::symlink(place.path().join("heartbeatd.db"), &link).expect("a link");
+    let url = format!("sqlite://{}?mode=rwc", link.display());
+    assert_second_is_refused(&Place::new().with("DATABASE__URL", &url), &first);
+}
+
+/// What another service does when it starts, past the lock.
+async fn take_over(database: &TestDatabase) {
+    let sql = "UPDATE instance SET token = 'another', host = 'elsewhere', pid = 4711";
+    database.execute(sql).await;
+}
+
+async fn a_service_that_was_taken_over_ends(database: TestDatabase) {
+    let mut service = start(&place_on(&database));
+    take_over(&database).await;
+    assert_eq!(service.await_exit(), UNAVAILABLE, "{}", service.log().join("\n"));
+    service.await_log(&["taken over the database", "process 4711 on", "elsewhere"]);
+}
+
+#[actix_rt::test]
+async fn a_service_whose_file_was_taken_over_ends() {
+    a_service_that_was_taken_over_ends(TestDatabase::sqlite()).await;
+}
+
+#[actix_rt::test]
+async fn a_service_whose_postgresql_database_was_taken_over_ends() {
+    a_service_that_was_taken_over_ends(TestDatabase::postgres()).await;
+}
+
+#[actix_rt::test]
+async fn a_session_with_the_lock_that_ends_is_replaced() {
+    let database = TestDatabase::postgres();
+    let place = place_on(&database);
+    let mut service = start(&place);
+    let locked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                  WHERE application_name = 'heartbeatd lock' AND datname = current_database()";
+    database.execute(locked).await;
+    service.await_log(&["the session with the database's lock has ended"]);
+    service.await_log(&["another session has the database's lock"]);
+    assert_second_is_refused(&place, &service);
+    assert!(eventually("it runs", || Some(service.process.0.try_wait().ok()?.is_none())));
+}
