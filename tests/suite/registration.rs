@@ -326,3 +326,26 @@ fn removing_a_device_that_still_sends_says_that_it_comes_back() {
     heartbeat(broker.port, "pump-17", b"");
     place.await_statuses(&["pump-17 online"]);
 }
+
+#[test]
+fn a_heartbeat_in_the_buffer_of_the_running_service_does_not_bring_a_removed_device_back() {
+    let broker = Mosquitto::start();
+    let place = Place::new()
+        .with("MQTT__URL", &broker.url())
+        .with("HEARTBEAT__FLUSH_INTERVAL", "1h")
+        .with("HEARTBEAT__CHECK_INTERVAL", "1h");
+    for device in ["gone", "stays"] {
+        assert!(place.run(&["device", "add", device]).status.success());
+    }
+    let mut service = place.start();
+    service.await_listening();
+    for device in ["gone", "stays"] {
+        heartbeat(broker.port, device, b"");
+    }
+    service.await_metric("heartbeatd_pending_heartbeats", 2.0);
+    assert!(place.run(&["device", "remove", "gone"]).status.success());
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
+    service.await_log(&["rejected", "device=gone", "reason=removed"]);
+    place.await_statuses(&["stays online"]);
+}

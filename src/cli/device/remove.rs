@@ -13,6 +13,7 @@ use super::duration;
 use crate::Config;
 use crate::clock::system_clock;
 use crate::domain::DeviceId;
+use crate::escape::in_quotes;
 use crate::store::{DeviceStore, OpenMode, REMOVED_AT_ONCE, Selected, Selection};
 
 #[derive(Debug, Args)]
@@ -189,5 +190,5 @@ fn devices(count: usize) -> String {
 /// An id as it may be written to a terminal: one that is not accepted any more may hold
 /// anything.
 fn shown(id: &str) -> String {
-    if id.parse::<DeviceId>().is_ok() { id.to_owned() } else { format!("{id:?}") }
+    if id.parse::<DeviceId>().is_ok() { id.to_owned() } else { in_quotes(id) }
 }
