@@ -95,13 +95,18 @@ impl FromStr for DeviceId {
                 return Err(InvalidDeviceId::TooLong(chars));
             }
         }
-        if let Some(c) = text.chars().find(|c| c.is_control() || matches!(c, '/' | '+' | '#')) {
+        let is_forbidden = |c: &char| c.is_control() || matches!(c, '/' | '+' | '#');
+        // The usual id, read with each heartbeat, needs no decoding.
+        let forbidden = if text.is_ascii() {
+            text.bytes().map(char::from).find(is_forbidden)
+        } else {
+            if let Some(c) = text.chars().find(|&c| is_invisible(c)) {
+                return Err(InvalidDeviceId::Invisible(c));
+            }
+            text.chars().find(is_forbidden)
+        };
+        if let Some(c) = forbidden {
             return Err(InvalidDeviceId::Forbidden(c));
-        }
-        if !text.is_ascii()
-            && let Some(c) = text.chars().find(|&c| is_invisible(c))
-        {
-            return Err(InvalidDeviceId::Invisible(c));
         }
         let ends = [text.chars().next(), text.chars().next_back()];
         if let Some(c) = ends.into_iter().flatten().find(|c| c.is_whitespace()) {
