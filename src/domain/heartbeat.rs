@@ -87,6 +87,11 @@ pub enum Rejection {
     /// The level of the topic where the id belongs holds none.
     #[error("{0}")]
     InvalidDeviceId(InvalidDeviceId),
+    /// The topic, as far as it can be shown, is not UTF-8 or contains a U+0000.
+    #[error(
+        "the topic {0:?} is not UTF-8 or contains a U+0000; the broker should refuse such topics"
+    )]
+    InvalidTopic(Box<str>),
     /// Received before the device was removed.
     #[error("the device has been removed since")]
     Removed {
@@ -122,6 +127,7 @@ impl Rejection {
         match self {
             Self::Retained { .. } => "retained",
             Self::InvalidDeviceId(_) => "invalid_device_id",
+            Self::InvalidTopic(_) => "invalid_topic",
             Self::Removed { .. } => "removed",
             Self::UnknownDevice { .. } => "unknown_device",
             Self::RegistrationRate { .. } => "registration_rate",
@@ -132,7 +138,7 @@ impl Rejection {
     /// Whose message it was, as far as that can be told.
     pub fn device_id(&self) -> Option<&DeviceId> {
         match self {
-            Self::InvalidDeviceId(_) => None,
+            Self::InvalidDeviceId(_) | Self::InvalidTopic(_) => None,
             Self::Retained { device_id }
             | Self::Removed { device_id }
             | Self::RegistrationRate { device_id }

@@ -319,6 +319,12 @@ fn listen(
     });
 }
 
+/// The beginning of a topic that is not valid, as far as it can be read.
+fn shown(topic: &[u8]) -> Box<str> {
+    const BYTES: usize = 128;
+    String::from_utf8_lossy(&topic[..topic.len().min(BYTES)]).into()
+}
+
 /// Makes events of messages, on paho's thread.
 struct Receiver {
     topic: TopicPattern,
@@ -331,6 +337,9 @@ struct Receiver {
 
 impl Receiver {
     fn receive(&self, message: &paho::Message, inbox: &Inbox) {
+        if let Some(topic) = message.invalid_topic() {
+            return inbox.offer(Err(Rejection::InvalidTopic(shown(topic))));
+        }
         let topic = message.topic();
         if self.echo_topic.as_deref() == Some(topic) {
             return self.receive_echo(message, inbox);

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod configuration;
+mod connecting;
 mod coverage;
 mod database_faults;
 mod delivery;

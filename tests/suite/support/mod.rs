@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod devices;
+pub mod fake_broker;
 pub mod fleet;
 pub mod proxy;
 pub mod service;

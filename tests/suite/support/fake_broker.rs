@@ -1,0 +1,148 @@
+//! A broker by hand, for what no real one does when a test wants it: topics that are
+//! not valid, subscriptions that are never answered, connections that end at once.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How it behaves. MQTT 3.1.1 or 5, as the client asks.
+#[derive(Clone, Default)]
+pub struct Behaviour {
+    /// The topics of empty messages that follow the answer to a subscription.
+    pub messages: Vec<Vec<u8>>,
+    /// How many subscriptions are never answered.
+    pub unanswered: usize,
+    /// How many connections are closed as soon as they are subscribed.
+    pub closes: usize,
+    /// The return code of CONNACK.
+    pub connack: u8,
+    /// The highest QoS that is granted, and taken in a PUBLISH; 0 is "any".
+    pub refuses_qos_above: Option<u8>,
+}
+
+/// Listens until the test program ends.
+pub struct FakeBroker {
+    pub port: u16,
+    subscriptions: Arc<AtomicUsize>,
+}
+
+impl FakeBroker {
+    pub fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let subscriptions = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&subscriptions);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (behaviour, counted) = (behaviour.clone(), Arc::clone(&counted));
+                // It ends with the client's connection.
+                std::thread::spawn(move || serve(stream, &behaviour, &counted));
+            }
+        });
+        Self { port, subscriptions }
+    }
+
+    pub fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// How many subscriptions it was asked for.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(mut stream: TcpStream, behaviour: &Behaviour, subscriptions: &AtomicUsize) -> Option<()> {
+    let mut v5 = false;
+    loop {
+        let (first, body) = read_packet(&mut stream)?;
+        let answer = match first >> 4 {
+            1 => {
+                v5 = body[6] == 5;
+                let properties: &[u8] = if v5 { &[0] } else { &[] };
+                packet(0x20, &[&[0, behaviour.connack], properties].concat())
+            }
+            8 => {
+                let number = subscriptions.fetch_add(1, Ordering::SeqCst);
+                if number < behaviour.unanswered {
+                    continue;
+                }
+                let answer = suback(&body, v5, behaviour);
+                if number < behaviour.closes {
+                    // Answered, and gone.
+                    return stream.write_all(&answer).ok();
+                }
+                let messages = behaviour.messages.iter().map(|topic| publish(topic, b"", v5));
+                [answer, messages.collect::<Vec<_>>().concat()].concat()
+            }
+            3 => {
+                let qos = (first >> 1) & 3;
+                if behaviour.refuses_qos_above.is_some_and(|max| qos > max) {
+                    return None;
+                }
+                let (topic, rest) = text(&body);
+                let rest = if qos > 0 { &rest[2..] } else { rest };
+                let payload = if v5 { &rest[1..] } else { rest };
+                let (_, id) = text(&body);
+                let ack = if qos == 1 { packet(0x40, &id[..2]) } else { Vec::new() };
+                [ack, publish(topic, payload, v5)].concat()
+            }
+            12 => packet(0xd0, &[]),
+            14 => return None,
+            _ => continue,
+        };
+        stream.write_all(&answer).ok()?;
+    }
+}
+
+fn suback(body: &[u8], v5: bool, behaviour: &Behaviour) -> Vec<u8> {
+    let mut answer = body[..2].to_vec();
+    let mut filters = &body[2..];
+    if v5 {
+        answer.push(0);
+        filters = &filters[1..];
+    }
+    while !filters.is_empty() {
+        let (_, rest) = text(filters);
+        let qos = rest[0] & 3;
+        answer.push(behaviour.refuses_qos_above.map_or(qos, |max| qos.min(max)));
+        filters = &rest[1..];
+    }
+    packet(0x90, &answer)
+}
+
+/// A message at QoS 0.
+fn publish(topic: &[u8], payload: &[u8], v5: bool) -> Vec<u8> {
+    let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
+    let properties: &[u8] = if v5 { &[0] } else { &[] };
+    packet(0x30, &[&length, topic, properties, payload].concat())
+}
+
+fn text(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+    bytes[2..].split_at(length)
+}
+
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(body.len()).ok().filter(|&n| n < 128).expect("one length byte");
+    [&[first, length], body].concat()
+}
+
+fn read_packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).ok()?;
+    let first = byte[0];
+    let (mut length, mut shift) = (0, 0);
+    loop {
+        stream.read_exact(&mut byte).ok()?;
+        length |= usize::from(byte[0] & 0x7f) << shift;
+        shift += 7;
+        if byte[0] < 0x80 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some((first, body))
+}
