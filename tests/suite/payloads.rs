@@ -90,8 +90,7 @@ fn a_payload_that_cannot_be_read_is_shown_and_warned_about_once_until_it_changes
     };
     let beat_and_flush = |payload: &[u8], beats: f64| {
         heartbeat(broker.port, "pump-17", payload);
-        service.await_metric("heartbeatd_heartbeats_total", beats);
-        service.await_metric("heartbeatd_pending_heartbeats", 0.0);
+        service.await_metric("heartbeatd_flush_duration_seconds_count", beats);
     };
     let not_json = "not JSON: expected ident at line 1 column 10";
 
@@ -107,7 +106,7 @@ fn a_payload_that_cannot_be_read_is_shown_and_warned_about_once_until_it_changes
     beat_and_flush(br#"{"timestamp":"yesterday"}"#, 4.0);
     service.await_log(&["device_registry", "device=pump-17", "timestamp: not a time"]);
     beat_and_flush(b"{}", 5.0);
-    servers::eventually("the error is cleared", || error("pump-17").is_none().then_some(()));
+    assert_eq!(error("pump-17"), None);
     beat_and_flush(br#"{"rssi":nan}"#, 6.0);
     servers::eventually("it is warned about again", || {
         let warned = |line: &&String| line.contains("WARN") && line.contains("device=pump-17");
