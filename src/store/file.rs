@@ -1,9 +1,10 @@
 //! The file of a SQLite database, as the file system has it.
 
-use std::fs::{Metadata, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 
@@ -47,41 +48,67 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The file of a database that is open.
+/// The files of a database that is open.
 #[derive(Debug)]
 pub(super) struct DatabaseFile {
     path: PathBuf,
     identity: Identity,
+    /// The write-ahead log, which stays the same for as long as a connection is open.
+    log: Option<(PathBuf, Identity)>,
+    /// The connections may all have been closed, and the log made anew since.
+    log_may_change: AtomicBool,
 }
 
 /// A file's device and inode: another file under the same name has others.
 type Identity = (u64, u64);
 
-fn identity(metadata: &Metadata) -> Identity {
-    (metadata.dev(), metadata.ino())
+fn identity(path: &Path) -> io::Result<Identity> {
+    let metadata = path.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 impl DatabaseFile {
-    /// The file as it is now.
+    /// The files as they are now.
     pub(super) fn identified(path: PathBuf) -> Result<Self> {
         // A later change of the working folder does not change what it names.
         let path = path.canonicalize().unwrap_or(path);
-        match path.metadata() {
-            Ok(metadata) => Ok(Self { identity: identity(&metadata), path }),
-            Err(_) => Err(StoreError::FileReplaced { path }),
-        }
+        let Ok(identified) = identity(&path) else {
+            return Err(StoreError::FileReplaced { path });
+        };
+        let mut log = path.clone().into_os_string();
+        log.push("-wal");
+        let log = PathBuf::from(log);
+        let log = identity(&log).ok().map(|identity| (log, identity));
+        Ok(Self { path, identity: identified, log, log_may_change: AtomicBool::new(false) })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Fails if another file has its name, or none. Costs one system call.
+    /// From now on the write-ahead log may be another one: connections are replaced, and
+    /// the last one that closes deletes it.
+    pub(super) fn let_log_change(&self) {
+        self.log_may_change.store(true, Ordering::SeqCst);
+    }
+
+    /// Fails if another file has the name of one of these, or none. Costs two system
+    /// calls.
     pub(super) fn verify(&self) -> Result<()> {
-        match self.path.metadata() {
-            Ok(metadata) if identity(&metadata) == self.identity => Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Ok(()),
-            _ => Err(StoreError::FileReplaced { path: self.path.clone() }),
+        verify(&self.path, self.identity)?;
+        match &self.log {
+            Some((path, identity)) if !self.log_may_change.load(Ordering::SeqCst) => {
+                verify(path, *identity)
+            }
+            _ => Ok(()),
         }
+    }
+}
+
+fn verify(path: &Path, expected: Identity) -> Result<()> {
+    match identity(path) {
+        Ok(identity) if identity == expected => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Ok(()),
+        _ => Err(StoreError::FileReplaced { path: path.to_owned() }),
     }
 }

@@ -147,8 +147,8 @@ impl DeviceStore {
     }
 
     /// Fails if the database's file was deleted or replaced since it was opened: what is
-    /// written then is lost. Each transaction and each read begins with it. Costs one
-    /// system call, on PostgreSQL nothing.
+    /// written then is lost. Each transaction and each read begins with it. Costs two
+    /// system calls, on PostgreSQL nothing.
     ///
     /// # Errors
     ///

@@ -167,6 +167,12 @@ impl Origin {
             Ok(created) => {
                 origin.created = created;
                 origin.file = path.map(DatabaseFile::identified).transpose()?;
+                if let Some(file) = &origin.file
+                    && mode != OpenMode::Migrate
+                {
+                    // A command opens and closes its connections as it needs them.
+                    file.let_log_change();
+                }
                 Ok((db, origin))
             }
             Err(error) => {
@@ -195,7 +201,11 @@ impl Origin {
     /// in the background. A missing file is never created: an empty one would hide that
     /// the devices are gone.
     pub(super) async fn connect_again(&self) -> Result<DatabaseConnection, DbErr> {
-        self.connect_lazily(self.kept_connections()).await
+        let connected = self.connect_lazily(self.kept_connections()).await;
+        if let Some(file) = &self.file {
+            file.let_log_change();
+        }
+        connected
     }
 
     /// Connections beside the others, that are made when the database is asked something.

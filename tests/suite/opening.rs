@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use heartbeatd::store::{DeviceStore, OpenMode};
@@ -12,8 +12,11 @@ use sea_orm::{ConnectionTrait, Database, Statement};
 
 use crate::support::database::TestDatabase;
 use crate::support::service::Place;
+use servers::eventually;
+use servers::mosquitto::{Mosquitto, heartbeat};
+use servers::pgbouncer::PgBouncer;
 use servers::postgresql::PostgreSql;
-use servers::process::Running;
+use servers::process::{Running, output};
 
 const UNAVAILABLE: Option<i32> = Some(69);
 
@@ -273,4 +276,110 @@ fn a_database_of_another_encoding_is_refused() {
     for command in [["run"].as_slice(), &["device", "add", "a"], &["device", "list"]] {
         assert_refused(&place, command, &["encoding LATIN1", "UTF8"]);
     }
+}
+
+#[test]
+fn pgbouncer_in_transaction_mode_is_refused() {
+    for mode in ["transaction", "statement"] {
+        let pooler = PgBouncer::start(mode);
+        let database = TestDatabase::postgres();
+        let place = Place::new().with("DATABASE__URL", &pooler.url(&database.url));
+        for command in [["run"].as_slice(), &["device", "add", "a"], &["device", "list"]] {
+            assert_refused(&place, command, &["PgBouncer", "pool_mode = session"]);
+        }
+    }
+}
+
+#[test]
+fn pgbouncer_in_session_mode_works() {
+    let broker = Mosquitto::start();
+    let pooler = PgBouncer::start("session");
+    let database = TestDatabase::postgres();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let place = place.with("DATABASE__URL", &pooler.url(&database.url));
+    let service = place.start();
+    service.await_listening();
+    heartbeat(broker.port, "a", b"");
+    place.await_statuses(&["a online"]);
+    place.await_statuses(&["a offline"]);
+    let second = place.run(&["run"]);
+    assert!(errors(&second).contains("another heartbeatd uses"), "{}", errors(&second));
+}
+
+/// The descriptors that a process has open.
+fn descriptors(process: u32) -> Vec<u64> {
+    let folder = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs");
+    let names = folder.map(|entry| entry.expect("an entry").file_name());
+    let mut open: Vec<u64> =
+        names.map(|name| name.to_string_lossy().parse().expect("a number")).collect();
+    open.sort_unstable();
+    open
+}
+
+/// Leaves the process none but those that it has. A connection to it or a file, of which
+/// temporary ones are no exception, cannot be opened any more.
+fn take_free_descriptors(process: u32) {
+    let open = descriptors(process);
+    let free = (0..).zip(&open).find_map(|(number, open)| (number != *open).then_some(number));
+    let limit = free.unwrap_or(open.len() as u64);
+    let (id, limit) = (process.to_string(), format!("--nofile={limit}:"));
+    output(Command::new("prlimit").args(["--pid", &id, &limit]));
+}
+
+#[test]
+fn a_file_takes_heartbeats_and_checks_without_a_free_descriptor_or_a_temporary_folder() {
+    let broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    take_free_descriptors(service.process.0.id());
+    for device in ["a", "b", "c"] {
+        heartbeat(broker.port, device, br#"{"uptime_seconds": 1, "error": "too hot"}"#);
+    }
+    place.await_statuses(&["a error", "b error", "c error"]);
+    place.await_statuses(&["a offline", "b offline", "c offline"]);
+    let log = service.log().join("\n");
+    assert!(!log.contains("cannot"), "{log}");
+}
+
+fn a_file_is_missed(happens: impl Fn(&Path)) {
+    let broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    heartbeat(broker.port, "a", b"");
+    place.await_statuses(&["a online"]);
+    let [file, ..] = files(&place);
+    happens(&file);
+    let path = file.canonicalize().unwrap_or(file);
+    let path = path.display().to_string();
+    let notice = "was deleted or replaced while the service was running; restart the service";
+    eventually("it is noticed", || {
+        heartbeat(broker.port, "a", b"");
+        service.log().iter().any(|line| line.contains(&path) && line.contains(notice)).then_some(())
+    });
+    assert_eq!(service.get("/readyz").0, 503);
+}
+
+#[test]
+fn a_file_that_is_deleted_under_the_service_is_missed() {
+    a_file_is_missed(|file| fs::remove_file(file).expect("it is ours"));
+}
+
+#[test]
+fn a_file_that_is_replaced_under_the_service_is_missed() {
+    a_file_is_missed(|file| {
+        let copy = file.with_extension("copy");
+        fs::copy(file, &copy).expect("a copy");
+        fs::rename(copy, file).expect("it is ours");
+    });
+}
+
+#[test]
+fn a_write_ahead_log_that_is_deleted_under_the_service_is_missed() {
+    a_file_is_missed(|file| {
+        let mut log = file.as_os_str().to_owned();
+        log.push("-wal");
+        fs::remove_file(log).expect("it is ours");
+    });
 }

@@ -2,6 +2,7 @@
 //! and ended by the id they were started with.
 
 pub mod mosquitto;
+pub mod pgbouncer;
 pub mod postgresql;
 pub mod process;
 

@@ -58,6 +58,11 @@ impl PostgreSql {
         server
     }
 
+    /// Where it listens, on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The id of the process whose descendants are the server.
     pub fn process(&self) -> u32 {
         self.shell.id()
