@@ -4,6 +4,7 @@ mod check_config;
 mod device;
 mod evidence;
 mod exit;
+mod greeting;
 mod history;
 mod output;
 mod run;

@@ -7,13 +7,16 @@ use actix_rt::signal::unix::{SignalKind, signal};
 use futures::future::{Either, select};
 use log::{info, warn};
 
+use super::greeting::greet;
+use crate::App;
 use crate::config::Loaded;
-use crate::{App, Config, duration};
+use crate::line_budget::LineBudget;
 
 pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     // Before anything starts, so that no signal finds nobody.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    ignore_other_signals()?;
 
     tell(&loaded);
     let Loaded { config, .. } = loaded;
@@ -54,38 +57,27 @@ pub(super) fn tell(loaded: &Loaded) {
     }
 }
 
-/// The first lines tell what runs where and how to try it.
-fn greet(app: &App, config: &Config) {
-    let timeout = duration::format(config.heartbeat.timeout);
-    let check_interval = duration::format(config.heartbeat.check_interval);
-    let database = config.database.url.to_string();
-    let version = env!("CARGO_PKG_VERSION");
-    info!(target: "heartbeatd", database, timeout, check_interval; "heartbeatd {version}");
-    if let Some(address) = app.http_address() {
-        info!(target: "heartbeatd", "metrics on http://{address}/metrics, health on /healthz and /readyz");
+/// Keeps signals that end a process by default from ending this one without a drain.
+/// There is nothing to reload: a configuration is read at the start.
+fn ignore_other_signals() -> std::io::Result<()> {
+    let lines = LineBudget::new("heartbeatd", "ignored signals");
+    for (name, kind) in [
+        ("SIGHUP", SignalKind::hangup()),
+        ("SIGUSR1", SignalKind::user_defined1()),
+        ("SIGUSR2", SignalKind::user_defined2()),
+    ] {
+        let mut received = signal(kind)?;
+        let lines = lines.clone();
+        actix_rt::spawn(async move {
+            while received.recv().await.is_some() {
+                lines.spend(|| {
+                    info!(
+                        target: "heartbeatd",
+                        "{name}: nothing is reloaded; a changed configuration takes a restart"
+                    );
+                });
+            }
+        });
     }
-    if let Some(address) = broker_address(app) {
-        let reach = if address.ip().is_loopback() { " for this machine only" } else { "" };
-        info!(target: "heartbeatd", "embedded broker on {address}{reach}");
-    }
-    let topic = config.mqtt.topic.topic_of("my-device");
-    let (host, port) = match (broker_address(app), &config.mqtt.url) {
-        (Some(address), _) => (address.ip().to_string(), address.port()),
-        (None, Some(url)) => (url.host().to_owned(), url.port()),
-        (None, None) => return,
-    };
-    info!(
-        target: "heartbeatd",
-        "send a heartbeat: mosquitto_pub -h {host} -p {port} -q 1 -t {topic} -m '{{\"uptime_seconds\": 60}}'"
-    );
-}
-
-#[cfg(feature = "embedded-broker")]
-fn broker_address(app: &App) -> Option<std::net::SocketAddr> {
-    app.broker_address()
-}
-
-#[cfg(not(feature = "embedded-broker"))]
-fn broker_address(_: &App) -> Option<std::net::SocketAddr> {
-    None
+    Ok(())
 }

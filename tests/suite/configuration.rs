@@ -267,3 +267,18 @@ fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
         assert!(!log.contains("s3cret") && log.lines().count() == 1, "{log}");
     }
 }
+
+#[test]
+fn signals_that_ask_for_a_reload_are_said_and_do_not_end_the_service() {
+    let place = Place::new();
+    let mut service = place.start();
+    service.await_log(&["mqtt_ingest", "listening"]);
+    for name in ["HUP", "USR1", "USR2"] {
+        service.signal(name);
+        service.await_log(&["heartbeatd", &format!("SIG{name}: nothing is reloaded"), "restart"]);
+    }
+    let (status, _) = service.get("/healthz");
+    assert_eq!(status, 200);
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0));
+}

@@ -1,0 +1,149 @@
+//! The first lines of the log: what runs where, and how to try it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use log::info;
+
+use crate::config::MqttConfig;
+use crate::{App, Config, duration};
+
+/// Says what runs where and how to try it.
+pub(super) fn greet(app: &App, config: &Config) {
+    let timeout = duration::format(config.heartbeat.timeout);
+    let check_interval = duration::format(config.heartbeat.check_interval);
+    let database = config.database.url.to_string();
+    let version = env!("CARGO_PKG_VERSION");
+    info!(target: "heartbeatd", database, timeout, check_interval; "heartbeatd {version}");
+    if let Some(address) = app.http_address() {
+        info!(target: "heartbeatd", "metrics on http://{address}/metrics, health on /healthz and /readyz");
+    }
+    let embedded = broker_address(app);
+    if let Some(address) = embedded {
+        let reach = if address.ip().is_loopback() { " for this machine only" } else { "" };
+        info!(target: "heartbeatd", "embedded broker on {address}{reach}");
+    }
+    if let Some(command) = command_to_try(&config.mqtt, embedded) {
+        info!(target: "heartbeatd", "send a heartbeat: {command}");
+    }
+}
+
+#[cfg(feature = "embedded-broker")]
+fn broker_address(app: &App) -> Option<SocketAddr> {
+    app.broker_address()
+}
+
+#[cfg(not(feature = "embedded-broker"))]
+fn broker_address(_: &App) -> Option<SocketAddr> {
+    None
+}
+
+/// A command that sends a heartbeat from this machine; what only its user knows is in
+/// capitals.
+fn command_to_try(mqtt: &MqttConfig, embedded: Option<SocketAddr>) -> Option<String> {
+    let (host, port, tls, named) = match (&mqtt.url, embedded) {
+        (_, Some(address)) => {
+            let host = reachable(address.ip()).to_string();
+            (host, address.port(), String::new(), mqtt.embedded.users_file.is_some())
+        }
+        (Some(url), None) => {
+            // mosquitto_pub takes an address of IPv6 without its brackets.
+            let host = url.host().trim_matches(['[', ']']).to_owned();
+            let tls = if url.is_tls() { tls_arguments(mqtt) } else { String::new() };
+            (host, url.port(), tls, mqtt.username.is_some())
+        }
+        (None, None) => return None,
+    };
+    let user = if named { " -u NAME -P PASSWORD" } else { "" };
+    let topic = quoted(&mqtt.topic.topic_of("my-device"));
+    Some(format!(
+        "mosquitto_pub -h {host} -p {port}{tls}{user} -q 1 -t {topic} -m '{{\"uptime_seconds\": 60}}'"
+    ))
+}
+
+/// An address at which this machine reaches a listener on `address`.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+fn tls_arguments(mqtt: &MqttConfig) -> String {
+    let mut arguments = match &mqtt.ca_file {
+        Some(file) => format!(" --cafile {}", quoted(&file.to_string_lossy())),
+        None => " --capath /etc/ssl/certs".to_owned(),
+    };
+    if mqtt.cert_file.is_some() {
+        // The broker wants a certificate, and this service's own is not a device's.
+        arguments.push_str(" --cert CERTIFICATE --key KEY");
+    }
+    arguments
+}
+
+/// The text as one word of a shell's command.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
+    if text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(change: impl FnOnce(&mut MqttConfig), embedded: Option<&str>) -> String {
+        let mut mqtt = MqttConfig::default();
+        change(&mut mqtt);
+        let embedded = embedded.map(|address| address.parse().expect("an address"));
+        command_to_try(&mqtt, embedded).expect("there is a broker")
+    }
+
+    fn with_url(url: &str, change: impl FnOnce(&mut MqttConfig)) -> String {
+        command(
+            |mqtt| {
+                mqtt.url = Some(url.parse().expect("a URL"));
+                change(mqtt);
+            },
+            None,
+        )
+    }
+
+    #[test]
+    fn the_command_fits_the_embedded_broker() {
+        for (address, expected) in [
+            ("127.0.0.1:1883", "-h 127.0.0.1 -p 1883 -q 1"),
+            ("0.0.0.0:1884", "-h 127.0.0.1 -p 1884 -q 1"),
+            ("[::]:1883", "-h ::1 -p 1883 -q 1"),
+            ("[::1]:1883", "-h ::1 -p 1883 -q 1"),
+            ("192.168.1.5:1883", "-h 192.168.1.5 -p 1883 -q 1"),
+        ] {
+            let command = command(|_| (), Some(address));
+            assert!(command.contains(expected), "{address}: {command}");
+        }
+        let users = |mqtt: &mut MqttConfig| mqtt.embedded.users_file = Some("users".into());
+        let command = command(users, Some("0.0.0.0:1883"));
+        assert!(command.contains("-p 1883 -u NAME -P PASSWORD -q 1"), "{command}");
+    }
+
+    #[test]
+    fn the_command_fits_the_broker_of_the_url() {
+        let command = with_url("mqtt://[::1]", |_| ());
+        assert!(command.contains("-h ::1 -p 1883 -q 1"), "{command}");
+        let command = with_url("mqtts://broker.example", |_| ());
+        assert!(command.contains("-p 8883 --capath /etc/ssl/certs -q 1"), "{command}");
+        let command = with_url("mqtts://broker.example:8884", |mqtt| {
+            mqtt.ca_file = Some("/etc/my ca.pem".into());
+            mqtt.cert_file = Some("cert.pem".into());
+            mqtt.username = Some("heartbeatd".to_owned());
+            mqtt.topic = "my fleet/+".parse().expect("a topic");
+        });
+        let expected = "mosquitto_pub -h broker.example -p 8884 --cafile '/etc/my ca.pem' \
+                        --cert CERTIFICATE --key KEY -u NAME -P PASSWORD -q 1 \
+                        -t 'my fleet/my-device' -m";
+        assert!(command.contains(expected), "{command}");
+    }
+}
