@@ -1,20 +1,22 @@
 //! The composition root: the only file that knows all actors. Builds them, runs
 //! them, and drains them in the right order.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures::future::{Either, select};
+use futures::future::{Either, join, select};
 use log::{error, info, warn};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::actors::alert_sink::{AlertSink, DevicesOffline};
-use crate::actors::device_registry::{DeviceRegistry, Flush, Found};
+use crate::actors::courier::{self, Courier};
+use crate::actors::device_registry::{DeviceRegistry, Flush, Found, ReportHealth};
 use crate::actors::mqtt_ingest::{Disconnect, MqttIngest};
 use crate::actors::on_own_thread;
-use crate::actors::ticker::{self, AwaitEnd, Schedule, Ticker};
+use crate::actors::ticker::{self, Ticker};
 use crate::clock::{Clock, system_clock};
 use crate::config::{Config, HttpListen};
 use crate::http::HttpServer;
@@ -26,6 +28,9 @@ use crate::store::{DeviceStore, StoreError};
 
 /// How long a drain may take. Supervisors kill after ten seconds and more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(9);
+
+/// The pause between two attempts to write what is left.
+const WRITE_AGAIN: Duration = Duration::from_millis(500);
 
 /// The running service.
 ///
@@ -44,6 +49,7 @@ pub struct App {
     registry: Addr<DeviceRegistry>,
     ingest: Addr<MqttIngest>,
     ticker: Addr<Ticker>,
+    courier: Addr<Courier>,
     http: Option<HttpServer>,
     #[cfg(feature = "embedded-broker")]
     embedded: Option<EmbeddedBroker>,
@@ -83,9 +89,21 @@ pub enum AppError {
     /// An actor is gone.
     #[error("an actor is gone: {0}")]
     Mailbox(#[from] MailboxError),
-    /// It took too long.
-    #[error("not drained within {}", humantime::format_duration(DRAIN_TIMEOUT))]
-    DrainTimeout,
+    /// HTTP is bound and cannot be served.
+    #[error("HTTP cannot be served: {0}")]
+    Serve(std::io::Error),
+    /// The database did not take what was received until the service had to end.
+    #[error(
+        "{heartbeats} heartbeats are lost, they could not be written within {}: {why}",
+        humantime::format_duration(DRAIN_TIMEOUT)
+    )]
+    NotWritten {
+        /// The number of heartbeats that are lost; with them, the proof of the last
+        /// seconds of listening.
+        heartbeats: usize,
+        /// What the database said last.
+        why: String,
+    },
 }
 
 impl App {
@@ -105,44 +123,78 @@ impl App {
         self.http.as_ref().map(HttpServer::address)
     }
 
-    /// Waits until the service can no longer do its work, for which it never ends by
-    /// itself: an actor is gone, such as an alert sink that stopped. What is left to
-    /// do then is to drain and to start anew; nothing is lost by it.
+    /// Resolves when the service can no longer do its job, for example because the alert
+    /// sink has stopped, and never otherwise. Drain and restart; nothing is lost.
     pub async fn failed(&self) -> AppError {
-        match select(pin!(self.ticker.send(AwaitEnd)), pin!(self.store.taken_over())).await {
-            Either::Left((Err(gone), _)) => gone.into(),
+        let ticker = pin!(self.ticker.send(ticker::AwaitEnd));
+        let courier = pin!(self.courier.send(courier::AwaitEnd));
+        let store = pin!(self.store.taken_over());
+        match select(select(ticker, courier), store).await {
+            Either::Left((Either::Left((Err(gone), _)) | Either::Right((Err(gone), _)), _)) => {
+                gone.into()
+            }
             Either::Right((taken_over, _)) => taken_over.into(),
         }
     }
 
-    /// Stops: no more checks, no more heartbeats, write what was received, close
-    /// the database.
+    /// Stops: no more checks, no more heartbeats. Lets the delivery under way finish,
+    /// writes what was received and closes the database.
     ///
     /// # Errors
     ///
     /// If what was received could not be written within nine seconds.
     pub async fn drain(self) -> Result<(), AppError> {
-        let draining = async {
-            match self.ticker.send(ticker::Stop).await {
-                // One that is gone checks no more either.
-                Ok(()) | Err(MailboxError::Closed) => (),
-                Err(MailboxError::Timeout) => return Err(MailboxError::Timeout.into()),
-            }
-            self.ingest.send(Disconnect).await?;
-            self.registry.send(Flush).await??;
-            if let Some(http) = self.http {
-                http.stop().await;
-            }
-            self.store.close().await?;
-            Ok(())
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let ended = |stopped| match stopped {
+            // One that is gone does nothing more either.
+            Ok(()) | Err(MailboxError::Closed) => Ok(()),
+            Err(timeout) => Err(AppError::Mailbox(timeout)),
         };
-        actix_rt::time::timeout(DRAIN_TIMEOUT, draining)
-            .await
-            .unwrap_or(Err(AppError::DrainTimeout))
-            .inspect(|()| info!(target: "heartbeatd", "everything is written"))
-            .inspect_err(
-                |error| error!(target: "heartbeatd", "the last heartbeats may be lost: {error}"),
-            )
+        ended(self.ticker.send(ticker::Stop).await)?;
+        // Meanwhile the sink may finish what it has.
+        let delivery = timeout_at(deadline, self.courier.send(courier::Stop));
+        let writing = async {
+            self.ingest.send(Disconnect).await?;
+            write_what_is_left(&self.registry, deadline).await
+        };
+        let (delivered, written) = join(delivery, writing).await;
+        match delivered {
+            Ok(stopped) => ended(stopped)?,
+            Err(_elapsed) => warn!(
+                target: "heartbeatd",
+                "the alert sink has not replied to its last delivery; it gets it again"
+            ),
+        }
+        written.inspect_err(|error| error!(target: "heartbeatd", "{error}"))?;
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
+        if let Ok(closed) = timeout_at(deadline, self.store.close()).await {
+            closed?;
+        }
+        info!(target: "heartbeatd", "everything is written");
+        Ok(())
+    }
+}
+
+/// Writes the buffer, again and again if the database does not take it.
+async fn write_what_is_left(
+    registry: &Addr<DeviceRegistry>,
+    deadline: Instant,
+) -> Result<(), AppError> {
+    let mut why = "no answer from the database".to_owned();
+    loop {
+        match timeout_at(deadline, registry.send(Flush)).await {
+            Ok(flushed) => match flushed? {
+                Ok(()) => return Ok(()),
+                Err(error) => why = error.to_string(),
+            },
+            Err(_elapsed) => {
+                let health = registry.send(ReportHealth).await?;
+                return Err(AppError::NotWritten { heartbeats: health.pending, why });
+            }
+        }
+        sleep(WRITE_AGAIN).await;
     }
 }
 
@@ -172,7 +224,15 @@ impl AppBuilder {
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
         let found = Found::read(&store, &config).await?;
-
+        // Everything is bound before anything connects or delivers: a second service that
+        // is started by mistake ends here, and has not thrown the first off its broker.
+        let http = match config.http.listen {
+            HttpListen::Off => None,
+            HttpListen::At(address) => {
+                let listener = TcpListener::bind(address);
+                Some(listener.map_err(|source| AppError::Http { address, source })?)
+            }
+        };
         #[cfg(feature = "embedded-broker")]
         let embedded = match config.mqtt.url {
             Some(_) => None,
@@ -196,22 +256,20 @@ impl AppBuilder {
         });
         let sink =
             sink.unwrap_or_else(|| on_own_thread("alert_sink", AlertSink::default).recipient());
+        let courier = on_own_thread("courier", {
+            let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
+            let patience = config.alerts.timeout;
+            move || Courier::new(registry, sink, patience, clock, metrics)
+        });
         let ticker = on_own_thread("ticker", {
-            let registry = registry.clone();
-            let schedule = Schedule {
-                check_interval: config.heartbeat.check_interval,
-                delivery_timeout: config.alerts.timeout,
-            };
-            move || Ticker::new(schedule, registry, sink, clock)
+            let (registry, courier) = (registry.clone(), courier.clone().recipient());
+            let check_interval = config.heartbeat.check_interval;
+            move || Ticker::new(check_interval, registry, courier, clock)
         });
 
-        let http = match config.http.listen {
-            HttpListen::Off => None,
-            HttpListen::At(address) => {
-                let http = HttpServer::start(address, metrics, registry.clone(), ingest.clone());
-                Some(http.map_err(|source| AppError::Http { address, source })?)
-            }
-        };
+        let http = http
+            .map(|listener| HttpServer::start(listener, metrics, registry.clone(), ingest.clone()));
+        let http = http.transpose().map_err(AppError::Serve)?;
         if config.http.token.is_some() {
             warn!(target: "heartbeatd", "http.token is set, but nothing in this version needs it");
         }
@@ -221,6 +279,7 @@ impl AppBuilder {
             registry,
             ingest,
             ticker,
+            courier,
             http,
             #[cfg(feature = "embedded-broker")]
             embedded,

@@ -9,7 +9,7 @@
 //! | [`app`](App) | the composition root: builds, runs and drains everything |
 //! | [`config`] | `config.toml` and the environment |
 //! | [`domain`] | the rules: heartbeats, statuses, silence; no I/O, no clock |
-//! | [`actors`] | `DeviceRegistry`, `MqttIngest`, `Ticker`, `AlertSink` |
+//! | [`actors`] | `DeviceRegistry`, `MqttIngest`, `Ticker`, `Courier`, `AlertSink` |
 //! | [`store`] | all SQL |
 //! | [`mqtt`] | the MQTT client and the embedded broker |
 //! | [`metrics`] | what is counted and measured |
@@ -31,6 +31,7 @@ mod line_budget;
 mod logging;
 pub mod metrics;
 pub mod mqtt;
+mod outage;
 pub mod panics;
 mod secrets;
 pub mod store;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,6 +15,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::domain::payload::DroppedField;
 use crate::domain::{EchoIgnored, PayloadError, Rejection, Status, Transition};
+use crate::store::OutboxSize;
 
 /// The metrics of one [`App`](crate::App); shared by its actors.
 #[derive(Debug)]
@@ -35,6 +37,14 @@ pub struct Metrics {
     blind_seconds: Counter<f64, AtomicU64>,
     unmatched: Counter,
     echoes_ignored: Family<Reason, Counter>,
+    stalled: Gauge<f64, AtomicU64>,
+    checks_failed: Counter,
+    last_check: Gauge<f64, AtomicU64>,
+    outbox: Gauge,
+    outbox_age: Gauge<f64, AtomicU64>,
+    delivered: Counter,
+    deliveries_failed: Family<Reason, Counter>,
+    given_up: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -157,6 +167,54 @@ impl Metrics {
                 "Messages on the echo topic that prove nothing, by reason",
                 Family::default(),
             ),
+            stalled: add(
+                r,
+                "database_stalled_seconds",
+                "Time for which the database has not answered, 0 unless that is a fault",
+                Gauge::default(),
+            ),
+            checks_failed: add(
+                r,
+                "checks_failed",
+                "Checks for silent devices that did not get through",
+                Counter::default(),
+            ),
+            last_check: add(
+                r,
+                "last_check_timestamp_seconds",
+                "When the last check got through, as Unix time",
+                Gauge::default(),
+            ),
+            outbox: add(
+                r,
+                "outbox_alerts",
+                "Alerts that wait to be delivered, as of the last check",
+                Gauge::default(),
+            ),
+            outbox_age: add(
+                r,
+                "outbox_age_seconds",
+                "Age of the oldest alert that waits to be delivered, as of the last check",
+                Gauge::default(),
+            ),
+            delivered: add(
+                r,
+                "alerts_delivered",
+                "Alerts that the alert sink has taken",
+                Counter::default(),
+            ),
+            deliveries_failed: add(
+                r,
+                "deliveries_failed",
+                "Deliveries that failed, or took longer than alerts.timeout, by reason",
+                Family::default(),
+            ),
+            given_up: add(
+                r,
+                "alerts_given_up",
+                "Alerts that the alert sink never took while it took others",
+                Counter::default(),
+            ),
             registry: Registry::default(),
         };
         for status in Status::ALL {
@@ -269,9 +327,42 @@ impl Metrics {
         self.flush_duration.observe(seconds);
     }
 
-    /// A check took so long.
-    pub fn checked(&self, seconds: f64) {
+    /// Counts a check that got through at `at`, and how long it took.
+    pub fn checked(&self, seconds: f64, at: DateTime<Utc>) {
         self.check_duration.observe(seconds);
+        self.last_check.set(at.timestamp_millis() as f64 / 1000.0);
+    }
+
+    /// Counts a check that did not get through.
+    pub fn check_failed(&self) {
+        self.checks_failed.inc();
+    }
+
+    /// Sets for how long the database has not answered.
+    pub fn set_stalled(&self, time: Duration) {
+        self.stalled.set(time.as_secs_f64());
+    }
+
+    /// Sets the size and the age of the outbox as of `at`.
+    pub fn set_outbox(&self, outbox: &OutboxSize, at: DateTime<Utc>) {
+        self.outbox.set(i64::try_from(outbox.alerts).unwrap_or(i64::MAX));
+        let age = outbox.oldest.map_or(TimeDelta::zero(), |oldest| at - oldest);
+        self.outbox_age.set(age.num_milliseconds().max(0) as f64 / 1000.0);
+    }
+
+    /// Counts alerts that were delivered.
+    pub fn delivered(&self, alerts: u64) {
+        self.delivered.inc_by(alerts);
+    }
+
+    /// Counts a delivery that failed.
+    pub fn delivery_failed(&self, reason: &'static str) {
+        self.deliveries_failed.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts an alert that was given up.
+    pub fn gave_up(&self) {
+        self.given_up.inc();
     }
 }
 

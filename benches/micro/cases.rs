@@ -42,7 +42,9 @@ pub fn coalesce(mut pending: Pending, heartbeats: Vec<Heartbeat>) -> Pending {
 }
 
 pub fn pending(heartbeats: &[Heartbeat]) -> Pending {
-    coalesce(Pending::new(heartbeats.len() as u64), heartbeats.to_vec())
+    let mut pending = Pending::default();
+    pending.set_capacity(heartbeats.len() as u64);
+    coalesce(pending, heartbeats.to_vec())
 }
 
 /// A coverage with so many gaps.

@@ -4,6 +4,7 @@
 //! exactly on every database, RFC 3339 text with a fraction of varying length
 //! does not.
 
+pub mod delivery;
 pub mod device;
 pub mod device_removal;
 pub mod listening_interval;

@@ -33,6 +33,11 @@ pub struct Model {
     pub instance: Option<String>,
     /// For `offline`: when the alert sink acknowledged it; `None`: not yet.
     pub delivered_at: Option<ChronoUnixTimestampMillis>,
+    /// When the alert was given up: the alert sink takes others, but never this one.
+    pub given_up_at: Option<ChronoUnixTimestampMillis>,
+    /// The reason why it was.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub given_up_why: Option<String>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -17,6 +17,7 @@ mod m20261124_000005_add_transition_evidence;
 mod m20261125_000006_index_newborn_devices;
 mod m20261125_000007_add_payload_error;
 mod m20261125_000008_create_device_removal;
+mod m20261125_000009_create_delivery;
 mod m20261125_000010_create_instance;
 
 /// Brings a database to the schema of this version.
@@ -34,6 +35,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000006_index_newborn_devices::Migration),
             Box::new(m20261125_000007_add_payload_error::Migration),
             Box::new(m20261125_000008_create_device_removal::Migration),
+            Box::new(m20261125_000009_create_delivery::Migration),
             Box::new(m20261125_000010_create_instance::Migration),
         ]
     }

@@ -7,6 +7,7 @@
 //! database, and take turns with each other.
 
 mod flush;
+mod progress;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -16,35 +17,40 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use log::{Level, debug, error, info, warn};
-use tokio::sync::Mutex;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use self::flush::Flushed;
-use self::sweep::Sweep;
+use self::progress::Progress;
+use self::sweep::{Sweep, Swept};
 use super::{BatchLog, log_rejection};
 use crate::config::{Config, DevicesConfig};
+use crate::domain::delivery::Attempt;
 use crate::domain::{
-    Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Pending, RegistrationBudget, Rejection,
-    Status, Transition,
+    ClockWatch, Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Pending, Reading,
+    RegistrationBudget, Rejection, Saved, Status, Transition,
 };
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, Proven, RecordingRules, StoreError};
+use crate::outage::Outage;
+use crate::store::{DeviceStore, RecordingRules, StoreError};
 
 const TARGET: &str = "device_registry";
-
-/// How many undelivered transitions are handed out at once.
-const DELIVERED_AT_ONCE: u64 = 10_000;
 
 /// How much coverage is kept even if no timeout needs it now: a longer one may be
 /// set later.
 const COVERAGE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How far in the future a heartbeat may be without the clock having been turned
-/// back: it may be received between a check's reading of the clock and the check.
-const TOLERATED_FUTURE: TimeDelta = TimeDelta::seconds(1);
+/// How often it is looked whether the database answers.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// While the database is gone every flush fails; this is how often that is said.
-const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
+/// How long a transaction may take before its silence is a fault. Locks are waited for
+/// half as long, see `store`.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// The least number of devices that can be called a fleet: of one or two, all may fall
+/// silent at once by chance.
+const FLEET: u64 = 3;
 
 /// Devices live. Replies as soon as they are in the buffer.
 #[derive(Debug, Message)]
@@ -52,6 +58,8 @@ const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 pub struct RecordHeartbeats {
     /// In the order in which they were received.
     pub heartbeats: Vec<Heartbeat>,
+    /// The clocks after the last of them was received.
+    pub now: Reading,
 }
 
 /// Everything published before `until` has been received, and is with the
@@ -67,34 +75,78 @@ pub struct ConfirmListening {
     pub after: GapCause,
 }
 
-/// Find the devices that are silent at `now` and mark them offline. Replies with
-/// the oldest offline transitions that the alert sink has not acknowledged: the
-/// new ones, and what a crash or a failing sink left over.
+/// Find the devices that are silent at `now` and mark them offline. Their transitions
+/// are in the outbox from then on.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<CheckedOffline, StoreError>")]
+#[rtype(result = "Result<CheckedOffline, CheckError>")]
 pub struct CheckOffline {
     /// The time of the check.
-    pub now: DateTime<Utc>,
+    pub now: Reading,
+}
+
+/// The reason why a check ended early. The next one makes up for it.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The clock was set while the check ran: what it knew of the time is worthless.
+    #[error("the clock was set while the check ran")]
+    ClockSet,
 }
 
 /// What a check found.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckedOffline {
     /// How many devices went offline.
     pub newly_offline: u64,
-    /// What is to be delivered, in the order of its sequence numbers; there may
-    /// be more, which the acknowledgement replies with.
-    pub undelivered: Vec<Transition>,
+    /// How many alerts the outbox holds: the new ones, and what a crash or a failing
+    /// sink left over.
+    pub undelivered: u64,
 }
 
-/// The alert sink has these. Replies with the next ones to be delivered.
+/// Reads the head of the outbox.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Transition>, StoreError>")]
+#[rtype(result = "Result<Outbox, StoreError>")]
+pub struct ReadOutbox {
+    /// The most transitions to read.
+    pub limit: u64,
+}
+
+/// The head of the outbox.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    /// The oldest transitions that the alert sink has not taken, in order.
+    pub transitions: Vec<Transition>,
+    /// The delivery that was begun last, perhaps by an earlier process.
+    pub last: Option<Attempt>,
+}
+
+/// Note that these are about to be delivered.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct BeginDelivery(pub Attempt);
+
+/// The alert sink has these.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
 pub struct AcknowledgeOffline {
     /// The sequence numbers of what was delivered.
     pub sequences: Vec<i64>,
     /// When.
     pub at: DateTime<Utc>,
+}
+
+/// The alert sink will never take this one.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct GiveUpOffline {
+    /// Its sequence number.
+    pub sequence: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The reason that the sink gave last.
+    pub why: String,
 }
 
 /// Write what is in the buffer, and reply when that is done.
@@ -112,8 +164,13 @@ pub struct ReportHealth;
 pub struct RegistryHealth {
     /// How many heartbeats are not written yet.
     pub pending: usize,
-    /// Why the last write failed, if it did.
+    /// Why the last write failed or does not end, if so.
     pub database: Result<(), String>,
+    /// Why the last check failed, if it did.
+    pub checks: Result<(), String>,
+    /// For how long no device has been heard although echoes come back, if that is
+    /// suspicious.
+    pub fleet_silent: Option<Duration>,
 }
 
 /// The actor.
@@ -123,21 +180,23 @@ pub struct DeviceRegistry {
     store: DeviceStore,
     /// Whoever writes holds it: a flush and a check take turns, first come,
     /// first served.
-    turn: Arc<Mutex<()>>,
+    turn: Arc<AsyncMutex<()>>,
+    progress: Arc<Progress>,
     pending: Pending,
     coverage: Coverage,
-    /// The coverage as it is in the database.
-    saved: Coverage,
-    /// Whether there may be heartbeats from a future that is not one any more:
-    /// also at the start, for nobody knows what the clock did before.
-    clamp_due: bool,
-    /// The latest that the clock has shown, to a heartbeat or to a check.
-    latest_reading: DateTime<Utc>,
+    saved: Saved,
+    clock: Arc<Mutex<ClockWatch>>,
     registered: u64,
     /// How many devices heartbeats may register now.
     registrations: RegistrationBudget,
+    /// The devices that were online or reported an error at the last check.
+    heard: u64,
     outage: Option<Outage>,
     lines: Lines,
+    stalled: Option<Outage>,
+    failed_checks: Option<Outage>,
+    /// The time since which no device is heard although echoes come back.
+    fleet_silent: Option<Duration>,
 }
 
 /// What the database holds at the start.
@@ -162,36 +221,49 @@ impl Found {
     }
 }
 
-/// The database does not take what it is given.
-struct Outage {
-    since: Instant,
-    reminded: Instant,
-    why: String,
-}
-
 impl DeviceRegistry {
     /// A registry of the devices in `store`, as it found them.
     pub fn new(config: Config, store: DeviceStore, found: Found, metrics: Arc<Metrics>) -> Self {
         let Found { counts, coverage } = found;
-        metrics.set_devices(&counts);
         let DevicesConfig { registration_rate: rate, registration_burst: burst, .. } =
             config.devices;
         let registrations = RegistrationBudget::new(rate, burst, Instant::now());
-        Self {
-            pending: Pending::new(config.devices.max_devices),
-            saved: coverage.clone(),
+        let mut registry = Self {
+            pending: Pending::default(),
+            saved: Saved::new(coverage.clone()),
             coverage,
             config,
             metrics,
             store,
             turn: Arc::default(),
-            clamp_due: true,
-            latest_reading: DateTime::<Utc>::MIN_UTC,
-            registered: counts.values().sum(),
+            progress: Arc::default(),
+            clock: Arc::default(),
+            registered: 0,
             registrations,
+            heard: 0,
             outage: None,
+            stalled: None,
+            failed_checks: None,
+            fleet_silent: None,
             lines: Lines::new(),
-        }
+        };
+        registry.counted(&counts);
+        registry
+    }
+
+    /// Takes in how many devices there are.
+    fn counted(&mut self, counts: &BTreeMap<Status, u64>) {
+        self.metrics.set_devices(counts);
+        self.are_registered(counts.values().sum());
+        let of = |status| counts.get(&status).copied().unwrap_or_default();
+        self.heard = of(Status::Online) + of(Status::Error);
+    }
+
+    /// Gives each registered device room in the buffer, and as many others as may be
+    /// registered at all.
+    fn are_registered(&mut self, devices: u64) {
+        self.registered = devices;
+        self.pending.set_capacity(devices.saturating_add(self.config.devices.max_devices));
     }
 
     fn schedule_flush(&self, after: Duration, ctx: &mut Context<Self>) {
@@ -218,23 +290,24 @@ impl DeviceRegistry {
                 store: registry.store.clone(),
                 metrics: Arc::clone(&registry.metrics),
                 lines: registry.lines.clone(),
+                progress: Arc::clone(&registry.progress),
                 rules: RecordingRules {
                     auto_register: registry.config.devices.auto_register,
                     room: registry.config.devices.max_devices.saturating_sub(registry.registered),
                     registrations: registry.registrations.available(began),
                     max_clock_skew: registry.config.heartbeat.max_clock_skew,
                 },
-                proven: Proven {
-                    instance: registry.config.mqtt.client_id.clone(),
-                    changed: coverage.since(&registry.saved),
-                },
+                instance: registry.config.mqtt.client_id.clone(),
+                saving: registry.saved.plan(&coverage),
             };
             let idle = flush.is_idle(&batch);
             let flushing = flush.write(batch).into_actor(registry);
             flushing.map(move |flushed, registry, _| {
                 let flushed = registry.flushed(flushed, idle, began);
-                if flushed.is_ok() {
-                    registry.saved = coverage;
+                match &flushed {
+                    Ok(()) => registry.saved.is_now(coverage),
+                    // It may have been committed and not been answered.
+                    Err(_) => registry.saved.may_be(&coverage),
                 }
                 drop(turn);
                 flushed
@@ -248,7 +321,7 @@ impl DeviceRegistry {
         idle: bool,
         began: Instant,
     ) -> Result<(), StoreError> {
-        self.registered += registered;
+        self.are_registered(self.registered + registered);
         self.registrations.spend(registered);
         match &result {
             Ok(()) if written > 0 => {
@@ -268,20 +341,15 @@ impl DeviceRegistry {
     }
 
     fn note_outage(&mut self, error: &StoreError) {
-        let now = Instant::now();
-        let pending = self.pending.len();
-        let why = error.to_string();
+        let (now, pending, why) = (Instant::now(), self.pending.len(), error.to_string());
         match &mut self.outage {
             None => {
                 error!(target: TARGET, "{error}; heartbeats are kept and written when the database is back");
-                self.outage = Some(Outage { since: now, reminded: now, why });
+                self.outage = Some(Outage::begin(now, why));
             }
             Some(outage) => {
-                outage.why = why;
-                if now.duration_since(outage.reminded) >= OUTAGE_REMINDER {
-                    outage.reminded = now;
-                    let seconds = outage.since.elapsed().as_secs();
-                    error!(target: TARGET, seconds, pending; "still: {error}");
+                if let Some(lasts) = outage.goes_on(now, why) {
+                    error!(target: TARGET, seconds = lasts.as_secs(), pending; "still: {error}");
                 }
             }
         }
@@ -289,41 +357,161 @@ impl DeviceRegistry {
 
     fn note_recovery(&mut self, heartbeats: usize) {
         if let Some(outage) = self.outage.take() {
-            let seconds = outage.since.elapsed().as_secs();
+            let seconds = outage.lasts(Instant::now()).as_secs();
             info!(target: TARGET, seconds, heartbeats; "the database is back, nothing was lost");
         }
     }
 
-    /// Whether that means that the clock was turned back.
-    fn clock_shows(&mut self, now: DateTime<Utc>) -> bool {
-        let stepped_back = self.coverage.step_back(now);
-        stepped_back.inspect(|&by| self.clock_was_turned_back(by)).is_some()
+    /// Notices work on the database that does not get any further.
+    fn watch_progress(&mut self) {
+        let now = Instant::now();
+        let stall = self.progress.longest_wait(now).filter(|stall| stall.lasts >= STALLED_AFTER);
+        self.metrics.set_stalled(stall.map_or(Duration::ZERO, |stall| stall.lasts));
+        let Some(stall) = stall else {
+            if let Some(stalled) = self.stalled.take() {
+                let seconds = (STALLED_AFTER + stalled.lasts(now)).as_secs();
+                info!(target: TARGET, seconds; "the database has answered");
+            }
+            return;
+        };
+        let (seconds, pending) = (stall.lasts.as_secs(), self.pending.len());
+        let why = format!("no answer for {seconds} s, asked to {}", stall.what);
+        let said = match &mut self.stalled {
+            None => {
+                self.stalled = Some(Outage::begin(now, why));
+                true
+            }
+            Some(stalled) => stalled.goes_on(now, why).is_some(),
+        };
+        if said {
+            error!(
+                target: TARGET, seconds, pending;
+                "the database does not answer, asked to {}; is a table locked, or the server \
+                 gone? Heartbeats are kept",
+                stall.what
+            );
+        }
     }
 
-    fn clock_was_turned_back(&mut self, by: TimeDelta) {
-        self.clamp_due = true;
-        // What it showed before says nothing any more.
-        self.latest_reading = DateTime::<Utc>::MIN_UTC;
+    /// Takes in that the clock was set. What was known of the time is worthless.
+    fn clock_was_set(&mut self, by: TimeDelta) {
         let seconds = by.num_milliseconds() as f64 / 1000.0;
-        warn!(
-            target: TARGET, seconds;
-            "the clock was turned back; devices last seen in its future count as seen at the \
-             next check"
-        );
+        if by < TimeDelta::zero() {
+            warn!(
+                target: TARGET, seconds;
+                "the clock was turned back; devices last seen in its future count as seen at \
+                 the next check"
+            );
+        } else {
+            warn!(target: TARGET, seconds; "the clock was set forward; the step counts as no silence");
+        }
     }
 
-    /// What a check needs once it has its turn, apart from the actor itself.
-    fn sweep(&self, now: DateTime<Utc>) -> Sweep {
+    /// Compares a reading with those before it.
+    fn observe(&mut self, now: Reading) {
+        let Some(by) = self.clock.lock().observe(now) else { return };
+        self.coverage.step_back(now.wall);
+        self.clock_was_set(by);
+    }
+
+    /// Notices that the clock was turned back among the heartbeats, or since the newest
+    /// proof. Times that this leaves in the future become those of `now`.
+    fn receive(&mut self, heartbeats: &mut [Heartbeat]) {
+        let mut clock = self.clock.lock();
+        if let Some(now) = clock.now() {
+            // Received before that reading, by a clock that was turned back since.
+            for heartbeat in heartbeats.iter_mut() {
+                heartbeat.received_at = heartbeat.received_at.min(now);
+            }
+        }
+        let times = || heartbeats.iter().map(|heartbeat| heartbeat.received_at);
+        let among = clock.received(times());
+        let since_proof = times().min().and_then(|earliest| self.coverage.step_back(earliest));
+        if let Some(by) = among.max(since_proof) {
+            clock.was_set();
+            drop(clock);
+            self.clock_was_set(-by);
+        }
+    }
+
+    /// A device's heartbeat was thrown away for want of room. It may be a registered
+    /// one's: silence must not count across it.
+    fn lost(&mut self, rejections: &[Rejection], at: DateTime<Utc>) {
+        if rejections.is_empty() {
+            return;
+        }
+        self.coverage.interrupt(at, GapCause::Shed);
+        self.lines.reject(&self.metrics, rejections);
+    }
+
+    /// Says if a whole fleet falls silent while echoes come back: more likely than its
+    /// death is that the broker keeps its heartbeats from this client.
+    fn watch_fleet(&mut self, proven_until: DateTime<Utc>) {
+        let last_heard = self.clock.lock().last_received();
+        let silent = last_heard
+            .and_then(|heard| (proven_until - heard).to_std().ok())
+            .filter(|silent| self.heard >= FLEET && *silent >= self.config.heartbeat.timeout / 2);
+        let was_silent = std::mem::replace(&mut self.fleet_silent, silent);
+        if let (Some(silent), None) = (silent, was_silent) {
+            let (seconds, devices, topic) = (silent.as_secs(), self.heard, &self.config.mqtt.topic);
+            error!(
+                target: TARGET, seconds, devices;
+                "no device is heard any more, yet echoes come back: if the devices live, the \
+                 broker keeps their heartbeats from this client; look at its rights for \
+                 {topic} and at its queue limits"
+            );
+        }
+    }
+
+    /// Writes something to the database when nothing else does.
+    fn in_turn<T: 'static>(
+        &self,
+        write: impl AsyncFnOnce(DeviceStore) -> Result<T, StoreError> + 'static,
+    ) -> ResponseFuture<Result<T, StoreError>> {
+        let (store, turn) = (self.store.clone(), Arc::clone(&self.turn));
+        Box::pin(async move {
+            let _turn = turn.lock_owned().await;
+            write(store).await
+        })
+    }
+
+    /// Gathers what a check needs once it has its turn, apart from the actor itself.
+    fn sweep(&self, now: DateTime<Utc>, base: u64) -> Sweep {
         Sweep {
             store: self.store.clone(),
             turn: Arc::clone(&self.turn),
             metrics: Arc::clone(&self.metrics),
             lines: self.lines.clone(),
-            coverage: self.saved.clone(),
+            progress: Arc::clone(&self.progress),
+            clock: Arc::clone(&self.clock),
+            base,
+            coverage: self.saved.coverage().clone(),
             timeout: self.config.heartbeat.timeout,
             instance: self.config.mqtt.client_id.clone(),
             retention: self.config.history.retention,
             now,
+        }
+    }
+
+    fn swept(&mut self, swept: Swept, began: Instant, at: DateTime<Utc>) -> CheckedOffline {
+        let Swept { newly_offline, outbox, counts, longest } = swept;
+        self.coverage.prune(longest.max(COVERAGE_KEPT));
+        self.counted(&counts);
+        self.metrics.set_outbox(&outbox, at);
+        self.metrics.checked(began.elapsed().as_secs_f64(), at);
+        if let Some(failed) = self.failed_checks.take() {
+            let seconds = failed.lasts(Instant::now()).as_secs();
+            info!(target: TARGET, seconds; "checks get through again");
+        }
+        CheckedOffline { newly_offline, undelivered: outbox.alerts }
+    }
+
+    fn check_failed(&mut self, error: &CheckError) {
+        self.metrics.check_failed();
+        let (now, why) = (Instant::now(), error.to_string());
+        match &mut self.failed_checks {
+            None => self.failed_checks = Some(Outage::begin(now, why)),
+            Some(failed) => drop(failed.goes_on(now, why)),
         }
     }
 }
@@ -333,27 +521,21 @@ impl Actor for DeviceRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.schedule_flush(self.config.heartbeat.flush_interval, ctx);
+        ctx.run_interval(WATCH_INTERVAL, |registry, _| registry.watch_progress());
     }
 }
 
 impl Handler<RecordHeartbeats> for DeviceRegistry {
     type Result = ();
 
-    fn handle(&mut self, RecordHeartbeats { heartbeats }: RecordHeartbeats, _: &mut Context<Self>) {
+    fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) {
+        let RecordHeartbeats { mut heartbeats, now } = message;
         self.metrics.heartbeats_accepted(heartbeats.len() as u64);
-        // Received after what is proven, and by the clock before it.
-        let received = || heartbeats.iter().map(|heartbeat| heartbeat.received_at);
-        if let Some(earliest) = received().min()
-            && self.clock_shows(earliest)
-        {
-            // The later readings may be those from before it was turned back.
-            self.latest_reading = earliest;
-        } else if let Some(latest) = received().max() {
-            self.latest_reading = self.latest_reading.max(latest);
-        }
+        self.observe(now);
+        self.receive(&mut heartbeats);
         let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
         let full: Vec<_> = merged.filter_map(Result::err).collect();
-        self.lines.reject(&self.metrics, &full);
+        self.lost(&full, now.wall);
         self.metrics.set_pending(self.pending.len());
     }
 }
@@ -374,13 +556,17 @@ impl Handler<ConfirmListening> for DeviceRegistry {
                     "{cause}; no device's silence counts in this time"
                 );
             }
-            Confirmed::SteppedBack { by } => self.clock_was_turned_back(by),
+            Confirmed::SteppedBack { by } => {
+                self.clock.lock().was_set();
+                self.clock_was_set(-by);
+            }
         }
+        self.watch_fleet(until);
     }
 }
 
 impl Handler<CheckOffline> for DeviceRegistry {
-    type Result = ResponseActFuture<Self, Result<CheckedOffline, StoreError>>;
+    type Result = ResponseActFuture<Self, Result<CheckedOffline, CheckError>>;
 
     fn handle(
         &mut self,
@@ -388,58 +574,71 @@ impl Handler<CheckOffline> for DeviceRegistry {
         _: &mut Context<Self>,
     ) -> Self::Result {
         let began = Instant::now();
-        let stepped_back =
-            self.coverage.proven_until() > Some(now + TOLERATED_FUTURE) && self.clock_shows(now);
-        // Nothing may have been proven yet that would show it.
-        let ahead = self.latest_reading - now;
-        if ahead > TOLERATED_FUTURE {
-            self.clock_was_turned_back(ahead);
-        }
-        self.latest_reading = self.latest_reading.max(now);
+        self.observe(now);
+        let (at, base) = (now.wall, self.clock.lock().base());
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
-            let clamp_due = std::mem::take(&mut registry.clamp_due);
-            let sweep = flushed.map(|()| registry.sweep(now));
+            let sweep = flushed.map(|()| registry.sweep(at, base));
+            let clamp = sweep.is_ok() && registry.clock.lock().take_clamp_due();
             async move {
-                let sweep = sweep?;
-                if clamp_due {
-                    sweep.clamp_future().await?;
-                }
-                let own = sweep.store.own_timeouts().await?;
-                let longest = own.iter().copied().fold(sweep.timeout, Duration::max);
-                let newly_offline = sweep.check_offline_devices(&own).await?;
-                let counts = sweep.tidy().await?;
-                let undelivered = sweep.store.undelivered_offline(DELIVERED_AT_ONCE).await?;
-                Ok((CheckedOffline { newly_offline, undelivered }, counts, longest))
+                let swept = async { sweep?.run(clamp).await }.await;
+                (swept, clamp)
             }
             .into_actor(registry)
         });
-        Box::pin(check.map(move |checked, registry, _| {
-            // Found out by this check and not by an echo: heartbeats of the old clock
-            // may still be on their way here.
-            registry.clamp_due |= stepped_back || checked.is_err();
-            let (checked, counts, longest) = checked?;
-            registry.coverage.prune(longest.max(COVERAGE_KEPT));
-            registry.registered = counts.values().sum();
-            registry.metrics.set_devices(&counts);
-            registry.metrics.checked(began.elapsed().as_secs_f64());
-            Ok(checked)
+        Box::pin(check.map(move |(swept, clamp), registry, _| match swept {
+            Ok(swept) => Ok(registry.swept(swept, began, at)),
+            Err(error) => {
+                if clamp {
+                    registry.clock.lock().clamp_again();
+                }
+                registry.check_failed(&error);
+                Err(error)
+            }
         }))
     }
 }
 
+impl Handler<ReadOutbox> for DeviceRegistry {
+    type Result = ResponseFuture<Result<Outbox, StoreError>>;
+
+    fn handle(&mut self, ReadOutbox { limit }: ReadOutbox, _: &mut Context<Self>) -> Self::Result {
+        let store = self.store.clone();
+        Box::pin(async move {
+            let transitions = store.undelivered_offline(limit).await?;
+            let last = if transitions.is_empty() { None } else { store.last_delivery().await? };
+            Ok(Outbox { transitions, last })
+        })
+    }
+}
+
+impl Handler<BeginDelivery> for DeviceRegistry {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(
+        &mut self,
+        BeginDelivery(attempt): BeginDelivery,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        self.in_turn(async move |store| store.begin_delivery(&attempt).await)
+    }
+}
+
 impl Handler<AcknowledgeOffline> for DeviceRegistry {
-    type Result = ResponseFuture<Result<Vec<Transition>, StoreError>>;
+    type Result = ResponseFuture<Result<(), StoreError>>;
 
     fn handle(&mut self, message: AcknowledgeOffline, _: &mut Context<Self>) -> Self::Result {
-        let store = self.store.clone();
-        let turn = Arc::clone(&self.turn);
-        Box::pin(async move {
-            let turn = turn.lock().await;
-            store.acknowledge_offline(&message.sequences, message.at).await?;
-            drop(turn);
-            store.undelivered_offline(DELIVERED_AT_ONCE).await
-        })
+        let AcknowledgeOffline { sequences, at } = message;
+        self.in_turn(async move |store| store.acknowledge_offline(&sequences, at).await)
+    }
+}
+
+impl Handler<GiveUpOffline> for DeviceRegistry {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(&mut self, message: GiveUpOffline, _: &mut Context<Self>) -> Self::Result {
+        let GiveUpOffline { sequence, at, why } = message;
+        self.in_turn(async move |store| store.give_up_offline(sequence, at, &why).await)
     }
 }
 
@@ -455,9 +654,12 @@ impl Handler<ReportHealth> for DeviceRegistry {
     type Result = RegistryHealth;
 
     fn handle(&mut self, _: ReportHealth, _: &mut Context<Self>) -> RegistryHealth {
+        let fault = |outage: Option<&Outage>| outage.map_or(Ok(()), |o| Err(o.why().to_owned()));
         RegistryHealth {
             pending: self.pending.len(),
-            database: self.outage.as_ref().map_or(Ok(()), |outage| Err(outage.why.clone())),
+            database: fault(self.outage.as_ref().or(self.stalled.as_ref())),
+            checks: fault(self.failed_checks.as_ref()),
+            fleet_silent: self.fleet_silent,
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The four actors. Each file shows its messages first, then its state, then its
+//! The five actors. Each file shows its messages first, then its state, then its
 //! handlers; none knows SQL or MQTT packets, and each knows the others only by
 //! the `Addr` or `Recipient` that it is given.
 
 pub mod alert_sink;
+pub mod courier;
 pub mod device_registry;
 pub mod mqtt_ingest;
 pub mod ticker;

@@ -14,7 +14,7 @@ use log::{debug, error, info, warn};
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
 use super::log_rejection;
 use crate::clock::Clock;
-use crate::domain::{EchoIgnored, EchoToken, GapCause, Heartbeat, Proof, Rounds};
+use crate::domain::{EchoIgnored, EchoToken, GapCause, Heartbeat, Proof, Reading, Rounds};
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::mqtt::{self, ClientError, Connection, Event, Granted};
@@ -328,7 +328,7 @@ impl MqttIngest {
                 }
             }
         }
-        Sorted { heartbeats, confirmed }
+        Sorted { heartbeats, confirmed, now: (self.clock)() }
     }
 
     fn connected(&mut self, connection: u64, ctx: &mut Context<Self>) {
@@ -354,6 +354,8 @@ impl MqttIngest {
 struct Sorted {
     heartbeats: Vec<Heartbeat>,
     confirmed: Option<ConfirmListening>,
+    /// The clocks after all of it was received.
+    now: Reading,
 }
 
 /// The heartbeats first: a confirmation says that they are with the registry.
@@ -361,10 +363,10 @@ async fn hand_over<R>(registry: Addr<R>, sorted: Sorted)
 where
     R: Actor<Context = Context<R>> + Handler<RecordHeartbeats> + Handler<ConfirmListening>,
 {
-    let Sorted { heartbeats, confirmed } = sorted;
+    let Sorted { heartbeats, confirmed, now } = sorted;
     let mut handed = Ok(());
     if !heartbeats.is_empty() {
-        handed = registry.send(RecordHeartbeats { heartbeats }).await;
+        handed = registry.send(RecordHeartbeats { heartbeats, now }).await;
     }
     if let (Ok(()), Some(confirmed)) = (&handed, confirmed) {
         handed = registry.send(confirmed).await;
@@ -472,7 +474,9 @@ mod tests {
         let confirmed =
             Some(ConfirmListening { since: now, until: now, after: GapCause::NotRunning });
         let registry = Notes::default().start();
-        hand_over(registry.clone(), Sorted { heartbeats: vec![heartbeat], confirmed }).await;
+        let now = Reading { wall: now, monotonic: Instant::now() };
+        let sorted = Sorted { heartbeats: vec![heartbeat], confirmed, now };
+        hand_over(registry.clone(), sorted).await;
         assert_eq!(registry.send(Read).await.expect("it lives"), ["heartbeats", "confirmation"]);
     }
 }

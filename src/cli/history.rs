@@ -52,6 +52,10 @@ fn row(transition: &Transition) -> Vec<String> {
         transition.device_id.to_string(),
         format!("{} -> {}", transition.from, transition.to),
         output::time(transition.last_seen_at),
-        transition.delivered_at.map(|time| output::time(Some(time))).unwrap_or_default(),
+        match (&transition.delivered_at, &transition.given_up) {
+            (Some(at), _) => output::time(Some(*at)),
+            (None, Some(given_up)) => format!("given up: {}", given_up.why),
+            (None, None) => String::new(),
+        },
     ]
 }

@@ -20,6 +20,7 @@
 //! people only.
 
 mod intervals;
+mod saved;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +30,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 pub use self::intervals::{Interval, Intervals};
+pub use self::saved::{Saved, Saving};
 
 /// How many echo intervals two confirmations may be apart and still belong
 /// together: one echo that is lost or late is no gap.
@@ -106,6 +108,17 @@ pub struct Coverage {
     /// Why there is a gap before the interval that begins then.
     causes: BTreeMap<DateTime<Utc>, GapCause>,
     grace: TimeDelta,
+    /// The last interruption that no confirmation has gone beyond yet.
+    broken: Option<(DateTime<Utc>, GapCause)>,
+}
+
+/// What has to be saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Everything that began at this instant or later is replaced.
+    pub from: DateTime<Utc>,
+    /// By these intervals, oldest first.
+    pub intervals: Vec<Listened>,
 }
 
 /// What a confirmation changed.
@@ -134,6 +147,7 @@ impl Coverage {
             intervals: Intervals::default(),
             causes: BTreeMap::new(),
             grace: grace.unwrap_or(TimeDelta::MAX),
+            broken: None,
         }
     }
 
@@ -158,6 +172,12 @@ impl Coverage {
         if let Some(by) = self.step_back(until) {
             return Confirmed::SteppedBack { by };
         }
+        let (since, after) = match self.broken {
+            Some((at, _)) if until <= at => return Confirmed::Extended,
+            Some((at, cause)) if since <= at => (at, cause),
+            _ => (since, after),
+        };
+        self.broken = None;
         let last = self.intervals.last().map(|interval| interval.until);
         // Proven is only what the last proof and this one enclose, on one
         // connection, and close enough together that nothing was stuck between.
@@ -181,6 +201,7 @@ impl Coverage {
         if last <= now {
             return None;
         }
+        self.broken = None;
         self.intervals.forget_after(now);
         self.intervals.add(Interval { from: now, until: now });
         let begun = self.intervals.last()?.from;
@@ -209,15 +230,38 @@ impl Coverage {
         })
     }
 
-    /// What has changed since `earlier`, a copy of this coverage: all intervals from
-    /// the first on that has begun, grown or become shorter. Empty: nothing has.
-    pub fn since(&self, earlier: &Self) -> Vec<Listened> {
-        let known = |old: &Listened| earlier.intervals.contains_interval(&old.interval);
-        let changed: Vec<_> = self.listened().skip_while(known).collect();
-        if changed.is_empty() && self.intervals.last() != earlier.intervals.last() {
-            return self.listened().next_back().into_iter().collect();
+    /// The change that makes this coverage of `earlier`, one that was saved. `None` if
+    /// they are the same.
+    pub fn since(&self, earlier: &Self) -> Option<Change> {
+        let same = self.intervals.iter().zip(earlier.intervals.iter());
+        let same = same.take_while(|(now, then)| now == then).count();
+        let now = self.intervals.iter().nth(same);
+        let then = earlier.intervals.iter().nth(same);
+        let from = now.into_iter().chain(then).map(|interval| interval.from).min()?;
+        Some(Change { from, intervals: self.listened().skip(same).collect() })
+    }
+
+    /// The change that makes this coverage of whatever was saved: what is in the
+    /// database is not known. `None` if nothing is proven.
+    pub fn whole(&self) -> Option<Change> {
+        Some(Change { from: self.proven_since()?, intervals: self.listened().collect() })
+    }
+
+    /// The part of `earlier` that is still proven: what shrinks must be saved before
+    /// the heartbeats of a clock that was turned back, what grows after them.
+    #[must_use]
+    pub fn kept_of(&self, earlier: &Self) -> Self {
+        Self {
+            intervals: self.intervals.intersection(&earlier.intervals),
+            causes: earlier.causes.clone(),
+            grace: self.grace,
+            broken: None,
         }
-        changed
+    }
+
+    /// Breaks the listening at `at`: something that was received then was thrown away.
+    pub fn interrupt(&mut self, at: DateTime<Utc>, cause: GapCause) {
+        self.broken = Some((at, cause));
     }
 
     /// What is not proven of the time from `from` until `until`, oldest first.
@@ -356,25 +400,58 @@ mod tests {
         coverage.proves(&[(-7, -7)]);
     }
 
+    fn change(from: i64, intervals: &[Listened]) -> Option<Change> {
+        Some(Change { from: at(from), intervals: intervals.to_vec() })
+    }
+
     #[test]
     fn what_has_to_be_saved_is_what_was_not_there_before() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 10);
         let saved = coverage.0.clone();
-        assert_eq!(coverage.0.since(&saved), []);
+        assert_eq!(coverage.0.since(&saved), None);
         coverage.confirm(0, 15);
         coverage.confirm(20, 25);
         let extended = Listened { interval: interval(0, 15), after: None };
         let after = Some(GapCause::Disconnected);
         let begun = Listened { interval: interval(20, 25), after };
-        assert_eq!(coverage.0.since(&saved), [extended, begun]);
+        assert_eq!(coverage.0.since(&saved), change(0, &[extended, begun]));
         let saved = coverage.0.clone();
         coverage.confirm(20, 12);
         let shortened = Listened { interval: interval(0, 12), after: None };
-        assert_eq!(coverage.0.since(&saved), [shortened]);
+        assert_eq!(coverage.0.since(&saved), change(0, &[shortened]));
         let mut coverage = Growing(saved.clone());
         coverage.confirm(0, 15);
-        assert_eq!(coverage.0.since(&saved), [extended], "what came later is not true any more");
+        assert_eq!(
+            coverage.0.since(&saved),
+            change(20, &[]),
+            "what came later is not true any more"
+        );
+    }
+
+    #[test]
+    fn a_clock_turned_back_before_everything_replaces_everything_that_was_saved() {
+        let mut coverage = Growing::new();
+        coverage.confirm(100, 110);
+        let saved = coverage.0.clone();
+        coverage.confirm(50, 60);
+        let kept = coverage.0.kept_of(&saved);
+        assert_eq!(kept.since(&saved), change(100, &[]), "first, what is not true any more goes");
+        let after = Some(GapCause::ClockStep);
+        let begun = Listened { interval: interval(60, 60), after };
+        assert_eq!(coverage.0.since(&kept), change(60, &[begun]), "then comes what is true now");
+    }
+
+    #[test]
+    fn what_was_thrown_away_breaks_the_listening_at_that_instant() {
+        let mut coverage = Growing::new();
+        coverage.confirm(0, 10);
+        coverage.0.interrupt(at(12), GapCause::Shed);
+        assert_eq!(coverage.confirm(0, 11), Confirmed::Extended);
+        coverage.proves(&[(0, 10)]);
+        assert_eq!(coverage.confirm(0, 14), began(10, 12, GapCause::Shed));
+        coverage.proves(&[(0, 10), (12, 14)]);
+        assert_eq!(coverage.confirm(0, 19), Confirmed::Extended);
     }
 
     #[test]

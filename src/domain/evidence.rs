@@ -148,6 +148,7 @@ mod tests {
             listened: Some(TimeDelta::seconds(125)),
             instance: Some("heartbeatd".to_owned()),
             delivered_at: None,
+            given_up: None,
         };
         let weigh = |coverage: &Coverage| {
             let (status, seen) = (Status::Offline, Some(at(10)));

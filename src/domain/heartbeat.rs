@@ -119,6 +119,12 @@ pub enum Rejection {
         /// Who.
         device_id: DeviceId,
     },
+    /// More devices report than there is room for until the next flush.
+    #[error("too many devices report that are not registered; no silence counts across this")]
+    NoRoom {
+        /// The device that reported.
+        device_id: DeviceId,
+    },
 }
 
 impl Rejection {
@@ -132,6 +138,7 @@ impl Rejection {
             Self::UnknownDevice { .. } => "unknown_device",
             Self::RegistrationRate { .. } => "registration_rate",
             Self::FleetFull { .. } => "fleet_full",
+            Self::NoRoom { .. } => "shed",
         }
     }
 
@@ -143,7 +150,8 @@ impl Rejection {
             | Self::Removed { device_id }
             | Self::RegistrationRate { device_id }
             | Self::UnknownDevice { device_id }
-            | Self::FleetFull { device_id } => Some(device_id),
+            | Self::FleetFull { device_id }
+            | Self::NoRoom { device_id } => Some(device_id),
         }
     }
 }

@@ -3,7 +3,9 @@
 //! Time comes in as an argument, so every rule here can be tested by stating
 //! instants.
 
+mod clock_watch;
 pub mod coverage;
+pub mod delivery;
 pub mod device_id;
 pub mod evidence;
 pub mod heartbeat;
@@ -15,8 +17,10 @@ pub mod rounds;
 pub mod status;
 mod timestamp;
 
+pub use clock_watch::ClockWatch;
 pub use coverage::{
-    Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals, Listened,
+    Change, Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals, Listened,
+    Saved, Saving,
 };
 pub use device_id::DeviceId;
 pub use evidence::{Evidence, Verdict};
@@ -26,4 +30,4 @@ pub use pending::{Batch, Pending, sort_by_device};
 pub use reading::Reading;
 pub use registration::RegistrationBudget;
 pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
-pub use status::{Status, Transition};
+pub use status::{GivenUp, Status, Transition};

@@ -10,7 +10,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::{Heartbeat, Rejection};
 
 /// One heartbeat per device, in a row, and an index of four bytes each.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pending {
     heartbeats: Vec<Heartbeat>,
     /// Where each device's heartbeat is.
@@ -36,16 +36,10 @@ pub struct Batch {
 }
 
 impl Pending {
-    /// An empty buffer for up to `max_devices`.
-    pub fn new(max_devices: u64) -> Self {
-        Self {
-            heartbeats: Vec::new(),
-            index: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
-            capacity: u32::try_from(max_devices).unwrap_or(u32::MAX) as usize,
-            unwritten: Vec::new(),
-            spare: Vec::new(),
-        }
+    /// Sets how many devices may have a heartbeat waiting that has arrived since the
+    /// last [`take`](Self::take): none before it is set, four billion at most.
+    pub fn set_capacity(&mut self, devices: u64) {
+        self.capacity = u32::try_from(devices).unwrap_or(u32::MAX) as usize;
     }
 
     /// How many heartbeats wait: one of a device, or two if one could not be written.
@@ -62,8 +56,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// [`Rejection::FleetFull`] if as many other devices as may be registered at
-    /// all have one waiting.
+    /// [`Rejection::NoRoom`] if as many other devices as there is room for have one
+    /// waiting.
     #[inline]
     pub fn merge(&mut self, later: Heartbeat) -> Result<(), Rejection> {
         let Self { heartbeats, index, hasher, capacity, .. } = self;
@@ -74,7 +68,7 @@ impl Pending {
         match entry {
             Entry::Occupied(at) => heartbeats[*at.get() as usize].merge(later),
             Entry::Vacant(_) if heartbeats.len() >= *capacity => {
-                return Err(Rejection::FleetFull { device_id: later.device_id });
+                return Err(Rejection::NoRoom { device_id: later.device_id });
             }
             Entry::Vacant(vacant) => {
                 vacant.insert(heartbeats.len() as u32);
@@ -173,7 +167,8 @@ mod tests {
     }
 
     fn buffer(heartbeats: &[(&str, i64)]) -> Pending {
-        let mut pending = Pending::new(3);
+        let mut pending = Pending::default();
+        pending.set_capacity(3);
         for (device, second) in heartbeats {
             pending.merge(heartbeat(device, *second)).expect("there is room");
         }
@@ -197,7 +192,7 @@ mod tests {
     fn a_device_too_many_is_rejected_and_the_others_go_on() {
         let mut pending = buffer(&[("a", 1), ("b", 1), ("c", 1)]);
         let device_id = "d".parse().expect("an id");
-        assert_eq!(pending.merge(heartbeat("d", 2)), Err(Rejection::FleetFull { device_id }));
+        assert_eq!(pending.merge(heartbeat("d", 2)), Err(Rejection::NoRoom { device_id }));
         assert_eq!(pending.merge(heartbeat("c", 2)), Ok(()));
     }
 

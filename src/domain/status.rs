@@ -99,6 +99,17 @@ pub struct Transition {
     pub instance: Option<String>,
     /// When the alert sink acknowledged it; only `offline` ones are delivered.
     pub delivered_at: Option<DateTime<Utc>>,
+    /// Set if the alert sink will never get it: it takes others, but not this one.
+    pub given_up: Option<GivenUp>,
+}
+
+/// An alert that was given up for the sake of the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GivenUp {
+    /// When it was.
+    pub at: DateTime<Utc>,
+    /// The reason that the alert sink gave last.
+    pub why: String,
 }
 
 #[cfg(test)]

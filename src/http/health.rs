@@ -33,9 +33,12 @@ struct Readiness {
     ready: bool,
     broker: &'static str,
     database: String,
+    checks: String,
+    fleet: String,
 }
 
-/// 200 if heartbeats provably arrive and can be written, else 503; the body says which.
+/// 200 if heartbeats provably arrive, can be written, and silent devices are found; else
+/// 503, and the body says why.
 pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     let registry = state.registry.send(ReportHealth).timeout(ANSWER_TIMEOUT);
     let ingest = state.ingest.send(ReportListening).timeout(ANSWER_TIMEOUT);
@@ -47,11 +50,24 @@ pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
         Ok(Listening::Disconnected) => "disconnected",
         Err(_) => "unknown: mqtt_ingest does not answer",
     };
-    let database = health
-        .map_err(|error| format!("unknown: device_registry does not answer: {error}"))
-        .and_then(|health| health.database);
-    let ready = broker == "subscribed" && database.is_ok();
-    let database = database.map_or_else(|why| why, |()| "ok".to_owned());
+    let (database, checks, silent) = match health {
+        Ok(health) => (health.database, health.checks, health.fleet_silent),
+        Err(error) => {
+            let unknown = format!("unknown: device_registry does not answer: {error}");
+            (Err(unknown.clone()), Err(unknown), None)
+        }
+    };
+    let ready = broker == "subscribed" && database.is_ok() && checks.is_ok();
+    let said = |state: Result<(), String>| state.map_or_else(|why| why, |()| "ok".to_owned());
+    let (database, checks) = (said(database), said(checks));
+    // It may be dead, so the service may be ready.
+    let fleet = silent.map_or("ok".to_owned(), |silent| {
+        format!(
+            "no device has been heard for {} s although echoes come back: does the broker keep \
+             their heartbeats from this client?",
+            silent.as_secs()
+        )
+    });
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.json(Readiness { ready, broker, database })
+    response.json(Readiness { ready, broker, database, checks, fleet })
 }

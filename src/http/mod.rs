@@ -4,7 +4,7 @@
 mod health;
 mod metrics;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,17 +37,18 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Starts serving on `address`; port 0 is any free one.
+    /// Starts serving what arrives at `listener`.
     ///
     /// # Errors
     ///
-    /// If the address cannot be bound.
+    /// If the listener cannot be used.
     pub fn start(
-        address: SocketAddr,
+        listener: TcpListener,
         metrics: Arc<Metrics>,
         registry: Addr<DeviceRegistry>,
         ingest: Addr<MqttIngest>,
     ) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
         let state = State { metrics, registry, ingest };
         let server = actix_web::HttpServer::new(move || {
             actix_web::App::new()
@@ -59,8 +60,7 @@ impl HttpServer {
         .workers(WORKERS)
         // The service has its own way to end.
         .disable_signals()
-        .bind(address)?;
-        let address = server.addrs().first().copied().unwrap_or(address);
+        .listen(listener)?;
         let server = server.run();
         let handle = server.handle();
         actix_rt::spawn(server);

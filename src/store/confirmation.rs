@@ -37,7 +37,7 @@ impl DeviceStore {
         proven: &Proven,
     ) -> Result<()> {
         let heartbeats: Vec<_> = heartbeats.into_iter().take(LOOKED_FOR).collect();
-        if heartbeats.is_empty() && proven.changed.is_empty() {
+        if heartbeats.is_empty() && proven.change.is_none() {
             return Ok(());
         }
         let lease = self.pool.lease();
@@ -79,7 +79,8 @@ async fn is_there(
             return Ok(false);
         }
     }
-    let Some(newest) = proven.changed.last() else { return Ok(true) };
+    let newest = proven.change.as_ref().and_then(|change| change.intervals.last());
+    let Some(newest) = newest else { return Ok(true) };
     let saved = listening_interval::Entity::find()
         .filter(Saved::Instance.eq(proven.instance.as_str()))
         .filter(Saved::StartedAt.eq(millis(newest.interval.from)))

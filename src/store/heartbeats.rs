@@ -118,7 +118,7 @@ impl DeviceStore {
         proven: &Proven,
     ) -> Result<Recorded> {
         debug_assert!(heartbeats.is_sorted_by(|a, b| a.device_id < b.device_id));
-        if heartbeats.is_empty() && proven.changed.is_empty() {
+        if heartbeats.is_empty() && proven.change.is_none() {
             return Ok(Recorded::default());
         }
         let recorded = self

@@ -11,7 +11,7 @@ use sea_orm::{
 
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, device_id, millis};
-use crate::domain::{DeviceId, Heartbeat, Status, Transition};
+use crate::domain::{DeviceId, GivenUp, Heartbeat, Status, Transition};
 
 /// A transition that has no sequence number yet.
 #[derive(Clone, Debug)]
@@ -60,6 +60,7 @@ impl NewTransition {
             listened,
             instance,
             delivered_at: None,
+            given_up: None,
         }
     }
 
@@ -138,8 +139,7 @@ impl DeviceStore {
     /// If the database fails.
     pub async fn undelivered_offline(&self, limit: u64) -> Result<Vec<Transition>> {
         let query = Entity::find()
-            .filter(Column::ToStatus.eq(entity::Status::Offline))
-            .filter(Column::DeliveredAt.is_null())
+            .filter(super::outbox::is_undelivered())
             .order_by_asc(Column::Sequence)
             .limit(limit);
         self.read("read the undelivered offline transitions", async |db| {
@@ -205,7 +205,7 @@ impl DeviceStore {
         let sql = "DELETE FROM status_transition WHERE sequence IN (\
                        SELECT sequence FROM status_transition \
                        WHERE at < $1 AND (to_status <> 'offline' OR (\
-                           delivered_at IS NOT NULL AND NOT EXISTS (\
+                           (delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND NOT EXISTS (\
                                SELECT 1 FROM device WHERE device.id = device_id \
                                AND device.status = 'offline' \
                                AND device.last_seen_at = status_transition.last_seen_at))) \
@@ -243,6 +243,9 @@ impl TryFrom<Model> for Transition {
             listened: row.listened_ms.map(TimeDelta::milliseconds),
             instance: row.instance,
             delivered_at: row.delivered_at.map(|time| time.0),
+            given_up: row
+                .given_up_at
+                .map(|at| GivenUp { at: at.0, why: row.given_up_why.unwrap_or_default() }),
         })
     }
 }

@@ -10,7 +10,7 @@ use sea_orm::{
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, millis};
 use crate::domain::coverage::MAX_INTERVALS;
-use crate::domain::{GapCause, Interval, Listened};
+use crate::domain::{Change, GapCause, Interval, Listened};
 
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
@@ -20,8 +20,8 @@ const LISTENED: Columns =
 pub struct Proven {
     /// Its `mqtt.client_id`.
     pub instance: String,
-    /// Takes the place of everything that began with the first of these or later.
-    pub changed: Vec<Listened>,
+    /// What is to be replaced by what; `None`: nothing.
+    pub change: Option<Change>,
 }
 
 impl DeviceStore {
@@ -54,9 +54,9 @@ impl DeviceStore {
     pub(super) async fn save_listened(
         &self,
         transaction: &DatabaseTransaction,
-        Proven { instance, changed }: &Proven,
+        Proven { instance, change }: &Proven,
     ) -> Result<(), DbErr> {
-        let Some(first) = changed.first() else { return Ok(()) };
+        let Some(Change { from, intervals }) = change else { return Ok(()) };
         let forget = "DELETE FROM listening_interval WHERE instance = $1 AND started_at >= $2";
         let save = format!(
             "WITH listened AS ({rows}) \
@@ -64,11 +64,11 @@ impl DeviceStore {
              SELECT $2, started_at, ended_at, gap_cause FROM listened",
             rows = rows::select(self.backend(), "$1", LISTENED),
         );
-        let rows = changed.iter().map(|Listened { interval, after }| {
+        let rows = intervals.iter().map(|Listened { interval, after }| {
             let cause = after.map(GapCause::as_str);
             [millis(interval.from).into(), millis(interval.until).into(), cause.into()]
         });
-        let from = [instance.as_str().into(), millis(first.interval.from).into()];
+        let from = [instance.as_str().into(), millis(*from).into()];
         self.execute(transaction, forget, from).await?;
         self.execute(transaction, &save, [rows::bind(rows), instance.as_str().into()]).await?;
         Ok(())

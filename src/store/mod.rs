@@ -13,6 +13,7 @@ mod history;
 mod interference;
 mod listening;
 mod open;
+mod outbox;
 mod pool;
 mod removal;
 mod rows;
@@ -33,6 +34,7 @@ pub use heartbeats::{Recorded, RecordingRules};
 pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
 pub use open::{OpenMode, Unusable};
+pub use outbox::OutboxSize;
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use silence::{Grounds, OwnTimeouts};
 

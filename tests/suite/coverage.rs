@@ -5,11 +5,12 @@ use serde_json::json;
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
-use crate::support::fleet::{Fleet, at};
+use crate::support::fleet::{Fleet, at, reading};
 use crate::support::service::Place;
 use servers::mosquitto::{Mosquitto, flood, heartbeat};
 
 use heartbeatd::actors::device_registry::{CheckOffline, ConfirmListening};
+use heartbeatd::clock::Reading;
 use heartbeatd::domain::{GapCause, Status};
 
 on_both_databases! {
@@ -31,7 +32,7 @@ async fn a_device_is_not_missed_while_nobody_listened(database: TestDatabase) {
     confirm(&fleet, 0, 100).await;
     // A new connection, an hour later.
     confirm(&fleet, 3700, 3710).await;
-    let check = |seconds| CheckOffline { now: at(seconds) };
+    let check = |seconds| CheckOffline { now: reading(at(seconds)) };
     let checked = fleet.registry.send(check(3710)).await.expect("it lives").expect("it checks");
     assert_eq!(checked.newly_offline, 0, "110 s have been listened to");
     fleet.heartbeat("alive", "", at(3750)).await;
@@ -75,7 +76,8 @@ async fn a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too(
     database.execute(&format!("INSERT INTO device ({columns}) VALUES {row}")).await;
     let fleet = Fleet::on(database).await;
     for (now, last_seen) in [(90, 80), (50, 50)] {
-        let check = CheckOffline { now: at(now) };
+        let passed = reading(at(90 + i64::from(now == 50))).monotonic;
+        let check = CheckOffline { now: Reading { wall: at(now), monotonic: passed } };
         fleet.registry.send(check).await.expect("it lives").expect("it checks");
         assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(last_seen)), "at {now}");
     }
@@ -132,6 +134,7 @@ fn a_missing_echo_is_said_with_what_to_allow() {
     place.await_statuses(&["pump online"]);
 
     // Being connected is the evidence then.
+    drop(service);
     let place = place.with("MQTT__ECHO_INTERVAL", "0s").with("MQTT__CLIENT_ID", "without-echo");
     let without = place.start();
     without.await_listening();
@@ -207,7 +210,7 @@ fn an_ingest_that_sheds_breaks_the_coverage() {
 #[actix_rt::test]
 async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
     use chrono::TimeDelta;
-    use heartbeatd::clock::{Reading, system_clock};
+    use heartbeatd::clock::system_clock;
     use std::sync::atomic::{AtomicI64, Ordering};
     static BEHIND_SECONDS: AtomicI64 = AtomicI64::new(0);
     fn clock() -> Reading {

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use heartbeatd::domain::{Heartbeat, Interval, Listened, Status};
+use heartbeatd::domain::{Change, Heartbeat, Interval, Listened, Status};
 use heartbeatd::store::{
     DeviceStore, Interference, Interfering, Outcome, Point, Proven, Recorded, RecordingRules,
     StoreError,
@@ -44,7 +44,9 @@ fn heartbeats(devices: &[&str]) -> Vec<Heartbeat> {
 
 fn proven() -> Proven {
     let interval = Interval { from: start(), until: at(1) };
-    Proven { instance: "test".to_owned(), changed: vec![Listened { interval, after: None }] }
+    let intervals = vec![Listened { interval, after: None }];
+    let change = Some(Change { from: interval.from, intervals });
+    Proven { instance: "test".to_owned(), change }
 }
 
 async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded, StoreError> {
@@ -94,7 +96,7 @@ async fn whatever_fails_the_next_flush_writes_everything_and_no_change_twice(
         }
     }
     let listened = store.listened("test", start(), at(1)).await.expect("it reads");
-    assert_eq!(listened, proven().changed);
+    assert_eq!(Some(listened), proven().change.map(|change| change.intervals));
 }
 
 #[actix_rt::test]

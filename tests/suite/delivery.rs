@@ -1,42 +1,57 @@
 //! Offline transitions reach the alert sink at least once, in the normal case
 //! exactly once, in order, whatever becomes of the sink or the process.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
-use heartbeatd::actors::device_registry::CheckOffline;
-use heartbeatd::actors::ticker::{AwaitEnd, CheckNow, Schedule, Ticker};
+use heartbeatd::actors::courier::{AwaitEnd, Courier, Deliver, Stop};
 use heartbeatd::clock::Reading;
+use heartbeatd::domain::Transition;
+use heartbeatd::metrics::Metrics;
+use tokio::sync::{Notify, mpsc};
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
 use crate::support::service::Place;
+use servers::PATIENCE;
 use servers::mosquitto::Mosquitto;
 
 on_both_databases! {
-    a_sink_that_fails_gets_the_same_again_with_the_next_check
-    a_sink_that_is_too_slow_gets_the_same_again_with_the_next_check
-    a_sink_that_stops_ends_the_ticker_and_its_successor_gets_everything
+    a_sink_that_fails_gets_less_at_once_until_it_takes_it
+    a_sink_that_is_slow_gets_nothing_twice_and_less_at_once_afterwards
+    a_sink_that_hangs_delays_no_check
+    a_sink_that_stops_ends_the_courier_and_its_successor_gets_everything
+    an_alert_that_is_always_refused_is_passed_kept_and_shown
+    an_alert_over_which_the_process_dies_is_passed
+    a_sink_that_is_out_of_order_loses_nothing
+    a_courier_that_is_stopped_lets_the_delivery_under_way_finish
     what_a_killed_process_had_marked_is_delivered_once_by_the_next_one
 }
 
-/// What a sink does with its deliveries, one after the other, and then with the
-/// rest.
-#[derive(Clone, Copy)]
+/// How a sink treats a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reply {
     Takes,
     Fails,
+    /// Takes it once it is let go.
+    Waits,
     Hangs,
     Stops,
 }
 
-/// Tells what it gets: sequence numbers and devices.
+/// Decides by the devices of a delivery.
+type Rule = Box<dyn FnMut(&[&str]) -> Reply>;
+
+/// Tells what it gets.
 struct Sink {
-    replies: Vec<Reply>,
-    told: Sender<Vec<(i64, String)>>,
+    rule: Rule,
+    told: mpsc::UnboundedSender<Vec<Transition>>,
+    go_on: Rc<Notify>,
 }
 
 impl Actor for Sink {
@@ -47,16 +62,21 @@ impl Handler<DevicesOffline> for Sink {
     type Result = ResponseFuture<Result<(), AlertError>>;
 
     fn handle(&mut self, offline: DevicesOffline, ctx: &mut Context<Self>) -> Self::Result {
-        let got = offline.transitions.iter().map(|t| (t.sequence, t.device_id.to_string()));
-        self.told.send(got.collect()).expect("the test listens");
-        let reply = if self.replies.len() > 1 { self.replies.remove(0) } else { self.replies[0] };
-        if let Reply::Stops = reply {
+        let ids: Vec<_> = offline.transitions.iter().map(|t| t.device_id.as_str()).collect();
+        let reply = (self.rule)(&ids);
+        self.told.send(offline.transitions).expect("the test listens");
+        if reply == Reply::Stops {
             ctx.stop();
         }
+        let go_on = Rc::clone(&self.go_on);
         Box::pin(async move {
             match reply {
                 Reply::Takes => Ok(()),
                 Reply::Fails => Err(AlertError("the pager is out of range".to_owned())),
+                Reply::Waits => {
+                    go_on.notified().await;
+                    Ok(())
+                }
                 Reply::Hangs | Reply::Stops => std::future::pending().await,
             }
         })
@@ -67,89 +87,237 @@ fn clock() -> Reading {
     Reading { wall: at(181), monotonic: Instant::now() }
 }
 
-/// Three devices that a check at 181 finds silent.
-async fn silent_fleet(database: TestDatabase) -> Fleet {
+/// Devices that a check at 181 has found silent.
+async fn silent_fleet(database: TestDatabase, devices: &[&str]) -> Fleet {
     let fleet = Fleet::on(database).await;
-    fleet.heartbeats(&["a", "b", "c"], "", at(0)).await;
+    fleet.heartbeats(devices, "", at(0)).await;
     fleet.listening(at(181)).await;
+    fleet.check_only(at(181)).await;
     fleet
 }
 
-/// A ticker whose checks come when the test says so, but for the first.
-fn ticker(fleet: &Fleet, replies: &[Reply]) -> (Addr<Ticker>, Receiver<Vec<(i64, String)>>) {
-    let (told, deliveries) = mpsc::channel();
-    let sink = Sink { replies: replies.to_vec(), told }.start();
-    let schedule = Schedule {
-        check_interval: Duration::from_secs(24 * 60 * 60),
-        delivery_timeout: Duration::from_millis(200),
-    };
-    let ticker = Ticker::new(schedule, fleet.registry.clone(), sink.recipient(), clock);
-    (ticker.start(), deliveries)
+/// A courier, its sink, and what that is told.
+struct Delivery {
+    courier: Addr<Courier>,
+    told: tokio::sync::Mutex<mpsc::UnboundedReceiver<Vec<Transition>>>,
+    go_on: Rc<Notify>,
+    metrics: Arc<Metrics>,
 }
 
-async fn check(ticker: &Addr<Ticker>) {
-    ticker.send(CheckNow).await.expect("it lives");
+impl Delivery {
+    fn begin(fleet: &Fleet, rule: impl FnMut(&[&str]) -> Reply + 'static) -> Self {
+        let (tell, told) = mpsc::unbounded_channel();
+        let go_on = Rc::new(Notify::new());
+        let sink = Sink { rule: Box::new(rule), told: tell, go_on: Rc::clone(&go_on) }.start();
+        let (registry, metrics) = (fleet.registry.clone(), Arc::new(Metrics::new()));
+        let patience = Duration::from_millis(50);
+        let courier =
+            Courier::new(registry, sink.recipient(), patience, clock, Arc::clone(&metrics));
+        Self { courier: courier.start(), told: told.into(), go_on, metrics }
+    }
+
+    /// What is told next, once it is; pauses are cut short as by a check.
+    async fn next(&self) -> Vec<String> {
+        let mut told = self.told.lock().await;
+        let waiting = async {
+            loop {
+                let soon = tokio::time::timeout(Duration::from_millis(10), told.recv());
+                match soon.await {
+                    Ok(delivery) => break delivery.expect("the sink lives"),
+                    Err(_elapsed) => self.courier.send(Deliver).await.expect("it lives"),
+                }
+            }
+        };
+        let delivery = tokio::time::timeout(PATIENCE, waiting).await.expect("it is told");
+        delivery.iter().map(|transition| transition.device_id.to_string()).collect()
+    }
+
+    /// Waits until the outbox is empty, and returns what has been told meanwhile.
+    async fn to_the_end(&self, fleet: &Fleet) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while !fleet.undelivered().await.is_empty() {
+            assert!(Instant::now() < deadline, "{:?} is left", fleet.undelivered().await);
+            self.courier.send(Deliver).await.expect("it lives");
+        }
+        let mut told = self.told.lock().await;
+        let mut all = Vec::new();
+        while let Ok(delivery) = told.try_recv() {
+            all.extend(delivery.iter().map(|transition| transition.device_id.to_string()));
+        }
+        all
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let page = self.metrics.encode().expect("it prints");
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
 }
 
-fn devices(delivery: &[(i64, String)]) -> Vec<&str> {
-    delivery.iter().map(|(_, device)| device.as_str()).collect()
+async fn a_sink_that_fails_gets_less_at_once_until_it_takes_it(database: TestDatabase) {
+    let fleet = silent_fleet(database, &["a", "b", "c"]).await;
+    let mut failures = 2;
+    let delivery = Delivery::begin(&fleet, move |_| {
+        failures -= 1;
+        if failures >= 0 { Reply::Fails } else { Reply::Takes }
+    });
+    assert_eq!(delivery.next().await, ["a", "b", "c"]);
+    assert_eq!(delivery.next().await, ["a"]);
+    assert_eq!(delivery.next().await, ["a"]);
+    assert_eq!(delivery.next().await, ["b", "c"], "in order, and more at once again");
+    assert_eq!(delivery.to_the_end(&fleet).await, [""; 0]);
+    assert_eq!(delivery.metric(r#"heartbeatd_deliveries_failed_total{reason="sink"}"#), 2.0);
+    assert_eq!(delivery.metric("heartbeatd_alerts_delivered_total"), 3.0);
 }
 
-async fn a_sink_that_fails_gets_the_same_again_with_the_next_check(database: TestDatabase) {
-    let fleet = silent_fleet(database).await;
-    let (ticker, deliveries) = ticker(&fleet, &[Reply::Fails, Reply::Fails, Reply::Takes]);
-    check(&ticker).await;
-    check(&ticker).await;
-    check(&ticker).await;
-    let got: Vec<_> = deliveries.try_iter().collect();
-    assert_eq!(got.len(), 3, "twice in vain, once with success: {got:?}");
-    assert_eq!(devices(&got[0]), ["a", "b", "c"]);
-    assert!(got[0].is_sorted(), "{got:?}");
-    assert!(got.iter().all(|delivery| *delivery == got[0]), "{got:?}");
-}
-
-async fn a_sink_that_is_too_slow_gets_the_same_again_with_the_next_check(database: TestDatabase) {
-    let fleet = silent_fleet(database).await;
-    let (ticker, deliveries) = ticker(&fleet, &[Reply::Hangs, Reply::Takes]);
-    check(&ticker).await;
-    check(&ticker).await;
-    let got: Vec<_> = deliveries.try_iter().collect();
-    assert_eq!(got.len(), 2, "{got:?}");
-    assert_eq!(got[0], got[1]);
-    let left = fleet.store.undelivered_offline(10).await.expect("it reads");
-    assert_eq!(left, []);
-}
-
-async fn a_sink_that_stops_ends_the_ticker_and_its_successor_gets_everything(
+async fn a_sink_that_is_slow_gets_nothing_twice_and_less_at_once_afterwards(
     database: TestDatabase,
 ) {
-    let fleet = silent_fleet(database).await;
-    let (dying, deliveries) = ticker(&fleet, &[Reply::Stops]);
-    // The first check has its delivery time out, the next one finds nobody there.
-    dying.do_send(CheckNow);
-    let Err(end) = dying.send(AwaitEnd).await;
+    let fleet = silent_fleet(database, &["a", "b", "c", "d"]).await;
+    let mut first = true;
+    let delivery = Delivery::begin(&fleet, move |_| {
+        if std::mem::take(&mut first) { Reply::Waits } else { Reply::Takes }
+    });
+    assert_eq!(delivery.next().await, ["a", "b", "c", "d"]);
+    let timeouts = r#"heartbeatd_deliveries_failed_total{reason="timeout"}"#;
+    let deadline = Instant::now() + PATIENCE;
+    while delivery.metric(timeouts) < 3.0 {
+        assert!(Instant::now() < deadline, "it is too late three times");
+        delivery.courier.send(Deliver).await.expect("it lives");
+    }
+    assert!(delivery.told.lock().await.try_recv().is_err(), "it may still be handling it");
+    delivery.go_on.notify_one();
+    assert_eq!(delivery.to_the_end(&fleet).await, [""; 0], "its late reply counts");
+
+    fleet.heartbeats(&["a", "b", "c"], "", at(200)).await;
+    fleet.listening(at(400)).await;
+    fleet.check_only(at(400)).await;
+    assert_eq!(delivery.next().await, ["a", "b"], "half of four");
+}
+
+async fn a_sink_that_hangs_delays_no_check(database: TestDatabase) {
+    let fleet = silent_fleet(database, &["a"]).await;
+    let delivery = Delivery::begin(&fleet, |_| Reply::Hangs);
+    assert_eq!(delivery.next().await, ["a"]);
+    for round in 1..=3 {
+        let device = format!("late-{round}");
+        fleet.heartbeat(&device, "", at(200 * round)).await;
+        fleet.listening(at(200 * round + 181)).await;
+        let checked = fleet.check_only(at(200 * round + 181)).await;
+        assert_eq!((checked.newly_offline, checked.undelivered), (1, 1 + round as u64));
+        delivery.courier.send(Deliver).await.expect("it lives");
+    }
+    assert!(delivery.told.lock().await.try_recv().is_err(), "one delivery at a time");
+}
+
+async fn a_sink_that_stops_ends_the_courier_and_its_successor_gets_everything(
+    database: TestDatabase,
+) {
+    let fleet = silent_fleet(database, &["a", "b"]).await;
+    let dying = Delivery::begin(&fleet, |_| Reply::Stops);
+    let Err(end) = dying.courier.send(AwaitEnd).await;
     assert!(matches!(end, MailboxError::Closed), "{end}");
-    let lost = deliveries.recv().expect("it was told before it stopped");
-    let (successor, deliveries) = ticker(&fleet, &[Reply::Takes]);
-    check(&successor).await;
-    assert_eq!(deliveries.try_iter().collect::<Vec<_>>(), [lost]);
+    let successor = Delivery::begin(&fleet, |_| Reply::Takes);
+    assert_eq!(successor.to_the_end(&fleet).await, ["a", "b"]);
+}
+
+async fn an_alert_that_is_always_refused_is_passed_kept_and_shown(database: TestDatabase) {
+    let devices = ["a", "bad", "c", "d", "e"];
+    let fleet = silent_fleet(database, &devices).await;
+    let delivery =
+        Delivery::begin(
+            &fleet,
+            |ids| {
+                if ids.contains(&"bad") { Reply::Fails } else { Reply::Takes }
+            },
+        );
+    let told = delivery.to_the_end(&fleet).await;
+    assert!(told.iter().filter(|device| *device == "bad").count() >= 5, "{told:?}");
+    let history = fleet.store.history(None, None, 100).await.expect("it reads");
+    let fate = |transition: &Transition| {
+        let why = transition.given_up.as_ref().map(|given_up| given_up.why.clone());
+        (transition.delivered_at.is_some(), why)
+    };
+    let offline = history.iter().filter(|t| t.cutoff.is_some());
+    let fates: BTreeMap<_, _> = offline.map(|t| (t.device_id.to_string(), fate(t))).collect();
+    for device in devices {
+        let refused = (false, Some("the alert sink failed: the pager is out of range".to_owned()));
+        let expected = if device == "bad" { refused } else { (true, None) };
+        assert_eq!(fates[device], expected, "{device}");
+    }
+    assert_eq!(delivery.metric("heartbeatd_alerts_given_up_total"), 1.0);
+}
+
+async fn an_alert_over_which_the_process_dies_is_passed(database: TestDatabase) {
+    let fleet = silent_fleet(database, &["bad", "c"]).await;
+    let mut lives = 0;
+    while !fleet.undelivered().await.is_empty() {
+        lives += 1;
+        assert!(lives < 20, "{:?} is left", fleet.undelivered().await);
+        // Each courier is one that a dying process takes with it.
+        let delivery =
+            Delivery::begin(
+                &fleet,
+                |ids| {
+                    if ids.contains(&"bad") { Reply::Stops } else { Reply::Takes }
+                },
+            );
+        let deadline = Instant::now() + PATIENCE;
+        while delivery.courier.connected() && !fleet.undelivered().await.is_empty() {
+            assert!(Instant::now() < deadline, "it neither dies nor goes on");
+        }
+    }
+    let history = fleet.store.history(None, None, 100).await.expect("it reads");
+    let given_up: Vec<_> =
+        history.iter().filter(|t| t.given_up.is_some()).map(|t| t.device_id.as_str()).collect();
+    assert_eq!(given_up, ["bad"]);
+}
+
+async fn a_sink_that_is_out_of_order_loses_nothing(database: TestDatabase) {
+    let devices = ["a", "b", "c"];
+    let fleet = silent_fleet(database, &devices).await;
+    let mut failures = 40;
+    let delivery = Delivery::begin(&fleet, move |_| {
+        failures -= 1;
+        if failures >= 0 { Reply::Fails } else { Reply::Takes }
+    });
+    delivery.to_the_end(&fleet).await;
+    let history = fleet.store.history(None, None, 100).await.expect("it reads");
+    let delivered = history.iter().filter(|transition| transition.delivered_at.is_some());
+    assert_eq!(delivered.count(), devices.len());
+}
+
+async fn a_courier_that_is_stopped_lets_the_delivery_under_way_finish(database: TestDatabase) {
+    let fleet = silent_fleet(database, &["a", "b"]).await;
+    let delivery = Delivery::begin(&fleet, |_| Reply::Waits);
+    assert_eq!(delivery.next().await, ["a", "b"]);
+    let stopping = delivery.courier.send(Stop);
+    delivery.go_on.notify_one();
+    stopping.await.expect("it lives");
+    assert_eq!(fleet.undelivered().await, [], "what the sink took is struck off");
+    fleet.heartbeat("a", "", at(200)).await;
+    fleet.listening(at(400)).await;
+    fleet.check_only(at(400)).await;
+    delivery.courier.send(Deliver).await.expect("it lives");
+    assert!(delivery.told.lock().await.try_recv().is_err(), "nothing begins any more");
 }
 
 async fn what_a_killed_process_had_marked_is_delivered_once_by_the_next_one(
     database: TestDatabase,
 ) {
     let url = database.url.clone();
-    let fleet = silent_fleet(database).await;
     // Marked, and the process is gone before anybody is told.
-    let marked = fleet.registry.send(CheckOffline { now: at(181) }).await.expect("it lives");
-    let marked = marked.expect("it checks").undelivered;
+    let fleet = silent_fleet(database, &["a", "b", "c"]).await;
+    let marked = fleet.undelivered().await;
     assert_eq!(marked.len(), 3);
 
     let broker = Mosquitto::start();
     let place = Place::new().with("MQTT__URL", &broker.url()).with("DATABASE__URL", &url);
     for run in ["the next process", "the one after it"] {
-        let service = place.start();
-        service.await_log(&["ticker", "checked newly_offline=0"]);
+        let mut service = place.start();
+        service.await_log(&["ticker", "checked newly_offline=0 undelivered=0"]);
+        service.signal("TERM");
+        assert_eq!(service.await_exit(), Some(0));
         let log = service.log();
         for transition in &marked {
             let (device, sequence) = (&transition.device_id, transition.sequence);

@@ -23,7 +23,7 @@ fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port:
     place.await_statuses(&["fan-3 offline", "pump-17 offline"]);
     service.await_log(&["device_registry", "device=pump-17 from=online to=offline"]);
     service.await_log(&["alert_sink", "device offline device=pump-17"]);
-    service.await_log(&["ticker", "checked newly_offline=2 delivered=2"]);
+    service.await_log(&["ticker", "checked newly_offline=2 undelivered=2"]);
 
     heartbeat(port, "pump-17", b"");
     place.await_statuses(&["fan-3 offline", "pump-17 online"]);

@@ -24,6 +24,5 @@ mod plug_in_alerts;
 mod proof;
 mod registration;
 mod rules_in_sql;
-mod simulation;
 mod specification;
 mod support;

@@ -7,7 +7,7 @@ use sea_orm::{
 };
 
 use crate::support::database::TestDatabase;
-use crate::support::fleet::{Fleet, at};
+use crate::support::fleet::{Fleet, at, reading};
 
 #[actix_rt::test]
 async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
@@ -25,7 +25,7 @@ async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
     };
     let lock = other.begin_with_options(immediate).await.expect("it is free");
     fleet.heartbeat("alive", "", at(290)).await;
-    let check = fleet.registry.send(CheckOffline { now: at(300) });
+    let check = fleet.registry.send(CheckOffline { now: reading(at(300)) });
     let meanwhile = async {
         fleet.heartbeat("alive", r#"{"uptime_seconds":1}"#, at(295)).await;
         fleet.heartbeat("new", "", at(295)).await;

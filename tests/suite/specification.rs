@@ -245,46 +245,44 @@ async fn a_full_fleet_takes_no_more_devices(database: TestDatabase) {
 }
 
 async fn an_offline_transition_is_delivered_until_it_is_acknowledged(database: TestDatabase) {
-    use heartbeatd::actors::device_registry::{AcknowledgeOffline, CheckOffline};
+    use heartbeatd::actors::device_registry::AcknowledgeOffline;
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["a", "b"], "", at(0)).await;
     fleet.flush().await;
     let check = async |seconds| {
         fleet.listening(at(seconds)).await;
-        let checked = fleet.registry.send(CheckOffline { now: at(seconds) }).await;
-        checked.expect("it lives").expect("it checks")
+        fleet.check_only(at(seconds)).await
     };
     let first = check(181).await;
-    assert_eq!(first.newly_offline, 2);
+    assert_eq!((first.newly_offline, first.undelivered), (2, 2));
+    let found = fleet.undelivered().await;
     let again = check(241).await;
-    assert_eq!(again.newly_offline, 0);
-    assert_eq!(again.undelivered, first.undelivered, "nobody has acknowledged");
+    assert_eq!((again.newly_offline, again.undelivered), (0, 2));
+    assert_eq!(fleet.undelivered().await, found, "nobody has acknowledged");
 
-    let one = vec![first.undelivered[0].sequence];
+    let one = vec![found[0].sequence];
     let acknowledge = AcknowledgeOffline { sequences: one, at: at(242) };
-    let left = fleet.registry.send(acknowledge).await.expect("it lives").expect("it writes");
-    assert_eq!(left, first.undelivered[1..]);
+    fleet.registry.send(acknowledge).await.expect("it lives").expect("it writes");
+    assert_eq!(fleet.undelivered().await, found[1..]);
     let history = fleet.store.history(None, None, 10).await.expect("it reads");
     let delivered: Vec<_> = history.iter().filter_map(|t| t.delivered_at).collect();
     assert_eq!(delivered, [at(242)]);
 }
 
 async fn old_history_is_deleted_but_never_what_still_matters(database: TestDatabase) {
-    use heartbeatd::actors::device_registry::CheckOffline;
     let day = 24 * 60 * 60;
     let retention = Duration::from_secs(90 * 24 * 60 * 60);
     let fleet = Fleet::configured(database, |config| config.history.retention = retention).await;
-    let check = async |now| fleet.registry.send(CheckOffline { now }).await.expect("it lives");
     fleet.heartbeats(&["back", "gone"], "", at(0)).await;
     assert_eq!(fleet.check(at(181)).await, ["back", "gone"]);
     fleet.heartbeats(&["back", "undelivered"], "", at(200)).await;
     fleet.flush().await;
     fleet.listening(at(500)).await;
-    check(at(500)).await.expect("it checks");
+    fleet.check_only(at(500)).await;
     fleet.heartbeats(&["back", "undelivered"], "", at(600)).await;
     fleet.flush().await;
 
-    check(at(91 * day)).await.expect("it checks");
+    fleet.check_only(at(91 * day)).await;
     let kept = ["online -> offline"];
     assert_eq!(fleet.changes("gone").await, kept, "what took a device offline that still is");
     assert_eq!(fleet.changes("undelivered").await, kept, "what the sink has not taken");

@@ -71,13 +71,6 @@ impl<'a> Line<'a> {
     pub fn span(&self, key: &str) -> Option<Span> {
         Some(Span { from: self.since(key)?, until: self.at })
     }
-
-    /// The ticker's check, without the deliveries that followed.
-    pub fn check(&self) -> Option<Span> {
-        let from = self.since("duration_ms")?;
-        let took = TimeDelta::from_std(self.duration("check_ms")?).ok()?;
-        Some(Span { from, until: from + took })
-    }
 }
 
 /// A stretch of time.
@@ -99,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_line_says_who_when_what_and_how_much() {
-        let text = "[2026-11-24T22:47:36.123Z DEBUG ticker] checked newly_offline=7 check_ms=20 duration_ms=23\n\
+        let text = "[2026-11-24T22:47:36.123Z DEBUG ticker] checked newly_offline=7 undelivered=0 duration_ms=23\n\
                     panicked\n[2026-11-24T22:47:37.000Z INFO  ticker] checked newly_of";
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("it is ours");
@@ -109,9 +102,6 @@ mod tests {
         assert_eq!(lines[0].number("newly_offline"), Some(7));
         let span = lines[0].span("duration_ms").expect("it has one");
         assert_eq!((span.until - span.from).num_milliseconds(), 23);
-        let check = lines[0].check().expect("it has one");
-        assert_eq!((check.until - check.from).num_milliseconds(), 20);
-        assert_eq!(check.from, span.from);
         assert_eq!(log.of("alert_sink", "checked").count(), 0);
     }
 }

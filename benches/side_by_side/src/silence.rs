@@ -133,11 +133,12 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
     })?;
 
     let found: Vec<_> = relevant(&log, case).collect();
-    let mut durations: Vec<_> = found.iter().filter_map(|l| l.duration("check_ms")).collect();
+    let mut durations: Vec<_> = found.iter().filter_map(|l| l.duration("duration_ms")).collect();
     durations.sort_unstable();
     let check = *durations.get(durations.len() / 2).context("a check")?;
-    let checks: Vec<_> = found.iter().filter_map(Line::check).collect();
-    let all_checks: Vec<_> = log.of("ticker", "checked").filter_map(|l| l.check()).collect();
+    let checks: Vec<_> = found.iter().filter_map(|line| line.span("duration_ms")).collect();
+    let all_checks: Vec<_> =
+        log.of("ticker", "checked").filter_map(|l| l.span("duration_ms")).collect();
     let undisturbed = |flush: &Span| !all_checks.iter().any(|check| check.overlaps(flush));
     let flushes = log.of("device_registry", "flushed").filter_map(|l| l.span("duration_ms"));
     let flushes: Vec<_> = flushes.filter(undisturbed).collect();

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::Lines;
-use crate::domain::{Batch, Heartbeat};
+use super::progress::Progress;
+use crate::domain::{Batch, Change, Heartbeat, Saving};
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
 
@@ -17,9 +18,11 @@ pub(super) struct Flush {
     pub(super) store: DeviceStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lines: Lines,
+    pub(super) progress: Arc<Progress>,
     pub(super) rules: RecordingRules,
-    /// What all of the heartbeats together allow to be proven.
-    pub(super) proven: Proven,
+    /// Whose coverage is saved with the heartbeats: `mqtt.client_id`.
+    pub(super) instance: String,
+    pub(super) saving: Saving,
 }
 
 /// What came of it.
@@ -33,22 +36,21 @@ pub(super) struct Flushed {
 }
 
 impl Flush {
-    /// Whether there is nothing to write.
+    /// True if there is nothing to write.
     pub(super) fn is_idle(&self, batch: &Batch) -> bool {
-        batch.is_empty() && self.proven.changed.is_empty()
+        batch.is_empty() && self.saving.only.is_none()
     }
 
-    /// Writes the heartbeats, a portion after the other; and with the last of them what is
-    /// proven once all are there.
+    /// Writes the heartbeats, one portion after the other, and with them what is proven.
     pub(super) async fn write(mut self, batch: Batch) -> Flushed {
         let mut batch = sorted(batch).await;
-        let nothing = Proven::default();
+        let working = self.progress.begin("record heartbeats");
         let (mut written, mut registered) = (0, 0);
         let result = loop {
             let end = batch.len().min(written + WRITTEN_AT_ONCE);
-            let proven = if end == batch.len() { &self.proven } else { &nothing };
+            let proven = self.proven(written == 0, end == batch.len());
             let portion = &batch[written..end];
-            match self.store.update_last_seen(portion, self.rules, proven).await {
+            match self.store.update_last_seen(portion, self.rules, &proven).await {
                 Ok(recorded) => {
                     self.rules = self.rules.after(recorded.registered);
                     registered += recorded.registered;
@@ -56,6 +58,7 @@ impl Flush {
                 }
                 Err(error) => break Err(error),
             }
+            working.step();
             written = end;
             if end == batch.len() {
                 break Ok(());
@@ -63,6 +66,18 @@ impl Flush {
         };
         batch.drain(..written);
         Flushed { written, rest: batch, registered, result }
+    }
+
+    /// What goes with a portion, see [`Saving`].
+    fn proven(&self, is_first: bool, is_last: bool) -> Proven {
+        let Saving { first, last, only } = &self.saving;
+        let change: Option<&Change> = match (is_first, is_last) {
+            (true, true) => only.as_ref(),
+            (true, false) => first.as_ref(),
+            (false, true) => last.as_ref(),
+            (false, false) => None,
+        };
+        Proven { instance: self.instance.clone(), change: change.cloned() }
     }
 
     fn report(&self, recorded: &Recorded) {

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use log::info;
-use tokio::sync::Mutex;
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
-use super::{Lines, TARGET};
-use crate::domain::{Coverage, Cutoffs, DeviceId, Status};
+use super::progress::{Progress, Work};
+use super::{CheckError, Lines, TARGET};
+use crate::domain::{ClockWatch, Coverage, Cutoffs, DeviceId, Status};
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, Grounds, StoreError};
+use crate::store::{DeviceStore, Grounds, OutboxSize, StoreError};
 
 /// How many devices a check takes in one go from the database, and how many it
 /// marks or clamps in one transaction, between which flushes get their turn. Bounds the
@@ -24,12 +26,20 @@ const MARKED_AT_ONCE: usize = 10_000;
 /// most; at one check a minute that is more than ten million a day.
 const PRUNED_AT_ONCE: u64 = 10_000;
 
+/// How long the clock must have run undisturbed before history is deleted by it: one
+/// that is wrong after a start without a battery or a network is set within minutes.
+const STEADY_BEFORE_PRUNING: Duration = Duration::from_secs(60 * 60);
+
 /// One check, after the buffer was written.
 pub(super) struct Sweep {
     pub(super) store: DeviceStore,
-    pub(super) turn: Arc<Mutex<()>>,
+    pub(super) turn: Arc<AsyncMutex<()>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lines: Lines,
+    pub(super) progress: Arc<Progress>,
+    pub(super) clock: Arc<Mutex<ClockWatch>>,
+    /// The time base to which `coverage` and `now` belong.
+    pub(super) base: u64,
     pub(super) coverage: Coverage,
     pub(super) timeout: Duration,
     pub(super) instance: String,
@@ -37,14 +47,55 @@ pub(super) struct Sweep {
     pub(super) now: DateTime<Utc>,
 }
 
+/// What a check found, and what the registry wants to know about the fleet.
+pub(super) struct Swept {
+    pub(super) newly_offline: u64,
+    pub(super) outbox: OutboxSize,
+    pub(super) counts: BTreeMap<Status, u64>,
+    /// The longest timeout of any device.
+    pub(super) longest: Duration,
+}
+
 impl Sweep {
+    pub(super) async fn run(&self, clamp: bool) -> Result<Swept, CheckError> {
+        let work = self.progress.begin("check for silent devices");
+        if clamp {
+            self.clamp_future(&work).await?;
+        }
+        let own = self.store.own_timeouts().await?;
+        let longest = own.iter().copied().fold(self.timeout, Duration::max);
+        let newly_offline = self.check_offline_devices(&own, &work).await?;
+        self.tidy(&work).await?;
+        Ok(Swept {
+            newly_offline,
+            outbox: self.store.outbox_size().await?,
+            counts: self.store.count_by_status().await?,
+            longest,
+        })
+    }
+
+    /// Waits until nothing else writes.
+    ///
+    /// A clock that was set in the meantime makes this check worthless: its cutoffs
+    /// are of the old clock, and flushes of the new one may have come in between.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, CheckError> {
+        let turn = self.turn.lock().await;
+        if self.clock.lock().base() != self.base {
+            return Err(CheckError::ClockSet);
+        }
+        Ok(turn)
+    }
+
     /// A device that was last seen in the future would not be missed until then.
-    pub(super) async fn clamp_future(&self) -> Result<(), StoreError> {
+    async fn clamp_future(&self, work: &Work) -> Result<(), CheckError> {
         let mut devices = 0;
         loop {
-            let turn = self.turn.lock().await;
-            let clamped = self.store.clamp_last_seen(self.now, MARKED_AT_ONCE as u64).await?;
+            let turn = self.turn().await?;
+            // Later than this check's own time, if flushes came in between.
+            let now = self.clock.lock().now().map_or(self.now, |now| now.max(self.now));
+            let clamped = self.store.clamp_last_seen(now, MARKED_AT_ONCE as u64).await?;
             drop(turn);
+            work.step();
             devices += clamped;
             if clamped < MARKED_AT_ONCE as u64 {
                 break;
@@ -61,7 +112,11 @@ impl Sweep {
 
     /// Finds the silent devices and marks them offline. Returns how many went
     /// offline; their transitions are in the outbox.
-    pub(super) async fn check_offline_devices(&self, own: &[Duration]) -> Result<u64, StoreError> {
+    async fn check_offline_devices(
+        &self,
+        own: &[Duration],
+        work: &Work,
+    ) -> Result<u64, CheckError> {
         let cutoffs = self.coverage.cutoffs(self.now, self.timeout, own);
         let mut newly_offline = 0;
         loop {
@@ -69,17 +124,18 @@ impl Sweep {
             let mut marked = 0;
             for devices in stale.chunks(MARKED_AT_ONCE) {
                 marked += self.mark(devices, &cutoffs).await?;
+                work.step();
             }
             newly_offline += marked;
-            // Nobody marked: all were heard meanwhile.
+            // None was marked: all were heard meanwhile.
             if (stale.len() as u64) < STALE_AT_ONCE || marked == 0 {
                 return Ok(newly_offline);
             }
         }
     }
 
-    async fn mark(&self, devices: &[DeviceId], cutoffs: &Cutoffs) -> Result<u64, StoreError> {
-        let turn = self.turn.lock().await;
+    async fn mark(&self, devices: &[DeviceId], cutoffs: &Cutoffs) -> Result<u64, CheckError> {
+        let turn = self.turn().await?;
         let grounds = Grounds { cutoffs, coverage: &self.coverage, instance: &self.instance };
         let transitions = self.store.mark_devices_offline(devices, grounds, self.now).await?;
         drop(turn);
@@ -88,27 +144,38 @@ impl Sweep {
         Ok(transitions.len() as u64)
     }
 
-    /// What has to be done now and then: old history goes, the fleet is counted
-    /// anew, for the command line changes it too.
+    /// Deletes old history, and listening intervals that no timeout needs any more.
     ///
-    /// What has been proven is kept for as long as a timeout needs it, even if the
-    /// history is not.
-    pub(super) async fn tidy(&self) -> Result<BTreeMap<Status, u64>, StoreError> {
-        if let Ok(retention) = TimeDelta::from_std(self.retention)
-            && let Some(before) = self.now.checked_sub_signed(retention)
-        {
-            let turn = self.turn.lock().await;
-            let pruned = self.store.prune_history(before, PRUNED_AT_ONCE).await?;
-            if let Some(needed) = self.coverage.proven_since() {
-                let before = before.min(needed);
-                self.store.prune_listened(&self.instance, before, PRUNED_AT_ONCE).await?;
-            }
-            self.store.prune_removals(self.now).await?;
-            drop(turn);
-            if pruned > 0 {
-                info!(target: TARGET, pruned; "deleted history from before {before:?}");
-            }
+    /// It cannot be undone, so it is not done by a clock that may be wrong.
+    async fn tidy(&self, work: &Work) -> Result<(), CheckError> {
+        if self.clock.lock().steady_for() < STEADY_BEFORE_PRUNING {
+            return Ok(());
         }
-        self.store.count_by_status().await
+        let Some(before) = TimeDelta::from_std(self.retention)
+            .ok()
+            .and_then(|retention| self.now.checked_sub_signed(retention))
+        else {
+            return Ok(());
+        };
+        let turn = self.turn().await?;
+        let pruned = self.store.prune_history(before, PRUNED_AT_ONCE).await?;
+        work.step();
+        if let Some(needed) = self.coverage.proven_since() {
+            let before = before.min(needed);
+            self.store.prune_listened(&self.instance, before, PRUNED_AT_ONCE).await?;
+        }
+        self.store.prune_removals(self.now).await?;
+        drop(turn);
+        work.step();
+        if pruned > 0 {
+            info!(target: TARGET, pruned; "deleted history from before {before:?}");
+        }
+        Ok(())
+    }
+}
+
+impl From<StoreError> for CheckError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }

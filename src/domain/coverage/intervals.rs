@@ -32,13 +32,6 @@ impl Intervals {
         self.0.iter()
     }
 
-    /// Whether this very interval, neither more nor less, is one of the set's.
-    pub fn contains_interval(&self, interval: &Interval) -> bool {
-        self.0
-            .binary_search_by_key(&interval.from, |other| other.from)
-            .is_ok_and(|at| self.0[at] == *interval)
-    }
-
     /// The newest interval.
     pub fn last(&self) -> Option<&Interval> {
         self.0.last()
@@ -101,6 +94,25 @@ impl Intervals {
             self.remove(interval);
         }
         self
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let mut both = Vec::new();
+        let (mut a, mut b) = (self.0.iter().peekable(), other.0.iter().peekable());
+        while let (Some(&&one), Some(&&two)) = (a.peek(), b.peek()) {
+            let (from, until) = (one.from.max(two.from), one.until.min(two.until));
+            if from <= until {
+                both.push(Interval { from, until });
+            }
+            if one.until <= two.until {
+                a.next()
+            } else {
+                b.next()
+            };
+        }
+        Self(both)
     }
 
     /// How much of the time from `from` until `until` is in the set.
@@ -251,15 +263,18 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn union_and_difference_are_those_of_sets(a in some_intervals(), b in some_intervals()) {
+        fn union_difference_and_intersection_are_those_of_sets(a in some_intervals(), b in some_intervals()) {
             let (set_a, set_b) = (intervals(&a), intervals(&b));
             assert_normal(&set_a);
             prop_assert_eq!(seconds_of(&set_a), seconds(&a));
             let union = set_a.clone().union(&set_b);
             assert_normal(&union);
             prop_assert_eq!(seconds_of(&union), zip(&seconds(&a), &seconds(&b), |a, b| a || b));
-            let difference = set_a.difference(&set_b);
+            let difference = set_a.clone().difference(&set_b);
             prop_assert_eq!(seconds_of(&difference), zip(&seconds(&a), &seconds(&b), |a, b| a && !b));
+            let intersection = set_a.intersection(&set_b);
+            assert_normal(&intersection);
+            prop_assert_eq!(seconds_of(&intersection), zip(&seconds(&a), &seconds(&b), |a, b| a && b));
         }
 
         #[test]

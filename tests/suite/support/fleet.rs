@@ -1,16 +1,17 @@
 //! A fleet on a database, with a registry but without MQTT and without a clock:
 //! the test says what time it is.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::Config;
 use heartbeatd::actors::device_registry::{
-    AcknowledgeOffline, CheckOffline, ConfirmListening, DeviceRegistry, Flush, Found,
-    RecordHeartbeats,
+    AcknowledgeOffline, CheckOffline, CheckedOffline, ConfirmListening, DeviceRegistry, Flush,
+    Found, ReadOutbox, RecordHeartbeats,
 };
+use heartbeatd::clock::Reading;
 use heartbeatd::domain::{DeviceId, GapCause, Heartbeat, Status, Transition};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{Device, DeviceStore, Selection};
@@ -20,6 +21,14 @@ use super::database::TestDatabase;
 /// The instant at which every test begins.
 pub fn start() -> DateTime<Utc> {
     "2026-11-23T12:00:00Z".parse().expect("a constant")
+}
+
+/// The clocks of a machine whose clock shows `wall` and was never set.
+pub fn reading(wall: DateTime<Utc>) -> Reading {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    let beginning = BEGINNING.get_or_init(Instant::now);
+    let passed = (wall - start()).to_std().expect("not before the beginning");
+    Reading { wall, monotonic: *beginning + passed }
 }
 
 /// So many seconds after the beginning.
@@ -72,7 +81,8 @@ impl Fleet {
             .iter()
             .map(|device| Heartbeat::parse(id(device), payload.as_bytes(), received_at))
             .collect();
-        self.registry.send(RecordHeartbeats { heartbeats }).await.expect("it lives");
+        let now = reading(received_at);
+        self.registry.send(RecordHeartbeats { heartbeats, now }).await.expect("it lives");
     }
 
     pub async fn heartbeat(&self, device: &str, payload: &str, received_at: DateTime<Utc>) {
@@ -93,17 +103,32 @@ impl Fleet {
     /// Checks, acknowledges, and returns the ids that went offline, sorted.
     pub async fn check(&self, now: DateTime<Utc>) -> Vec<String> {
         self.listening(now).await;
-        let checked = self.registry.send(CheckOffline { now }).await.expect("it lives");
-        let mut undelivered = checked.expect("it checks").undelivered;
+        self.check_only(now).await;
         let mut ids = Vec::new();
-        while !undelivered.is_empty() {
-            ids.extend(undelivered.iter().map(|transition| transition.device_id.to_string()));
-            let sequences = undelivered.iter().map(|transition| transition.sequence).collect();
-            let next = self.registry.send(AcknowledgeOffline { sequences, at: now });
-            undelivered = next.await.expect("it lives").expect("it acknowledges");
+        loop {
+            let page = self.undelivered().await;
+            if page.is_empty() {
+                break;
+            }
+            ids.extend(page.iter().map(|transition| transition.device_id.to_string()));
+            let sequences = page.iter().map(|transition| transition.sequence).collect();
+            let acknowledge = AcknowledgeOffline { sequences, at: now };
+            self.registry.send(acknowledge).await.expect("it lives").expect("it acknowledges");
         }
         ids.sort();
         ids
+    }
+
+    /// Checks; what went offline stays in the outbox.
+    pub async fn check_only(&self, now: DateTime<Utc>) -> CheckedOffline {
+        let check = CheckOffline { now: reading(now) };
+        self.registry.send(check).await.expect("it lives").expect("it checks")
+    }
+
+    /// The head of the outbox.
+    pub async fn undelivered(&self) -> Vec<Transition> {
+        let outbox = self.registry.send(ReadOutbox { limit: 10_000 }).await;
+        outbox.expect("it lives").expect("it reads").transitions
     }
 
     pub async fn device(&self, device: &str) -> Device {

@@ -1,0 +1,345 @@
+//! Delivers the outbox: hands offline transitions to the alert sink, page by page and in
+//! order, and strikes off what the sink took.
+//!
+//! It runs apart from the checks: a slow, failing or hanging sink never delays one.
+//! There is one delivery at a time, and nothing is delivered again while the sink may
+//! still be handling it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::{debug, error, info, warn};
+use tokio::sync::Notify;
+
+use super::alert_sink::DevicesOffline;
+use super::device_registry::{
+    AcknowledgeOffline, BeginDelivery, DeviceRegistry, GiveUpOffline, Outbox, ReadOutbox,
+};
+use crate::clock::Clock;
+use crate::domain::Transition;
+use crate::domain::delivery::{self, Attempt, Pace, Probe, Step};
+use crate::metrics::Metrics;
+use crate::outage::Outage;
+use crate::store::StoreError;
+
+const TARGET: &str = "courier";
+
+/// A check got through: there may be something to deliver.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Deliver;
+
+/// Begin no further delivery. Replies when the one under way has ended and what the
+/// sink took is struck off.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// Replies never: whoever sends it learns that the courier is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "std::convert::Infallible")]
+pub struct AwaitEnd;
+
+/// The actor.
+pub struct Courier(Rc<Round>);
+
+/// The deliveries, one after the other.
+struct Round {
+    registry: Addr<DeviceRegistry>,
+    sink: Recipient<DevicesOffline>,
+    /// How long the sink may take for a page.
+    patience: Duration,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    pace: RefCell<Pace>,
+    failing: RefCell<Option<Outage>>,
+    woken: Notify,
+    has_begun: Cell<bool>,
+    stopping: Cell<bool>,
+    stopped: Notify,
+}
+
+/// What became of a turn.
+enum Turn {
+    /// Something was done; there may be more.
+    Done,
+    /// The outbox is empty.
+    Idle,
+    /// It failed; to be tried again after a pause.
+    Pause(Duration),
+}
+
+/// The reason why a delivery did not come about.
+#[derive(Debug, thiserror::Error)]
+enum CourierError {
+    #[error("the alert sink failed: {0}")]
+    Sink(String),
+    #[error("the outbox could not be read or written: {0}")]
+    Outbox(#[from] StoreError),
+    #[error("{0} is gone ({1}); nobody would hear of offline devices without it")]
+    Gone(&'static str, MailboxError),
+}
+
+impl CourierError {
+    /// The value of the `reason` label in the metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Sink(_) => "sink",
+            Self::Outbox(_) => "outbox",
+            Self::Gone(..) => "gone",
+        }
+    }
+}
+
+impl Courier {
+    /// A courier between the registry's outbox and `sink`, which is expected to take a
+    /// page within `patience`.
+    pub fn new(
+        registry: Addr<DeviceRegistry>,
+        sink: Recipient<DevicesOffline>,
+        patience: Duration,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Rc::new(Round {
+            registry,
+            sink,
+            patience,
+            clock,
+            metrics,
+            pace: RefCell::default(),
+            failing: RefCell::default(),
+            woken: Notify::new(),
+            has_begun: Cell::new(false),
+            stopping: Cell::new(false),
+            stopped: Notify::new(),
+        }))
+    }
+}
+
+impl Actor for Courier {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let round = Rc::clone(&self.0);
+        let delivering = async move { round.run().await }.into_actor(self);
+        ctx.spawn(delivering.map(|ended, courier, ctx| match ended {
+            Ok(()) => courier.0.stopped.notify_one(),
+            Err(gone) => {
+                error!(target: TARGET, "{gone}");
+                ctx.stop();
+            }
+        }));
+    }
+}
+
+impl Handler<Deliver> for Courier {
+    type Result = ();
+
+    fn handle(&mut self, _: Deliver, _: &mut Context<Self>) {
+        self.0.woken.notify_one();
+    }
+}
+
+impl Handler<Stop> for Courier {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Stop, _: &mut Context<Self>) -> Self::Result {
+        self.0.stopping.set(true);
+        self.0.woken.notify_one();
+        let round = Rc::clone(&self.0);
+        Box::pin(async move { round.stopped.notified().await }.into_actor(self))
+    }
+}
+
+impl Handler<AwaitEnd> for Courier {
+    // Of the actor, so that it ends with it; a `ResponseFuture` would not.
+    type Result = ResponseActFuture<Self, std::convert::Infallible>;
+
+    fn handle(&mut self, _: AwaitEnd, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(std::future::pending().into_actor(self))
+    }
+}
+
+impl Round {
+    /// Delivers until it is told to stop. An error: an actor is gone.
+    async fn run(&self) -> Result<(), CourierError> {
+        while !self.stopping.get() {
+            match self.turn().await? {
+                Turn::Done => (),
+                Turn::Idle => self.woken.notified().await,
+                // A check's result cuts the pause short.
+                Turn::Pause(pause) => {
+                    let _elapsed = tokio::time::timeout(pause, self.woken.notified()).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn turn(&self) -> Result<Turn, CourierError> {
+        let limit = self.pace.borrow().limit();
+        let size = Cell::new(1);
+        match self.deliver_next(limit, &size).await {
+            Ok(turn) => Ok(turn),
+            Err(gone @ CourierError::Gone(..)) => Err(gone),
+            Err(error) => Ok(Turn::Pause(self.failed(&error, size.get()))),
+        }
+    }
+
+    async fn deliver_next(&self, limit: usize, size: &Cell<usize>) -> Result<Turn, CourierError> {
+        // One more than is delivered: to know whether there is a next one.
+        let outbox = ReadOutbox { limit: limit.max(2) as u64 };
+        let Outbox { transitions, last } = self.ask(outbox).await??;
+        let Some(head) = transitions.first() else { return Ok(Turn::Idle) };
+        let is_first = !self.has_begun.replace(true);
+        if is_first && delivery::is_perilous(last, head.sequence, transitions.len()) {
+            let (device, sequence) = (&head.device_id, head.sequence);
+            warn!(
+                target: TARGET, device, sequence;
+                "the service ended each time that the alert sink got this alert; it gets it \
+                 again in a minute, or when there is another one"
+            );
+            return Ok(Turn::Pause(delivery::MAX_PAUSE));
+        }
+        match delivery::next(last, head.sequence, transitions.len(), limit) {
+            Step::Page(attempt) => {
+                size.set(attempt.size);
+                let mut page = transitions;
+                page.truncate(attempt.size);
+                self.deliver(attempt, page).await?;
+            }
+            Step::Probe(attempt) => {
+                let probe = transitions.into_iter().skip(1).take(1).collect();
+                self.deliver(attempt, probe).await?;
+                self.ask(BeginDelivery(Attempt { probe: Probe::Delivered, ..attempt })).await??;
+            }
+            Step::GiveUp => self.give_up(head).await?,
+        }
+        Ok(Turn::Done)
+    }
+
+    /// Notes what is about to be delivered, hands it to the sink and strikes it off.
+    async fn deliver(&self, attempt: Attempt, page: Vec<Transition>) -> Result<(), CourierError> {
+        self.ask(BeginDelivery(attempt)).await??;
+        let sequences: Vec<_> = page.iter().map(|transition| transition.sequence).collect();
+        let (began, size) = (Instant::now(), sequences.len());
+        let delivered = self.hand_over(page).await?;
+        delivered.map_err(CourierError::Sink)?;
+        let took = began.elapsed();
+        self.acknowledge(sequences).await?;
+        self.pace.borrow_mut().took(size, took > self.patience);
+        self.metrics.delivered(size as u64);
+        debug!(target: TARGET, alerts = size, duration_ms = took.as_millis(); "delivered");
+        if let Some(failing) = self.failing.take() {
+            let seconds = failing.lasts(Instant::now()).as_secs();
+            info!(target: TARGET, seconds; "the alert sink takes alerts again");
+        }
+        Ok(())
+    }
+
+    /// Waits for the sink, however long it takes: to deliver again what it may still be
+    /// handling would tell it twice.
+    async fn hand_over(
+        &self,
+        transitions: Vec<Transition>,
+    ) -> Result<Result<(), String>, CourierError> {
+        let alerts = transitions.len();
+        let began = Instant::now();
+        let mut delivery = std::pin::pin!(self.sink.send(DevicesOffline { transitions }));
+        loop {
+            match tokio::time::timeout(self.patience, &mut delivery).await {
+                Ok(Ok(answer)) => return Ok(answer.map_err(|error| error.to_string())),
+                Ok(Err(gone)) => return Err(CourierError::Gone("the alert sink", gone)),
+                // Its reply may outlive it, and never come.
+                Err(_elapsed) if !self.sink.connected() => {
+                    return Err(CourierError::Gone("the alert sink", MailboxError::Closed));
+                }
+                Err(_elapsed) => {
+                    self.metrics.delivery_failed("timeout");
+                    let seconds = began.elapsed().as_secs();
+                    warn!(
+                        target: TARGET, alerts, seconds;
+                        "the alert sink takes longer than alerts.timeout = {}; it is waited \
+                         for, and gets less at once after this",
+                        humantime::format_duration(self.patience)
+                    );
+                }
+            }
+        }
+    }
+
+    /// Strikes off what the sink took, however long the database is away: it would get
+    /// it again otherwise.
+    async fn acknowledge(&self, sequences: Vec<i64>) -> Result<(), CourierError> {
+        let mut pace = Pace::default();
+        loop {
+            let at = (self.clock)().wall;
+            let acknowledge = AcknowledgeOffline { sequences: sequences.clone(), at };
+            let Err(error) = self.ask(acknowledge).await? else { return Ok(()) };
+            let error = CourierError::Outbox(error);
+            if self.stopping.get() {
+                return Err(error);
+            }
+            let pause = pace.failed(1);
+            self.say_failed(&error);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn give_up(&self, head: &Transition) -> Result<(), CourierError> {
+        let why = self.failing.borrow().as_ref().map_or_else(
+            || "the service ended each time that the alert sink got it".to_owned(),
+            |failing| failing.why().to_owned(),
+        );
+        let give_up =
+            GiveUpOffline { sequence: head.sequence, at: (self.clock)().wall, why: why.clone() };
+        self.ask(give_up).await??;
+        self.metrics.gave_up();
+        let (device, sequence) = (&head.device_id, head.sequence);
+        error!(
+            target: TARGET, device, sequence, why;
+            "gave up an alert: the alert sink takes others, but never this one; `heartbeatd \
+             history` shows it"
+        );
+        Ok(())
+    }
+
+    fn failed(&self, error: &CourierError, size: usize) -> Duration {
+        self.say_failed(error);
+        match error {
+            // The database is away: that says nothing about the sink.
+            CourierError::Outbox(_) => Duration::from_secs(1),
+            _ => self.pace.borrow_mut().failed(size),
+        }
+    }
+
+    fn say_failed(&self, error: &CourierError) {
+        self.metrics.delivery_failed(error.reason());
+        let (now, why) = (Instant::now(), error.to_string());
+        let mut failing = self.failing.borrow_mut();
+        match &mut *failing {
+            None => {
+                error!(target: TARGET, "{error}; what is left is delivered later");
+                *failing = Some(Outage::begin(now, why));
+            }
+            Some(outage) => {
+                if let Some(lasts) = outage.goes_on(now, why) {
+                    error!(target: TARGET, seconds = lasts.as_secs(); "still: {error}");
+                }
+            }
+        }
+    }
+
+    async fn ask<M>(&self, message: M) -> Result<M::Result, CourierError>
+    where
+        M: Message<Result: Send> + Send + 'static,
+        DeviceRegistry: Handler<M>,
+    {
+        let asked = self.registry.send(message).await;
+        asked.map_err(|gone| CourierError::Gone("the device registry", gone))
+    }
+}

@@ -1,0 +1,234 @@
+//! Notices that the wall clock was set, and remembers what must not be decided
+//! because of it.
+//!
+//! A time base is the stretch between two settings of the clock. Times of one base
+//! can be compared; a snapshot that was taken in an earlier base is worthless in a
+//! later one, whoever holds it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::Reading;
+
+/// How far the wall clock may run from the monotonic one between two readings and
+/// still count as the same clock: NTP slews by at most 0.5 ms a second, and what it
+/// does not slew it steps.
+const TOLERANCE: TimeDelta = TimeDelta::milliseconds(500);
+
+/// The slewing that is tolerated on top, as a divisor of the time between the
+/// readings: twice what NTP does.
+const SLEW: i32 = 1000;
+
+/// The age at which a reading is no longer compared with: what is tolerated grows with
+/// the time in between.
+const ANCHORED_FOR: Duration = Duration::from_secs(10);
+
+/// The newest readings of a clock, and how long it has run undisturbed.
+#[derive(Clone, Debug)]
+pub struct ClockWatch {
+    base: u64,
+    /// The latest time at which something was received in this base.
+    received: Option<DateTime<Utc>>,
+    /// The newest reading in this base.
+    newest: Option<Reading>,
+    /// The reading in this base that new ones are compared with.
+    anchor: Option<Reading>,
+    /// The first reading since which the two clocks have agreed.
+    steady_since: Option<Reading>,
+    clamp_due: bool,
+}
+
+impl Default for ClockWatch {
+    /// The clock of a process that has just started: it may have been set while the
+    /// process was down.
+    fn default() -> Self {
+        Self {
+            base: 0,
+            received: None,
+            newest: None,
+            anchor: None,
+            steady_since: None,
+            clamp_due: true,
+        }
+    }
+}
+
+impl ClockWatch {
+    /// The number of the current time base.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Takes in a reading. Returns by how much the clock was set since an earlier one:
+    /// below zero, it was turned back.
+    ///
+    /// The two clocks of a reading belong together, so it does not matter how late it
+    /// is handled; one that is older than the newest says nothing.
+    pub fn observe(&mut self, now: Reading) -> Option<TimeDelta> {
+        if self.newest.is_some_and(|newest| now.monotonic < newest.monotonic) {
+            return None;
+        }
+        let set_by = self.anchor.and_then(|anchor| now.set_since(&anchor));
+        if set_by.is_some() {
+            self.was_set();
+        }
+        self.newest = Some(now);
+        self.steady_since.get_or_insert(now);
+        let age = |anchor: Reading| now.monotonic.saturating_duration_since(anchor.monotonic);
+        if self.anchor.is_none_or(|anchor| age(anchor) >= ANCHORED_FOR) {
+            self.anchor = Some(now);
+        }
+        set_by
+    }
+
+    /// Takes in the times at which heartbeats were received, in the order in which
+    /// they were. Returns by how much the clock was turned back among them.
+    pub fn received(
+        &mut self,
+        times: impl IntoIterator<Item = DateTime<Utc>>,
+    ) -> Option<TimeDelta> {
+        let mut turned_back = None;
+        for time in times {
+            if let Some(latest) = self.received
+                && time < latest
+            {
+                turned_back = turned_back.max(Some(latest - time));
+            }
+            self.received = Some(time);
+        }
+        turned_back
+    }
+
+    /// Begins a new time base: the clock was set.
+    pub fn was_set(&mut self) {
+        self.base += 1;
+        self.received = None;
+        self.newest = None;
+        self.anchor = None;
+        self.steady_since = None;
+        self.clamp_due = true;
+    }
+
+    /// The latest time that has passed for certain in this base. Times after it come
+    /// from a clock that was turned back.
+    pub fn now(&self) -> Option<DateTime<Utc>> {
+        self.newest.map(|newest| newest.wall)
+    }
+
+    /// The latest time at which a heartbeat was received in this base.
+    pub fn last_received(&self) -> Option<DateTime<Utc>> {
+        self.received
+    }
+
+    /// Returns whether stored heartbeats may lie in the future because the clock was
+    /// turned back, and expects the caller to clamp them.
+    pub fn take_clamp_due(&mut self) -> bool {
+        std::mem::take(&mut self.clamp_due)
+    }
+
+    /// Notes that stored heartbeats could not be clamped.
+    pub fn clamp_again(&mut self) {
+        self.clamp_due = true;
+    }
+
+    /// The time for which the wall clock has agreed with the monotonic one.
+    pub fn steady_for(&self) -> Duration {
+        let (Some(newest), Some(since)) = (self.newest, self.steady_since) else {
+            return Duration::ZERO;
+        };
+        newest.monotonic.saturating_duration_since(since.monotonic)
+    }
+}
+
+impl Reading {
+    /// The amount by which the wall clock was set since an earlier reading: below
+    /// zero, it was turned back. `None` if it has only run, or was slewed.
+    pub fn set_since(&self, earlier: &Self) -> Option<TimeDelta> {
+        let passed = self.monotonic.saturating_duration_since(earlier.monotonic);
+        let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);
+        let set_by = (self.wall - earlier.wall) - passed;
+        (set_by.abs() > TOLERANCE + passed / SLEW).then_some(set_by)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn at(millis: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(millis).expect("small")
+    }
+
+    /// Readings of a clock that is set now and then.
+    struct Machine(Instant);
+
+    impl Machine {
+        fn reading(&self, passed_millis: u64, shows_millis: i64) -> Reading {
+            let monotonic = self.0 + Duration::from_millis(passed_millis);
+            Reading { wall: at(shows_millis), monotonic }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_runs_or_is_slewed_was_not_set() {
+        let machine = Machine(Instant::now());
+        let mut watch = ClockWatch::default();
+        for (passed, shows) in
+            [(0, 0), (60_000, 60_000), (120_000, 120_499), (3_600_000, 3_603_000)]
+        {
+            assert_eq!(watch.observe(machine.reading(passed, shows)), None, "{passed} {shows}");
+        }
+        assert_eq!(watch.base(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_begins_a_new_base_in_which_it_has_to_prove_itself_again() {
+        let machine = Machine(Instant::now());
+        let mut watch = ClockWatch::default();
+        watch.observe(machine.reading(0, 0));
+        assert!(watch.take_clamp_due(), "it may have been set before the start");
+        watch.observe(machine.reading(7_000, 7_000));
+        assert_eq!(watch.steady_for(), Duration::from_secs(7));
+        for (passed, shows, set_by) in [(10_000, 9_000, -1_000), (20_000, 99_000, 80_000)] {
+            let now = machine.reading(passed, shows);
+            assert_eq!(watch.observe(now), Some(TimeDelta::milliseconds(set_by)));
+            assert_eq!(watch.steady_for(), Duration::ZERO);
+            assert!(watch.take_clamp_due() && !watch.take_clamp_due());
+        }
+        assert_eq!(watch.base(), 2);
+    }
+
+    #[test]
+    fn many_small_steps_are_noticed_once_they_add_up() {
+        let machine = Machine(Instant::now());
+        let mut watch = ClockWatch::default();
+        let steps = (0..4).map(|n| watch.observe(machine.reading(n * 1000, n as i64 * 600)));
+        let noticed = steps.flatten().next();
+        assert_eq!(noticed, Some(TimeDelta::milliseconds(-800)), "400 ms are tolerated");
+    }
+
+    #[test]
+    fn a_reading_that_is_handled_late_says_nothing() {
+        let machine = Machine(Instant::now());
+        let mut watch = ClockWatch::default();
+        watch.observe(machine.reading(9_000, 9_000));
+        assert_eq!(watch.observe(machine.reading(5_000, 5_000)), None);
+        assert_eq!(watch.now(), Some(at(9_000)));
+        assert_eq!(watch.observe(machine.reading(9_500, 5_500)), Some(TimeDelta::seconds(-4)));
+        assert_eq!(watch.now(), Some(at(5_500)));
+    }
+
+    #[test]
+    fn heartbeats_in_the_order_of_their_reception_tell_that_the_clock_was_turned_back() {
+        let mut watch = ClockWatch::default();
+        assert_eq!(watch.received([1000, 1000, 1005].map(at)), None);
+        assert_eq!(
+            watch.received([1006, 400, 500, 600].map(at)),
+            Some(TimeDelta::milliseconds(606))
+        );
+        assert_eq!(watch.received([at(599)]), Some(TimeDelta::milliseconds(1)));
+    }
+}

@@ -1,0 +1,127 @@
+//! The coverage as it is in the database.
+
+use super::{Change, Coverage};
+
+/// The coverage that was saved, as far as that is known.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// What is in the database for certain, with its heartbeats.
+    coverage: Coverage,
+    /// Whether it is all that is there. Not after a transaction whose outcome is
+    /// unknown.
+    exact: bool,
+}
+
+/// The changes that save a coverage along with heartbeats that are written in several
+/// transactions.
+///
+/// What shrinks goes with the first one: heartbeats of a clock that was turned back
+/// beside proofs of before would take devices offline after a crash. What grows goes
+/// with the last one, when all the heartbeats that it vouches for are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saving {
+    /// Goes with the first of several transactions.
+    pub first: Option<Change>,
+    /// Goes with the last of several transactions.
+    pub last: Option<Change>,
+    /// Goes with the only transaction.
+    pub only: Option<Change>,
+}
+
+impl Saved {
+    /// A coverage that was read from the database.
+    pub fn new(coverage: Coverage) -> Self {
+        Self { coverage, exact: true }
+    }
+
+    /// What is in the database for certain.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// The changes that are needed to save `target`.
+    pub fn plan(&self, target: &Coverage) -> Saving {
+        let kept = target.kept_of(&self.coverage);
+        let last = target.since(&kept);
+        if self.exact {
+            let only = target.since(&self.coverage);
+            return Saving { first: kept.since(&self.coverage), last, only };
+        }
+        let only = target.whole();
+        let first = only.as_ref().map(|whole| Change {
+            from: kept.proven_since().map_or(whole.from, |since| whole.from.min(since)),
+            intervals: kept.listened().collect(),
+        });
+        Saving { first, last, only }
+    }
+
+    /// Notes that `target` was saved.
+    pub fn is_now(&mut self, target: Coverage) {
+        *self = Self::new(target);
+    }
+
+    /// Notes that `target` may have been saved, as a whole, in part or not at all.
+    pub fn may_be(&mut self, target: &Coverage) {
+        self.coverage = target.kept_of(&self.coverage);
+        self.exact = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::intervals::tests::{at, interval};
+    use super::*;
+    use crate::domain::{GapCause, Listened};
+
+    fn coverage(proofs: &[(i64, i64)]) -> Coverage {
+        let mut coverage = Coverage::new(Duration::from_secs(5));
+        for &(since, until) in proofs {
+            coverage.confirm(at(since), at(until), GapCause::Disconnected);
+        }
+        coverage
+    }
+
+    fn change(from: i64, intervals: &[Listened]) -> Option<Change> {
+        Some(Change { from: at(from), intervals: intervals.to_vec() })
+    }
+
+    fn first(from: i64, until: i64) -> Listened {
+        Listened { interval: interval(from, until), after: None }
+    }
+
+    #[test]
+    fn a_coverage_that_only_grows_is_saved_with_the_last_transaction() {
+        let saved = Saved::new(coverage(&[(0, 10)]));
+        let grown = change(0, &[first(0, 15)]);
+        let saving = saved.plan(&coverage(&[(0, 10), (0, 15)]));
+        assert_eq!(saving, Saving { first: None, last: grown.clone(), only: grown });
+    }
+
+    #[test]
+    fn what_a_clock_that_was_turned_back_takes_away_goes_first() {
+        let saved = Saved::new(coverage(&[(0, 10), (20, 30)]));
+        let mut target = saved.coverage().clone();
+        target.confirm(at(0), at(7), GapCause::ClockStep);
+        target.confirm(at(0), at(9), GapCause::ClockStep);
+        let saving = saved.plan(&target);
+        assert_eq!(saving.first, change(0, &[first(0, 9)]));
+        assert_eq!(saving.last, None);
+        assert_eq!(saving.only, saving.first);
+    }
+
+    #[test]
+    fn what_is_not_known_is_replaced_as_a_whole() {
+        let mut saved = Saved::new(coverage(&[(0, 10)]));
+        let attempted = coverage(&[(0, 10), (0, 15), (20, 25)]);
+        saved.may_be(&attempted);
+        let now = coverage(&[(0, 10), (0, 12)]);
+        let saving = saved.plan(&now);
+        assert_eq!(saving.first, change(0, &[first(0, 10)]));
+        assert_eq!(saving.last, change(0, &[first(0, 12)]));
+        assert_eq!(saving.only, change(0, &[first(0, 12)]));
+        saved.is_now(now.clone());
+        assert_eq!(saved.plan(&now), Saving::default());
+    }
+}

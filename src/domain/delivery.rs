@@ -1,0 +1,226 @@
+//! Delivering the outbox: how much goes to the alert sink at once, and an alert that
+//! the sink never takes.
+//!
+//! Alerts go out in the order of their sequence numbers. A page that fails is halved
+//! until the alert at its head is alone. If that one fails again and again, the next one
+//! is tried: a sink that takes neither is out of order and gets both later; a sink that
+//! takes the next one and then refuses the head once more will never take it, and the
+//! head is given up for the sake of the others.
+//!
+//! What is about to be delivered is noted in the database first, so that a sink on which
+//! the process dies counts as one that fails.
+
+use std::time::Duration;
+
+/// The most alerts that are delivered at once. Bounds the memory of a delivery.
+pub const MAX_PAGE: usize = 10_000;
+
+/// The number of times that an alert is delivered alone before the next one is tried.
+pub const TRIES: u32 = 5;
+
+/// The longest pause between two deliveries that fail.
+pub const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// A delivery that was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The sequence number of the first alert in the outbox.
+    pub head: i64,
+    /// The number of alerts that were delivered with it.
+    pub size: usize,
+    /// The number of times that the head was delivered alone.
+    pub tries: u32,
+    /// How far the question has come whether the head or the sink is to blame.
+    pub probe: Probe,
+}
+
+/// How far the question has come whether an alert or the sink is to blame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Probe {
+    /// It was not asked yet.
+    #[default]
+    Not,
+    /// The alert after the head was about to be delivered.
+    UnderWay,
+    /// The alert after the head was delivered.
+    Delivered,
+    /// The head was about to be delivered once more after that.
+    Retried,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Deliver the first `size` alerts of this attempt.
+    Page(Attempt),
+    /// Deliver the alert after the head.
+    Probe(Attempt),
+    /// Give up the head.
+    GiveUp,
+}
+
+/// Decides what to do with an outbox that begins with `head` and has `len` alerts, of
+/// which at most `limit` go at once. `last` is the delivery that was begun last; if it
+/// began with the same head, it failed.
+pub fn next(last: Option<Attempt>, head: i64, len: usize, limit: usize) -> Step {
+    let fresh = Attempt { head, size: len.min(limit), tries: 0, probe: Probe::Not };
+    let Some(last) = last.filter(|last| last.head == head) else {
+        return Step::Page(Attempt { tries: u32::from(fresh.size == 1), ..fresh });
+    };
+    if last.size > 1 {
+        let size = fresh.size.min(last.size / 2);
+        return Step::Page(Attempt { size, tries: u32::from(size == 1), ..fresh });
+    }
+    let again = Attempt { tries: last.tries.saturating_add(1), ..last };
+    match last.probe {
+        Probe::Not if last.tries >= TRIES && len > 1 => {
+            Step::Probe(Attempt { probe: Probe::UnderWay, ..last })
+        }
+        Probe::Not => Step::Page(again),
+        // The sink took neither: it is to blame.
+        Probe::UnderWay => Step::Page(Attempt { tries: 1, probe: Probe::Not, ..last }),
+        Probe::Delivered => Step::Page(Attempt { probe: Probe::Retried, ..again }),
+        Probe::Retried => Step::GiveUp,
+    }
+}
+
+/// True if a process that has just started may have died over the only alert there is,
+/// again and again: there is no other one to find out by, and no hurry.
+pub fn is_perilous(last: Option<Attempt>, head: i64, len: usize) -> bool {
+    let alone = |last: Attempt| last.tries >= TRIES && last.probe == Probe::Not;
+    len == 1 && last.is_some_and(|last| last.head == head && alone(last))
+}
+
+/// How much is delivered at once, and how long a sink that fails is left alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    limit: usize,
+    failures: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { limit: MAX_PAGE, failures: 0 }
+    }
+}
+
+impl Pace {
+    /// The most alerts that go at once.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Notes that `size` alerts were taken; `late`, only after the time that they may
+    /// take.
+    pub fn took(&mut self, size: usize, late: bool) {
+        self.failures = 0;
+        if late {
+            self.limit = (size / 2).max(1);
+        } else if size >= self.limit {
+            self.limit = self.limit.saturating_mul(2).min(MAX_PAGE);
+        }
+    }
+
+    /// Notes that a delivery of `size` alerts failed. Returns how long to wait before
+    /// the next one.
+    pub fn failed(&mut self, size: usize) -> Duration {
+        self.limit = (size / 2).max(1);
+        let pause = Duration::from_secs(1 << self.failures.min(6));
+        self.failures = self.failures.saturating_add(1);
+        pause.min(MAX_PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sink as `takes` describes it, and an outbox of alerts that are numbered from 1.
+    /// Returns what was taken, in order, and what was given up. `crashes` has the process
+    /// die instead of getting an error.
+    fn deliver(
+        alerts: i64,
+        takes: impl Fn(i64, usize) -> bool,
+        turns: usize,
+    ) -> (Vec<i64>, Vec<i64>) {
+        let mut outbox: Vec<i64> = (1..=alerts).collect();
+        let (mut taken, mut given_up) = (Vec::new(), Vec::new());
+        let (mut pace, mut last) = (Pace::default(), None);
+        for turn in 0..turns {
+            let Some(&head) = outbox.first() else { break };
+            match next(last, head, outbox.len(), pace.limit()) {
+                Step::Page(attempt) => {
+                    last = Some(attempt);
+                    if outbox[..attempt.size].iter().all(|alert| takes(*alert, turn)) {
+                        taken.extend(outbox.drain(..attempt.size));
+                        pace.took(attempt.size, false);
+                    } else {
+                        pace.failed(attempt.size);
+                    }
+                }
+                Step::Probe(attempt) => {
+                    last = Some(attempt);
+                    if takes(outbox[1], turn) {
+                        taken.push(outbox.remove(1));
+                        last = Some(Attempt { probe: Probe::Delivered, ..attempt });
+                    }
+                }
+                Step::GiveUp => given_up.push(outbox.remove(0)),
+            }
+        }
+        (taken, given_up)
+    }
+
+    #[test]
+    fn alerts_go_out_in_order_and_all_at_once() {
+        assert_eq!(deliver(3, |_, _| true, 1), (vec![1, 2, 3], vec![]));
+    }
+
+    #[test]
+    fn one_alert_that_is_never_taken_is_given_up_and_all_others_arrive() {
+        for bad in [1, 2, 700, 1000] {
+            let (mut taken, given_up) = deliver(1000, |alert, _| alert != bad, 200);
+            assert_eq!(given_up, if bad == 1000 { vec![] } else { vec![bad] });
+            taken.sort_unstable();
+            let others: Vec<_> = (1..=1000).filter(|alert| *alert != bad).collect();
+            assert_eq!(taken, others, "bad: {bad}");
+        }
+    }
+
+    #[test]
+    fn a_sink_that_is_out_of_order_for_a_long_time_loses_nothing() {
+        for back in [1, 7, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50] {
+            let (mut taken, given_up) = deliver(5, |_, turn| turn >= back, 100);
+            assert!(given_up.is_empty(), "back at turn {back}: {given_up:?}");
+            taken.sort_unstable();
+            assert_eq!(taken, [1, 2, 3, 4, 5], "back at turn {back}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_dies_while_it_probes_blames_the_sink() {
+        let probing = Attempt { head: 1, size: 1, tries: TRIES, probe: Probe::UnderWay };
+        let again = Attempt { tries: 1, probe: Probe::Not, ..probing };
+        assert_eq!(next(Some(probing), 1, 9, MAX_PAGE), Step::Page(again));
+    }
+
+    #[test]
+    fn pages_shrink_when_the_sink_is_slow_and_grow_again() {
+        let mut pace = Pace::default();
+        pace.took(3, false);
+        assert_eq!(pace.limit(), MAX_PAGE, "a short outbox says nothing");
+        pace.took(1000, true);
+        assert_eq!(pace.limit(), 500);
+        pace.took(500, false);
+        assert_eq!(pace.limit(), 1000);
+    }
+
+    #[test]
+    fn a_sink_that_fails_is_left_alone_for_longer_and_longer() {
+        let mut pace = Pace::default();
+        let pauses: Vec<_> = (0..8).map(|_| pace.failed(1).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        pace.took(1, false);
+        assert_eq!(pace.failed(1), Duration::from_secs(1));
+    }
+}
