@@ -170,12 +170,24 @@ impl Default for MqttConfig {
 }
 
 impl MqttConfig {
-    /// Where echoes are published: `mqtt.echo_topic`, else `heartbeatd/CLIENT_ID/echo`.
-    /// `None` with `echo_interval` at zero.
+    /// Where echoes are published: `mqtt.echo_topic`, else `heartbeatd/CLIENT_ID/echo`,
+    /// or with the embedded broker a reserved device's topic, so that the very
+    /// subscription of the heartbeats is proven. `None` with `echo_interval` at zero.
     pub fn echo_topic(&self) -> Option<String> {
-        let topic = || self.echo_topic.clone();
-        let default = || crate::mqtt::echo_topic(&self.client_id);
-        (!self.echo_interval.is_zero()).then(|| topic().unwrap_or_else(default))
+        if self.echo_interval.is_zero() {
+            return None;
+        }
+        let inside = self.url.is_none() && self.share_group.is_none();
+        Some(match &self.echo_topic {
+            Some(topic) => topic.clone(),
+            None if inside => self.topic.topic_of(&self.reserved_id()),
+            None => crate::mqtt::echo_topic(&self.client_id),
+        })
+    }
+
+    /// The device id under which this instance may publish its echoes.
+    pub(crate) fn reserved_id(&self) -> String {
+        format!("{}{}", crate::domain::device_id::RESERVED_PREFIX, self.client_id)
     }
 
     /// How often listening is confirmed: by an echo, or with `echo_interval` at

@@ -15,6 +15,7 @@ use super::{evidence, exit, open};
 use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
+use crate::domain::device_id::{InvalidDeviceId, RESERVED_PREFIX};
 use crate::domain::{DeviceId, Evidence, Status};
 use crate::escape::Escaped;
 use crate::store::{Device, OpenMode};
@@ -27,6 +28,7 @@ pub(super) enum Command {
     /// Register a device before its first heartbeat
     Add {
         /// Its id, as it stands in the topic of its heartbeats
+        #[arg(value_parser = new_id)]
         id: DeviceId,
         /// How long it may be silent, such as 90s or 5m; without it
         /// heartbeat.timeout
@@ -77,6 +79,16 @@ pub(super) struct TimeoutChoice(Option<Duration>);
 
 fn duration(text: &str) -> Result<Duration, String> {
     crate::duration::parse(text).map_err(|error| error.to_string())
+}
+
+fn new_id(text: &str) -> Result<DeviceId, String> {
+    let id: DeviceId = text.parse().map_err(|error: InvalidDeviceId| error.to_string())?;
+    if id.is_reserved() {
+        return Err(format!(
+            "ids that begin with {RESERVED_PREFIX:?} are reserved for echoes of the service"
+        ));
+    }
+    Ok(id)
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig, Secret};
+use crate::domain::device_id::{RESERVED_PREFIX, is_reserved};
 use crate::duration;
 use crate::secrets::HIDDEN;
 
@@ -120,6 +121,7 @@ fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     if let Some(group) = &mqtt.share_group {
         check_topic_level("mqtt.share_group", group)?;
     }
+    check_echo_topic(mqtt)?;
     if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
         let expected = "this heartbeatd was built without the embedded broker: set a URL";
         check("mqtt.url", "unset", false, expected)?;
@@ -200,6 +202,39 @@ fn check(
     }
     let (key, value, expected) = (key.to_owned(), value.to_string(), expected.into());
     Err(ConfigError::Value { key, value, expected, place: None })
+}
+
+/// An echo within the heartbeats' filter must not be a device's, and must come to this
+/// instance.
+fn check_echo_topic(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    let Some(topic) = mqtt.echo_topic.clone().or_else(|| mqtt.echo_topic()) else { return Ok(()) };
+    let check =
+        |valid, expected: &str| check("mqtt.echo_topic", format!("{topic:?}"), valid, expected);
+    let valid = (1..=1024).contains(&topic.len())
+        && !topic.starts_with('$')
+        && !topic.contains(|c: char| c.is_control() || matches!(c, '+' | '#'));
+    check(
+        valid,
+        "1 to 1024 bytes, no '+', no '#', no control character, and no '$' at the beginning, as in \
+         \"heartbeatd/CLIENT_ID/echo\"",
+    )?;
+    let Some(device) = mqtt.topic.device_level(&topic) else { return Ok(()) };
+    let suggested = mqtt.topic.topic_of(&mqtt.reserved_id());
+    check(
+        is_reserved(device),
+        &format!(
+            "it matches mqtt.topic, where only device ids that begin with \"{RESERVED_PREFIX}\" \
+             are reserved for echoes: {suggested:?}"
+        ),
+    )?;
+    check(
+        mqtt.share_group.is_none(),
+        &format!(
+            "outside mqtt.topic = \"{}\", because with mqtt.share_group another member of the \
+             group would receive the echo",
+            mqtt.topic
+        ),
+    )
 }
 
 fn check_topic_level(key: &str, text: &str) -> Result<(), ConfigError> {

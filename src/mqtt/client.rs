@@ -68,6 +68,8 @@ pub struct Client {
 
 struct Subscription {
     topic: String,
+    /// The echo's topic, if the subscription to the heartbeats does not include it.
+    echo_topic: Option<String>,
     qos: u8,
     version: MqttVersion,
     client_id: String,
@@ -113,6 +115,9 @@ impl Client {
             broker: broker.uri.clone(),
             subscription: Subscription {
                 topic: filter,
+                echo_topic: echo_topic
+                    .clone()
+                    .filter(|topic| config.topic.device_level(topic).is_none()),
                 qos: config.qos,
                 version: config.version,
                 client_id: config.client_id.clone(),
@@ -159,9 +164,9 @@ impl Connection for Client {
 
     /// The session is clean, and paho does not subscribe when it reconnects.
     fn subscribe(&self) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
-        let Subscription { topic, qos, version, client_id } = &self.subscription;
+        let Subscription { topic, echo_topic, qos, version, client_id } = &self.subscription;
         // One packet for both: they take effect together.
-        let topics: Vec<&str> = [topic.as_str()].into_iter().chain(self.echo_topic()).collect();
+        let topics: Vec<&str> = [topic.as_str()].into_iter().chain(echo_topic.as_deref()).collect();
         let asked = vec![i32::from(*qos); topics.len()];
         let token = match version {
             MqttVersion::V5 => {

@@ -29,6 +29,7 @@ pub use self::users::UsersError;
 use super::TopicPattern;
 use super::client::Broker;
 use crate::config::MqttConfig;
+use crate::domain::device_id::is_reserved;
 use crate::escape::Quoted;
 use crate::line_budget::LineBudget;
 
@@ -88,7 +89,7 @@ impl EmbeddedBroker {
         let secret = random_secret().map_err(EmbeddedError::Start)?;
         let guard = Arc::new(Guard {
             topic: config.topic.clone(),
-            echo_topic: super::echo_topic(&config.client_id),
+            echo_topic: config.echo_topic(),
             client_id: config.client_id.clone(),
             secret: secret.clone(),
             users,
@@ -165,7 +166,7 @@ async fn serve(address: SocketAddr, guard: Arc<Guard>) -> Result<SocketAddr, rmq
 /// Decides who may do what.
 struct Guard {
     topic: TopicPattern,
-    echo_topic: String,
+    echo_topic: Option<String>,
     client_id: String,
     secret: String,
     users: Option<Users>,
@@ -209,12 +210,18 @@ impl Guard {
             let why = format!("the topic {} has a control character", Quoted(topic));
             return Err(Refusal { why, disconnect: true });
         }
-        let is_echo = topic == self.echo_topic && client_id == self.client_id;
-        if is_echo || self.topic.device_level(topic).is_some() {
+        if self.echo_topic.as_deref() == Some(topic) && client_id == self.client_id {
             return Ok(());
         }
-        let why =
-            format!("the topic {} is no device's, which would be {}", Quoted(topic), self.topic);
+        let device = self.topic.device_level(topic);
+        if device.is_some_and(|device| !is_reserved(device)) {
+            return Ok(());
+        }
+        let why = if device.is_some() {
+            format!("the topic {} is reserved for echoes of the service", Quoted(topic))
+        } else {
+            format!("the topic {} is no device's, which would be {}", Quoted(topic), self.topic)
+        };
         Err(Refusal { why, disconnect: false })
     }
 

@@ -52,6 +52,13 @@ fn a_bad_value_is_named_with_its_key_and_what_is_allowed() {
         ("MQTT__URL", "192.168.1.5:1883", &["mqtt.url", "mqtt://192.168.1.5:1883"]),
         ("MQTT__URL", "mqtt://me:pw@host", &["mqtt.url", "mqtt.username", "***"]),
         ("MQTT__TOPIC", "devices/#", &["mqtt.topic", "devices/#", "exactly one level must be '+'"]),
+        ("MQTT__ECHO_TOPIC", "a/+/b", &["mqtt.echo_topic", "a/+/b", "no '+'"]),
+        ("MQTT__ECHO_TOPIC", "", &["mqtt.echo_topic", "1 to 1024 bytes"]),
+        (
+            "MQTT__ECHO_TOPIC",
+            "devices/pump/heartbeat",
+            &["mqtt.echo_topic", "mqtt.topic", "devices/heartbeatd-echo-heartbeatd/heartbeat"],
+        ),
         ("MQTT__VERSION", "4", &["mqtt.version", "\"4\"", "3.1.1"]),
         ("MQTT__CLIENT_ID", "a/b", &["mqtt.client_id", "a/b", "no '/'"]),
         ("MQTT__KEEP_ALIVE", "1500ms", &["mqtt.keep_alive", "whole seconds"]),
@@ -79,6 +86,7 @@ fn a_missing_configuration_file_and_wrong_arguments_are_said() {
     assert_failure(&place, &["--config", "nowhere.toml", "run"], 78, &["nowhere.toml"]);
     assert_failure(&place, &["fly"], 64, &["fly"]);
     assert_failure(&place, &["device", "add", "a/b"], 64, &["'/'"]);
+    assert_failure(&place, &["device", "add", "heartbeatd-echo-1"], 64, &["reserved"]);
     assert_failure(&place, &["device", "add", "a\u{200d}b"], 64, &["U+200D"]);
     assert_failure(&place, &["device", "add", "a "], 64, &["U+0020"]);
     assert_failure(&place, &["device", "add", "a", "--timeout", "1.5"], 64, &["90s"]);
@@ -252,6 +260,8 @@ fn the_embedded_broker_refuses_what_a_heartbeat_service_has_no_use_for() {
     service.await_log(&["embedded_broker", "refused a message", "elsewhere/pump"]);
     publish(port, "heartbeatd/heartbeatd/echo", b"0", &[]);
     service.await_log(&["embedded_broker", "refused a message", "heartbeatd/heartbeatd/echo"]);
+    publish(port, "devices/heartbeatd-echo-heartbeatd/heartbeat", b"0", &[]);
+    service.await_log(&["embedded_broker", "refused a message", "reserved for echoes"]);
     assert!(RawClient::connect(port, "heartbeatd", None).is_none(), "the service's own id");
     service.await_log(&["embedded_broker", "refused a connection", "mqtt.client_id"]);
     let mosquitto_sub = program("mosquitto_sub", "mosquitto-clients", &[]);
