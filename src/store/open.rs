@@ -311,10 +311,29 @@ fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
         .map_sqlx_postgres_opts(|postgres| {
             // PgBouncer refuses the parameter that sqlx would send; no number here has a
             // fraction.
-            postgres.application_name("heartbeatd").extra_float_digits(None)
+            postgres
+                .application_name("heartbeatd")
+                .extra_float_digits(None)
+                .options(POSTGRES_BOUNDS)
         });
     options
 }
+
+/// What PostgreSQL itself ends, so that the reason is its own and no lock outlives it.
+const POSTGRES_BOUNDS: [(&str, &str); 6] = [
+    // A scan of ten million devices takes a few seconds.
+    ("statement_timeout", "30s"),
+    // Nothing of this service holds a lock for a second; VACUUM FULL, REINDEX and ALTER
+    // TABLE of others hold one for minutes. The log should say so at once.
+    ("lock_timeout", "5s"),
+    // Between two statements of a transaction there is hardly any time.
+    ("idle_in_transaction_session_timeout", "30s"),
+    // A service that vanished in a transaction keeps its locks for 30 s instead of two
+    // hours.
+    ("tcp_keepalives_idle", "15"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+];
 
 fn sqlite_options(sqlite: SqliteConnectOptions, mode: OpenMode) -> SqliteConnectOptions {
     let sqlite = sqlite

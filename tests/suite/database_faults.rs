@@ -2,11 +2,12 @@
 //! not answering, by a full disk.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use heartbeatd::domain::{Change, Heartbeat, Interval, Listened, Status};
 use heartbeatd::store::{
-    DeviceStore, Interference, Interfering, Outcome, Point, Proven, Recorded, RecordingRules,
-    StoreError,
+    DeviceStore, Interference, Interfering, OpenMode, Outcome, Point, Proven, Recorded,
+    RecordingRules, StoreError,
 };
 
 use servers::eventually;
@@ -16,7 +17,9 @@ use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::devices::Devices;
 use crate::support::fleet::{at, id, start};
+use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
+use sea_orm::{ConnectionTrait, Database, TransactionTrait};
 
 on_both_databases! {
     whatever_fails_the_next_flush_writes_everything_and_no_change_twice
@@ -54,7 +57,7 @@ async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded
         auto_register: true,
         room: 100,
         registrations: 100,
-        max_clock_skew: std::time::Duration::from_secs(30),
+        max_clock_skew: Duration::from_secs(30),
     };
     store.update_last_seen(heartbeats, rules, &proven()).await
 }
@@ -171,4 +174,47 @@ fn a_disk_that_is_full_for_a_while_takes_nothing_with_it() {
         "last online",
         "live online",
     ]);
+}
+
+#[actix_rt::test]
+async fn a_table_that_is_locked_fails_a_flush_within_seconds_and_names_the_lock() {
+    let database = TestDatabase::postgres();
+    let other = Database::connect(&database.url).await.expect("the database opens");
+    let store = database.open().await;
+    write(&store, &heartbeats(&["a"])).await.expect("it writes");
+    let lock = other.begin().await.expect("it begins");
+    let exclusive = "LOCK TABLE device IN ACCESS EXCLUSIVE MODE";
+    lock.execute_unprepared(exclusive).await.expect(exclusive);
+
+    let began = Instant::now();
+    let error = write(&store, &heartbeats(&["a", "b"])).await.expect_err("it is locked");
+    assert!(error.to_string().contains("lock timeout"), "{error}");
+    let error = store.count_by_status().await.expect_err("it is locked");
+    assert!(error.to_string().contains("lock timeout"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+
+    lock.rollback().await.expect("it is released");
+    write(&store, &heartbeats(&["a", "b"])).await.expect("it writes");
+    assert_eq!(store.count_by_status().await.expect("it reads")[&Status::Online], 2);
+}
+
+#[actix_rt::test]
+async fn a_postgresql_that_vanishes_without_a_word_is_written_to_once_it_is_back() {
+    let database = TestDatabase::postgres();
+    let mut url: url::Url = database.url.parse().expect("a URL");
+    let proxy = Proxy::to(url.port().expect("a port"));
+    url.set_port(Some(proxy.port)).expect("it has a host");
+    let store = DeviceStore::open(url.as_str(), OpenMode::Migrate).await.expect("it opens");
+    write(&store, &heartbeats(&["a"])).await.expect("it writes");
+
+    proxy.swallow();
+    let began = Instant::now();
+    write(&store, &heartbeats(&["a", "b"])).await.expect_err("nobody answers");
+    store.count_by_status().await.expect_err("nobody answers");
+    assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+
+    proxy.heal();
+    write(&store, &heartbeats(&["a", "b"])).await.expect("it writes");
+    let direct = database.open().await;
+    assert_eq!(direct.count_by_status().await.expect("it reads")[&Status::Online], 2);
 }
