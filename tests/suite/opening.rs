@@ -2,6 +2,7 @@
 //! and where it cannot be used.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -144,9 +145,13 @@ const COMMANDS: [&[&str]; 6] = [
 
 #[track_caller]
 fn assert_refused(place: &Place, command: &[&str], parts: &[&str]) {
-    let output = place.run(command);
-    let errors = errors(&output);
-    assert_eq!(output.status.code(), UNAVAILABLE, "{command:?}: {errors}");
+    let mut process = Running(spawn(place, command));
+    // A service that is not refused would go on for ever.
+    let ended = eventually("it is refused", || process.0.try_wait().expect("it is ours"));
+    let mut errors = String::new();
+    let stderr = process.0.stderr.as_mut().expect("a pipe");
+    stderr.read_to_string(&mut errors).expect("it is text");
+    assert_eq!(ended.code(), UNAVAILABLE, "{command:?}: {errors}");
     for part in parts {
         assert!(errors.contains(part), "{command:?} does not say {part}: {errors}");
     }
@@ -280,12 +285,13 @@ fn a_database_of_another_encoding_is_refused() {
 
 #[test]
 fn pgbouncer_in_transaction_mode_is_refused() {
-    for mode in ["transaction", "statement"] {
+    let said = "behind a pooler in transaction mode";
+    for (mode, said) in [("transaction", said), ("statement", "PgBouncer")] {
         let pooler = PgBouncer::start(mode);
         let database = TestDatabase::postgres();
         let place = Place::new().with("DATABASE__URL", &pooler.url(&database.url));
         for command in [["run"].as_slice(), &["device", "add", "a"], &["device", "list"]] {
-            assert_refused(&place, command, &["PgBouncer", "pool_mode = session"]);
+            assert_refused(&place, command, &[said, "pool_mode = session"]);
         }
     }
 }
@@ -302,8 +308,9 @@ fn pgbouncer_in_session_mode_works() {
     heartbeat(broker.port, "a", b"");
     place.await_statuses(&["a online"]);
     place.await_statuses(&["a offline"]);
-    let second = place.run(&["run"]);
-    assert!(errors(&second).contains("another heartbeatd uses"), "{}", errors(&second));
+    let mut second = place.start();
+    second.await_log(&["another heartbeatd uses"]);
+    assert_eq!(second.await_exit(), UNAVAILABLE);
 }
 
 /// The descriptors that a process has open.
