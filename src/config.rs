@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 mod bounds;
 mod error;
+mod files;
 mod load;
 
 pub(crate) use self::bounds::MAX_TIMEOUT;

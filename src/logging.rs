@@ -20,13 +20,19 @@ use crate::line_budget::LineBudget;
 /// What the libraries log at `info` is for those who debug them; and paho traces every
 /// packet once it may log more than errors, which takes more time than all else.
 const DEFAULT_FILTERS: &str = "info,actix_server=warn,paho_mqtt=error,rmqtt=warn,\
-                               rmqtt_net=warn,sea_orm=warn,sea_orm_migration=warn,sqlx=warn";
+                               rmqtt_net=warn,sea_orm=warn,sea_orm_migration=warn,sqlx=warn,\
+                               sqlx_postgres=error";
 
 /// The libraries that would log secrets, with the most that they may log.
 /// paho prints its options with the password at debug, and its C part may print what it
-/// sends at trace.
-const CAPS: [(&str, LevelFilter); 2] =
-    [("paho_mqtt", LevelFilter::Info), ("paho_mqtt_c", LevelFilter::Debug)];
+/// sends at trace. sea-orm prints the URL it connects to at trace, with the password; and
+/// sqlx-postgres a line of .pgpass that it cannot read, in a warning.
+const CAPS: [(&str, LevelFilter); 4] = [
+    ("paho_mqtt", LevelFilter::Info),
+    ("paho_mqtt_c", LevelFilter::Debug),
+    ("sea_orm", LevelFilter::Debug),
+    ("sqlx_postgres", LevelFilter::Error),
+];
 
 /// The most bytes of a message and of a value that a line shows: the message of a
 /// library may contain whatever a client has sent.

@@ -38,6 +38,9 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     error!(target: "heartbeatd", "{error}");
+    if error.is::<ConfigError>() {
+        return EX_CONFIG.into();
+    }
     let code = match error.downcast_ref::<AppError>() {
         Some(
             AppError::Client(ClientError::Setup(_))

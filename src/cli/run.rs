@@ -20,6 +20,8 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
 
     tell(&loaded);
     let Loaded { config, .. } = loaded;
+    config.check_secrets()?;
+    config.check_files()?;
     let app = App::build(config.clone()).start().await.map_err(anyhow::Error::new)?;
     greet(&app, &config);
 

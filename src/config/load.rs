@@ -63,11 +63,10 @@ impl Loaded {
         let mut config = config?;
         config.read_secrets()?;
         config.validate().map_err(|error| places.locate(error))?;
-        Ok(Self {
-            config,
-            warnings: environment.warnings,
-            kubernetes_variables: environment.kubernetes_variables,
-        })
+        let own = places.has_secret_in_file(&config).then_some(path);
+        let mut warnings = environment.warnings;
+        warnings.extend(config.file_warnings(own));
+        Ok(Self { config, warnings, kubernetes_variables: environment.kubernetes_variables })
     }
 }
 
@@ -118,7 +117,7 @@ fn read_secret(key: &str, path: &Option<PathBuf>) -> Result<Option<Secret>, Conf
 
 const MISSING: &str = "there is no such file";
 
-fn read_text(path: &Path) -> Result<String, ConfigError> {
+pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
@@ -299,6 +298,15 @@ impl Places {
         ConfigError::Value { key, value, expected, place: place.map(|(place, _)| place.clone()) }
     }
 
+    /// True if whoever reads the file reads a secret.
+    fn has_secret_in_file(&self, config: &Config) -> bool {
+        let in_file = |key| matches!(self.0.get(key), Some((Place::File { .. }, _)));
+        let url_has_secret = config.database.url.to_string().contains(HIDDEN);
+        in_file("mqtt.password")
+            || in_file("http.token")
+            || (in_file("database.url") && config.database.url_file.is_none() && url_has_secret)
+    }
+
     /// Adds the place to an error that knows only the key.
     fn locate(&self, error: ConfigError) -> ConfigError {
         match error {
@@ -353,7 +361,8 @@ fn check_kind(
     at: &impl Fn(&Range<usize>) -> Place,
 ) -> Result<String, ConfigError> {
     let shown = match value.get_ref() {
-        _ if is_secret(key) => HIDDEN.to_owned(),
+        // A section may have become the URL that belongs into it.
+        _ if is_secret(key) || known.is_object() => HIDDEN.to_owned(),
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.as_str().to_owned(),
         DeValue::Float(number) => number.as_str().to_owned(),

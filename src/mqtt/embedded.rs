@@ -77,6 +77,11 @@ pub enum EmbeddedError {
     Start(std::io::Error),
 }
 
+/// Checks a file of users; the error is what is wrong with it.
+pub(crate) fn check_users_file(path: &std::path::Path) -> Result<(), String> {
+    Users::read(path).map(drop).map_err(|error| error.why)
+}
+
 impl EmbeddedBroker {
     /// Starts listening, on threads of its own.
     ///

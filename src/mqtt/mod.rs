@@ -12,6 +12,8 @@ mod topic;
 pub use client::{Broker, Client};
 pub use connection::{ClientError, Connection, Granted};
 #[cfg(feature = "embedded-broker")]
+pub(crate) use embedded::check_users_file;
+#[cfg(feature = "embedded-broker")]
 pub use embedded::{EmbeddedBroker, EmbeddedError, THREAD_NAME as EMBEDDED_BROKER_THREAD};
 pub use inbox::{Event, Inbox};
 pub use topic::{InvalidTopicPattern, TopicPattern};

@@ -24,5 +24,6 @@ mod plug_in_alerts;
 mod proof;
 mod registration;
 mod rules_in_sql;
+mod secrets;
 mod specification;
 mod support;

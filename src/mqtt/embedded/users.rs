@@ -20,7 +20,7 @@ struct Hash {
 #[error("mqtt.embedded.users_file = {}: {why}", path.display())]
 pub struct UsersError {
     path: PathBuf,
-    why: String,
+    pub(super) why: String,
 }
 
 impl Users {

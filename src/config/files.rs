@@ -1,0 +1,206 @@
+//! The files that a configuration names: whether they can be used, and who may read them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use openssl::pkey::{PKey, Private};
+use openssl::x509::X509;
+
+use super::bounds::is_placeholder;
+use super::{Config, ConfigError, MqttConfig};
+use crate::secrets::HIDDEN;
+
+impl Config {
+    /// Checks what a running service will need of its files: certificates, a key and
+    /// users. [`Config::load`] does not, because a command that only needs the database
+    /// may run as a user who cannot read them.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError::Value`] that names the key, the file and what is wrong with it.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        let mqtt = &self.mqtt;
+        if let Some(file) = &mqtt.ca_file {
+            certificates("mqtt.ca_file", file)?;
+        }
+        if let (Some(certificate), Some(key)) = (&mqtt.cert_file, &mqtt.key_file) {
+            let chain = certificates("mqtt.cert_file", certificate)?;
+            let private = private_key("mqtt.key_file", key)?;
+            let public = chain.first().and_then(|first| first.public_key().ok());
+            if !public.is_some_and(|public| public.public_eq(&private)) {
+                let why = "it is not the key of the certificate in mqtt.cert_file";
+                return Err(unusable("mqtt.key_file", key, why));
+            }
+        }
+        if let Some(file) = &mqtt.embedded.users_file {
+            users(file)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what [`Config::validate`] lets pass so that what `check-config` prints is
+    /// a configuration: the three stars in a secret's place.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError::Value`] that names the key.
+    pub fn check_secrets(&self) -> Result<(), ConfigError> {
+        let stars = |key: &str| ConfigError::Value {
+            key: key.to_owned(),
+            value: HIDDEN.to_owned(),
+            expected: "this is what check-config prints in a secret's place: set the secret"
+                .to_owned(),
+            place: None,
+        };
+        if self.mqtt.password.as_ref().is_some_and(is_placeholder) {
+            return Err(stars("mqtt.password"));
+        }
+        if self.http.token.as_ref().is_some_and(is_placeholder) {
+            return Err(stars("http.token"));
+        }
+        let url = self.database.url.reveal();
+        if url.contains(&format!(":{HIDDEN}@")) || url.contains(&format!("={HIDDEN}")) {
+            return Err(stars("database.url"));
+        }
+        Ok(())
+    }
+
+    /// What is odd about the files, one line each.
+    pub(super) fn file_warnings(&self, own: Option<&Path>) -> Vec<String> {
+        let mqtt = &self.mqtt;
+        let mut warnings = unused(mqtt);
+        let secret = [
+            ("mqtt.password_file", &mqtt.password_file),
+            ("mqtt.key_file", &mqtt.key_file),
+            ("mqtt.embedded.users_file", &mqtt.embedded.users_file),
+            ("database.url_file", &self.database.url_file),
+            ("http.token_file", &self.http.token_file),
+        ];
+        let named = secret.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)));
+        let own = own.map(|file| ("the configuration, which holds a secret", file));
+        for (key, file) in named.chain(own) {
+            warnings.extend(readable_by_others(key, file));
+        }
+        warnings
+    }
+}
+
+/// Files and credentials that nothing reads.
+fn unused(mqtt: &MqttConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let tls = mqtt.url.as_ref().is_some_and(super::BrokerUrl::is_tls);
+    let files = [
+        ("mqtt.ca_file", &mqtt.ca_file),
+        ("mqtt.cert_file", &mqtt.cert_file),
+        ("mqtt.key_file", &mqtt.key_file),
+    ];
+    for (key, _) in files.into_iter().filter(|(_, file)| file.is_some() && !tls) {
+        let url = mqtt.url.as_ref().map_or("unset".to_owned(), ToString::to_string);
+        warnings.push(format!("{key} is not used: TLS is mqtts://, and mqtt.url is {url}"));
+    }
+    if mqtt.url.is_none() && mqtt.username.is_some() {
+        warnings.push("mqtt.username is not used: mqtt.url is unset".to_owned());
+    }
+    if mqtt.url.is_some() && mqtt.embedded.users_file.is_some() {
+        let why = "mqtt.url is set, and the embedded broker does not run";
+        warnings.push(format!("mqtt.embedded.users_file is not used: {why}"));
+    }
+    warnings
+}
+
+/// A warning if others than the file's owner may read it. Those that systemd hands over
+/// (`LoadCredential`) lie in a folder that nobody else enters.
+fn readable_by_others(key: &str, file: &Path) -> Option<String> {
+    let of_systemd = std::env::var_os("CREDENTIALS_DIRECTORY");
+    if of_systemd.is_some_and(|folder| !folder.is_empty() && file.starts_with(folder)) {
+        return None;
+    }
+    let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
+    let file = file.display();
+    let line = format!("{key}: others may read {file} (mode {mode:04o}): chmod 600 {file}");
+    (mode & 0o077 != 0).then_some(line)
+}
+
+fn unusable(key: &str, file: &Path, why: impl Into<String>) -> ConfigError {
+    ConfigError::Value {
+        key: key.to_owned(),
+        value: file.display().to_string(),
+        expected: why.into(),
+        place: None,
+    }
+}
+
+fn pem(key: &str, file: &Path, what: &str) -> Result<Vec<u8>, ConfigError> {
+    let text = super::load::read_text(file).map_err(|error| match error {
+        ConfigError::File { why, .. } => unusable(key, file, not_pem(file, &why, what)),
+        other => other,
+    })?;
+    if text.contains(&format!("-----BEGIN {what}"))
+        || (what == "PRIVATE KEY" && text.contains(" PRIVATE KEY-----"))
+    {
+        return Ok(text.into_bytes());
+    }
+    Err(unusable(key, file, format!("there is no -----BEGIN {what}----- in it: PEM is expected")))
+}
+
+/// Binary files are DER, the other form of the same.
+fn not_pem(file: &Path, why: &str, what: &str) -> String {
+    if !why.contains("UTF-8") {
+        return why.to_owned();
+    }
+    let command = if what == "CERTIFICATE" { "x509" } else { "pkey" };
+    let file = file.display();
+    format!("it is not PEM; if it is DER: openssl {command} -inform der -in {file} -out FILE.pem")
+}
+
+fn certificates(key: &str, file: &Path) -> Result<Vec<X509>, ConfigError> {
+    let bytes = pem(key, file, "CERTIFICATE")?;
+    match X509::stack_from_pem(&bytes) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err(unusable(key, file, "there is no certificate in it")),
+        Err(error) => {
+            Err(unusable(key, file, format!("it is not a certificate: {}", reason(&error))))
+        }
+    }
+}
+
+fn private_key(key: &str, file: &Path) -> Result<PKey<Private>, ConfigError> {
+    let bytes = pem(key, file, "PRIVATE KEY")?;
+    let mut encrypted = false;
+    // Without a callback OpenSSL would ask the terminal.
+    let parsed = PKey::private_key_from_pem_callback(&bytes, |_| {
+        encrypted = true;
+        Ok(0)
+    });
+    match parsed {
+        Ok(parsed) => Ok(parsed),
+        Err(_) if encrypted => {
+            let file_name = file.display();
+            let how = format!("openssl pkey -in {file_name} -out FILE.pem");
+            Err(unusable(
+                key,
+                file,
+                format!("it is encrypted, and a service cannot be asked: {how}"),
+            ))
+        }
+        Err(error) => {
+            Err(unusable(key, file, format!("it is not a private key: {}", reason(&error))))
+        }
+    }
+}
+
+fn reason(error: &openssl::error::ErrorStack) -> String {
+    let first = error.errors().first().and_then(openssl::error::Error::reason);
+    first.unwrap_or("it is cut off or damaged").to_owned()
+}
+
+#[cfg(feature = "embedded-broker")]
+fn users(file: &Path) -> Result<(), ConfigError> {
+    let key = "mqtt.embedded.users_file";
+    crate::mqtt::check_users_file(file).map_err(|why| unusable(key, file, why))
+}
+
+#[cfg(not(feature = "embedded-broker"))]
+fn users(_: &Path) -> Result<(), ConfigError> {
+    Ok(())
+}
