@@ -311,12 +311,19 @@ fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
         .map_sqlx_postgres_opts(|postgres| {
             // PgBouncer refuses the parameter that sqlx would send; no number here has a
             // fraction.
-            postgres
-                .application_name("heartbeatd")
-                .extra_float_digits(None)
-                .options(POSTGRES_BOUNDS)
+            postgres.application_name("heartbeatd").extra_float_digits(None)
+        })
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_connect(|connection, _| Box::pin(set_bounds(connection)))
         });
     options
+}
+
+/// Sets [`POSTGRES_BOUNDS`] by statements: PgBouncer refuses them as parameters of the
+/// connection.
+async fn set_bounds(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+    let set = POSTGRES_BOUNDS.map(|(name, value)| format!("SET {name} = '{value}'")).join("; ");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(connection).await.map(drop)
 }
 
 /// What PostgreSQL itself ends, so that the reason is its own and no lock outlives it.
