@@ -28,6 +28,12 @@ const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 /// How often a missing connection, or missing echoes, are mentioned again.
 const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 
+/// A connection that is lost sooner than this was lost right after it was made.
+const EARLY: Duration = Duration::from_secs(5);
+
+/// How many of those in a row are no coincidence.
+const LOST_EARLY: u32 = 3;
+
 /// Stop listening. Replies when everything that was received is with the
 /// registry.
 #[derive(Debug, Message)]
@@ -75,6 +81,14 @@ pub struct MqttIngest {
     echo_missing: Option<Instant>,
     /// Since when there is no connection.
     down_since: Instant,
+    /// Since when the newest connection stands, or stood.
+    up_since: Instant,
+    /// How many connections in a row were lost right after they were made.
+    lost_early: u32,
+    /// True while it is being found out why there is no connection.
+    diagnosing: bool,
+    /// The quality of service that was said to be less than was asked for.
+    said_granted: Option<u8>,
     rejections: LineBudget,
     foreign_echoes: LineBudget,
     sheds: LineBudget,
@@ -102,6 +116,10 @@ impl MqttIngest {
             rounds: Rounds::new(confirm_interval),
             echo_missing: None,
             down_since: clock().monotonic,
+            up_since: clock().monotonic,
+            lost_early: 0,
+            diagnosing: false,
+            said_granted: None,
             rejections: LineBudget::new(TARGET, "rejected messages"),
             foreign_echoes: LineBudget::new(TARGET, "echoes that are not ours"),
             sheds: LineBudget::new(TARGET, "messages thrown away"),
@@ -137,6 +155,9 @@ impl MqttIngest {
     }
 
     fn subscribed(&mut self, subscribed: Result<Granted, ClientError>, ctx: &mut Context<Self>) {
+        if let Ok(granted) = &subscribed {
+            self.note_granted(*granted);
+        }
         match (subscribed, self.listening) {
             (_, Listening::Disconnected) => (),
             (Ok(_), Listening::Subscribed | Listening::Unproven) => {
@@ -157,6 +178,17 @@ impl MqttIngest {
         }
     }
 
+    fn note_granted(&mut self, Granted { asked, granted }: Granted) {
+        if granted < asked && self.said_granted != Some(granted) {
+            self.said_granted = Some(granted);
+            warn!(
+                target: TARGET, asked, granted;
+                "the broker grants QoS {granted} only, where mqtt.qos = {asked} asks for more; \
+                 heartbeats and echoes use what it grants"
+            );
+        }
+    }
+
     fn refused(&mut self, error: &ClientError, ctx: &mut Context<Self>) {
         error!(target: TARGET, "{error}");
         self.is_now(Listening::Connected);
@@ -173,14 +205,36 @@ impl MqttIngest {
         self.attempt += 1;
         let attempt = self.attempt;
         let connecting = self.connection.connect().into_actor(self);
-        ctx.spawn(connecting.map(move |connected, ingest, _| {
-            let disconnected = ingest.listening == Listening::Disconnected;
+        ctx.spawn(connecting.map(move |connected, ingest, ctx| {
             if let Err(error) = connected
                 && ingest.attempt == attempt
-                && disconnected
+                && ingest.listening == Listening::Disconnected
             {
-                let broker = ingest.connection.broker();
-                error!(target: TARGET, broker; "{error}; trying on until it succeeds");
+                ingest.diagnose(ctx, move |reason, broker| {
+                    let why =
+                        reason.map_or(error.to_string(), |why| format!("cannot connect: {why}"));
+                    error!(target: TARGET, broker; "{why}; trying on until it succeeds");
+                });
+            }
+        }));
+    }
+
+    /// Finds out why there is no connection, and has `say` say it unless there is one
+    /// meanwhile.
+    fn diagnose(
+        &mut self,
+        ctx: &mut Context<Self>,
+        say: impl FnOnce(Option<String>, &str) + 'static,
+    ) {
+        if self.diagnosing {
+            return;
+        }
+        self.diagnosing = true;
+        let diagnosing = self.connection.diagnose().into_actor(self);
+        ctx.spawn(diagnosing.map(|reason, ingest, _| {
+            ingest.diagnosing = false;
+            if ingest.listening == Listening::Disconnected && !ingest.leaving {
+                say(reason, ingest.connection.broker());
             }
         }));
     }
@@ -247,13 +301,12 @@ impl MqttIngest {
 
     fn schedule_reminder(&self, ctx: &mut Context<Self>) {
         ctx.run_later(OUTAGE_REMINDER, |ingest, ctx| {
-            ingest.remind();
+            ingest.remind(ctx);
             ingest.schedule_reminder(ctx);
         });
     }
 
-    fn remind(&self) {
-        let topic = self.connection.echo_topic();
+    fn remind(&mut self, ctx: &mut Context<Self>) {
         let now = (self.clock)().monotonic;
         let long_ago = |since: Instant| {
             let age = now.saturating_duration_since(since);
@@ -262,12 +315,15 @@ impl MqttIngest {
         match (self.proven(), self.echo_missing) {
             (Listening::Disconnected, _) => {
                 if let Some(seconds) = long_ago(self.down_since) {
-                    let broker = self.connection.broker();
-                    error!(target: TARGET, broker, seconds; "still not connected; retrying");
+                    self.diagnose(ctx, move |reason, broker| {
+                        let why = reason.map_or(String::new(), |why| format!(": {why}"));
+                        error!(target: TARGET, broker, seconds; "still not connected{why}; retrying");
+                    });
                 }
             }
             (Listening::Unproven, Some(since)) => {
                 if let Some(seconds) = long_ago(since) {
+                    let topic = self.connection.echo_topic();
                     error!(target: TARGET, topic, seconds; "still no echo comes back, and no device goes offline");
                 }
             }
@@ -336,6 +392,7 @@ impl MqttIngest {
             return;
         }
         self.newest = connection;
+        self.up_since = (self.clock)().monotonic;
         self.is_now(Listening::Connected);
         info!(target: TARGET, broker = self.connection.broker(); "connected");
         self.subscribe(ctx);
@@ -347,6 +404,25 @@ impl MqttIngest {
         }
         self.is_disconnected();
         warn!(target: TARGET, broker = self.connection.broker(); "disconnected: {why}; reconnecting");
+        self.note_early_loss();
+    }
+
+    /// Two clients with one id throw each other off the broker, for ever.
+    fn note_early_loss(&mut self) {
+        if self.down_since.saturating_duration_since(self.up_since) >= EARLY {
+            self.lost_early = 0;
+            return;
+        }
+        self.lost_early = self.lost_early.saturating_add(1);
+        if self.lost_early == LOST_EARLY {
+            let client_id = self.connection.client_id();
+            warn!(
+                target: TARGET, client_id, times = LOST_EARLY;
+                "the connection is lost again and again right after it was made: does another \
+                 client use mqtt.client_id = {client_id:?}? Each needs its own; or the broker closes \
+                 it because it forbids what this client publishes or subscribes to"
+            );
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use paho_mqtt as paho;
 
 use super::TopicPattern;
 use super::connection::{ClientError, Connection, Granted};
+use super::diagnosis::Probe;
 use super::inbox::{Event, Inbox};
 use crate::clock::Clock;
 use crate::config::{MqttConfig, MqttVersion};
@@ -62,8 +63,11 @@ pub struct Client {
     echo_topic: Option<String>,
     inbox: Arc<Inbox>,
     connections: Arc<AtomicU64>,
-    /// The quality of service that the broker takes and grants.
+    /// The quality of service of echoes: what the broker takes and grants.
     qos: Arc<AtomicU8>,
+    /// What CONNACK said that the broker takes.
+    max_qos: Arc<AtomicU8>,
+    probe: Option<Probe>,
 }
 
 struct Subscription {
@@ -94,6 +98,7 @@ impl Client {
             .persistence(paho::PersistenceType::None)
             .finalize();
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
+        warn_of_unused_files(config, broker);
         let inbox = Arc::new(Inbox::new(config.max_backlog));
         let connections = Arc::default();
         let echo_topic = config.echo_topic();
@@ -126,6 +131,8 @@ impl Client {
             inbox,
             connections,
             qos: Arc::new(AtomicU8::new(config.qos)),
+            max_qos: Arc::new(AtomicU8::new(2)),
+            probe: Probe::new(broker, config),
         })
     }
 }
@@ -157,8 +164,13 @@ impl Connection for Client {
 
     fn connect(&self) -> LocalBoxFuture<'static, Result<(), ClientError>> {
         let token = self.paho.connect(self.options.clone());
-        Box::pin(async {
-            token.await.map(drop).map_err(|error| ClientError::Connect(error.to_string()))
+        let max_qos = Arc::clone(&self.max_qos);
+        Box::pin(async move {
+            let accepted = token.await.map_err(|error| ClientError::Connect(refusal(&error)))?;
+            let max = accepted.properties().get(paho::PropertyCode::MaximumQos);
+            let max = max.and_then(|property| property.get_byte());
+            max_qos.store(max.unwrap_or(2), Ordering::SeqCst);
+            Ok(())
         })
     }
 
@@ -181,13 +193,20 @@ impl Connection for Client {
         };
         let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
         let (asked, client_id) = (*qos, client_id.clone());
+        let (qos, max_qos) = (Arc::clone(&self.qos), Arc::clone(&self.max_qos));
         Box::pin(async move {
             let topic = topics.join(" and ");
             match tokio::time::timeout(PATIENCE, token).await {
                 Ok(Ok(response)) => {
                     let codes = response.subscribe_many_response().unwrap_or_default();
                     match refused(&topics, &codes) {
-                        None => Ok(Granted { asked, granted: asked }),
+                        None => {
+                            let least = codes.iter().filter_map(|&code| u8::try_from(code).ok());
+                            let least = least.min().unwrap_or(asked).min(asked);
+                            let granted = least.min(max_qos.load(Ordering::SeqCst));
+                            qos.store(granted, Ordering::SeqCst);
+                            Ok(Granted { asked, granted })
+                        }
                         Some((topic, why)) => Err(ClientError::Subscribe { topic, client_id, why }),
                     }
                 }
@@ -223,6 +242,11 @@ impl Connection for Client {
             }
         })
     }
+
+    fn diagnose(&self) -> LocalBoxFuture<'static, Option<String>> {
+        let probe = self.probe.clone();
+        Box::pin(async { probe?.run().await })
+    }
 }
 
 /// Which subscriptions the broker did not grant, and why. paho itself takes an
@@ -240,6 +264,53 @@ fn why(code: Option<&i32>) -> String {
     // A code is a byte; of one above 127 C may have made a negative number.
     let code = code.map(|code| code.cast_unsigned() & 0xff);
     code.map_or("no answer".to_owned(), |code| paho::ReasonCode::from(code).to_string())
+}
+
+/// What the broker says when it refuses the connection, and what would be right.
+fn refusal(error: &paho::Error) -> String {
+    use paho::{ConnectReturnCode as Code, ReasonCode as Reason};
+    const VERSION: &str = "mqtt.version should be one that the broker speaks";
+    const CLIENT_ID: &str = "the broker should allow mqtt.client_id";
+    const CREDENTIALS: &str = "mqtt.username and mqtt.password should be known to the broker";
+    const RIGHTS: &str =
+        "the broker should let mqtt.username and mqtt.client_id in, or wants credentials";
+    let (what, right) = match error {
+        paho::Error::ConnectReturn(code) => match code {
+            Code::UnacceptableProtocolVersion => ("the version of MQTT", VERSION),
+            Code::IdentifierRejected => ("the client identifier", CLIENT_ID),
+            Code::BadUserNameOrPassword => ("the user name or password", CREDENTIALS),
+            Code::NotAuthorized => ("this client as not authorized", RIGHTS),
+            Code::ServerUnavailable => return "the broker says that it is unavailable".to_owned(),
+            other => return format!("the broker refuses the connection: {other:?}"),
+        },
+        paho::Error::ReasonCode(code, _) => match code {
+            Reason::UnsupportedProtocolVersion => ("the version of MQTT", VERSION),
+            Reason::ClientIdentifierNotValid => ("the client identifier", CLIENT_ID),
+            Reason::BadUserNameOrPassword => ("the user name or password", CREDENTIALS),
+            Reason::NotAuthorized => ("this client as not authorized", RIGHTS),
+            other => return format!("the broker refuses the connection: {other}"),
+        },
+        other => return other.to_string(),
+    };
+    format!("the broker refuses {what}: {right}")
+}
+
+fn warn_of_unused_files(config: &MqttConfig, broker: &Broker) {
+    if broker.uri.starts_with("mqtts://") {
+        return;
+    }
+    for (key, file) in [
+        ("mqtt.ca_file", &config.ca_file),
+        ("mqtt.cert_file", &config.cert_file),
+        ("mqtt.key_file", &config.key_file),
+    ] {
+        if file.is_some() {
+            log::warn!(
+                target: TARGET, broker = broker.uri;
+                "{key} is set and not used: TLS needs an mqtt.url that begins with mqtts://"
+            );
+        }
+    }
 }
 
 fn setup(error: paho::Error) -> ClientError {
@@ -312,7 +383,12 @@ fn listen(
     let (closed, number) = (Arc::clone(inbox), Arc::clone(connections));
     client.set_disconnected_callback(move |_, _, reason| {
         let connection = number.load(Ordering::SeqCst);
-        let why = format!("the broker closed it: {reason}");
+        let why = match reason {
+            paho::ReasonCode::SessionTakenOver => {
+                "another client has connected with the same client id".to_owned()
+            }
+            _ => format!("the broker closed it: {reason}"),
+        };
         closed.push(Event::Disconnected { connection, why });
     });
     let received = Arc::clone(inbox);

@@ -4,6 +4,7 @@
 
 mod client;
 mod connection;
+mod diagnosis;
 #[cfg(feature = "embedded-broker")]
 mod embedded;
 mod inbox;

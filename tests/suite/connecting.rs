@@ -1,9 +1,14 @@
 //! Connecting, and what is said when that does not work; topics that no broker should
 //! pass on.
 
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
 use crate::support::fake_broker::{Behaviour, FakeBroker};
 use crate::support::service::Place;
 use servers::mosquitto::{Mosquitto, heartbeat, publish};
+use servers::process::{free_port, output, program};
 
 const INVALID_TOPICS: &str = r#"heartbeatd_heartbeats_rejected_total{reason="invalid_topic"}"#;
 
@@ -95,4 +100,197 @@ fn an_echo_topic_in_a_share_group_lies_outside_of_it() {
     let errors = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(78), "{errors}");
     assert!(errors.contains("mqtt.echo_topic") && errors.contains("mqtt.share_group"), "{errors}");
+}
+
+#[test]
+fn a_broker_that_grants_less_is_taken_as_it_is_and_that_is_said_once() {
+    for (max, version, asked) in
+        [(0, "5", "1"), (1, "5", "2"), (0, "3.1.1", "2"), (1, "3.1.1", "2")]
+    {
+        let broker = Mosquitto::start_with(&format!("max_qos {max}"));
+        let place = Place::new()
+            .with("HEARTBEAT__TIMEOUT", "10m")
+            .with("MQTT__URL", &broker.url())
+            .with("MQTT__VERSION", version)
+            .with("MQTT__QOS", asked);
+        let service = place.start();
+        service.await_metric("heartbeatd_echo_latency_seconds_count", 10.0);
+        let log = service.log();
+        let lines = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+        let granted = format!("the broker grants QoS {max} only");
+        assert_eq!(lines(&granted), 1, "{}", log.join("\n"));
+        assert_eq!(lines("disconnected"), 0, "{}", log.join("\n"));
+    }
+}
+
+#[test]
+fn a_broker_that_takes_less_than_it_says_is_believed_by_what_it_grants() {
+    let behaviour = Behaviour { refuses_qos_above: Some(0), ..Behaviour::default() };
+    let broker = FakeBroker::start(behaviour);
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("MQTT__VERSION", "3.1.1");
+    let service = place.start();
+    service.await_metric("heartbeatd_echo_latency_seconds_count", 3.0);
+}
+
+#[test]
+fn losses_right_after_connecting_ask_for_another_client_with_that_id() {
+    let broker = FakeBroker::start(Behaviour { closes: 4, ..Behaviour::default() });
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_log(&["mqtt_ingest", "does another client use mqtt.client_id"]);
+    service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
+    let log = service.log();
+    let asked = log.iter().filter(|line| line.contains("does another client use")).count();
+    assert_eq!(asked, 1, "{}", log.join("\n"));
+}
+
+/// An authority and what it has signed, made by openssl.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    fn new() -> Self {
+        let certificates = Self(tempfile::tempdir().expect("a temporary folder"));
+        for authority in ["ca", "other-ca"] {
+            certificates.openssl(&format!(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
+                 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"
+            ));
+        }
+        certificates.sign("broker", "localhost", 30);
+        certificates.sign("expired", "localhost", -1);
+        certificates.sign("elsewhere", "elsewhere.example", 30);
+        certificates.sign("client", "client", 30);
+        certificates
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.0.path().join(file).display().to_string()
+    }
+
+    fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let mut openssl = Command::new(program("openssl", "openssl", &[]));
+        output(openssl.args(arguments.split_whitespace()).current_dir(self.folder()));
+    }
+
+    fn sign(&self, file: &str, name: &str, days: i32) {
+        std::fs::write(self.folder().join("san"), format!("subjectAltName=DNS:{name}\n"))
+            .expect("a file");
+        self.openssl(&format!(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} \
+             -keyout {file}.key -out {file}.csr"
+        ));
+        self.openssl(&format!(
+            "x509 -req -in {file}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} \
+             -extfile san -out {file}.pem"
+        ));
+    }
+
+    /// A mosquitto with that certificate, and the port on which it speaks TLS.
+    fn broker(&self, file: &str, more: &str) -> (Mosquitto, u16) {
+        let port = free_port();
+        let broker = Mosquitto::start_with(&format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\ncertfile {}\nkeyfile {}\n\
+             cafile {}\n{more}",
+            self.path(&format!("{file}.pem")),
+            self.path(&format!("{file}.key")),
+            self.path("ca.pem"),
+        ));
+        (broker, port)
+    }
+}
+
+#[track_caller]
+fn assert_said(place: &Place, parts: &[&str]) {
+    let service = place.start();
+    let line = service.await_log(&["mqtt_ingest", "cannot connect"]);
+    for part in parts {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+}
+
+#[test]
+fn tls_that_fails_says_why_and_what_would_be_right() {
+    let files = Certificates::new();
+    let tls = |port: u16, ca: &str| {
+        let url = format!("mqtts://localhost:{port}");
+        Place::new().with("MQTT__URL", &url).with("MQTT__CA_FILE", &files.path(ca))
+    };
+    let (broker, port) = files.broker("broker", "");
+    assert_said(&tls(port, "other-ca.pem"), &["unknown authority", "mqtt.ca_file"]);
+    let mismatch = tls(port, "ca.pem")
+        .with("MQTT__CERT_FILE", &files.path("client.pem"))
+        .with("MQTT__KEY_FILE", &files.path("broker.key"));
+    assert_mismatch_is_said(&mismatch);
+    assert_said(&tls(broker.port, "ca.pem"), &["speaks MQTT without TLS", "mqtt://"]);
+    let plain = Place::new().with("MQTT__URL", &format!("mqtt://localhost:{port}"));
+    assert_said(&plain, &["speaks TLS", "mqtts://"]);
+    let (_broker, port) = files.broker("expired", "");
+    assert_said(&tls(port, "ca.pem"), &["certificate has expired"]);
+    let (_broker, port) = files.broker("elsewhere", "");
+    assert_said(&tls(port, "ca.pem"), &["is for another name than", "localhost"]);
+    let (_broker, port) = files.broker("broker", "require_certificate true");
+    assert_said(&tls(port, "ca.pem"), &["refuses the TLS handshake", "mqtt.cert_file"]);
+    let complete = tls(port, "ca.pem")
+        .with("MQTT__CERT_FILE", &files.path("client.pem"))
+        .with("MQTT__KEY_FILE", &files.path("client.key"));
+    complete.start().await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
+}
+
+/// At the start already, or when it is tried.
+#[track_caller]
+fn assert_mismatch_is_said(place: &Place) {
+    let service = place.start();
+    service.await_log(&["mqtt.key_file", "mqtt.cert_file"]);
+}
+
+#[test]
+fn a_connection_that_fails_says_why_and_what_would_be_right() {
+    let place = |url: &str| Place::new().with("MQTT__URL", url);
+    let nobody = free_port();
+    assert_said(&place(&format!("mqtt://127.0.0.1:{nobody}")), &["connection refused", "mqtt.url"]);
+    assert_said(&place("mqtt://nowhere.invalid:1883"), &["there is no host", "nowhere.invalid"]);
+    for (code, parts) in [
+        (1, ["version", "mqtt.version"]),
+        (2, ["dentifier", "mqtt.client_id"]),
+        (4, ["assword", "mqtt.username"]),
+        (5, ["uthori", "mqtt.username"]),
+    ] {
+        let broker = FakeBroker::start(Behaviour { connack: code, ..Behaviour::default() });
+        assert_said(&place(&broker.url()).with("MQTT__VERSION", "3.1.1"), &parts);
+    }
+    for (code, parts) in [
+        (1, ["broker", "mqtt_ingest"]),
+        (0x84, ["ersion", "mqtt.version"]),
+        (0x85, ["dentifier", "mqtt.client_id"]),
+        (0x86, ["assword", "mqtt.username"]),
+        (0x87, ["uthori", "mqtt.username"]),
+    ] {
+        let broker = FakeBroker::start(Behaviour { connack: code, ..Behaviour::default() });
+        assert_said(&place(&broker.url()), &parts);
+    }
+}
+
+#[test]
+fn a_port_that_says_nothing_does_not_hold_anything_up() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = silent.local_addr().expect("it is bound").port();
+    let place = Place::new().with("MQTT__URL", &format!("mqtts://localhost:{port}"));
+    let service = place.start();
+    service.await_log(&["mqtt_ingest", "cannot connect", "TLS handshake"]);
+    assert_eq!(service.get("/healthz").0, 200);
+}
+
+#[test]
+fn files_for_tls_beside_a_plain_url_are_said_not_to_be_used() {
+    let files = Certificates::new();
+    let broker = Mosquitto::start();
+    let place =
+        Place::new().with("MQTT__URL", &broker.url()).with("MQTT__CA_FILE", &files.path("ca.pem"));
+    let service = place.start();
+    service.await_log(&["mqtt_ingest", "mqtt.ca_file is set and not used", "mqtts://"]);
+    service.await_listening();
 }

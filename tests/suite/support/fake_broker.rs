@@ -59,7 +59,8 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, subscriptions: &AtomicUsi
         let (first, body) = read_packet(&mut stream)?;
         let answer = match first >> 4 {
             1 => {
-                v5 = body[6] == 5;
+                let (_name, rest) = text(&body);
+                v5 = rest[0] == 5;
                 let properties: &[u8] = if v5 { &[0] } else { &[] };
                 packet(0x20, &[&[0, behaviour.connack], properties].concat())
             }

@@ -338,8 +338,7 @@ impl TokenInner {
             }
         }
 
-        let err = if rc > 0 {
-            debug_assert!(rc >= 0x80);
+        let err = if rc >= 0x80 {
             Err(Error::from_reason_code(rc as u8, props))
         }
         else {
