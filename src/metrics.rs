@@ -36,6 +36,7 @@ pub struct Metrics {
     echo_latency: Histogram,
     blind_seconds: Counter<f64, AtomicU64>,
     unmatched: Counter,
+    unreadable_rows: Counter,
     echoes_ignored: Family<Reason, Counter>,
     stalled: Gauge<f64, AtomicU64>,
     checks_failed: Counter,
@@ -153,6 +154,12 @@ impl Metrics {
                 r,
                 "blind_seconds",
                 "Time that was not listened to, counted as soon as it has ended",
+                Counter::default(),
+            ),
+            unreadable_rows: add(
+                r,
+                "unreadable_rows",
+                "Rows of the database that cannot be read and were left out, with each check",
                 Counter::default(),
             ),
             unmatched: add(
@@ -331,6 +338,11 @@ impl Metrics {
     pub fn checked(&self, seconds: f64, at: DateTime<Utc>) {
         self.check_duration.observe(seconds);
         self.last_check.set(at.timestamp_millis() as f64 / 1000.0);
+    }
+
+    /// Counts rows of the database that had to be left out.
+    pub fn unreadable(&self, rows: u64) {
+        self.unreadable_rows.inc_by(rows);
     }
 
     /// Counts a check that did not get through.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use heartbeatd::domain::{Cutoff, Cutoffs, Heartbeat};
-use heartbeatd::store::{DeviceStore, OpenMode, Proven, RecordingRules};
+use heartbeatd::store::{DeviceStore, OpenMode, Proven, RecordingRules, StaleFrom};
 
 use crate::cases;
 
@@ -63,8 +63,9 @@ pub fn store(criterion: &mut Criterion) {
             let cutoffs = Cutoffs { default, own: Vec::new() };
             let store = &store;
             bencher.to_async(&runtime).iter(async || {
-                let stale = store.get_stale_devices(&cutoffs, 1_000).await.expect("it reads");
-                assert!(stale.is_empty(), "nobody is");
+                let from = StaleFrom::default();
+                let stale = store.get_stale_devices(&cutoffs, &from, 1_000).await;
+                assert!(stale.expect("it reads").devices.is_empty(), "none is");
             });
         });
         group.finish();

@@ -7,11 +7,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use entity::device::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
-use sea_orm::{
-    ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set, TryInsertResult,
-};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, Set, TryInsertResult};
 use serde::Serialize;
 
+use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id};
 use crate::domain::{DeviceId, Status};
 
@@ -89,7 +88,8 @@ impl DeviceStore {
         .await
     }
 
-    /// Up to `limit` devices in the order of their ids, after the id `after`.
+    /// Up to `limit` devices in the order of their ids, after the id `after`; without
+    /// those whose rows cannot be read.
     ///
     /// # Errors
     ///
@@ -100,7 +100,7 @@ impl DeviceStore {
         after: Option<&DeviceId>,
         limit: u64,
     ) -> Result<Vec<Device>> {
-        let mut query = Entity::find().order_by_asc(Column::Id).limit(limit);
+        let mut query = Entity::find().order_by_asc(Column::Id);
         if let Some(status) = status {
             query = query.filter(Column::Status.eq(entity::Status::from(status)));
         }
@@ -108,8 +108,7 @@ impl DeviceStore {
             query = query.filter(Column::Id.gt(after.as_str()));
         }
         self.read("list the devices", async |db| {
-            let rows = query.clone().all(db).await?;
-            rows.into_iter().map(Device::try_from).collect::<Result<_, DbErr>>()
+            self.readable_rows(db, query.clone(), limit, Key::Text(Column::Id)).await
         })
         .await
     }

@@ -9,6 +9,7 @@ use super::history::NewTransition;
 use super::listening::Proven;
 use super::removal;
 use super::rows::{self, Columns, Type};
+use super::unreadable::named;
 use super::{DeviceStore, Result, device_id, millis};
 use crate::domain::heartbeat::is_new_skew;
 use crate::domain::payload::is_new_payload_error;
@@ -327,7 +328,24 @@ impl DeviceStore {
         );
         let bound = i64::try_from(max_clock_skew.as_millis()).unwrap_or(i64::MAX);
         let rows = self.select(transaction, &sql, [bind(heartbeats), bound.into()]).await?;
-        rows.iter().map(Known::read).collect()
+        rows.iter().map(|row| self.known(row)).collect()
+    }
+
+    /// A row as far as it can be read. Its device lives, so that a status that is none
+    /// is as good as never heard, and is replaced.
+    fn known(&self, row: &QueryResult) -> Result<Known, DbErr> {
+        let id: String = row.try_get("", "id")?;
+        let name = named("device", &Some(&id));
+        let status = row.try_get::<Option<entity::Status>>("", "status");
+        let status = self.readable(&name, status);
+        let skew = self.readable(&name, row.try_get("", "clock_skew_ms"));
+        let payload_error = self.readable(&name, row.try_get("", "payload_error"));
+        Ok(Known {
+            id: device_id(&id)?,
+            status: status.unwrap_or(Some(entity::Status::Provisioning)).map(Status::from),
+            clock_skew_ms: skew.flatten(),
+            payload_error: payload_error.flatten(),
+        })
     }
 
     async fn update(
@@ -440,17 +458,4 @@ fn values(heartbeat: &Heartbeat) -> [Value; HEARTBEAT.len()] {
 /// The heartbeats as rows of [`HEARTBEAT`], in one parameter.
 fn bind<'a>(heartbeats: impl IntoIterator<Item = &'a Heartbeat>) -> Value {
     rows::bind(heartbeats.into_iter().map(values))
-}
-
-impl Known {
-    fn read(row: &QueryResult) -> Result<Self, DbErr> {
-        let id: String = row.try_get("", "id")?;
-        let status: Option<entity::Status> = row.try_get("", "status")?;
-        Ok(Self {
-            id: device_id(&id)?,
-            status: status.map(Status::from),
-            clock_skew_ms: row.try_get("", "clock_skew_ms")?,
-            payload_error: row.try_get("", "payload_error")?,
-        })
-    }
 }

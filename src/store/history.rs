@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::status_transition::{Column, Entity, Model};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    Value,
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, Value,
 };
 
 use super::rows::{self, Columns, Type};
+use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id, millis};
 use crate::domain::{DeviceId, GivenUp, Heartbeat, Status, Transition};
 
@@ -132,19 +132,16 @@ impl DeviceStore {
     }
 
     /// The oldest offline transitions that the alert sink has not acknowledged,
-    /// in order.
+    /// in order; without those that cannot be read.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn undelivered_offline(&self, limit: u64) -> Result<Vec<Transition>> {
-        let query = Entity::find()
-            .filter(super::outbox::is_undelivered())
-            .order_by_asc(Column::Sequence)
-            .limit(limit);
+        let query =
+            Entity::find().filter(super::outbox::is_undelivered()).order_by_asc(Column::Sequence);
         self.read("read the undelivered offline transitions", async |db| {
-            let rows = query.clone().all(db).await?;
-            rows.into_iter().map(Transition::try_from).collect::<Result<_, DbErr>>()
+            self.readable_rows(db, query.clone(), limit, Key::Ascending(Column::Sequence)).await
         })
         .await
     }
@@ -180,7 +177,7 @@ impl DeviceStore {
         before: Option<i64>,
         limit: u64,
     ) -> Result<Vec<Transition>> {
-        let mut query = Entity::find().order_by_desc(Column::Sequence).limit(limit);
+        let mut query = Entity::find().order_by_desc(Column::Sequence);
         if let Some(device) = device {
             query = query.filter(Column::DeviceId.eq(device.as_str()));
         }
@@ -188,8 +185,7 @@ impl DeviceStore {
             query = query.filter(Column::Sequence.lt(before));
         }
         self.read("read the history", async |db| {
-            let rows = query.clone().all(db).await?;
-            rows.into_iter().map(Transition::try_from).collect::<Result<_, DbErr>>()
+            self.readable_rows(db, query.clone(), limit, Key::Descending(Column::Sequence)).await
         })
         .await
     }

@@ -19,12 +19,14 @@ mod removal;
 mod rows;
 mod silence;
 mod transaction;
+mod unreadable;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use sea_orm::{DbBackend, DbErr, QueryResult};
 
 pub use exclusive::Holder;
@@ -36,7 +38,8 @@ pub use listening::Proven;
 pub use open::{OpenMode, Unusable};
 pub use outbox::OutboxSize;
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
-pub use silence::{Grounds, OwnTimeouts};
+pub use silence::{Grounds, OwnTimeouts, Stale, StaleFrom};
+pub use unreadable::Unreadable;
 
 use self::exclusive::Exclusive;
 use self::open::Origin;
@@ -56,6 +59,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct DeviceStore {
     pool: Arc<Pool>,
     interference: Option<Arc<dyn Interference>>,
+    unreadable: Arc<Mutex<unreadable::Collector>>,
     exclusive: Option<Arc<Exclusive>>,
 }
 
@@ -139,7 +143,12 @@ impl DeviceStore {
     /// has another schema or encoding than it needs.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
         let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
-        Ok(Self { pool: Arc::new(Pool::new(db, origin)), interference: None, exclusive: None })
+        Ok(Self {
+            pool: Arc::new(Pool::new(db, origin)),
+            interference: None,
+            unreadable: Arc::default(),
+            exclusive: None,
+        })
     }
 
     /// The new database's absolute path, or its URL without its password, if opening

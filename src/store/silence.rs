@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
-use sea_orm::{DbErr, Statement, StreamTrait, Value};
+use sea_orm::{DbBackend, DbErr, QueryResult, Statement, StreamTrait, Value};
 
 use super::history::NewTransition;
 use super::rows::{self, Columns, Type};
+use super::unreadable::named;
 use super::{DeviceStore, Result, device_id, millis, time};
 use crate::domain::{Coverage, Cutoffs, DeviceId, Status, Transition};
 
@@ -22,6 +23,40 @@ pub struct Grounds<'a> {
     pub instance: &'a str,
 }
 
+/// Silent devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stale {
+    /// Sorted by id.
+    pub devices: Vec<DeviceId>,
+    /// Where there may be more.
+    pub next: Option<StaleFrom>,
+}
+
+/// Where to look for silent devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StaleFrom {
+    /// Wherever they are found first: those that were found are offline by the next time,
+    /// or were heard.
+    #[default]
+    Anywhere,
+    /// Behind this id, which need not be a valid one: rows that cannot be read stay where
+    /// they are, and must not take the place of others.
+    After(String),
+}
+
+impl StaleFrom {
+    fn next(&self, all_readable: bool, last: Option<String>) -> Option<Self> {
+        match self {
+            Self::Anywhere if all_readable => Some(Self::Anywhere),
+            Self::Anywhere => Some(Self::After(String::new())),
+            Self::After(_) => last.map(Self::After),
+        }
+    }
+}
+
+/// A hundred years: the longest timeout that is compared with anything.
+const MAX_TIMEOUT_SECONDS: i64 = 100 * 365 * 24 * 60 * 60;
+
 /// The distinct timeouts that devices have of their own.
 pub type OwnTimeouts = Vec<Duration>;
 
@@ -35,15 +70,25 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn own_timeouts(&self) -> Result<OwnTimeouts> {
-        let sql = "SELECT DISTINCT timeout_seconds FROM device WHERE timeout_seconds IS NOT NULL";
+        let sql = "SELECT timeout_seconds, min(id) AS id FROM device \
+                   WHERE timeout_seconds IS NOT NULL GROUP BY timeout_seconds";
         self.read("read the devices' timeouts", async |db| {
             let rows = self.select(db, sql, []).await?;
-            let seconds = rows.iter().map(|row| row.try_get::<i64>("", "timeout_seconds"));
-            seconds
-                .map(|s| Ok(Duration::from_secs(s?.unsigned_abs())))
-                .collect::<Result<_, DbErr>>()
+            Ok(rows.iter().filter_map(|row| self.own_timeout(row)).collect())
         })
         .await
+    }
+
+    /// A timeout that can be one: see [`cutoff`] for those that cannot.
+    fn own_timeout(&self, row: &QueryResult) -> Option<Duration> {
+        let device: Option<String> = row.try_get("", "id").ok();
+        let seconds = row.try_get::<i64>("", "timeout_seconds").and_then(|seconds| {
+            if (1..=MAX_TIMEOUT_SECONDS).contains(&seconds) {
+                return Ok(seconds.unsigned_abs());
+            }
+            Err(DbErr::Type(format!("a timeout_seconds of {seconds}")))
+        });
+        self.readable(&named("device", &device), seconds).map(Duration::from_secs)
     }
 
     /// Has devices that were last seen after `now` be seen at `now`: the clock was
@@ -63,35 +108,55 @@ impl DeviceStore {
     }
 
     /// The devices that were last seen before their cutoff and are not offline
-    /// yet; at most `limit`, sorted by id.
+    /// yet; at most `limit`, sorted by id, and where to go on.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn get_stale_devices(&self, cutoffs: &Cutoffs, limit: u64) -> Result<Vec<DeviceId>> {
+    pub async fn get_stale_devices(
+        &self,
+        cutoffs: &Cutoffs,
+        from: &StaleFrom,
+        limit: u64,
+    ) -> Result<Stale> {
+        let own = Own::of(self.backend(), cutoffs, "$4");
+        let (after, order) = match from {
+            StaleFrom::Anywhere => ("", ""),
+            StaleFrom::After(_) if cutoffs.own.is_empty() => ("id > $4 AND", "ORDER BY id"),
+            StaleFrom::After(_) => ("id > $5 AND", "ORDER BY id"),
+        };
         let sql = format!(
-            "WITH own AS ({own}) \
-             SELECT id FROM device WHERE last_seen_at < $3 AND {stale} LIMIT $4",
-            own = rows::select(self.backend(), "$1", CUTOFF),
-            stale = stale("$2"),
+            "{with} SELECT id FROM device {join} \
+             WHERE {after} last_seen_at < $2 AND {stale} {order} LIMIT $3",
+            with = own.with(&[]),
+            join = own.join,
+            stale = own.stale("$1"),
         );
-        let [own, default] = bind(cutoffs);
         // Whoever was seen after the latest cutoff, as nearly everybody, needs no look
         // at the status and the timeout.
         let latest = cutoffs.latest().map(millis).into();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let values = [own, default, latest, limit.into()];
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut values = vec![cutoffs.default.instant.map(millis).into(), latest, most.into()];
+        values.extend(own.rows);
+        if let StaleFrom::After(id) = from {
+            values.push(id.as_str().into());
+        }
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.read("find the silent devices", async |db| {
             // Row by row: a million of them at once would be 200 MB.
             let mut rows = db.stream_raw(statement.clone()).await?;
-            let mut ids = Vec::new();
+            let (mut devices, mut last, mut count) = (Vec::new(), None, 0);
             while let Some(row) = rows.try_next().await? {
-                let id: String = row.try_get("", "id")?;
-                ids.push(device_id(&id)?);
+                count += 1;
+                let id: Option<String> = self.readable("a device", row.try_get("", "id"));
+                let Some(id) = id else { continue };
+                devices.extend(self.readable("a silent device", device_id(&id)));
+                last = Some(id);
             }
-            ids.sort_unstable();
-            Ok(ids)
+            devices.sort_unstable();
+            let all_readable = devices.len() as u64 == count;
+            let next = (count >= limit).then(|| from.next(all_readable, last)).flatten();
+            Ok(Stale { devices, next })
         })
         .await
     }
@@ -109,43 +174,46 @@ impl DeviceStore {
         Grounds { cutoffs, coverage, instance }: Grounds<'_>,
         at: DateTime<Utc>,
     ) -> Result<Vec<Transition>> {
+        let own = Own::of(self.backend(), cutoffs, "$3");
+        let candidates = rows::select(self.backend(), "$2", ID);
         let select = format!(
-            "WITH own AS ({own}), candidate AS ({candidates}) \
-             SELECT id, status, last_seen_at, timeout_seconds, {cutoff} AS cutoff FROM device \
+            "{with} SELECT id, status, last_seen_at, device.timeout_seconds, {cutoff} AS cutoff \
+             FROM device {join} \
              WHERE id IN (SELECT id FROM candidate) AND {stale} ORDER BY id",
-            own = rows::select(self.backend(), "$1", CUTOFF),
-            candidates = rows::select(self.backend(), "$3", ID),
-            cutoff = cutoff("$2"),
-            stale = stale("$2"),
+            with = own.with(&[("candidate", &candidates)]),
+            join = own.join,
+            cutoff = own.cutoff("$1"),
+            stale = own.stale("$1"),
         );
         let update = format!(
             "WITH marked AS ({rows}) \
              UPDATE device SET status = 'offline' WHERE id IN (SELECT id FROM marked)",
             rows = rows::select(self.backend(), "$1", ID),
         );
-        let default = TimeDelta::from_std(cutoffs.default.timeout).unwrap_or(TimeDelta::MAX);
+        let default_timeout =
+            TimeDelta::from_std(cutoffs.default.timeout).unwrap_or(TimeDelta::MAX);
         self.write("mark devices offline", async |transaction| {
-            let [own, cutoff] = bind(cutoffs);
             let candidates = rows::bind(devices.iter().map(|id| [id.as_str().into()]));
-            let rows = self.select(transaction, &select, [own, cutoff, candidates]).await?;
-            let mut transitions = Vec::with_capacity(rows.len());
-            for row in rows {
-                let id: String = row.try_get("", "id")?;
-                let seconds: Option<i64> = row.try_get("", "timeout_seconds")?;
-                let from = Status::from(row.try_get::<entity::Status>("", "status")?);
-                let last_seen_at = time("last_seen_at", &row)?;
-                transitions.push(NewTransition {
-                    device_id: device_id(&id)?,
+            let default = cutoffs.default.instant.map(millis).into();
+            let values = [default, candidates].into_iter().chain(own.rows.clone());
+            let silent = self.select(transaction, &select, values).await?;
+            let silent = silent.iter().filter_map(|row| {
+                let id: Option<String> = row.try_get("", "id").ok();
+                self.readable(&named("device", &id), Silent::read(row))
+            });
+            let transitions: Vec<_> = silent
+                .map(|Silent { device_id, from, last_seen_at, timeout, cutoff }| NewTransition {
+                    device_id,
                     from,
                     to: from.on_silence(),
                     at,
                     last_seen_at,
-                    cutoff: time("cutoff", &row)?,
-                    timeout: Some(seconds.map_or(default, TimeDelta::seconds)),
+                    cutoff,
+                    timeout: Some(timeout.unwrap_or(default_timeout)),
                     listened: last_seen_at.map(|seen| coverage.intervals().covered(seen, at)),
                     instance: Some(instance.to_owned()),
-                });
-            }
+                })
+                .collect();
             let marked = rows::bind(transitions.iter().map(|t| [t.device_id.as_str().into()]));
             self.execute(transaction, &update, [marked]).await?;
             self.insert_transitions(transaction, &transitions).await
@@ -154,26 +222,83 @@ impl DeviceStore {
     }
 }
 
-/// [`Status::on_silence`] and the cutoffs, set-wise: which rows are silent. The
-/// table `own` and the parameter `default` are those of [`bind`].
-fn stale(default: &str) -> String {
-    let falls_silent = Status::ALL.into_iter().filter(|status| status.on_silence() != *status);
-    let statuses: Vec<_> = falls_silent.map(|status| format!("'{status}'")).collect();
-    format!("status IN ({}) AND last_seen_at < {}", statuses.join(", "), cutoff(default))
+/// A row of a device that is silent.
+struct Silent {
+    device_id: DeviceId,
+    from: Status,
+    last_seen_at: Option<DateTime<Utc>>,
+    timeout: Option<TimeDelta>,
+    cutoff: Option<DateTime<Utc>>,
 }
 
-/// The cutoff of a row; null, which nothing is older than, if there is none.
-fn cutoff(default: &str) -> String {
-    format!(
-        "CASE WHEN timeout_seconds IS NULL THEN CAST({default} AS bigint) ELSE \
-         (SELECT own.cutoff FROM own WHERE own.timeout_seconds = device.timeout_seconds) END"
-    )
+impl Silent {
+    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        let id: String = row.try_get("", "id")?;
+        let seconds: Option<i64> = row.try_get("", "timeout_seconds")?;
+        Ok(Self {
+            device_id: device_id(&id)?,
+            from: Status::from(row.try_get::<entity::Status>("", "status")?),
+            last_seen_at: time("last_seen_at", row)?,
+            timeout: seconds.filter(|seconds| *seconds > 0).and_then(TimeDelta::try_seconds),
+            cutoff: time("cutoff", row)?,
+        })
+    }
 }
 
-fn bind(cutoffs: &Cutoffs) -> [Value; 2] {
-    let own = cutoffs.own.iter().map(|own| {
-        let seconds = i64::try_from(own.timeout.as_secs()).unwrap_or(i64::MAX);
-        [seconds.into(), own.instant.map(millis).into()]
-    });
-    [rows::bind(own), cutoffs.default.instant.map(millis).into()]
+/// The part of a query that is about timeouts of devices' own. Without any there is
+/// nothing to be joined.
+struct Own {
+    /// The parameter.
+    rows: Option<Value>,
+    cte: Option<String>,
+    join: &'static str,
+}
+
+impl Own {
+    fn of(backend: DbBackend, cutoffs: &Cutoffs, placeholder: &str) -> Self {
+        if cutoffs.own.is_empty() {
+            return Self { rows: None, cte: None, join: "" };
+        }
+        let own = cutoffs.own.iter().map(|own| {
+            let seconds = i64::try_from(own.timeout.as_secs()).unwrap_or(i64::MAX);
+            [seconds.into(), own.instant.map(millis).into()]
+        });
+        // SQLite makes an index to search the list by only if the types are the same.
+        let cte = format!(
+            "SELECT CAST(timeout_seconds AS bigint) AS timeout_seconds, cutoff FROM ({rows}) AS given",
+            rows = rows::select(backend, placeholder, CUTOFF),
+        );
+        Self {
+            rows: Some(rows::bind(own)),
+            cte: Some(cte),
+            join: "LEFT JOIN own ON own.timeout_seconds = device.timeout_seconds",
+        }
+    }
+
+    /// The lists of the query, this one and `others`. They are materialized: else the JSON
+    /// is parsed anew for each device that is looked at.
+    fn with(&self, others: &[(&str, &String)]) -> String {
+        let own = self.cte.iter().map(|own| ("own", own));
+        let lists = own.chain(others.iter().copied());
+        let lists: Vec<_> =
+            lists.map(|(name, rows)| format!("{name} AS MATERIALIZED ({rows})")).collect();
+        if lists.is_empty() { String::new() } else { format!("WITH {}", lists.join(", ")) }
+    }
+
+    /// [`Status::on_silence`] and the cutoffs, set-wise: which rows are silent.
+    fn stale(&self, default: &str) -> String {
+        let falls_silent = Status::ALL.into_iter().filter(|status| status.on_silence() != *status);
+        let statuses: Vec<_> = falls_silent.map(|status| format!("'{status}'")).collect();
+        format!("status IN ({}) AND last_seen_at < {}", statuses.join(", "), self.cutoff(default))
+    }
+
+    /// The cutoff of a row; null, which nothing is older than, if there is none: its timeout
+    /// is newer than the check, or longer than anybody waits. One that is not positive is no
+    /// timeout, and the device has the default.
+    fn cutoff(&self, default: &str) -> String {
+        let own = if self.cte.is_some() { "own.cutoff" } else { "NULL" };
+        format!(
+            "CASE WHEN device.timeout_seconds >= 1 THEN {own} ELSE CAST({default} AS bigint) END"
+        )
+    }
 }

@@ -27,3 +27,4 @@ mod rules_in_sql;
 mod secrets;
 mod specification;
 mod support;
+mod unreadable_rows;

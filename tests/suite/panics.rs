@@ -72,7 +72,7 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
     }
     assert_ends_the_process("a_panic_in_a_sink_of_ones_own_names_it", "pager", async || {
         use heartbeatd::domain::{Coverage, Cutoff, Cutoffs, Heartbeat};
-        use heartbeatd::store::{DeviceStore, Grounds, OpenMode, RecordingRules};
+        use heartbeatd::store::{DeviceStore, Grounds, OpenMode, RecordingRules, StaleFrom};
         let url = config().database.url;
         let store = DeviceStore::open(url.reveal(), OpenMode::Create).await.expect("it opens");
         let id = "pump".parse().expect("an id");
@@ -88,7 +88,8 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
         let timeout = std::time::Duration::from_secs(180);
         let default = Cutoff { timeout, instant: Some(DateTime::<Utc>::MAX_UTC) };
         let cutoffs = Cutoffs { default, own: vec![] };
-        let stale = store.get_stale_devices(&cutoffs, 10).await.expect("it reads");
+        let from = StaleFrom::default();
+        let stale = store.get_stale_devices(&cutoffs, &from, 10).await.expect("it reads").devices;
         let coverage = Coverage::new(timeout);
         let grounds = Grounds { cutoffs: &cutoffs, coverage: &coverage, instance: "heartbeatd" };
         store.mark_devices_offline(&stale, grounds, system_clock().wall).await.expect("it writes");

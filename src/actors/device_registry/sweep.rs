@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use log::info;
+use log::{info, warn};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
@@ -14,7 +14,7 @@ use super::progress::{Progress, Work};
 use super::{CheckError, Lines, TARGET};
 use crate::domain::{ClockWatch, Coverage, Cutoffs, DeviceId, Status};
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, Grounds, OutboxSize, StoreError};
+use crate::store::{DeviceStore, Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
 
 /// How many devices a check takes in one go from the database, and how many it
 /// marks or clamps in one transaction, between which flushes get their turn. Bounds the
@@ -58,6 +58,12 @@ pub(super) struct Swept {
 
 impl Sweep {
     pub(super) async fn run(&self, clamp: bool) -> Result<Swept, CheckError> {
+        let swept = self.sweep(clamp).await;
+        self.tell_of_unreadable();
+        swept
+    }
+
+    async fn sweep(&self, clamp: bool) -> Result<Swept, CheckError> {
         let work = self.progress.begin("check for silent devices");
         if clamp {
             self.clamp_future(&work).await?;
@@ -119,19 +125,33 @@ impl Sweep {
     ) -> Result<u64, CheckError> {
         let cutoffs = self.coverage.cutoffs(self.now, self.timeout, own);
         let mut newly_offline = 0;
-        loop {
-            let stale = self.store.get_stale_devices(&cutoffs, STALE_AT_ONCE).await?;
+        let mut from = Some(StaleFrom::default());
+        while let Some(page) = from {
+            let stale = self.store.get_stale_devices(&cutoffs, &page, STALE_AT_ONCE).await?;
             let mut marked = 0;
-            for devices in stale.chunks(MARKED_AT_ONCE) {
+            for devices in stale.devices.chunks(MARKED_AT_ONCE) {
                 marked += self.mark(devices, &cutoffs).await?;
                 work.step();
             }
             newly_offline += marked;
             // None was marked: all were heard meanwhile.
-            if (stale.len() as u64) < STALE_AT_ONCE || marked == 0 {
-                return Ok(newly_offline);
-            }
+            from = stale.next.filter(|next| marked > 0 || *next != StaleFrom::Anywhere);
         }
+        Ok(newly_offline)
+    }
+
+    /// Rows that cannot be read stop no check, and are told with each.
+    fn tell_of_unreadable(&self) {
+        let Unreadable { count, first } = self.store.take_unreadable();
+        if count == 0 {
+            return;
+        }
+        self.metrics.unreadable(count);
+        let rows = first.join("; ");
+        warn!(
+            target: TARGET, count, rows;
+            "rows of the database cannot be read and are left out; correct or delete them"
+        );
     }
 
     async fn mark(&self, devices: &[DeviceId], cutoffs: &Cutoffs) -> Result<u64, CheckError> {

@@ -1,0 +1,147 @@
+//! Rows that cannot be read: an import, another program or an older version has put
+//! something there that is not valid. They are left out and named; they stop nothing.
+
+use std::collections::BTreeSet;
+
+use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryResult,
+    QuerySelect, QueryTrait, Select, TryGetable, Value,
+};
+
+use super::{DeviceStore, root};
+
+/// How many rows are told apart; of more the same one may count again.
+const TOLD_APART: usize = 1_000;
+
+/// How much of a row is told: an id that is not valid may be of any length.
+const TOLD_CHARS: usize = 300;
+
+/// How many rows are named.
+const NAMED: usize = 5;
+
+/// The rows that could not be read since this was asked for last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The number of rows.
+    pub count: u64,
+    /// The first few: what they are, and what is wrong with them.
+    pub first: Vec<String>,
+}
+
+/// Collects them.
+#[derive(Debug, Default)]
+pub(super) struct Collector {
+    rows: BTreeSet<String>,
+    beyond: u64,
+}
+
+impl DeviceStore {
+    /// The rows that had to be left out since this was called last, by whatever has read.
+    pub fn take_unreadable(&self) -> Unreadable {
+        let Collector { rows, beyond } = std::mem::take(&mut *self.unreadable.lock());
+        Unreadable {
+            count: rows.len() as u64 + beyond,
+            first: rows.into_iter().take(NAMED).collect(),
+        }
+    }
+
+    /// Leaves a row out if it cannot be read.
+    pub(super) fn readable<T>(&self, row: &str, read: Result<T, DbErr>) -> Option<T> {
+        read.inspect_err(|why| {
+            let mut collector = self.unreadable.lock();
+            if collector.rows.len() < TOLD_APART {
+                let told = format!("{row}: {}", root(why));
+                collector.rows.insert(told.chars().take(TOLD_CHARS).collect());
+            } else {
+                collector.beyond += 1;
+            }
+        })
+        .ok()
+    }
+
+    /// Reads up to `limit` rows in the order of their keys, as `query` has it, and goes on
+    /// behind those that cannot be read, so that they do not take the place of others.
+    pub(super) async fn readable_rows<E: EntityTrait, T>(
+        &self,
+        db: &impl ConnectionTrait,
+        query: Select<E>,
+        limit: u64,
+        key: Key<E::Column>,
+    ) -> Result<Vec<T>, DbErr>
+    where
+        T: TryFrom<E::Model, Error = DbErr>,
+    {
+        let mut read = Vec::new();
+        let mut page = query.clone();
+        loop {
+            let missing = limit.saturating_sub(read.len() as u64);
+            let rows = db.query_all_raw(page.limit(missing).build(self.backend())).await?;
+            let model = |row: &QueryResult| E::Model::from_query_result(row, "");
+            read.extend(rows.iter().filter_map(|row| {
+                self.readable(&key.named(row), model(row).and_then(T::try_from))
+            }));
+            let Some(last) = rows.last().filter(|_| rows.len() as u64 == missing) else { break };
+            // Behind a row without a key there is nothing to go on from.
+            let Some(beyond) = key.beyond(last).filter(|_| (read.len() as u64) < limit) else {
+                break;
+            };
+            page = query.clone().filter(beyond);
+        }
+        Ok(read)
+    }
+}
+
+/// The column by which a query is sorted.
+#[derive(Clone, Copy)]
+pub(super) enum Key<C> {
+    /// A text, ascending.
+    Text(C),
+    /// A number, ascending.
+    Ascending(C),
+    /// A number, descending.
+    Descending(C),
+}
+
+impl<C: ColumnTrait> Key<C> {
+    fn column(self) -> C {
+        let (Self::Text(column) | Self::Ascending(column) | Self::Descending(column)) = self;
+        column
+    }
+
+    fn beyond(self, row: &QueryResult) -> Option<SimpleExpr> {
+        let column = self.column();
+        let value = match self {
+            Self::Text(_) => value::<String>(row, column),
+            Self::Ascending(_) | Self::Descending(_) => value::<i64>(row, column),
+        }?;
+        Some(match self {
+            Self::Text(_) | Self::Ascending(_) => Expr::col(column).gt(value),
+            Self::Descending(_) => Expr::col(column).lt(value),
+        })
+    }
+
+    /// What a row is called where it is named.
+    fn named(self, row: &QueryResult) -> String {
+        let name = self.column().as_str().to_owned();
+        match self {
+            Self::Text(_) => named(&name, &row.try_get::<String>("", &name).ok()),
+            _ => named(&name, &row.try_get::<i64>("", &name).ok()),
+        }
+    }
+}
+
+fn value<T: TryGetable + Into<Value>>(
+    row: &QueryResult,
+    column: impl ColumnTrait,
+) -> Option<Value> {
+    row.try_get::<T>("", column.as_str()).ok().map(Into::into)
+}
+
+/// `id "pump-17"`.
+pub(super) fn named(column: &str, value: &Option<impl std::fmt::Debug>) -> String {
+    match value {
+        Some(value) => format!("{column} {value:?}"),
+        None => format!("a row without a readable {column}"),
+    }
+}

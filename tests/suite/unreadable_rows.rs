@@ -1,0 +1,126 @@
+//! What an import has left in the database and heartbeatd would not accept.
+
+use std::time::{Duration, Instant};
+
+use heartbeatd::domain::Status;
+use heartbeatd::domain::coverage::{Cutoff, Cutoffs};
+use heartbeatd::store::{Stale, StaleFrom};
+
+use crate::specification::on_both_databases;
+use crate::support::database::TestDatabase;
+use crate::support::fleet::{Fleet, at, id};
+
+on_both_databases! {
+    rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
+    rows_that_cannot_be_read_do_not_take_the_place_of_others
+    a_device_whose_status_is_none_is_online_once_it_is_heard
+    a_check_of_many_timeouts_takes_little_longer_than_one_of_none
+}
+
+async fn import(database: &TestDatabase, rows: &[&str]) {
+    let columns = "id, status, last_seen_at, registered_at, timeout_seconds";
+    database.execute(&format!("INSERT INTO device ({columns}) VALUES {}", rows.join(","))).await;
+}
+
+fn row(id: &str, status: &str, timeout: &str) -> String {
+    format!("('{id}', '{status}', {}, 0, {timeout})", at(0).timestamp_millis())
+}
+
+async fn rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing(database: TestDatabase) {
+    drop(database.open().await);
+    let rows = [
+        row("a/b", "online", "NULL"),
+        row("", "error", "NULL"),
+        row("dead", "online", "NULL"),
+        row("negative", "online", "-5"),
+        row("endless", "online", "9223372036854775807"),
+        row("weird", "asleep", "NULL"),
+        row("zebra", "online", "NULL"),
+    ];
+    import(&database, &rows.each_ref().map(String::as_str)).await;
+    let insert = |device: &str, to: &str| {
+        format!(
+            "INSERT INTO status_transition (device_id, from_status, to_status, at) \
+             VALUES ('{device}', 'online', '{to}', 0)"
+        )
+    };
+    for (device, to) in [("c/d", "offline"), ("dead", "asleep"), ("zebra", "online")] {
+        database.execute(&insert(device, to)).await;
+    }
+    let fleet = Fleet::on(database).await;
+
+    assert_eq!(fleet.check(at(200)).await, ["dead", "negative", "zebra"]);
+    let page = fleet.metrics.encode().expect("a page");
+    assert!(!page.contains("heartbeatd_unreadable_rows_total 0"), "{page}");
+    assert_eq!(fleet.device("dead").await.status, Status::Offline);
+
+    let listed = fleet.store.devices(None, None, 3).await.expect("it lists");
+    let listed: Vec<_> = listed.iter().map(|device| device.id.to_string()).collect();
+    assert_eq!(listed, ["dead", "endless", "negative"], "three, and what lies between is left out");
+    let history = fleet.store.history(None, None, 4).await.expect("it lists");
+    let history: Vec<_> = history.iter().map(|t| t.device_id.to_string()).collect();
+    assert_eq!(history.len(), 4, "{history:?}");
+    assert_eq!(history[3], "zebra");
+    let unreadable = fleet.store.take_unreadable();
+    let named = unreadable.first.join("; ");
+    assert!(named.contains(r#""a/b""#), "{named}");
+    assert!(unreadable.count >= 3, "{unreadable:?}");
+}
+
+fn everybody_since(seconds: i64) -> Cutoffs {
+    let timeout = Duration::from_secs(180);
+    Cutoffs { default: Cutoff { timeout, instant: Some(at(seconds)) }, own: Vec::new() }
+}
+
+async fn rows_that_cannot_be_read_do_not_take_the_place_of_others(database: TestDatabase) {
+    let store = database.open().await;
+    let rows: Vec<_> = ["a/1", "a/2", "a/3", "b", "c/4", "d", "e/5", "e/6", "f"]
+        .map(|id| row(id, "online", "NULL"))
+        .to_vec();
+    import(&database, &rows.iter().map(String::as_str).collect::<Vec<_>>()).await;
+
+    let cutoffs = everybody_since(100);
+    let (mut found, mut from) = (Vec::new(), Some(StaleFrom::default()));
+    while let Some(page) = from {
+        let stale = store.get_stale_devices(&cutoffs, &page, 2).await.expect("it reads");
+        let Stale { devices, next } = stale;
+        found.extend(devices);
+        from = next;
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found, ["b", "d", "f"].map(id));
+}
+
+async fn a_device_whose_status_is_none_is_online_once_it_is_heard(database: TestDatabase) {
+    drop(database.open().await);
+    import(&database, &[&row("weird", "asleep", "NULL")]).await;
+    let fleet = Fleet::on(database).await;
+    fleet.heartbeats(&["other", "weird"], "", at(10)).await;
+    fleet.flush().await;
+    let device = fleet.device("weird").await;
+    assert_eq!((device.status, device.last_seen_at), (Status::Online, Some(at(10))));
+    assert_eq!(fleet.status("other").await, Status::Online);
+}
+
+async fn a_check_of_many_timeouts_takes_little_longer_than_one_of_none(database: TestDatabase) {
+    const DEVICES: usize = 10_000;
+    const TIMEOUTS: usize = 5_000;
+    let store = database.open().await;
+    let rows: Vec<_> = (0..DEVICES)
+        .map(|number| {
+            let timeout = 1_000 + number % TIMEOUTS;
+            row(&format!("d-{number:05}"), "online", &timeout.to_string())
+        })
+        .collect();
+    import(&database, &rows.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let own = store.own_timeouts().await.expect("it reads");
+    assert_eq!(own.len(), TIMEOUTS);
+    let own = own.into_iter().map(|timeout| Cutoff { timeout, instant: Some(at(0)) }).collect();
+    let cutoffs = Cutoffs { own, ..everybody_since(100) };
+    let began = Instant::now();
+    let stale = store.get_stale_devices(&cutoffs, &StaleFrom::default(), 100_000).await;
+    assert_eq!(stale.expect("it reads").devices, [], "all were seen at their cutoff");
+    println!("{DEVICES} devices with {TIMEOUTS} timeouts: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
