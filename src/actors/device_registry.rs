@@ -12,6 +12,7 @@ mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -183,6 +184,8 @@ pub struct DeviceRegistry {
     turn: Arc<AsyncMutex<()>>,
     progress: Arc<Progress>,
     pending: Pending,
+    /// The heartbeats that a flush has taken out of the buffer and not written yet.
+    in_flight: Arc<AtomicUsize>,
     coverage: Coverage,
     saved: Saved,
     clock: Arc<Mutex<ClockWatch>>,
@@ -230,6 +233,7 @@ impl DeviceRegistry {
         let registrations = RegistrationBudget::new(rate, burst, Instant::now());
         let mut registry = Self {
             pending: Pending::default(),
+            in_flight: Arc::default(),
             saved: Saved::new(coverage.clone()),
             coverage,
             config,
@@ -259,6 +263,12 @@ impl DeviceRegistry {
         self.heard = of(Status::Online) + of(Status::Error);
     }
 
+    /// The number of heartbeats that are not written: up to two of a device while the
+    /// database is away.
+    fn unwritten(&self) -> usize {
+        self.pending.len() + self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Gives each registered device room in the buffer, and as many others as may be
     /// registered at all.
     fn are_registered(&mut self, devices: u64) {
@@ -285,11 +295,13 @@ impl DeviceRegistry {
         async move { turn.lock_owned().await }.into_actor(self).then(|turn, registry, _| {
             let began = Instant::now();
             let batch = registry.pending.take();
+            registry.in_flight.store(batch.len(), Ordering::Relaxed);
             let coverage = registry.coverage.clone();
             let flush = flush::Flush {
                 store: registry.store.clone(),
                 metrics: Arc::clone(&registry.metrics),
                 lines: registry.lines.clone(),
+                in_flight: Arc::clone(&registry.in_flight),
                 progress: Arc::clone(&registry.progress),
                 rules: RecordingRules {
                     auto_register: registry.config.devices.auto_register,
@@ -336,12 +348,13 @@ impl DeviceRegistry {
             self.note_recovery(written);
         }
         self.pending.put_back(rest);
-        self.metrics.set_pending(self.pending.len());
+        self.in_flight.store(0, Ordering::Relaxed);
+        self.metrics.set_pending(self.unwritten());
         result
     }
 
     fn note_outage(&mut self, error: &StoreError) {
-        let (now, pending, why) = (Instant::now(), self.pending.len(), error.to_string());
+        let (now, pending, why) = (Instant::now(), self.unwritten(), error.to_string());
         match &mut self.outage {
             None => {
                 error!(target: TARGET, "{error}; heartbeats are kept and written when the database is back");
@@ -374,7 +387,7 @@ impl DeviceRegistry {
             }
             return;
         };
-        let (seconds, pending) = (stall.lasts.as_secs(), self.pending.len());
+        let (seconds, pending) = (stall.lasts.as_secs(), self.unwritten());
         let why = format!("no answer for {seconds} s, asked to {}", stall.what);
         let said = match &mut self.stalled {
             None => {
@@ -536,7 +549,7 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
         let full: Vec<_> = merged.filter_map(Result::err).collect();
         self.lost(&full, now.wall);
-        self.metrics.set_pending(self.pending.len());
+        self.metrics.set_pending(self.unwritten());
     }
 }
 
@@ -656,7 +669,7 @@ impl Handler<ReportHealth> for DeviceRegistry {
     fn handle(&mut self, _: ReportHealth, _: &mut Context<Self>) -> RegistryHealth {
         let fault = |outage: Option<&Outage>| outage.map_or(Ok(()), |o| Err(o.why().to_owned()));
         RegistryHealth {
-            pending: self.pending.len(),
+            pending: self.unwritten(),
             database: fault(self.outage.as_ref().or(self.stalled.as_ref())),
             checks: fault(self.failed_checks.as_ref()),
             fleet_silent: self.fleet_silent,

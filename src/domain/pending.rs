@@ -102,6 +102,11 @@ impl Pending {
 }
 
 impl Batch {
+    /// How many heartbeats are in it.
+    pub fn len(&self) -> usize {
+        self.unwritten.len() + self.arrived.len()
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.unwritten.is_empty() && self.arrived.is_empty()

@@ -12,6 +12,7 @@ mod connecting;
 mod coverage;
 mod database_faults;
 mod delivery;
+mod drain;
 mod end_to_end;
 mod faults;
 mod instances;

@@ -2,6 +2,7 @@
 //! beside the mailbox.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Lines;
 use super::progress::Progress;
@@ -19,6 +20,8 @@ pub(super) struct Flush {
     pub(super) metrics: Arc<Metrics>,
     pub(super) lines: Lines,
     pub(super) progress: Arc<Progress>,
+    /// The number of heartbeats that are still to be written.
+    pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) rules: RecordingRules,
     /// Whose coverage is saved with the heartbeats: `mqtt.client_id`.
     pub(super) instance: String,
@@ -44,6 +47,7 @@ impl Flush {
     /// Writes the heartbeats, one portion after the other, and with them what is proven.
     pub(super) async fn write(mut self, batch: Batch) -> Flushed {
         let mut batch = sorted(batch).await;
+        self.in_flight.store(batch.len(), Ordering::Relaxed);
         let working = self.progress.begin("record heartbeats");
         let (mut written, mut registered) = (0, 0);
         let result = loop {
@@ -60,6 +64,7 @@ impl Flush {
             }
             working.step();
             written = end;
+            self.in_flight.store(batch.len() - written, Ordering::Relaxed);
             if end == batch.len() {
                 break Ok(());
             }
