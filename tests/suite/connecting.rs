@@ -294,3 +294,23 @@ fn files_for_tls_beside_a_plain_url_are_said_not_to_be_used() {
     service.await_log(&["mqtt_ingest", "mqtt.ca_file is set and not used", "mqtts://"]);
     service.await_listening();
 }
+
+#[test]
+fn a_process_that_was_stopped_blames_nobody_and_makes_up_for_nothing() {
+    let broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    let echoes = "heartbeatd_echo_latency_seconds_count";
+    service.await_metric(echoes, 2.0);
+    let before = service.metric(echoes);
+    service.signal("STOP");
+    // 25 echo intervals, more than the patience for missing echoes.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    service.signal("CONT");
+    service.await_metric(echoes, before + 1.0);
+    let burst = service.metric(echoes) - before;
+    assert!(burst < 15.0, "{burst} echoes at once");
+    service.await_metric(echoes, before + 20.0);
+    let log = service.log().join("\n");
+    assert!(!log.contains("no echo comes back") && !log.contains("disconnected"), "{log}");
+}
