@@ -10,11 +10,14 @@ const TARGET: &str = "alert_sink";
 
 /// These devices went offline.
 ///
-/// A sink gets every offline transition at least once, in the order of the
-/// sequence numbers, and in the normal case exactly once. It gets them again if
-/// it replies with an error, takes longer than `alerts.timeout`, or if the
-/// service dies before it has noted the reply; a sink for which that matters
-/// remembers the [`sequence`](Transition::sequence) of the last one it handled.
+/// A sink gets every offline transition at least once, in the order of the sequence
+/// numbers, and in the normal case exactly once. It gets them again, fewer at once, if it
+/// replies with an error, or if the service dies before it has noted the reply; a sink for
+/// which that matters remembers the [`sequence`](Transition::sequence) of those it handled.
+/// Nothing comes again while it may still be handling it, however long it takes.
+///
+/// An alert that it refuses five times on its own, while it takes the one after, is given
+/// up: it comes no more, and its successor may have come before the last attempt.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<(), AlertError>")]
 pub struct DevicesOffline {
@@ -22,7 +25,8 @@ pub struct DevicesOffline {
     pub transitions: Vec<Transition>,
 }
 
-/// Why a sink did not take them; they are delivered again with the next check.
+/// The reason why a sink did not take them. They come again after a pause that grows up
+/// to a minute, or with the next check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AlertError(pub String);
