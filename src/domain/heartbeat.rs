@@ -119,6 +119,14 @@ pub enum Rejection {
         /// Who.
         device_id: DeviceId,
     },
+    /// The database takes everything but this heartbeat.
+    #[error("the database refuses this heartbeat: {why}")]
+    Refused {
+        /// The device that reported.
+        device_id: DeviceId,
+        /// The reason that the database gives.
+        why: String,
+    },
     /// More devices report than there is room for until the next flush.
     #[error("too many devices report that are not registered; no silence counts across this")]
     NoRoom {
@@ -138,6 +146,7 @@ impl Rejection {
             Self::UnknownDevice { .. } => "unknown_device",
             Self::RegistrationRate { .. } => "registration_rate",
             Self::FleetFull { .. } => "fleet_full",
+            Self::Refused { .. } => "refused_by_database",
             Self::NoRoom { .. } => "shed",
         }
     }
@@ -151,6 +160,7 @@ impl Rejection {
             | Self::RegistrationRate { device_id }
             | Self::UnknownDevice { device_id }
             | Self::FleetFull { device_id }
+            | Self::Refused { device_id, .. }
             | Self::NoRoom { device_id } => Some(device_id),
         }
     }

@@ -13,7 +13,7 @@ use super::unreadable::named;
 use super::{DeviceStore, Result, device_id, millis};
 use crate::domain::heartbeat::is_new_skew;
 use crate::domain::payload::is_new_payload_error;
-use crate::domain::{DeviceId, Heartbeat, Rejection, Status, Transition};
+use crate::domain::{Change, DeviceId, Heartbeat, Rejection, Status, Transition};
 
 /// What decides about a batch besides the heartbeats themselves.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,17 @@ pub struct Recorded {
     pub unreadable: Vec<(DeviceId, String)>,
 }
 
+impl Recorded {
+    fn extend(&mut self, more: Self) {
+        let Self { transitions, registered, rejections, skewed, unreadable } = more;
+        self.transitions.extend(transitions);
+        self.registered += registered;
+        self.rejections.extend(rejections);
+        self.skewed.extend(skewed);
+        self.unreadable.extend(unreadable);
+    }
+}
+
 const HEARTBEAT: Columns = &[
     ("id", Type::Text),
     ("last_seen_at", Type::Integer),
@@ -109,9 +120,12 @@ impl DeviceStore {
     /// At most one heartbeat per device, sorted by device id: neighbouring rows
     /// are then written together.
     ///
+    /// A heartbeat that the database refuses, while it takes the others, is rejected.
+    ///
     /// # Errors
     ///
-    /// If the database fails; nothing of the batch is written then.
+    /// If the database fails. Nothing of the batch is written then, except if some of it
+    /// was refused; to write it again does no harm.
     pub async fn update_last_seen(
         &self,
         heartbeats: &[Heartbeat],
@@ -122,19 +136,75 @@ impl DeviceStore {
         if heartbeats.is_empty() && proven.change.is_none() {
             return Ok(Recorded::default());
         }
-        let recorded = self
-            .write("record heartbeats", async |transaction| {
-                let recorded = self.record(transaction, heartbeats, rules).await?;
-                self.save_listened(transaction, proven).await?;
-                Ok(recorded)
-            })
-            .await?;
+        let recorded = match self.record_at_once(heartbeats, rules, proven).await {
+            Err(error) if error.refused().is_some() && !heartbeats.is_empty() => {
+                self.record_what_is_taken(heartbeats, rules, proven).await?
+            }
+            recorded => recorded?,
+        };
         if self.pool.is_doubted() {
             let rejected: HashSet<_> =
                 recorded.rejections.iter().filter_map(Rejection::device_id).collect();
             let written = heartbeats.iter().filter(|h| !rejected.contains(&h.device_id));
             self.confirm_written(written, proven).await?;
         }
+        Ok(recorded)
+    }
+
+    async fn record_at_once(
+        &self,
+        heartbeats: &[Heartbeat],
+        rules: RecordingRules,
+        proven: &Proven,
+    ) -> Result<Recorded> {
+        self.write("record heartbeats", async |transaction| {
+            let recorded = self.record(transaction, heartbeats, rules).await?;
+            self.save_listened(transaction, proven).await?;
+            Ok(recorded)
+        })
+        .await
+    }
+
+    /// Finds those that the database refuses by halving: about `log2` of the number of
+    /// heartbeats transactions for each, never more than twice as many as heartbeats.
+    ///
+    /// What was proven is forgotten before, and saved after all that can be written: to
+    /// have proven less than was listened to takes no device offline.
+    async fn record_what_is_taken(
+        &self,
+        heartbeats: &[Heartbeat],
+        mut rules: RecordingRules,
+        proven: &Proven,
+    ) -> Result<Recorded> {
+        let forgotten = |change: &Change| Change { from: change.from, intervals: Vec::new() };
+        let change = proven.change.as_ref().map(forgotten);
+        let nothing_proven = Proven { instance: proven.instance.clone(), change };
+        self.record_at_once(&[], rules, &nothing_proven).await?;
+
+        let mut recorded = Recorded::default();
+        let mut parts = vec![heartbeats];
+        while let Some(part) = parts.pop() {
+            let error = match self.record_at_once(part, rules, &Proven::default()).await {
+                Ok(taken) => {
+                    rules = rules.after(taken.registered);
+                    recorded.extend(taken);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match (error.refused(), part) {
+                (None, _) => return Err(error),
+                (Some(why), [heartbeat]) => {
+                    let device_id = heartbeat.device_id.clone();
+                    recorded.rejections.push(Rejection::Refused { device_id, why });
+                }
+                (Some(_), part) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            }
+        }
+        self.record_at_once(&[], rules, proven).await?;
         Ok(recorded)
     }
 

@@ -130,6 +130,18 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The database's reason for not taking what it was given, though it works.
+    fn refused(&self) -> Option<String> {
+        match self {
+            Self::Statement { source, .. } if transaction::refuses_data(source) => {
+                Some(root(source).to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
 type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl DeviceStore {

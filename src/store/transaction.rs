@@ -125,7 +125,8 @@ impl DeviceStore {
         let done = match body(&transaction).await {
             Ok(done) => done,
             Err(why) => {
-                let rolled_back = is_conflict(&why) && transaction.rollback().await.is_ok();
+                let is_harmless = is_conflict(&why) || refuses_data(&why);
+                let rolled_back = is_harmless && transaction.rollback().await.is_ok();
                 return Err(Failed { why: Why::Db(why), rolled_back });
             }
         };
@@ -208,6 +209,20 @@ impl DeviceStore {
 /// registered just now (23505).
 fn is_conflict(error: &DbErr) -> bool {
     code(error).is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
+}
+
+/// True if the database works, and does not take what it is given: a text that its encoding
+/// does not have, a value that is too large, a constraint that somebody has added.
+pub(super) fn refuses_data(error: &DbErr) -> bool {
+    let Some(code) = code(error) else { return false };
+    match driver_error(error).and_then(sqlx::Error::as_database_error) {
+        Some(error) if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
+            // TOOBIG, CONSTRAINT and MISMATCH; the upper bits say more precisely why.
+            code.parse().is_ok_and(|code: i32| [18, 19, 20].contains(&(code & 0xff)))
+        }
+        // Data exceptions, constraints, and limits that are exceeded.
+        _ => !is_conflict(error) && ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
+    }
 }
 
 /// The database's own code, if it is the database that has refused something.

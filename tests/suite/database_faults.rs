@@ -23,6 +23,8 @@ use sea_orm::{ConnectionTrait, Database, TransactionTrait};
 
 on_both_databases! {
     whatever_fails_the_next_flush_writes_everything_and_no_change_twice
+    heartbeats_that_the_database_refuses_are_rejected_and_the_others_written
+    a_batch_of_which_the_database_refuses_everything_ends
 }
 
 type IsMeant = fn(&Point) -> bool;
@@ -55,8 +57,8 @@ fn proven() -> Proven {
 async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded, StoreError> {
     let rules = RecordingRules {
         auto_register: true,
-        room: 100,
-        registrations: 100,
+        room: 10_000,
+        registrations: 10_000,
         max_clock_skew: Duration::from_secs(30),
     };
     store.update_last_seen(heartbeats, rules, &proven()).await
@@ -217,4 +219,56 @@ async fn a_postgresql_that_vanishes_without_a_word_is_written_to_once_it_is_back
     write(&store, &heartbeats(&["a", "b"])).await.expect("it writes");
     let direct = database.open().await;
     assert_eq!(direct.count_by_status().await.expect("it reads")[&Status::Online], 2);
+}
+
+/// Has the database refuse devices whose ids begin with `bad`.
+async fn refuse_bad_ones(database: &TestDatabase) {
+    let sql = if database.url.starts_with("sqlite") {
+        "CREATE TRIGGER refuse BEFORE INSERT ON device WHEN new.id LIKE 'bad%' \
+         BEGIN SELECT RAISE(ABORT, 'no bad ones'); END"
+    } else {
+        "ALTER TABLE device ADD CONSTRAINT no_bad_ones CHECK (id NOT LIKE 'bad%')"
+    };
+    database.execute(sql).await;
+}
+
+fn refused(recorded: &Recorded) -> Vec<String> {
+    let refused = recorded.rejections.iter().inspect(|rejection| {
+        assert_eq!(rejection.reason(), "refused_by_database");
+        assert!(rejection.to_string().contains("no"), "{rejection}");
+    });
+    refused.filter_map(|rejection| rejection.device_id().map(ToString::to_string)).collect()
+}
+
+async fn heartbeats_that_the_database_refuses_are_rejected_and_the_others_written(
+    database: TestDatabase,
+) {
+    let store = database.open().await;
+    refuse_bad_ones(&database).await;
+    let bad = ["bad-first", "bad-middle", "bad-next", "bad-zlast"];
+    let mut ids: Vec<String> = (0..1_500).map(|number| format!("d-{number:04}")).collect();
+    ids.extend(bad.map(str::to_owned));
+    ids.extend((0..700).map(|number| format!("a-{number:04}")));
+    ids.sort();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+
+    let recorded = write(&store, &heartbeats(&ids)).await.expect("it writes the others");
+    assert_eq!(refused(&recorded), bad);
+    assert_eq!((recorded.registered, recorded.transitions.len()), (2_200, 2_200));
+    assert_eq!(store.count_by_status().await.expect("it reads")[&Status::Online], 2_200);
+    let listened = store.listened("test", start(), at(1)).await.expect("it reads");
+    assert_eq!(listened.len(), 1, "it is proven with what could be written");
+    // Nothing was damaged by it.
+    write(&store, &heartbeats(&["good"])).await.expect("it writes");
+}
+
+async fn a_batch_of_which_the_database_refuses_everything_ends(database: TestDatabase) {
+    let store = database.open().await;
+    refuse_bad_ones(&database).await;
+    let ids: Vec<String> = (0..300).map(|number| format!("bad-{number:03}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let recorded = write(&store, &heartbeats(&ids)).await.expect("it ends");
+    assert_eq!(refused(&recorded), ids);
+    let listened = store.listened("test", start(), at(1)).await.expect("it reads");
+    assert_eq!(listened.len(), 1);
 }
