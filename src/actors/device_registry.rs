@@ -465,6 +465,9 @@ impl DeviceRegistry {
             .and_then(|heard| (proven_until - heard).to_std().ok())
             .filter(|silent| self.heard >= FLEET && *silent >= self.config.heartbeat.timeout / 2);
         let was_silent = std::mem::replace(&mut self.fleet_silent, silent);
+        if let (None, Some(silent)) = (silent, was_silent) {
+            info!(target: TARGET, seconds = silent.as_secs(); "devices are heard again");
+        }
         if let (Some(silent), None) = (silent, was_silent) {
             let (seconds, devices, topic) = (silent.as_secs(), self.heard, &self.config.mqtt.topic);
             error!(

@@ -87,6 +87,15 @@ pub enum StoreError {
         /// What the driver says.
         source: DbErr,
     },
+    /// No connection was free, or could be made, within five seconds.
+    #[error(
+        "cannot {action}: no connection to the database within {}",
+        humantime::format_duration(PATIENCE)
+    )]
+    NoConnection {
+        /// What was to be done.
+        action: &'static str,
+    },
     /// Neither success nor failure within the bound on a transaction or a read.
     #[error("cannot {action}: no answer within {}", humantime::format_duration(transaction::BOUND))]
     NoAnswer {

@@ -43,6 +43,9 @@ pub(super) enum Why {
 impl Why {
     pub(super) fn failed_to(self, action: &'static str) -> StoreError {
         match self {
+            Self::Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) => {
+                StoreError::NoConnection { action }
+            }
             Self::Db(source) => StoreError::Statement { action, source },
             Self::NoAnswer => StoreError::NoAnswer { action },
             Self::Lost(why) => why,

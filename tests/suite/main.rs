@@ -30,3 +30,4 @@ mod secrets;
 mod specification;
 mod support;
 mod unreadable_rows;
+mod watch;

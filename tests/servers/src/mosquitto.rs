@@ -48,6 +48,14 @@ impl Mosquitto {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
+    /// Has it read its files again.
+    pub fn reload(&self) {
+        let process = self.process.as_ref().expect("it runs");
+        let id = process.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", "HUP", &id]).status().expect("kill starts");
+        assert!(sent.success(), "kill -s HUP {id}");
+    }
+
     /// Ends it; what it knew is gone.
     pub fn stop(&mut self) {
         self.process = None;

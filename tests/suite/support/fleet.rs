@@ -53,13 +53,22 @@ impl Fleet {
     }
 
     pub async fn configured(database: TestDatabase, change: impl FnOnce(&mut Config)) -> Self {
+        let store = database.open().await;
+        Self::with_store(database, store, change).await
+    }
+
+    /// On a store that a test has opened by itself.
+    pub async fn with_store(
+        database: TestDatabase,
+        store: DeviceStore,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         // Flushes happen when the test says so.
         config.heartbeat.flush_interval = Duration::from_secs(24 * 60 * 60);
         // However much time a test skips, it has been listened to.
         config.mqtt.echo_interval = Duration::from_secs(365 * 24 * 60 * 60);
         change(&mut config);
-        let store = database.open().await;
         let found = Found::read(&store, &config).await.expect("it reads");
         let metrics = Arc::new(Metrics::new());
         let registry =

@@ -1,0 +1,160 @@
+//! What the service says of itself when something is wrong that breaks no connection.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use heartbeatd::actors::device_registry::{Flush, ReportHealth};
+use heartbeatd::store::{Interference, Interfering, Outcome, Point};
+use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+
+use crate::support::database::TestDatabase;
+use crate::support::devices::Devices;
+use crate::support::fleet::{Fleet, at};
+use crate::support::proxy::Proxy;
+use crate::support::service::Place;
+use servers::eventually;
+use servers::mosquitto::{Mosquitto, heartbeat};
+
+#[test]
+fn a_database_that_vanishes_without_a_word_is_said_and_the_drain_is_bounded_and_honest() {
+    let broker = Mosquitto::start();
+    let database = TestDatabase::postgres();
+    let url: url::Url = database.url.parse().expect("a URL");
+    let proxy = Proxy::to(url.port().expect("a port"));
+    let mut through = url.clone();
+    through.set_port(Some(proxy.port)).expect("it has a host");
+    let place = Place::new()
+        .with("MQTT__URL", &broker.url())
+        .with("HEARTBEAT__TIMEOUT", "10m")
+        .with("DATABASE__URL", through.as_str());
+    let mut service = place.start();
+    service.await_listening();
+    heartbeat(broker.port, "pump", b"");
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 1.0);
+    eventually("it is ready", || (service.get("/readyz").0 == 200).then_some(()));
+
+    proxy.swallow();
+    heartbeat(broker.port, "pump", b"");
+    service.await_log(&["device_registry", "heartbeats are kept and written when the database"]);
+    let (status, body) = service.get("/readyz");
+    assert!(status == 503 && body.contains("cannot record heartbeats"), "{status} {body}");
+    assert_eq!(service.get("/healthz").0, 200, "a restart would not help");
+
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(69), "{:#?}", service.log());
+    service.await_log(&["1 heartbeats are lost"]);
+}
+
+/// Has the next COMMIT wait for ever.
+#[derive(Default)]
+struct NextCommitHangs(AtomicBool);
+
+impl Interference for NextCommitHangs {
+    fn at(&self, point: Point) -> Interfering {
+        let hangs = matches!(point, Point::Commit(_)) && self.0.swap(false, Ordering::SeqCst);
+        Box::pin(async move { if hangs { std::future::pending().await } else { Outcome::GoOn } })
+    }
+}
+
+#[actix_rt::test]
+async fn a_statement_that_waits_is_a_fault_after_ten_seconds_and_heartbeats_are_kept() {
+    let database = TestDatabase::sqlite();
+    let hang = Arc::new(NextCommitHangs::default());
+    let store = database.open().await.interfere(Arc::clone(&hang) as Arc<dyn Interference>);
+    let fleet = Fleet::with_store(database, store, |_| ()).await;
+    fleet.heartbeat("pump", "", at(0)).await;
+    fleet.flush().await;
+    fleet.heartbeat("pump", "", at(60)).await;
+    hang.0.store(true, Ordering::SeqCst);
+    let flush = fleet.registry.send(Flush);
+    let began = Instant::now();
+    let watching = async {
+        loop {
+            let health = fleet.registry.send(ReportHealth).await.expect("it lives");
+            if let Err(why) = health.database {
+                return (why, health.pending, fleet.metrics.encode().expect("it prints"));
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "it is never said");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (flushed, (why, pending, metrics)) = futures::join!(flush, watching);
+    assert_eq!((why.as_str(), pending), ("no answer for 10 s, asked to record heartbeats", 1));
+    assert!(metrics.contains("heartbeatd_database_stalled_seconds 10"), "{metrics}");
+
+    // In the end the transaction is given up, and the next one gets through.
+    flushed.expect("it lives").expect_err("it was bounded");
+    fleet.flush().await;
+    assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(60)));
+}
+
+#[test]
+fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let acl = folder.path().join("acl");
+    let all = "topic readwrite #\n";
+    fs::write(&acl, all).expect("a file");
+    let broker = Mosquitto::start_with(&format!("acl_file {}", acl.display()));
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "6s");
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(broker.port, ["a", "b", "c"].map(str::to_owned));
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 3.0);
+    let checks = "heartbeatd_check_duration_seconds_count";
+    service.await_metric(checks, service.metric(checks) + 1.0);
+    assert!(service.get("/readyz").1.contains(r#""fleet":"ok""#));
+
+    // Devices may publish, nobody may read.
+    fs::write(&acl, "topic readwrite heartbeatd/#\ntopic write devices/#\n").expect("a file");
+    broker.reload();
+    let line = service.await_log(&["device_registry", "no device is heard any more"]);
+    assert!(line.contains("devices/+/heartbeat") && line.contains("devices=3"), "{line}");
+    let (status, body) = service.get("/readyz");
+    assert!(status == 200 && body.contains("no device has been heard for"), "{status} {body}");
+
+    fs::write(&acl, all).expect("a file");
+    broker.reload();
+    eventually("devices are heard", || {
+        service.get("/readyz").1.contains(r#""fleet":"ok""#).then_some(())
+    });
+    service.await_log(&["device_registry", "devices are heard again"]);
+}
+
+#[actix_rt::test]
+async fn registered_devices_are_heard_however_few_heartbeats_may_register() {
+    const DEVICES: usize = 40;
+    let broker = Mosquitto::start();
+    let place = Place::new()
+        .with("MQTT__URL", &broker.url())
+        .with("HEARTBEAT__TIMEOUT", "4s")
+        .with("DEVICES__MAX_DEVICES", "10");
+    let ids: Vec<_> = (0..DEVICES).map(|number| format!("d-{number:02}")).collect();
+    for id in &ids {
+        assert!(place.run(&["device", "add", id]).status.success());
+    }
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(broker.port, ids);
+    let online = r#"heartbeatd_devices{status="online"}"#;
+    service.await_metric(online, DEVICES as f64);
+
+    let url = format!("sqlite://{}", place.path().join("heartbeatd.db").display());
+    let other = Database::connect(&url).await.expect("the database opens");
+    let immediate = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..Default::default()
+    };
+    let lock = other.begin_with_options(immediate).await.expect("it becomes free");
+    // For longer than the timeout; 20 rounds of heartbeats are 10 s.
+    let heartbeats = "heartbeatd_heartbeats_total";
+    service.await_metric(heartbeats, service.metric(heartbeats) + (20 * DEVICES) as f64);
+    lock.rollback().await.expect("it is released");
+    service.await_log(&["the database is back"]);
+    let checks = "heartbeatd_check_duration_seconds_count";
+    service.await_metric(checks, service.metric(checks) + 4.0);
+    assert_eq!(service.metric(online), DEVICES as f64);
+    let offline = r#"heartbeatd_transitions_total{from="online",to="offline"}"#;
+    assert_eq!(service.metric(offline), 0.0, "{:#?}", service.log());
+}
