@@ -15,6 +15,7 @@ mod delivery;
 mod drain;
 mod end_to_end;
 mod faults;
+mod http;
 mod instances;
 mod large_fleet;
 mod log;

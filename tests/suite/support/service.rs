@@ -186,6 +186,15 @@ impl Service {
         });
     }
 
+    /// The memory that the process has for itself.
+    pub fn memory_kib(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.process.0.id());
+        let status = std::fs::read_to_string(status).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        number.and_then(|number| number.parse().ok()).expect("the kernel says it")
+    }
+
     pub fn signal(&self, signal: &str) {
         let id = self.process.0.id().to_string();
         let sent = Command::new("kill").args(["-s", signal, &id]).status().expect("kill starts");

@@ -1,0 +1,290 @@
+//! What a client can take: a connection, a few kilobytes and a few seconds, once for
+//! each request.
+//!
+//! actix would read and answer as many requests at once as a client cares to send, keep
+//! what a client does not read for as long as it likes, and take no further connection
+//! once there are too many. So its connections are wrapped: it sees one request and
+//! nothing after it, and a connection that is too slow, or too old when there are too
+//! many, ends.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use actix_rt::net::TcpStream;
+use actix_rt::time::{Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How many connections there are at most. One more takes the place of the oldest that
+/// waits for its client, so that silent or slow clients never keep a probe of `/healthz`
+/// out.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long a whole exchange may take, from accepting the connection to the last byte of
+/// the answer.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The most bytes of a request's head: its first line and its headers.
+pub(super) const MAX_HEAD: usize = 8 * 1024;
+
+/// How many times a poll reads what it throws away, before others have their turn.
+const READS_PER_POLL: usize = 16;
+
+/// Handed on instead of a head that is too large, together with
+/// [`RequestFlaws::head_too_large`].
+const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: unknown\r\n\r\n";
+
+/// The connections of one worker, the oldest first.
+#[derive(Clone, Default)]
+pub(super) struct Connections(Rc<RefCell<Vec<Rc<Place>>>>);
+
+/// One connection, as the others see it.
+#[derive(Default)]
+struct Place {
+    /// True while it is this service's turn: the request is there and the answer is not.
+    served: Cell<bool>,
+    evicted: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+/// What is wrong with a request, as far as only its connection knows.
+#[derive(Clone, Default)]
+pub(super) struct RequestFlaws {
+    head_too_large: Rc<Cell<bool>>,
+}
+
+impl RequestFlaws {
+    pub(super) fn head_too_large(&self) -> bool {
+        self.head_too_large.get()
+    }
+}
+
+impl Connections {
+    /// Takes a connection in, in place of another if there are too many.
+    pub(super) fn admit<S>(&self, stream: S) -> Connection<S> {
+        let place = Rc::new(Place::default());
+        let mut places = self.0.borrow_mut();
+        if places.len() >= MAX_CONNECTIONS {
+            let waits = places.iter().position(|place| !place.served.get());
+            places.remove(waits.unwrap_or(0)).evict();
+        }
+        places.push(Rc::clone(&place));
+        Connection {
+            stream,
+            place,
+            connections: self.clone(),
+            deadline: Box::pin(sleep(EXCHANGE_TIMEOUT)),
+            phase: Phase::Head(Vec::new()),
+            flaws: RequestFlaws::default(),
+        }
+    }
+}
+
+impl Place {
+    fn evict(&self) {
+        self.evicted.set(true);
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+}
+
+/// A connection for one request.
+pub(super) struct Connection<S = TcpStream> {
+    stream: S,
+    place: Rc<Place>,
+    connections: Connections,
+    deadline: Pin<Box<Sleep>>,
+    phase: Phase,
+    flaws: RequestFlaws,
+}
+
+enum Phase {
+    /// The head is not complete yet.
+    Head(Vec<u8>),
+    /// The head is complete, and handed on up to here.
+    HandOn { head: Vec<u8>, done: usize },
+    /// Whatever follows is thrown away.
+    Rest,
+}
+
+impl<S> Connection<S> {
+    pub(super) fn flaws(&self) -> &RequestFlaws {
+        &self.flaws
+    }
+
+    /// To be asked before anything else, also to be called again when that changes.
+    fn may_go_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.place.evicted.get() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "too many connections"));
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is too slow"));
+        }
+        self.place.task.replace(Some(cx.waker().clone()));
+        Ok(())
+    }
+
+    /// Takes in what was read, and looks if the head is complete.
+    fn take_in(&mut self, read: &[u8]) {
+        let Phase::Head(head) = &mut self.phase else { return };
+        // An end that began in the last read is found, too.
+        let from = head.len().saturating_sub(3);
+        head.extend_from_slice(read);
+        match end_of_head(&head[from..]) {
+            Some(end) if from + end <= MAX_HEAD => head.truncate(from + end),
+            None if head.len() <= MAX_HEAD => return,
+            _ => {
+                self.flaws.head_too_large.set(true);
+                *head = SUBSTITUTE.to_vec();
+            }
+        }
+        self.phase = Phase::HandOn { head: std::mem::take(head), done: 0 };
+        self.place.served.set(true);
+    }
+}
+
+/// The length of a head up to its empty line; the lines may end in LF alone.
+fn end_of_head(text: &[u8]) -> Option<usize> {
+    let feeds = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+    feeds.map(|at| (at + 1, &text[at + 1..])).find_map(|(next, rest)| match rest {
+        [b'\n', ..] => Some(next + 1),
+        [b'\r', b'\n', ..] => Some(next + 2),
+        _ => None,
+    })
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.may_go_on(cx)?;
+        for _ in 0..READS_PER_POLL {
+            if let Phase::HandOn { head, done } = &mut this.phase {
+                let end = head.len().min(*done + out.remaining());
+                out.put_slice(&head[*done..end]);
+                *done = end;
+                if end == head.len() {
+                    this.phase = Phase::Rest;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let mut bytes = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            futures::ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.take_in(buffer.filled());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.may_go_on(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.place.served.set(written.is_ready());
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.may_go_on(cx)?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.may_go_on(cx)?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.connections.0.borrow_mut().retain(|place| !Rc::ptr_eq(place, &self.place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[test]
+    fn a_head_ends_with_an_empty_line() {
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody"), Some(27));
+        assert_eq!(end_of_head(b"GET / HTTP/1.0\n\nbody"), Some(16));
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r"), None);
+    }
+
+    #[actix_rt::test]
+    async fn one_request_is_handed_on_and_nothing_after_it() {
+        let (mut client, server) = duplex(1 << 20);
+        let mut server = Connections::default().admit(server);
+        for part in ["GET / HTTP/1.1\r", "\nHost: a\r\n\r", "\nGET /again HTTP/1.1\r\n\r\n"] {
+            client.write_all(part.as_bytes()).await.expect("it is open");
+        }
+        client.write_all(&[b'x'; 100_000]).await.expect("it is open");
+        drop(client);
+        let mut seen = String::new();
+        server.read_to_string(&mut seen).await.expect("it is text");
+        assert_eq!(seen, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(!server.flaws().head_too_large());
+    }
+
+    #[actix_rt::test]
+    async fn a_head_that_is_too_large_is_said_and_not_kept() {
+        for size in [MAX_HEAD, 100 * MAX_HEAD] {
+            let (mut client, server) = duplex(1 << 20);
+            let mut server = Connections::default().admit(server);
+            client.write_all(&vec![b'x'; size + 1]).await.expect("it is open");
+            drop(client);
+            let mut seen = Vec::new();
+            server.read_to_end(&mut seen).await.expect("it is open");
+            assert_eq!(seen, SUBSTITUTE);
+            assert!(server.flaws().head_too_large());
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_client_that_waits_makes_room_before_one_that_is_waited_for() {
+        let connections = Connections::default();
+        let admit = || {
+            let (client, server) = duplex(16);
+            (client, connections.admit(server))
+        };
+        let (_served_client, served) = admit();
+        served.place.served.set(true);
+        let waiting: Vec<_> = (1..MAX_CONNECTIONS).map(|_| admit()).collect();
+        let (_newest_client, newest) = admit();
+        assert!(waiting[0].1.place.evicted.get());
+        let others = waiting[1..].iter().map(|(_, waiting)| waiting).chain([&served, &newest]);
+        assert!(others.into_iter().all(|connection| !connection.place.evicted.get()));
+        drop(waiting);
+        assert_eq!(connections.0.borrow().len(), 2);
+    }
+
+    #[actix_rt::test]
+    async fn a_client_that_does_not_read_is_given_up() {
+        tokio::time::pause();
+        let (_client, server) = duplex(16);
+        let mut server = Connections::default().admit(server);
+        let began = tokio::time::Instant::now();
+        let error = server.write_all(&[b'x'; 100]).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), EXCHANGE_TIMEOUT.as_secs());
+    }
+}

@@ -1,0 +1,53 @@
+//! Requests that get no resource, and what would be right instead.
+
+use actix_web::HttpResponse;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{ALLOW, CONTENT_LENGTH, TRANSFER_ENCODING};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+
+use super::connection::{MAX_HEAD, RequestFlaws};
+
+pub(super) async fn not_found() -> HttpResponse {
+    let text = "nothing is here; there is /healthz, /readyz and /metrics\n";
+    answer(StatusCode::NOT_FOUND).body(text)
+}
+
+pub(super) async fn not_allowed() -> HttpResponse {
+    answer(StatusCode::METHOD_NOT_ALLOWED)
+        .insert_header((ALLOW, "GET, HEAD"))
+        .body("this can only be read: GET or HEAD\n")
+}
+
+/// Refuses a request whose head is too large, or that has a body: nothing here takes one,
+/// so it is not read.
+pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> actix_web::Result<ServiceResponse<BoxBody>> {
+    let flaws = request.conn_data::<RequestFlaws>();
+    let refused = if flaws.is_some_and(RequestFlaws::head_too_large) {
+        let text = format!("a request's head has at most {MAX_HEAD} bytes\n");
+        answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).body(text)
+    } else if has_body(&request) {
+        answer(StatusCode::PAYLOAD_TOO_LARGE).body("nothing here takes a body\n")
+    } else {
+        return Ok(next.call(request).await?.map_into_boxed_body());
+    };
+    Ok(request.into_response(refused))
+}
+
+/// True for a request to read that brings a body; another method is refused as such.
+fn has_body(request: &ServiceRequest) -> bool {
+    let headers = request.headers();
+    let has_body = headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    has_body && matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+fn answer(status: StatusCode) -> actix_web::HttpResponseBuilder {
+    let mut answer = HttpResponse::build(status);
+    answer.content_type("text/plain; charset=utf-8");
+    answer
+}
