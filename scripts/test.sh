@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h:libssl-dev \
     mosquitto mosquitto_pub:mosquitto-clients '/usr/lib/postgresql/*/bin/initdb:postgresql' \
-    pgbouncer valgrind
+    pgbouncer systemd-analyze:systemd valgrind
 need_cargo
 
 step() { printf '\n== %s\n' "$*"; "$@"; }

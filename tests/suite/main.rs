@@ -30,5 +30,6 @@ mod rules_in_sql;
 mod secrets;
 mod specification;
 mod support;
+mod unit_file;
 mod unreadable_rows;
 mod watch;
