@@ -209,6 +209,24 @@ fn a_subscription_that_is_lost_without_a_word() {
     scene.assert_nobody_is_missed_and_nobody_forgotten();
 }
 
+/// An echo with a subscription of its own would go on coming back.
+#[test]
+fn a_subscription_to_the_heartbeats_alone_that_is_lost_is_noticed_by_an_echo_within_it() {
+    let broker = Mosquitto::start();
+    let proxy = Proxy::to(broker.port);
+    let place = Place::new()
+        .with("MQTT__URL", &format!("mqtt://127.0.0.1:{}", proxy.port))
+        .with("MQTT__ECHO_TOPIC", "devices/heartbeatd-echo-heartbeatd/heartbeat");
+    let scene = Scene::start(place, broker.port);
+    scene.devices.die(&DEAD[..2]);
+    proxy.interject(&unsubscribe(&["devices/+/heartbeat"]));
+    scene.service.await_log(&["mqtt_ingest", "no echo comes back"]);
+    scene.endure();
+    proxy.heal();
+    scene.service.await_log(&["mqtt_ingest", "echoes come back again"]);
+    scene.assert_nobody_is_missed_and_nobody_forgotten();
+}
+
 /// An UNSUBSCRIBE of MQTT 5.
 fn unsubscribe(topics: &[&str]) -> Vec<u8> {
     let mut rest = vec![0xff, 0xff, 0];
