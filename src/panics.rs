@@ -26,6 +26,12 @@ thread_local! {
     static ACTOR: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
+/// The actor that runs on this thread.
+#[doc(hidden)]
+pub fn this_actor() -> Option<&'static str> {
+    ACTOR.get()
+}
+
 /// Says which actor runs on this thread; each has one of its own.
 pub(crate) fn this_thread_is(actor: &'static str) {
     ACTOR.set(Some(actor));

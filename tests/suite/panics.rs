@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::clock::system_clock;
+use heartbeatd::panics::this_actor;
 use heartbeatd::{App, Config, cli, panics};
 
 const CHILD: &str = "SUITE_PANIC_CHILD";
@@ -47,9 +48,9 @@ fn config() -> Config {
 
 #[test]
 fn a_panic_in_the_ticker_names_it() {
-    // Without a broker the ticker is the first to ask for the time.
     fn broken() -> heartbeatd::clock::Reading {
-        panic!("on purpose")
+        assert!(this_actor() != Some("ticker"), "on purpose");
+        system_clock()
     }
     assert_ends_the_process("a_panic_in_the_ticker_names_it", "ticker", async || {
         let mut config = config();
