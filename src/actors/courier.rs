@@ -265,7 +265,7 @@ impl Round {
                         target: TARGET, alerts, seconds;
                         "the alert sink takes longer than alerts.timeout = {}; it is waited \
                          for, and gets less at once after this",
-                        humantime::format_duration(self.patience)
+                        crate::duration::format(self.patience)
                     );
                 }
             }

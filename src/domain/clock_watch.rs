@@ -11,15 +11,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Reading;
 
-/// How far the wall clock may run from the monotonic one between two readings and
-/// still count as the same clock: NTP slews by at most 0.5 ms a second, and what it
-/// does not slew it steps.
-const TOLERANCE: TimeDelta = TimeDelta::milliseconds(500);
-
-/// The slewing that is tolerated on top, as a divisor of the time between the
-/// readings: twice what NTP does.
-const SLEW: i32 = 1000;
-
 /// The age at which a reading is no longer compared with: what is tolerated grows with
 /// the time in between.
 const ANCHORED_FOR: Duration = Duration::from_secs(10);
@@ -138,17 +129,6 @@ impl ClockWatch {
             return Duration::ZERO;
         };
         newest.monotonic.saturating_duration_since(since.monotonic)
-    }
-}
-
-impl Reading {
-    /// The amount by which the wall clock was set since an earlier reading: below
-    /// zero, it was turned back. `None` if it has only run, or was slewed.
-    pub fn set_since(&self, earlier: &Self) -> Option<TimeDelta> {
-        let passed = self.monotonic.saturating_duration_since(earlier.monotonic);
-        let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);
-        let set_by = (self.wall - earlier.wall) - passed;
-        (set_by.abs() > TOLERANCE + passed / SLEW).then_some(set_by)
     }
 }
 

@@ -14,14 +14,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::{GapCause, Reading};
-
-/// How far the clock may run from the monotonic one between two echoes before it
-/// counts as having been set. NTP slews by 0.5 ms a second at most; what it does
-/// not slew it steps.
-const CLOCK_TOLERANCE: TimeDelta = TimeDelta::milliseconds(500);
 
 /// How many intervals may pass without an echo before something must be wrong.
 /// Counted across reconnects: some brokers close the connection over a forbidden
@@ -247,11 +242,7 @@ impl Rounds {
     /// The two clocks, read together, tell whether the first was set since the last
     /// echo was sent.
     fn watch_the_clock(&mut self, now: Reading) {
-        let Some(last) = self.clocks else { return };
-        let passed = now.monotonic.saturating_duration_since(last.monotonic);
-        let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);
-        let apart = (now.wall - last.wall).checked_sub(&passed);
-        if apart.is_none_or(|apart| apart.abs() > CLOCK_TOLERANCE) {
+        if self.clocks.is_some_and(|last| now.set_since(&last).is_some()) {
             self.restart(now, GapCause::ClockStep);
         }
     }
