@@ -259,6 +259,8 @@ fn overtake<'a>(echoes: impl IntoIterator<Item = &'a mut Echo>) {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     fn at(seconds: i64) -> DateTime<Utc> {

@@ -91,18 +91,23 @@ impl DeviceStore {
         self.readable(&named("device", &device), seconds).map(Duration::from_secs)
     }
 
-    /// Has devices that were last seen after `now` be seen at `now`: the clock was
-    /// turned back. Returns how many there were; at most `limit`, there may be more.
+    /// Sets the last heartbeat of devices that were last seen after `now` to `now`: the
+    /// clock was turned back. Returns how many there were; at most `limit`, there may be
+    /// more. A device that cannot fall silent, because it is offline, keeps its time: the
+    /// clock may be right again soon.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn clamp_last_seen(&self, now: DateTime<Utc>, limit: u64) -> Result<u64> {
-        let sql = "UPDATE device SET last_seen_at = $1 WHERE id IN (\
-                       SELECT id FROM device WHERE last_seen_at > $1 LIMIT $2)";
+        let sql = format!(
+            "UPDATE device SET last_seen_at = $1 WHERE id IN (\
+                 SELECT id FROM device WHERE {} AND last_seen_at > $1 LIMIT $2)",
+            falls_silent(),
+        );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.write("clamp heartbeats from the future", async |transaction| {
-            self.execute(transaction, sql, [millis(now).into(), limit.into()]).await
+            self.execute(transaction, &sql, [millis(now).into(), limit.into()]).await
         })
         .await
     }
@@ -287,9 +292,7 @@ impl Own {
 
     /// [`Status::on_silence`] and the cutoffs, set-wise: which rows are silent.
     fn stale(&self, default: &str) -> String {
-        let falls_silent = Status::ALL.into_iter().filter(|status| status.on_silence() != *status);
-        let statuses: Vec<_> = falls_silent.map(|status| format!("'{status}'")).collect();
-        format!("status IN ({}) AND last_seen_at < {}", statuses.join(", "), self.cutoff(default))
+        format!("{} AND last_seen_at < {}", falls_silent(), self.cutoff(default))
     }
 
     /// The cutoff of a row; null, which nothing is older than, if there is none: its timeout
@@ -301,4 +304,11 @@ impl Own {
             "CASE WHEN device.timeout_seconds >= 1 THEN {own} ELSE CAST({default} AS bigint) END"
         )
     }
+}
+
+/// The devices whose status changes when they fall silent.
+fn falls_silent() -> String {
+    let changes = Status::ALL.into_iter().filter(|status| status.on_silence() != *status);
+    let statuses: Vec<_> = changes.map(|status| format!("'{status}'")).collect();
+    format!("status IN ({})", statuses.join(", "))
 }

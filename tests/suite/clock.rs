@@ -15,6 +15,7 @@ on_both_databases! {
     a_check_that_is_handled_late_is_no_step_of_the_clock
     a_clock_that_is_wrong_for_a_moment_deletes_no_history
     history_is_deleted_by_a_clock_that_has_proven_itself
+    a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device
 }
 
 const HOUR: i64 = 60 * 60;
@@ -112,4 +113,17 @@ async fn history_is_deleted_by_a_clock_that_has_proven_itself(database: TestData
     let later = 200 * DAY;
     fleet.check_only(at(later)).await;
     assert_eq!(fleet.changes("pump").await.len(), 1, "the transition that it is offline by");
+}
+
+async fn a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device(
+    database: TestDatabase,
+) {
+    let fleet = with_history(database).await;
+    let before = fleet.device("pump").await;
+    for (wall, passed) in [(10, 1), (13, 4), (2 * HOUR + 6, 6)] {
+        let now = set(wall, 2 * HOUR + passed);
+        let checked = fleet.registry.send(CheckOffline { now }).await.expect("it lives");
+        checked.expect("it checks");
+    }
+    assert_eq!(fleet.device("pump").await, before);
 }
