@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use actix_rt::task::JoinHandle;
 use futures::future::{Either, join, select};
 use log::{error, info, warn};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -20,6 +21,7 @@ use crate::actors::ticker::{self, Ticker};
 use crate::clock::{Clock, system_clock};
 use crate::config::{Config, HttpListen};
 use crate::http::HttpServer;
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::mqtt::{Broker, Client, ClientError};
 #[cfg(feature = "embedded-broker")]
@@ -51,6 +53,7 @@ pub struct App {
     ticker: Addr<Ticker>,
     courier: Addr<Courier>,
     http: Option<HttpServer>,
+    watch: JoinHandle<()>,
     #[cfg(feature = "embedded-broker")]
     embedded: Option<EmbeddedBroker>,
 }
@@ -166,8 +169,9 @@ impl App {
             ),
         }
         written.inspect_err(|error| error!(target: "heartbeatd", "{error}"))?;
+        self.watch.abort();
         if let Some(http) = self.http {
-            http.stop().await;
+            http.stop();
         }
         if let Ok(closed) = timeout_at(deadline, self.store.close()).await {
             closed?;
@@ -220,6 +224,7 @@ impl AppBuilder {
     /// used.
     pub async fn start(self) -> Result<App, AppError> {
         let Self { config, sink, clock } = self;
+        limits::raise();
         let metrics = Arc::new(Metrics::new());
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
@@ -267,6 +272,7 @@ impl AppBuilder {
             move || Ticker::new(check_interval, registry, courier, clock)
         });
 
+        let watch = actix_rt::spawn(limits::watch(Arc::clone(&metrics)));
         let http = http
             .map(|listener| HttpServer::start(listener, metrics, registry.clone(), ingest.clone()));
         let http = http.transpose().map_err(AppError::Serve)?;
@@ -281,6 +287,7 @@ impl AppBuilder {
             ticker,
             courier,
             http,
+            watch,
             #[cfg(feature = "embedded-broker")]
             embedded,
         })

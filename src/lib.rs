@@ -27,6 +27,7 @@ pub mod domain;
 mod duration;
 mod escape;
 mod http;
+mod limits;
 mod line_budget;
 mod logging;
 pub mod metrics;

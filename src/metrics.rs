@@ -21,6 +21,8 @@ use crate::store::OutboxSize;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    open_files: Gauge,
+    max_files: Gauge,
     heartbeats: Counter,
     rejected: Family<Reason, Counter>,
     payload_errors: Family<Reason, Counter>,
@@ -79,8 +81,18 @@ const DELAY_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("heartbeatd");
-        let r = &mut registry;
+        let mut all = Registry::default();
+        // The names that every exporter of Prometheus has for them.
+        let r = &mut all;
+        let open_files = add(r, "process_open_fds", "Open file descriptors", Gauge::default());
+        let max_files = add(
+            r,
+            "process_max_fds",
+            "The most file descriptors that may be open",
+            Gauge::default(),
+        );
+        let registry = all.sub_registry_with_prefix("heartbeatd");
+        let r = registry;
         let metrics = Self {
             heartbeats: add(r, "heartbeats", "Heartbeats accepted", Counter::default()),
             rejected: add(
@@ -222,12 +234,14 @@ impl Metrics {
                 "Alerts that the alert sink never took while it took others",
                 Counter::default(),
             ),
+            open_files,
+            max_files,
             registry: Registry::default(),
         };
         for status in Status::ALL {
             let _at_zero = metrics.devices.get_or_create(&StatusLabel { status: status.as_str() });
         }
-        Self { registry, ..metrics }
+        Self { registry: all, ..metrics }
     }
 
     /// Everything in the text format that Prometheus scrapes.
@@ -239,6 +253,12 @@ impl Metrics {
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
         Ok(page)
+    }
+
+    /// So many files are open, and so many may be.
+    pub fn set_open_files(&self, open: u64, max: u64) {
+        self.open_files.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.max_files.set(i64::try_from(max).unwrap_or(i64::MAX));
     }
 
     /// So many heartbeats were accepted.

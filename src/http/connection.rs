@@ -37,7 +37,7 @@ const READS_PER_POLL: usize = 16;
 /// [`RequestFlaws::head_too_large`].
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: unknown\r\n\r\n";
 
-/// The connections of one worker, the oldest first.
+/// The connections, the oldest first.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Rc<RefCell<Vec<Rc<Place>>>>);
 
@@ -66,12 +66,10 @@ impl Connections {
     /// Takes a connection in, in place of another if there are too many.
     pub(super) fn admit<S>(&self, stream: S) -> Connection<S> {
         let place = Rc::new(Place::default());
-        let mut places = self.0.borrow_mut();
-        if places.len() >= MAX_CONNECTIONS {
-            let waits = places.iter().position(|place| !place.served.get());
-            places.remove(waits.unwrap_or(0)).evict();
+        if self.0.borrow().len() >= MAX_CONNECTIONS {
+            self.make_room();
         }
-        places.push(Rc::clone(&place));
+        self.0.borrow_mut().push(Rc::clone(&place));
         Connection {
             stream,
             place,
@@ -79,6 +77,15 @@ impl Connections {
             deadline: Box::pin(sleep(EXCHANGE_TIMEOUT)),
             phase: Phase::Head(Vec::new()),
             flaws: RequestFlaws::default(),
+        }
+    }
+
+    /// Ends the oldest connection that waits for its client, or else the oldest.
+    pub(super) fn make_room(&self) {
+        let mut places = self.0.borrow_mut();
+        let waits = places.iter().position(|place| !place.served.get());
+        if !places.is_empty() {
+            places.remove(waits.unwrap_or(0)).evict();
         }
     }
 }

@@ -1,31 +1,33 @@
 //! HTTP: health, readiness and metrics, in the same actix system. One file per
 //! resource; an API and a page would be further ones.
 
+mod accept;
 mod connection;
 mod health;
 mod metrics;
 mod refusal;
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
 use actix_http::{HttpService, KeepAlive};
-use actix_rt::net::TcpStream;
-use actix_service::{ServiceFactoryExt, fn_service, map_config};
-use actix_web::dev::{AppConfig, Handler, ServerHandle};
+use actix_rt::{Arbiter, ArbiterHandle};
+use actix_service::{Service, ServiceFactory, map_config};
+use actix_web::dev::{AppConfig, Handler};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{FromRequest, Resource, Responder, guard};
 
+use self::accept::Acceptor;
 use self::connection::{Connection, Connections};
 use crate::actors::device_registry::DeviceRegistry;
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::metrics::Metrics;
-
-/// Scrapes and probes are few.
-const WORKERS: usize = 1;
+use crate::panics;
 
 /// How long an actor may take to answer before it counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,10 +38,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client whose request is refused may go on sending it.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many connections may be open at all, those included that are about to end; more
-/// wait to be accepted. See [`Connections`] for how many are served.
-const MAX_OPEN: usize = 256;
-
 /// What the handlers share.
 #[derive(Clone)]
 struct State {
@@ -49,10 +47,10 @@ struct State {
     ingest: Addr<MqttIngest>,
 }
 
-/// The running server.
+/// The running server, on a thread of its own.
 pub struct HttpServer {
     address: SocketAddr,
-    handle: ServerHandle,
+    thread: ArbiterHandle,
 }
 
 impl HttpServer {
@@ -69,41 +67,15 @@ impl HttpServer {
     ) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let state = State { metrics, page: Arc::default(), registry, ingest };
-        let service = move || {
-            let connections = Connections::default();
-            let accept = move |stream: TcpStream| {
-                let peer = stream.peer_addr().ok();
-                std::future::ready(Ok((connections.admit(stream), peer)))
-            };
-            let app = actix_web::App::new()
-                .app_data(Data::new(state.clone()))
-                .service(resource("/healthz", health::healthz))
-                .service(resource("/readyz", health::readyz))
-                .service(resource("/metrics", metrics::metrics))
-                .default_service(web::to(refusal::not_found))
-                .wrap(from_fn(refusal::refuse_flaws));
-            let http = HttpService::build()
-                // A connection for each request: whoever wants the next one waits again.
-                .keep_alive(KeepAlive::Disabled)
-                .client_request_timeout(HEAD_TIMEOUT)
-                .client_disconnect_timeout(LINGER_TIMEOUT)
-                .local_addr(address)
-                .on_connect_ext(|connection: &Connection, data| {
-                    data.insert(connection.flaws().clone());
-                })
-                .h1(map_config(app, |_| AppConfig::default()));
-            fn_service(accept).and_then(http)
-        };
-        let server = actix_server::Server::build()
-            .workers(WORKERS)
-            .max_concurrent_connections(MAX_OPEN)
-            // The service has its own way to end.
-            .disable_signals()
-            .listen("http", listener, service)?
-            .run();
-        let handle = server.handle();
-        actix_rt::spawn(server);
-        Ok(Self { address, handle })
+        let thread = Arbiter::new().handle();
+        thread.spawn_fn(move || {
+            panics::this_thread_is("http");
+            actix_rt::spawn(async move {
+                let Err(error) = serve(listener, state).await;
+                log::error!(target: "http", "nothing is served: {error}");
+            });
+        });
+        Ok(Self { address, thread })
     }
 
     /// Where it listens.
@@ -112,8 +84,45 @@ impl HttpServer {
     }
 
     /// Stops; a request under way is cut off.
-    pub async fn stop(&self) {
-        self.handle.stop(false).await;
+    pub fn stop(&self) {
+        self.thread.stop();
+    }
+}
+
+/// Serves for ever; a connection never waits for another.
+async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallible> {
+    let address = listener.local_addr()?;
+    let app = actix_web::App::new()
+        .app_data(Data::new(state))
+        .service(resource("/healthz", health::healthz))
+        .service(resource("/readyz", health::readyz))
+        .service(resource("/metrics", metrics::metrics))
+        .default_service(web::to(refusal::not_found))
+        .wrap(from_fn(refusal::refuse_flaws));
+    let http = HttpService::build()
+        // A connection for each request: whoever wants the next one waits again.
+        .keep_alive(KeepAlive::Disabled)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .client_disconnect_timeout(LINGER_TIMEOUT)
+        .local_addr(address)
+        .on_connect_ext(|connection: &Connection, data| {
+            data.insert(connection.flaws().clone());
+        })
+        .h1(map_config(app, |_| AppConfig::default()));
+    let failed = |()| std::io::Error::other("the service cannot be made");
+    let http = Rc::new(http.new_service(()).await.map_err(failed)?);
+    let acceptor = Acceptor::new(listener)?;
+    let connections = Connections::default();
+    loop {
+        let (stream, peer) = acceptor.accept(|| connections.make_room()).await;
+        let exchange = http.call((connections.admit(stream), Some(peer)));
+        let reserve = acceptor.reserve();
+        actix_rt::spawn(async move {
+            if let Err(error) = exchange.await {
+                log::debug!(target: "http", "{error}");
+            }
+            reserve.refill();
+        });
     }
 }
 

@@ -98,6 +98,7 @@ impl EmbeddedBroker {
             client_id: config.client_id.clone(),
             secret: secret.clone(),
             users,
+            max_clients: crate::limits::max_clients(),
             refusals: LineBudget::new("embedded_broker", "what was refused"),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -147,7 +148,8 @@ async fn serve(address: SocketAddr, guard: Arc<Guard>) -> Result<SocketAddr, rmq
     for hook in
         [Type::ClientAuthenticate, Type::MessagePublishCheckAcl, Type::ClientSubscribeCheckAcl]
     {
-        hooks.add(hook, Box::new(GuardHandler(Arc::clone(&guard)))).await;
+        let (guard, context) = (Arc::clone(&guard), context.clone());
+        hooks.add(hook, Box::new(GuardHandler { guard, context })).await;
     }
     hooks.start().await;
     let listener = rmqtt::net::Builder::new()
@@ -175,6 +177,8 @@ struct Guard {
     client_id: String,
     secret: String,
     users: Option<Users>,
+    /// How many clients there may be besides this service.
+    max_clients: u64,
     refusals: LineBudget,
 }
 
@@ -253,15 +257,30 @@ struct Refusal {
     disconnect: bool,
 }
 
-struct GuardHandler(Arc<Guard>);
+struct GuardHandler {
+    guard: Arc<Guard>,
+    context: ServerContext,
+}
+
+impl GuardHandler {
+    fn authenticate(&self, client: &ConnectInfo) -> Result<(), String> {
+        let (guard, connected) = (&self.guard, self.context.connections.count());
+        if **client.client_id() != *guard.client_id
+            && u64::try_from(connected).is_ok_and(|connected| connected >= guard.max_clients)
+        {
+            return Err(format!("{connected} are connected, as many as open files allow"));
+        }
+        guard.authenticate(client)
+    }
+}
 
 #[async_trait]
 impl Handler for GuardHandler {
     async fn hook(&self, parameter: &Parameter, _earlier: Option<HookResult>) -> ReturnType {
-        let guard = &self.0;
+        let guard = &self.guard;
         let answer = match parameter {
             Parameter::ClientAuthenticate(client) => {
-                HookResult::AuthResult(match guard.authenticate(client) {
+                HookResult::AuthResult(match self.authenticate(client) {
                     Ok(()) => AuthResult::Allow(false, None),
                     Err(why) => {
                         guard.log_refusal(client.client_id(), "a connection", &why);

@@ -18,6 +18,7 @@ mod faults;
 mod http;
 mod instances;
 mod large_fleet;
+mod limits;
 mod log;
 mod opening;
 mod outage;

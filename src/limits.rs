@@ -1,0 +1,216 @@
+//! Open files: sockets are files, so a fleet at the embedded broker needs many. The service
+//! takes as many as it may have, keeps some for itself, and says when they run short.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{error, info};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::metrics::Metrics;
+
+const TARGET: &str = "heartbeatd";
+
+/// How often the open files are counted, and how often a shortage is repeated.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// More than this share of the limit, in percent, is a shortage.
+const SHORT_PERCENT: u64 = 90;
+
+/// How many files the clients of the embedded broker leave to the rest of the service: the
+/// database, HTTP, threads, and a margin.
+const RESERVED: u64 = 128;
+
+/// Raises the limit of open files to what the system allows, and says so if that changes
+/// it. A system that refuses leaves it as it was.
+pub fn raise() {
+    let limit = getrlimit(Resource::Nofile);
+    match raise_by(limit, |raised| setrlimit(Resource::Nofile, raised).map_err(io::Error::from)) {
+        Raised::NoNeed => (),
+        Raised::To { from, to } => {
+            info!(target: TARGET, from, to; "raised the limit of open files")
+        }
+        Raised::Refused { from, why } => {
+            info!(target: TARGET, limit = from; "the limit of open files stays as it is: {why}");
+        }
+    }
+}
+
+/// The outcome of raising the limit.
+#[derive(Debug)]
+enum Raised {
+    NoNeed,
+    To { from: u64, to: String },
+    Refused { from: u64, why: io::Error },
+}
+
+fn raise_by(limit: Rlimit, set: impl FnOnce(Rlimit) -> io::Result<()>) -> Raised {
+    let Rlimit { current: Some(from), maximum } = limit else { return Raised::NoNeed };
+    if maximum.is_some_and(|maximum| maximum <= from) {
+        return Raised::NoNeed;
+    }
+    match set(Rlimit { current: maximum, maximum }) {
+        Ok(()) => {
+            let to = maximum.map_or_else(|| "unlimited".to_owned(), |maximum| maximum.to_string());
+            Raised::To { from, to }
+        }
+        Err(why) => Raised::Refused { from, why },
+    }
+}
+
+/// How many files may be open; [`u64::MAX`] if there is no limit.
+pub fn max_open() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many clients the embedded broker may have, so that the rest of the service keeps
+/// the files that it needs.
+pub fn max_clients() -> u64 {
+    clients_of(max_open())
+}
+
+fn clients_of(max_open: u64) -> u64 {
+    // A limit that is hardly enough for anything is shared.
+    max_open - RESERVED.min(max_open / 2)
+}
+
+/// True if an error means that there are no files left.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Counts the open files now and then, as metrics, and says when they run short. It never
+/// ends by itself.
+pub async fn watch(metrics: Arc<Metrics>) {
+    let mut shortage = Shortage::default();
+    loop {
+        let (open, max) = (open_files(), max_open());
+        metrics.set_open_files(open, max);
+        shortage.judge(open, max, Instant::now()).tell();
+        actix_rt::time::sleep(COUNT_INTERVAL).await;
+    }
+}
+
+/// How many files are open. Counting takes one more: that there is none is an answer, too.
+fn open_files() -> u64 {
+    match std::fs::read_dir("/proc/self/fd") {
+        // The directory itself is one of them.
+        Ok(files) => (files.count() as u64).saturating_sub(1),
+        Err(error) if is_exhausted(&error) => max_open(),
+        Err(_) => 0,
+    }
+}
+
+/// A shortage, if there is one.
+#[derive(Debug, Default)]
+struct Shortage(Option<Since>);
+
+#[derive(Debug)]
+struct Since {
+    began: Instant,
+    reminded: Instant,
+}
+
+/// What there is to say.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Short { open: u64, max: u64, seconds: u64 },
+    Over { open: u64, max: u64 },
+}
+
+impl Shortage {
+    fn judge(&mut self, open: u64, max: u64, now: Instant) -> Said {
+        let short = open >= max.saturating_mul(SHORT_PERCENT) / 100;
+        match (&mut self.0, short) {
+            (None, false) => Said::Nothing,
+            (None, true) => {
+                self.0 = Some(Since { began: now, reminded: now });
+                Said::Short { open, max, seconds: 0 }
+            }
+            (Some(_), false) => {
+                self.0 = None;
+                Said::Over { open, max }
+            }
+            (Some(since), true) if now.duration_since(since.reminded) >= REMINDER => {
+                since.reminded = now;
+                let seconds = now.duration_since(since.began).as_secs();
+                Said::Short { open, max, seconds }
+            }
+            (Some(_), true) => Said::Nothing,
+        }
+    }
+}
+
+impl Said {
+    fn tell(&self) {
+        match self {
+            Self::Nothing => (),
+            Self::Short { open, max, seconds } => error!(
+                target: TARGET, open, max, seconds;
+                "open files run short, and new connections are refused soon; raise the limit \
+                 (LimitNOFILE of the unit, ulimit -n)"
+            ),
+            Self::Over { open, max } => {
+                info!(target: TARGET, open, max; "there are enough open files again");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_raised_as_far_as_it_may_be() {
+        let limit = Rlimit { current: Some(1024), maximum: Some(4096) };
+        let raised = raise_by(limit, |raised| {
+            assert_eq!((raised.current, raised.maximum), (Some(4096), Some(4096)));
+            Ok(())
+        });
+        assert!(matches!(raised, Raised::To { from: 1024, to } if to == "4096"));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_raised_is_left_alone() {
+        let limit = Rlimit { current: Some(4096), maximum: Some(4096) };
+        assert!(matches!(raise_by(limit, |_| panic!("no call is needed")), Raised::NoNeed));
+        let limit = Rlimit { current: Some(1024), maximum: None };
+        let refused = raise_by(limit, |_| Err(io::ErrorKind::PermissionDenied.into()));
+        assert!(matches!(refused, Raised::Refused { from: 1024, .. }));
+    }
+
+    #[test]
+    fn clients_leave_files_to_the_service() {
+        assert_eq!(clients_of(1_048_576), 1_048_448);
+        assert_eq!(clients_of(1024), 896);
+        assert_eq!(clients_of(100), 50);
+    }
+
+    #[test]
+    fn a_shortage_is_told_repeated_and_ended() {
+        let (mut shortage, start) = (Shortage::default(), Instant::now());
+        let mut at =
+            |seconds, open| shortage.judge(open, 1000, start + Duration::from_secs(seconds));
+        assert_eq!(at(0, 899), Said::Nothing);
+        assert_eq!(at(10, 900), Said::Short { open: 900, max: 1000, seconds: 0 });
+        assert_eq!(at(20, 1000), Said::Nothing);
+        assert_eq!(at(40, 950), Said::Short { open: 950, max: 1000, seconds: 30 });
+        assert_eq!(at(50, 800), Said::Over { open: 800, max: 1000 });
+        assert_eq!(at(60, 800), Said::Nothing);
+    }
+
+    #[test]
+    fn open_files_are_counted() {
+        let before = open_files();
+        let _file = std::fs::File::open("/proc/self/status").expect("it is there");
+        // Other tests open and close files meanwhile.
+        assert!(before > 0 && open_files() > 0);
+    }
+}
