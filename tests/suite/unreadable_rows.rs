@@ -117,10 +117,20 @@ async fn a_check_of_many_timeouts_takes_little_longer_than_one_of_none(database:
     let own = store.own_timeouts().await.expect("it reads");
     assert_eq!(own.len(), TIMEOUTS);
     let own = own.into_iter().map(|timeout| Cutoff { timeout, instant: Some(at(0)) }).collect();
-    let cutoffs = Cutoffs { own, ..everybody_since(100) };
-    let began = Instant::now();
-    let stale = store.get_stale_devices(&cutoffs, &StaleFrom::default(), 100_000).await;
-    assert_eq!(stale.expect("it reads").devices, [], "all were seen at their cutoff");
-    println!("{DEVICES} devices with {TIMEOUTS} timeouts: {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let many = Cutoffs { own, ..everybody_since(100) };
+    let one = Cutoffs { own: many.own[..1].to_vec(), ..everybody_since(100) };
+    // The quickest of several: other tests run beside this one.
+    let quickest = async |cutoffs: &Cutoffs| {
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let began = Instant::now();
+            let stale = store.get_stale_devices(cutoffs, &StaleFrom::default(), 100_000).await;
+            assert_eq!(stale.expect("it reads").devices, [], "all were seen at their cutoff");
+            quickest = quickest.min(began.elapsed());
+        }
+        quickest
+    };
+    let (one, many) = (quickest(&one).await, quickest(&many).await);
+    println!("{DEVICES} devices with {TIMEOUTS} timeouts: {many:?}, with one: {one:?}");
+    assert!(many < 100 * one, "{many:?}, with one timeout {one:?}");
 }
