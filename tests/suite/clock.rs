@@ -5,10 +5,9 @@ use std::time::Duration;
 use heartbeatd::actors::device_registry::{CheckError, CheckOffline, RecordHeartbeats};
 use heartbeatd::clock::Reading;
 use heartbeatd::domain::{Heartbeat, Status};
-use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 
 use crate::specification::on_both_databases;
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::fleet::{Fleet, at, id, reading};
 
 on_both_databases! {
@@ -35,7 +34,7 @@ async fn heard(fleet: &Fleet, devices: &[&str], now: Reading) {
 #[actix_rt::test]
 async fn a_clock_set_back_while_a_check_waits_takes_no_device_offline() {
     let database = TestDatabase::sqlite();
-    let other = Database::connect(&database.url).await.expect("the database opens");
+    let url = database.url.clone();
     let fleet = Fleet::on(database).await;
     let devices: Vec<_> = (0..200).map(|number| format!("d-{number:03}")).collect();
     let devices: Vec<_> = devices.iter().map(String::as_str).collect();
@@ -44,11 +43,7 @@ async fn a_clock_set_back_while_a_check_waits_takes_no_device_offline() {
     fleet.flush().await;
     fleet.listening(at(now)).await;
 
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..Default::default()
-    };
-    let lock = other.begin_with_options(immediate).await.expect("it is free");
+    let lock = lock_sqlite(&url).await;
     heard(&fleet, &["waits"], set(now - 1, now - 1)).await;
     let check = fleet.registry.send(CheckOffline { now: set(now, now) });
     let meanwhile = async {

@@ -5,15 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::database::{TestDatabase, lock_sqlite};
+use crate::support::service::Place;
 use actix::prelude::*;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::config::HttpListen;
 use heartbeatd::{App, Config};
-use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
-
-use crate::support::database::TestDatabase;
-use crate::support::service::Place;
 use servers::mosquitto::{Mosquitto, heartbeat};
 use servers::{eventually, process::free_port};
 
@@ -101,13 +99,7 @@ async fn a_database_that_stays_locked_ends_the_drain_in_time_and_the_loss_is_sai
     service.await_listening();
     heartbeat(broker.port, "pump", b"");
     place.await_statuses(&["pump online"]);
-    let url = format!("sqlite://{}", place.path().join("heartbeatd.db").display());
-    let other = Database::connect(&url).await.expect("the database opens");
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..Default::default()
-    };
-    let lock = other.begin_with_options(immediate).await.expect("it becomes free");
+    let lock = lock_sqlite(&place.database_url()).await;
     let heartbeats = "heartbeatd_heartbeats_total";
     heartbeat(broker.port, "pump", b"");
     service.await_metric(heartbeats, 2.0);
@@ -128,13 +120,7 @@ async fn a_database_that_is_free_again_in_time_gets_everything() {
     service.await_listening();
     heartbeat(broker.port, "pump", b"");
     place.await_statuses(&["pump online"]);
-    let url = format!("sqlite://{}", place.path().join("heartbeatd.db").display());
-    let other = Database::connect(&url).await.expect("the database opens");
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..Default::default()
-    };
-    let lock = other.begin_with_options(immediate).await.expect("it becomes free");
+    let lock = lock_sqlite(&place.database_url()).await;
     heartbeat(broker.port, "fan", b"");
     service.await_metric("heartbeatd_heartbeats_total", 2.0);
     service.signal("TERM");

@@ -5,10 +5,9 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use serde_json::Value;
 
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::devices::Devices;
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
@@ -257,14 +256,8 @@ fn a_connection_that_is_cut_without_a_word() {
 }
 
 async fn a_sqlite_database_that_is_locked(mut scene: Scene) {
-    let url = format!("sqlite://{}", scene.place.path().join("heartbeatd.db").display());
-    let other = Database::connect(&url).await.expect("the database opens");
     scene.devices.die(&DEAD[..2]);
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..Default::default()
-    };
-    let lock = other.begin_with_options(immediate).await.expect("it becomes free");
+    let lock = lock_sqlite(&scene.place.database_url()).await;
     let heartbeats = scene.service.metric("heartbeatd_heartbeats_total");
     scene.endure();
     scene.service.await_log(&["device_registry", "locked", "heartbeats are kept"]);

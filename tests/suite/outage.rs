@@ -2,28 +2,22 @@
 
 use heartbeatd::actors::device_registry::{CheckOffline, Flush, ReportHealth};
 use heartbeatd::domain::Status;
-use sea_orm::{
-    ConnectionTrait, Database, SqliteTransactionMode, TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, Database};
 
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::fleet::{Fleet, at, reading};
 
 #[actix_rt::test]
 async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
     let database = TestDatabase::sqlite();
-    let other = Database::connect(&database.url).await.expect("the database opens");
+    let url = database.url.clone();
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["alive", "dead"], "", at(0)).await;
     fleet.flush().await;
     fleet.listening(at(300)).await;
 
     // Somebody else holds the lock for longer than the service waits for it.
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..Default::default()
-    };
-    let lock = other.begin_with_options(immediate).await.expect("it is free");
+    let lock = lock_sqlite(&url).await;
     fleet.heartbeat("alive", "", at(290)).await;
     let check = fleet.registry.send(CheckOffline { now: reading(at(300)) });
     let meanwhile = async {

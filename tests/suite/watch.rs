@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use heartbeatd::actors::device_registry::{Flush, ReportHealth};
-use heartbeatd::store::{Interference, Interfering, Outcome, Point};
-use sea_orm::{Database, SqliteTransactionMode, TransactionOptions, TransactionTrait};
-
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::devices::Devices;
 use crate::support::fleet::{Fleet, at};
 use crate::support::proxy::Proxy;
 use crate::support::service::Place;
+use heartbeatd::actors::device_registry::{Flush, ReportHealth};
+use heartbeatd::store::{Interference, Interfering, Outcome, Point};
 use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
@@ -140,13 +138,7 @@ async fn registered_devices_are_heard_however_few_heartbeats_may_register() {
     let online = r#"heartbeatd_devices{status="online"}"#;
     service.await_metric(online, DEVICES as f64);
 
-    let url = format!("sqlite://{}", place.path().join("heartbeatd.db").display());
-    let other = Database::connect(&url).await.expect("the database opens");
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..Default::default()
-    };
-    let lock = other.begin_with_options(immediate).await.expect("it becomes free");
+    let lock = lock_sqlite(&place.database_url()).await;
     // For longer than the timeout; 20 rounds of heartbeats are 10 s.
     let heartbeats = "heartbeatd_heartbeats_total";
     service.await_metric(heartbeats, service.metric(heartbeats) + (20 * DEVICES) as f64);

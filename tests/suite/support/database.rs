@@ -2,6 +2,7 @@
 //! that all tests share.
 
 use heartbeatd::store::{DeviceStore, OpenMode};
+use sea_orm::{DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use servers::postgresql::PostgreSql;
 use tempfile::TempDir;
 
@@ -38,4 +39,14 @@ impl TestDatabase {
         db.execute_unprepared(sql).await.expect(sql);
         db.close().await.expect("it closes");
     }
+}
+
+/// Takes the lock of a SQLite database for writing, until the transaction ends.
+pub async fn lock_sqlite(url: &str) -> DatabaseTransaction {
+    let db = sea_orm::Database::connect(url).await.expect("the database opens");
+    let immediate = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..Default::default()
+    };
+    db.begin_with_options(immediate).await.expect("it becomes free")
 }

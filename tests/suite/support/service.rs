@@ -101,6 +101,11 @@ impl Place {
         Service::start(self.prepared(shell))
     }
 
+    /// The SQLite database of a service that runs here by default.
+    pub fn database_url(&self) -> String {
+        format!("sqlite://{}", self.path().join("heartbeatd.db").display())
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
