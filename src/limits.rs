@@ -21,6 +21,7 @@ const SHORT_PERCENT: u64 = 90;
 
 /// How many files the clients of the embedded broker leave to the rest of the service: the
 /// database, HTTP, threads, and a margin.
+#[cfg(feature = "embedded-broker")]
 const RESERVED: u64 = 128;
 
 /// Raises the limit of open files to what the system allows, and says so if that changes
@@ -67,10 +68,12 @@ pub fn max_open() -> u64 {
 
 /// How many clients the embedded broker may have, so that the rest of the service keeps
 /// the files that it needs.
+#[cfg(feature = "embedded-broker")]
 pub fn max_clients() -> u64 {
     clients_of(max_open())
 }
 
+#[cfg(feature = "embedded-broker")]
 fn clients_of(max_open: u64) -> u64 {
     // A limit that is hardly enough for anything is shared.
     max_open - RESERVED.min(max_open / 2)
@@ -186,6 +189,7 @@ mod tests {
         assert!(matches!(refused, Raised::Refused { from: 1024, .. }));
     }
 
+    #[cfg(feature = "embedded-broker")]
     #[test]
     fn clients_leave_files_to_the_service() {
         assert_eq!(clients_of(1_048_576), 1_048_448);
