@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
-use futures::future::{Either, join, select};
-use log::{error, info, warn};
-use tokio::time::{Instant, sleep, timeout_at};
+use futures::future::{Either, select};
+use log::{info, warn};
+use tokio::time::{Instant, timeout_at};
 
 use crate::actors::alert_sink::{AlertSink, DevicesOffline};
 use crate::actors::courier::{self, Courier};
-use crate::actors::device_registry::{DeviceRegistry, Flush, Found, ReportHealth};
-use crate::actors::mqtt_ingest::{Disconnect, MqttIngest};
+use crate::actors::device_registry::{DeviceRegistry, Found};
+use crate::actors::mqtt_ingest::MqttIngest;
 use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Ticker};
 use crate::clock::{Clock, system_clock};
 use crate::config::{Config, HttpListen};
+use crate::drain::Draining;
 use crate::http::HttpServer;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -148,27 +149,9 @@ impl App {
     /// If what was received could not be written within nine seconds.
     pub async fn drain(self) -> Result<(), AppError> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
-        let ended = |stopped| match stopped {
-            // One that is gone does nothing more either.
-            Ok(()) | Err(MailboxError::Closed) => Ok(()),
-            Err(timeout) => Err(AppError::Mailbox(timeout)),
-        };
-        ended(self.ticker.send(ticker::Stop).await)?;
-        // Meanwhile the sink may finish what it has.
-        let delivery = timeout_at(deadline, self.courier.send(courier::Stop));
-        let writing = async {
-            self.ingest.send(Disconnect).await?;
-            write_what_is_left(&self.registry, deadline).await
-        };
-        let (delivered, written) = join(delivery, writing).await;
-        match delivered {
-            Ok(stopped) => ended(stopped)?,
-            Err(_elapsed) => warn!(
-                target: "heartbeatd",
-                "the alert sink has not replied to its last delivery; it gets it again"
-            ),
-        }
-        written.inspect_err(|error| error!(target: "heartbeatd", "{error}"))?;
+        let Self { ticker, courier, ingest, registry, .. } = self;
+        let draining = Draining { ticker, courier, ingest, registry };
+        draining.run(deadline, WRITE_AGAIN).await?;
         self.watch.abort();
         if let Some(http) = self.http {
             http.stop();
@@ -178,27 +161,6 @@ impl App {
         }
         info!(target: "heartbeatd", "everything is written");
         Ok(())
-    }
-}
-
-/// Writes the buffer, again and again if the database does not take it.
-async fn write_what_is_left(
-    registry: &Addr<DeviceRegistry>,
-    deadline: Instant,
-) -> Result<(), AppError> {
-    let mut why = "no answer from the database".to_owned();
-    loop {
-        match timeout_at(deadline, registry.send(Flush)).await {
-            Ok(flushed) => match flushed? {
-                Ok(()) => return Ok(()),
-                Err(error) => why = error.to_string(),
-            },
-            Err(_elapsed) => {
-                let health = registry.send(ReportHealth).await?;
-                return Err(AppError::NotWritten { heartbeats: health.pending, why });
-            }
-        }
-        sleep(WRITE_AGAIN).await;
     }
 }
 

@@ -20,10 +20,14 @@ pub mod actors;
 mod address;
 mod app;
 #[doc(hidden)]
+pub mod bounds;
+#[doc(hidden)]
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+#[doc(hidden)]
+pub mod drain;
 mod duration;
 mod escape;
 mod http;

@@ -18,6 +18,7 @@ use super::alert_sink::DevicesOffline;
 use super::device_registry::{
     AcknowledgeOffline, BeginDelivery, DeviceRegistry, GiveUpOffline, Outbox, ReadOutbox,
 };
+use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::domain::Transition;
 use crate::domain::delivery::{self, Attempt, Pace, Probe, Step};
@@ -117,6 +118,16 @@ impl Courier {
             stopping: Cell::new(false),
             stopped: Notify::new(),
         }))
+    }
+}
+
+impl Courier {
+    /// The same courier with another bound on what it delivers at once.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_bounds(self, bounds: Bounds) -> Self {
+        self.0.pace.replace(Pace::of_at_most(bounds.delivered_at_once));
+        self
     }
 }
 
@@ -286,7 +297,8 @@ impl Round {
             }
             let pause = pace.failed(1);
             self.say_failed(&error);
-            tokio::time::sleep(pause).await;
+            // A check that gets through says that the database is back.
+            let _elapsed = tokio::time::timeout(pause, self.woken.notified()).await;
         }
     }
 

@@ -25,6 +25,7 @@ use self::flush::Flushed;
 use self::progress::Progress;
 use self::sweep::{Sweep, Swept};
 use super::{BatchLog, log_rejection};
+use crate::bounds::Bounds;
 use crate::config::{Config, DevicesConfig};
 use crate::domain::delivery::Attempt;
 use crate::domain::{
@@ -37,10 +38,6 @@ use crate::outage::Outage;
 use crate::store::{DeviceStore, RecordingRules, StoreError};
 
 const TARGET: &str = "device_registry";
-
-/// How much coverage is kept even if no timeout needs it now: a longer one may be
-/// set later.
-const COVERAGE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often it is looked whether the database answers.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -177,6 +174,7 @@ pub struct RegistryHealth {
 /// The actor.
 pub struct DeviceRegistry {
     config: Config,
+    bounds: Bounds,
     metrics: Arc<Metrics>,
     store: DeviceStore,
     /// Whoever writes holds it: a flush and a check take turns, first come,
@@ -237,6 +235,7 @@ impl DeviceRegistry {
             saved: Saved::new(coverage.clone()),
             coverage,
             config,
+            bounds: Bounds::default(),
             metrics,
             store,
             turn: Arc::default(),
@@ -253,6 +252,13 @@ impl DeviceRegistry {
         };
         registry.counted(&counts);
         registry
+    }
+
+    /// The same registry with other bounds.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
     }
 
     /// Takes in how many devices there are.
@@ -310,6 +316,7 @@ impl DeviceRegistry {
                     max_clock_skew: registry.config.heartbeat.max_clock_skew,
                 },
                 instance: registry.config.mqtt.client_id.clone(),
+                written_at_once: registry.bounds.written_at_once,
                 saving: registry.saved.plan(&coverage),
             };
             let idle = flush.is_idle(&batch);
@@ -317,7 +324,10 @@ impl DeviceRegistry {
             flushing.map(move |flushed, registry, _| {
                 let flushed = registry.flushed(flushed, idle, began);
                 match &flushed {
-                    Ok(()) => registry.saved.is_now(coverage),
+                    Ok(()) => {
+                        registry.coverage.is_saved(&coverage);
+                        registry.saved.is_now(coverage);
+                    }
                     // It may have been committed and not been answered.
                     Err(_) => registry.saved.may_be(&coverage),
                 }
@@ -427,6 +437,16 @@ impl DeviceRegistry {
         self.clock_was_set(by);
     }
 
+    /// Forgets what is proven of the future before devices are clamped into it. They
+    /// would seem to have been silent there if the clock is set forward again, which a
+    /// process that has crashed meanwhile does not notice.
+    fn forget_the_future(&mut self) {
+        let clock = self.clock.lock();
+        if let (true, Some(now)) = (clock.is_clamp_due(), clock.now()) {
+            self.coverage.step_back(now);
+        }
+    }
+
     /// Notices that the clock was turned back among the heartbeats, or since the newest
     /// proof. Times that this leaves in the future become those of `now`.
     fn receive(&mut self, heartbeats: &mut [Heartbeat]) {
@@ -496,6 +516,7 @@ impl DeviceRegistry {
         Sweep {
             store: self.store.clone(),
             turn: Arc::clone(&self.turn),
+            bounds: self.bounds,
             metrics: Arc::clone(&self.metrics),
             lines: self.lines.clone(),
             progress: Arc::clone(&self.progress),
@@ -511,7 +532,8 @@ impl DeviceRegistry {
 
     fn swept(&mut self, swept: Swept, began: Instant, at: DateTime<Utc>) -> CheckedOffline {
         let Swept { newly_offline, outbox, counts, longest } = swept;
-        self.coverage.prune(longest.max(COVERAGE_KEPT));
+        let Bounds { coverage_kept, max_intervals, .. } = self.bounds;
+        self.coverage.prune(longest.max(coverage_kept), max_intervals);
         self.counted(&counts);
         self.metrics.set_outbox(&outbox, at);
         self.metrics.checked(began.elapsed().as_secs_f64(), at);
@@ -591,6 +613,7 @@ impl Handler<CheckOffline> for DeviceRegistry {
     ) -> Self::Result {
         let began = Instant::now();
         self.observe(now);
+        self.forget_the_future();
         let (at, base) = (now.wall, self.clock.lock().base());
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {

@@ -40,6 +40,12 @@ const LOST_EARLY: u32 = 3;
 #[rtype(result = "()")]
 pub struct Disconnect;
 
+/// Send an echo now, beside the schedule.
+#[doc(hidden)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct EchoNow;
+
 /// Are you listening?
 #[derive(Debug, Message)]
 #[rtype(result = "Listening")]
@@ -265,11 +271,15 @@ impl MqttIngest {
     /// this one is sent, so that a process that was stopped sends no burst.
     fn schedule_echo(&self, ctx: &mut Context<Self>) {
         ctx.run_later(self.confirm_interval, |ingest, ctx| {
-            if ingest.listening == Listening::Subscribed {
-                ingest.send_echo(ctx);
-            }
+            ingest.echo_if_subscribed(ctx);
             ingest.schedule_echo(ctx);
         });
+    }
+
+    fn echo_if_subscribed(&mut self, ctx: &mut Context<Self>) {
+        if self.listening == Listening::Subscribed {
+            self.send_echo(ctx);
+        }
     }
 
     /// Without echoes nothing is proven and no device goes offline.
@@ -488,6 +498,14 @@ impl Handler<Disconnect> for MqttIngest {
             info!(target: TARGET, "disconnected");
             hand_over(ingest.registry.clone(), rest).into_actor(ingest)
         }))
+    }
+}
+
+impl Handler<EchoNow> for MqttIngest {
+    type Result = ();
+
+    fn handle(&mut self, _: EchoNow, ctx: &mut Context<Self>) {
+        self.echo_if_subscribed(ctx);
     }
 }
 

@@ -112,6 +112,12 @@ impl ClockWatch {
         self.received
     }
 
+    /// True if stored heartbeats may lie in the future because the clock was turned
+    /// back.
+    pub fn is_clamp_due(&self) -> bool {
+        self.clamp_due
+    }
+
     /// Returns whether stored heartbeats may lie in the future because the clock was
     /// turned back, and expects the caller to clamp them.
     pub fn take_clamp_due(&mut self) -> bool {

@@ -110,6 +110,9 @@ pub struct Coverage {
     grace: TimeDelta,
     /// The last interruption that no confirmation has gone beyond yet.
     broken: Option<(DateTime<Utc>, GapCause)>,
+    /// The earliest instant to which the clock was turned back since this was saved, and
+    /// how often it was.
+    turned_back: Option<(DateTime<Utc>, u32)>,
 }
 
 /// What has to be saved.
@@ -148,6 +151,7 @@ impl Coverage {
             causes: BTreeMap::new(),
             grace: grace.unwrap_or(TimeDelta::MAX),
             broken: None,
+            turned_back: None,
         }
     }
 
@@ -202,6 +206,8 @@ impl Coverage {
             return None;
         }
         self.broken = None;
+        let (earliest, times) = self.turned_back.unwrap_or((now, 0));
+        self.turned_back = Some((earliest.min(now), times.saturating_add(1)));
         self.intervals.forget_after(now);
         self.intervals.add(Interval { from: now, until: now });
         let begun = self.intervals.last()?.from;
@@ -248,14 +254,27 @@ impl Coverage {
     }
 
     /// The part of `earlier` that is still proven: what shrinks must be saved before
-    /// the heartbeats of a clock that was turned back, what grows after them.
+    /// the heartbeats of a clock that was turned back, what grows after them. What that
+    /// clock has proven a second time is another time.
     #[must_use]
     pub fn kept_of(&self, earlier: &Self) -> Self {
+        let mut intervals = self.intervals.intersection(&earlier.intervals);
+        if let Some((earliest, _)) = self.turned_back {
+            intervals.forget_after(earliest);
+        }
         Self {
-            intervals: self.intervals.intersection(&earlier.intervals),
+            intervals,
             causes: earlier.causes.clone(),
             grace: self.grace,
             broken: None,
+            turned_back: None,
+        }
+    }
+
+    /// Notes that `saved`, a copy of this coverage, was saved.
+    pub fn is_saved(&mut self, saved: &Self) {
+        if self.turned_back == saved.turned_back {
+            self.turned_back = None;
         }
     }
 
@@ -272,10 +291,10 @@ impl Coverage {
     }
 
     /// Forgets what no timeout up to `longest` needs, and of a connection that
-    /// breaks all the time, the oldest.
-    pub fn prune(&mut self, longest: Duration) {
+    /// breaks all the time, all but the newest `count` intervals.
+    pub fn prune(&mut self, longest: Duration, count: usize) {
         self.intervals.prune(longest);
-        self.intervals.keep_newest(MAX_INTERVALS);
+        self.intervals.keep_newest(count);
         if let Some(oldest) = self.intervals.iter().next() {
             self.causes = self.causes.split_off(&oldest.from);
         }

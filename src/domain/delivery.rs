@@ -95,16 +95,22 @@ pub fn is_perilous(last: Option<Attempt>, head: i64, len: usize) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     limit: usize,
+    most: usize,
     failures: u32,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { limit: MAX_PAGE, failures: 0 }
+        Self::of_at_most(MAX_PAGE)
     }
 }
 
 impl Pace {
+    /// The pace of a courier that never delivers more than `most` alerts at once.
+    pub fn of_at_most(most: usize) -> Self {
+        Self { limit: most, most, failures: 0 }
+    }
+
     /// The most alerts that go at once.
     pub fn limit(&self) -> usize {
         self.limit
@@ -117,7 +123,7 @@ impl Pace {
         if late {
             self.limit = (size / 2).max(1);
         } else if size >= self.limit {
-            self.limit = self.limit.saturating_mul(2).min(MAX_PAGE);
+            self.limit = self.limit.saturating_mul(2).min(self.most);
         }
     }
 

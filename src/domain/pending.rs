@@ -109,7 +109,7 @@ impl Batch {
 
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.unwritten.is_empty() && self.arrived.is_empty()
+        self.len() == 0
     }
 
     /// One heartbeat per device, sorted by device id. Takes a while: not to be done on

@@ -46,6 +46,7 @@ pub struct Inbox {
     waiting: Mutex<Waiting>,
     filled: Notify,
     max_backlog: usize,
+    gathering: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +61,20 @@ impl Inbox {
     /// An empty inbox that holds at most so many messages.
     #[doc(hidden)]
     pub fn new(max_backlog: usize) -> Self {
-        Self { waiting: Mutex::default(), filled: Notify::new(), max_backlog }
+        Self { waiting: Mutex::default(), filled: Notify::new(), max_backlog, gathering: GATHERING }
+    }
+
+    /// The same inbox, whose events do not wait for others.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn at_once(self) -> Self {
+        Self { gathering: Duration::ZERO, ..self }
+    }
+
+    /// True if everything was taken out.
+    #[doc(hidden)]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().is_empty()
     }
 
     /// Puts in what must never be lost. Nobody outside may be able to cause many.
@@ -117,7 +131,9 @@ impl Inbox {
             if self.waiting.lock().is_empty() {
                 self.filled.notified().await;
             }
-            tokio::time::sleep(GATHERING).await;
+            if !self.gathering.is_zero() {
+                tokio::time::sleep(self.gathering).await;
+            }
             let events = self.rest();
             if !events.is_empty() {
                 return events;

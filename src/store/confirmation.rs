@@ -40,11 +40,17 @@ impl DeviceStore {
         if heartbeats.is_empty() && proven.change.is_none() {
             return Ok(());
         }
+        let confirmed = self.look_for(&heartbeats, proven).await;
+        self.ended(ACTION).await;
+        confirmed
+    }
+
+    async fn look_for(&self, heartbeats: &[&Heartbeat], proven: &Proven) -> Result<()> {
         let lease = self.pool.lease();
         let looking = async {
             let fate = self.pass(|| Point::Read(ACTION)).await?;
             let db = self.pool.origin().connect_beside().await?;
-            let there = is_there(&db, &heartbeats, proven).await;
+            let there = is_there(&db, heartbeats, proven).await;
             tokio::spawn(pool::close(db));
             fate.tell(there?)
         };

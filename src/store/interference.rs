@@ -20,6 +20,9 @@ pub enum Point {
     AfterCommit(&'static str),
     /// Something is about to be read, outside a transaction.
     Read(&'static str),
+    /// What began with `Begin` or `Read` has ended, well or not, and leaves the database
+    /// nothing to do. Its outcome cannot be changed any more.
+    End(&'static str),
 }
 
 /// The fate of the step.
@@ -57,6 +60,13 @@ impl DeviceStore {
     #[must_use]
     pub fn interfere(self, interference: std::sync::Arc<dyn Interference>) -> Self {
         Self { interference: Some(interference), ..self }
+    }
+
+    /// Tells a test that the work on the database that was to do this has ended.
+    pub(super) async fn ended(&self, action: &'static str) {
+        if let Some(interference) = &self.interference {
+            let _too_late_to_change = interference.at(Point::End(action)).await;
+        }
     }
 
     /// Lets a test interfere before a step. Without one this costs nothing.

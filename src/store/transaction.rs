@@ -81,7 +81,9 @@ impl DeviceStore {
         body: impl AsyncFn(&DatabaseTransaction) -> Result<T, DbErr>,
     ) -> Result<T> {
         for attempt in 1.. {
-            match self.attempt(action, &body).await {
+            let done = self.attempt(action, &body).await;
+            self.ended(action).await;
+            match done {
                 Err(why) if why.is_conflict() && attempt < ATTEMPTS => {
                     log::debug!("retrying to {action}");
                 }
@@ -162,6 +164,16 @@ impl DeviceStore {
         action: &'static str,
         body: impl AsyncFn(&DatabaseConnection) -> Result<T, DbErr>,
     ) -> Result<T> {
+        let read = self.read_somehow(action, body).await;
+        self.ended(action).await;
+        read
+    }
+
+    async fn read_somehow<T>(
+        &self,
+        action: &'static str,
+        body: impl AsyncFn(&DatabaseConnection) -> Result<T, DbErr>,
+    ) -> Result<T> {
         loop {
             self.verify_file()?;
             let lease = self.pool.lease();
@@ -176,7 +188,10 @@ impl DeviceStore {
             };
             match &why {
                 // The failure of another one has closed the connections meanwhile.
-                Why::Db(error) if is_closed(error) && self.pool.is_replaced(&lease) => continue,
+                Why::Db(error) if is_closed(error) && self.pool.is_replaced(&lease) => {
+                    self.ended(action).await;
+                    continue;
+                }
                 Why::Db(error) if is_unreadable(error) => (),
                 _ => self.pool.replace(&lease).await,
             }

@@ -18,6 +18,7 @@ on_both_databases! {
     a_device_that_died_before_the_start_is_found
     a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped
     a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too
+    a_clock_turned_back_and_forward_again_across_crashes_makes_no_silence
 }
 
 async fn confirm(fleet: &Fleet, since: i64, until: i64) {
@@ -80,6 +81,22 @@ async fn a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too(
         let check = CheckOffline { now: Reading { wall: at(now), monotonic: passed } };
         fleet.registry.send(check).await.expect("it lives").expect("it checks");
         assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(last_seen)), "at {now}");
+    }
+}
+
+async fn a_clock_turned_back_and_forward_again_across_crashes_makes_no_silence(
+    database: TestDatabase,
+) {
+    let first = Fleet::on(database).await;
+    first.heartbeat("pump", "", at(290)).await;
+    confirm(&first, 0, 300).await;
+    first.flush().await;
+    // Each process lives for no longer than its first check.
+    for now in [50, 290] {
+        let check = CheckOffline { now: reading(at(now)) };
+        let process = first.next_process().await;
+        process.send(check).await.expect("it lives").expect("it checks");
+        assert_eq!(first.status("pump").await, Status::Online, "at {now}");
     }
 }
 

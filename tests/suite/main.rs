@@ -29,6 +29,7 @@ mod proof;
 mod registration;
 mod rules_in_sql;
 mod secrets;
+mod simulation;
 mod specification;
 mod support;
 mod unit_file;

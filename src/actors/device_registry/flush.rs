@@ -10,9 +10,8 @@ use crate::domain::{Batch, Change, Heartbeat, Saving};
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
 
-/// How many heartbeats one transaction writes: what a flush needs besides the
-/// heartbeats themselves does not grow with their number.
-const WRITTEN_AT_ONCE: usize = 10_000;
+/// How many heartbeats are sorted sooner than another thread has begun to.
+const SORTED_AT_ONCE: usize = 5_000;
 
 /// One flush.
 pub(super) struct Flush {
@@ -25,6 +24,7 @@ pub(super) struct Flush {
     pub(super) rules: RecordingRules,
     /// Whose coverage is saved with the heartbeats: `mqtt.client_id`.
     pub(super) instance: String,
+    pub(super) written_at_once: usize,
     pub(super) saving: Saving,
 }
 
@@ -51,7 +51,7 @@ impl Flush {
         let working = self.progress.begin("record heartbeats");
         let (mut written, mut registered) = (0, 0);
         let result = loop {
-            let end = batch.len().min(written + WRITTEN_AT_ONCE);
+            let end = batch.len().min(written + self.written_at_once);
             let proven = self.proven(written == 0, end == batch.len());
             let portion = &batch[written..end];
             match self.store.update_last_seen(portion, self.rules, &proven).await {
@@ -98,8 +98,8 @@ impl Flush {
 /// A million of them take more than half a billion instructions to sort, as counted by
 /// `benches/micro/instructions.rs`: not on the thread of an actor.
 async fn sorted(batch: Batch) -> Vec<Heartbeat> {
-    if batch.is_empty() {
-        return Vec::new();
+    if batch.len() <= SORTED_AT_ONCE {
+        return batch.sorted();
     }
     let sorting = actix_rt::task::spawn_blocking(|| batch.sorted());
     // It is not cancelled; a panic has been told already and goes on here.

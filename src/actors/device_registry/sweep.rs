@@ -12,28 +12,16 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use super::progress::{Progress, Work};
 use super::{CheckError, Lines, TARGET};
+use crate::bounds::Bounds;
 use crate::domain::{ClockWatch, Coverage, Cutoffs, DeviceId, Status};
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
-
-/// How many devices a check takes in one go from the database, and how many it
-/// marks or clamps in one transaction, between which flushes get their turn. Bounds the
-/// memory of a check, however many are silent.
-const STALE_AT_ONCE: u64 = 100_000;
-const MARKED_AT_ONCE: usize = 10_000;
-
-/// How many old transitions, and how many listening intervals, a check deletes at
-/// most; at one check a minute that is more than ten million a day.
-const PRUNED_AT_ONCE: u64 = 10_000;
-
-/// How long the clock must have run undisturbed before history is deleted by it: one
-/// that is wrong after a start without a battery or a network is set within minutes.
-const STEADY_BEFORE_PRUNING: Duration = Duration::from_secs(60 * 60);
 
 /// One check, after the buffer was written.
 pub(super) struct Sweep {
     pub(super) store: DeviceStore,
     pub(super) turn: Arc<AsyncMutex<()>>,
+    pub(super) bounds: Bounds,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lines: Lines,
     pub(super) progress: Arc<Progress>,
@@ -94,16 +82,17 @@ impl Sweep {
 
     /// A device that was last seen in the future would not be missed until then.
     async fn clamp_future(&self, work: &Work) -> Result<(), CheckError> {
+        let at_once = self.bounds.marked_at_once as u64;
         let mut devices = 0;
         loop {
             let turn = self.turn().await?;
             // Later than this check's own time, if flushes came in between.
             let now = self.clock.lock().now().map_or(self.now, |now| now.max(self.now));
-            let clamped = self.store.clamp_last_seen(now, MARKED_AT_ONCE as u64).await?;
+            let clamped = self.store.clamp_last_seen(now, at_once).await?;
             drop(turn);
             work.step();
             devices += clamped;
-            if clamped < MARKED_AT_ONCE as u64 {
+            if clamped < at_once {
                 break;
             }
         }
@@ -127,9 +116,12 @@ impl Sweep {
         let mut newly_offline = 0;
         let mut from = Some(StaleFrom::default());
         while let Some(page) = from {
-            let stale = self.store.get_stale_devices(&cutoffs, &page, STALE_AT_ONCE).await?;
+            let stale = self
+                .store
+                .get_stale_devices(&cutoffs, &page, self.bounds.stale_at_once as u64)
+                .await?;
             let mut marked = 0;
-            for devices in stale.devices.chunks(MARKED_AT_ONCE) {
+            for devices in stale.devices.chunks(self.bounds.marked_at_once) {
                 marked += self.mark(devices, &cutoffs).await?;
                 work.step();
             }
@@ -168,7 +160,7 @@ impl Sweep {
     ///
     /// It cannot be undone, so it is not done by a clock that may be wrong.
     async fn tidy(&self, work: &Work) -> Result<(), CheckError> {
-        if self.clock.lock().steady_for() < STEADY_BEFORE_PRUNING {
+        if self.clock.lock().steady_for() < self.bounds.steady_before_pruning {
             return Ok(());
         }
         let Some(before) = TimeDelta::from_std(self.retention)
@@ -178,11 +170,11 @@ impl Sweep {
             return Ok(());
         };
         let turn = self.turn().await?;
-        let pruned = self.store.prune_history(before, PRUNED_AT_ONCE).await?;
+        let pruned = self.store.prune_history(before, self.bounds.pruned_at_once).await?;
         work.step();
         if let Some(needed) = self.coverage.proven_since() {
             let before = before.min(needed);
-            self.store.prune_listened(&self.instance, before, PRUNED_AT_ONCE).await?;
+            self.store.prune_listened(&self.instance, before, self.bounds.pruned_at_once).await?;
         }
         self.store.prune_removals(self.now).await?;
         drop(turn);

@@ -75,6 +75,19 @@ mod tests {
     use super::*;
     use crate::domain::{GapCause, Listened};
 
+    #[test]
+    fn what_a_clock_that_was_turned_back_proves_again_does_not_count_as_kept() {
+        let saved = Saved::new(coverage(&[(0, 10)]));
+        let mut target = saved.coverage().clone();
+        target.step_back(at(4));
+        target.confirm(at(4), at(8), GapCause::ClockStep);
+        let first = saved.plan(&target).first.expect("it shrinks");
+        assert_eq!(first.intervals[0].interval, interval(0, 4));
+        let mut live = target.clone();
+        live.is_saved(&target);
+        assert_eq!(live.kept_of(&target).intervals(), target.intervals());
+    }
+
     fn coverage(proofs: &[(i64, i64)]) -> Coverage {
         let mut coverage = Coverage::new(Duration::from_secs(5));
         for &(since, until) in proofs {
@@ -106,9 +119,9 @@ mod tests {
         target.confirm(at(0), at(7), GapCause::ClockStep);
         target.confirm(at(0), at(9), GapCause::ClockStep);
         let saving = saved.plan(&target);
-        assert_eq!(saving.first, change(0, &[first(0, 9)]));
-        assert_eq!(saving.last, None);
-        assert_eq!(saving.only, saving.first);
+        assert_eq!(saving.first, change(0, &[first(0, 7)]));
+        assert_eq!(saving.last, change(0, &[first(0, 9)]));
+        assert_eq!(saving.only, saving.last);
     }
 
     #[test]

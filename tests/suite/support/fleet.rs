@@ -78,6 +78,14 @@ impl Fleet {
         fleet
     }
 
+    /// The registry of another process on the same database, that has not listened yet.
+    pub async fn next_process(&self) -> Addr<DeviceRegistry> {
+        let config = Config::default();
+        let found = Found::read(&self.store, &config).await.expect("it reads");
+        let metrics = Arc::new(Metrics::new());
+        DeviceRegistry::new(config, self.store.clone(), found, metrics).start()
+    }
+
     /// The service has been listening until then.
     pub async fn listening(&self, until: DateTime<Utc>) {
         let confirm = ConfirmListening { since: start(), until, after: GapCause::NotRunning };

@@ -1,0 +1,80 @@
+//! Stopping without losing anything: the order in which the actors end.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures::future::join;
+use log::{error, warn};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::actors::courier::{self, Courier};
+use crate::actors::device_registry::{DeviceRegistry, Flush, ReportHealth};
+use crate::actors::mqtt_ingest::{Disconnect, MqttIngest};
+use crate::actors::ticker::{self, Ticker};
+use crate::app::AppError;
+
+/// The actors that have to end in order.
+pub struct Draining {
+    /// Begins no further check.
+    pub ticker: Addr<Ticker>,
+    /// Lets the delivery under way finish.
+    pub courier: Addr<Courier>,
+    /// Hands over what was received.
+    pub ingest: Addr<MqttIngest>,
+    /// Writes it.
+    pub registry: Addr<DeviceRegistry>,
+}
+
+impl Draining {
+    /// Stops: no more checks, no more heartbeats. Lets the delivery under way finish and
+    /// writes what was received, with a pause of `again` after each attempt that fails.
+    ///
+    /// # Errors
+    ///
+    /// If what was received could not be written until `deadline`.
+    pub async fn run(self, deadline: Instant, again: Duration) -> Result<(), AppError> {
+        let ended = |stopped| match stopped {
+            // One that is gone does nothing more either.
+            Ok(()) | Err(MailboxError::Closed) => Ok(()),
+            Err(timeout) => Err(AppError::Mailbox(timeout)),
+        };
+        ended(self.ticker.send(ticker::Stop).await)?;
+        // Meanwhile the sink may finish what it has.
+        let delivery = timeout_at(deadline, self.courier.send(courier::Stop));
+        let writing = async {
+            self.ingest.send(Disconnect).await?;
+            write_what_is_left(&self.registry, deadline, again).await
+        };
+        let (delivered, written) = join(delivery, writing).await;
+        match delivered {
+            Ok(stopped) => ended(stopped)?,
+            Err(_elapsed) => warn!(
+                target: "heartbeatd",
+                "the alert sink has not replied to its last delivery; it gets it again"
+            ),
+        }
+        written.inspect_err(|error| error!(target: "heartbeatd", "{error}"))
+    }
+}
+
+/// Writes the buffer, again and again if the database does not take it.
+async fn write_what_is_left(
+    registry: &Addr<DeviceRegistry>,
+    deadline: Instant,
+    again: Duration,
+) -> Result<(), AppError> {
+    let mut why = "no answer from the database".to_owned();
+    loop {
+        match timeout_at(deadline, registry.send(Flush)).await {
+            Ok(flushed) => match flushed? {
+                Ok(()) => return Ok(()),
+                Err(error) => why = error.to_string(),
+            },
+            Err(_elapsed) => {
+                let health = registry.send(ReportHealth).await?;
+                return Err(AppError::NotWritten { heartbeats: health.pending, why });
+            }
+        }
+        sleep(again).await;
+    }
+}

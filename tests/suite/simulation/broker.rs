@@ -1,0 +1,110 @@
+//! What the service has in place of an MQTT client.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::channel::oneshot;
+use futures::future::LocalBoxFuture;
+use heartbeatd::domain::EchoToken;
+use heartbeatd::mqtt::{ClientError, Connection, Granted, Inbox};
+
+pub type Answer<T> = oneshot::Sender<T>;
+pub type Subscribed = Result<Granted, ClientError>;
+
+pub const TOPIC: &str = "devices/+/heartbeat";
+pub const GRANTED: Granted = Granted { asked: 1, granted: 1 };
+
+pub fn no_answer() -> Subscribed {
+    Err(ClientError::NoAnswer { topic: TOPIC.to_owned() })
+}
+
+pub fn refused() -> Subscribed {
+    let (topic, client_id) = (TOPIC.to_owned(), "heartbeatd".to_owned());
+    Err(ClientError::Subscribe { topic, client_id, why: "not authorized".to_owned() })
+}
+
+/// What a process has asked of the broker and has no answer to.
+pub struct Asked {
+    pub inbox: Arc<Inbox>,
+    /// `None`: being connected is the evidence.
+    pub echo_topic: Option<&'static str>,
+    pub number: Cell<u64>,
+    pub connects: RefCell<Vec<Answer<Result<(), ClientError>>>>,
+    pub goodbyes: RefCell<Vec<Answer<()>>>,
+    pub subscriptions: RefCell<Vec<Answer<Subscribed>>>,
+    pub echoes: RefCell<Vec<EchoToken>>,
+}
+
+impl Asked {
+    pub fn nothing(max_backlog: usize, echo_topic: Option<&'static str>) -> Self {
+        Self {
+            inbox: Arc::new(Inbox::new(max_backlog).at_once()),
+            echo_topic,
+            number: Cell::new(0),
+            connects: RefCell::default(),
+            goodbyes: RefCell::default(),
+            subscriptions: RefCell::default(),
+            echoes: RefCell::default(),
+        }
+    }
+}
+
+pub struct Line(pub Rc<Asked>);
+
+fn ask<T: 'static>(asked: &RefCell<Vec<Answer<T>>>) -> LocalBoxFuture<'static, T> {
+    let (answer, answered) = oneshot::channel();
+    asked.borrow_mut().push(answer);
+    Box::pin(async {
+        match answered.await {
+            Ok(answer) => answer,
+            // The process is dead.
+            Err(_canceled) => std::future::pending().await,
+        }
+    })
+}
+
+impl Connection for Line {
+    fn inbox(&self) -> Arc<Inbox> {
+        Arc::clone(&self.0.inbox)
+    }
+
+    fn broker(&self) -> &str {
+        "mqtt://simulation"
+    }
+
+    fn client_id(&self) -> &str {
+        "heartbeatd"
+    }
+
+    fn topic(&self) -> &str {
+        TOPIC
+    }
+
+    fn echo_topic(&self) -> Option<&str> {
+        self.0.echo_topic
+    }
+
+    fn number(&self) -> u64 {
+        self.0.number.get()
+    }
+
+    fn connect(&self) -> LocalBoxFuture<'static, Result<(), ClientError>> {
+        ask(&self.0.connects)
+    }
+
+    fn subscribe(&self) -> LocalBoxFuture<'static, Subscribed> {
+        ask(&self.0.subscriptions)
+    }
+
+    fn send_echo(&self, token: EchoToken) {
+        match self.0.echo_topic {
+            Some(_) => self.0.echoes.borrow_mut().push(token),
+            None => self.0.inbox.offer_echo(token),
+        }
+    }
+
+    fn disconnect(&self) -> LocalBoxFuture<'static, ()> {
+        ask(&self.0.goodbyes)
+    }
+}

@@ -1,0 +1,159 @@
+//! What is really so, in milliseconds since the beginning, whatever a clock shows.
+
+use std::collections::BTreeMap;
+
+/// A step of the clock up to this may go unnoticed, `docs/reliability.md` says.
+const UNNOTICED: i64 = 500;
+
+/// A step of at least this is noticed, however long ago the clocks were compared.
+const NOTICED: i64 = UNNOTICED;
+
+/// A stretch of time, without its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    pub from: i64,
+    pub until: i64,
+}
+
+/// When heartbeats would have reached the service, and when they did.
+///
+/// What the service was handed is lost by a crash until it is written. Where it is not
+/// known if it was, the truth is what makes a device's silence longer.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// The time whose heartbeats reached the service and cannot be lost any more.
+    listened: Vec<Stretch>,
+    /// And that which a crash would lose, unless it is among the first `perhaps`.
+    handed: Vec<Stretch>,
+    perhaps: usize,
+    /// When each device was last heard, so that it cannot be lost any more.
+    heard: BTreeMap<usize, i64>,
+    /// And where a crash would lose that.
+    handed_heard: Vec<(usize, i64)>,
+    flushing: Option<Flushing>,
+    /// The steps of the clock, as far as they may be unnoticed.
+    steps: Vec<(i64, i64)>,
+}
+
+/// What a flush has taken.
+#[derive(Clone, Copy, Debug)]
+struct Flushing {
+    stretches: usize,
+    heard: usize,
+    /// When it began.
+    at: i64,
+    /// What `perhaps` was then.
+    perhaps: usize,
+}
+
+impl Truth {
+    pub fn is_handed(&mut self, stretch: Stretch) {
+        let apart = self.flushing.is_some() || self.perhaps == self.handed.len();
+        if let Some(last) = self.handed.last_mut()
+            && last.until == stretch.from
+            && !apart
+        {
+            last.until = stretch.until;
+            return;
+        }
+        self.handed.push(stretch);
+    }
+
+    pub fn is_heard(&mut self, device: usize, at: i64) {
+        self.handed_heard.push((device, at));
+    }
+
+    pub fn count_heard(&self) -> usize {
+        self.handed_heard.len()
+    }
+
+    /// Some of what was handed over last was thrown away, nobody knows what.
+    pub fn unhand(&mut self, heard: usize, from: i64) {
+        self.handed_heard.truncate(heard);
+        self.handed.retain(|stretch| stretch.from < from);
+        if let Some(last) = self.handed.last_mut() {
+            last.until = last.until.min(from);
+        }
+    }
+
+    /// A transaction of a flush begins. If it is not the first one, those before were not
+    /// the last; unless this is another flush, which only `surely` rules out.
+    pub fn portion_begins(&mut self, now: i64, surely: bool) {
+        let (stretches, heard) = (self.handed.len(), self.handed_heard.len());
+        let begun = Flushing { stretches, heard, at: now, perhaps: self.perhaps };
+        let Some(first) = self.flushing else {
+            self.flushing = Some(begun);
+            return;
+        };
+        if surely && self.last_step() < Some(first.at) {
+            self.perhaps = first.perhaps;
+        } else {
+            self.flushing = Some(Flushing { stretches, ..first });
+        }
+    }
+
+    /// The flush is through; without a transaction if there was nothing to write.
+    pub fn is_flushed(&mut self) {
+        let all = (self.handed.len(), self.handed_heard.len());
+        let taken = self.flushing.take().map(|taken| (taken.stretches, taken.heard));
+        let (stretches, heard) = taken.unwrap_or(all);
+        self.listened.extend(self.handed.drain(..stretches));
+        self.perhaps = self.perhaps.saturating_sub(stretches);
+        self.heard.extend(self.handed_heard.drain(..heard));
+    }
+
+    pub fn flush_failed(&mut self) {
+        self.flushing = None;
+    }
+
+    /// A transaction of the flush was committed, and the service does not know.
+    pub fn may_be_flushed(&mut self) {
+        if let Some(Flushing { stretches, .. }) = self.flushing {
+            self.perhaps = self.perhaps.max(stretches);
+        }
+    }
+
+    pub fn crash(&mut self) {
+        self.flushing = None;
+        self.listened.extend(self.handed.drain(..).take(self.perhaps));
+        self.perhaps = 0;
+        self.handed_heard.clear();
+    }
+
+    pub fn clock_steps(&mut self, now: i64, by: i64) {
+        self.steps.push((now, by.abs().min(UNNOTICED)));
+    }
+
+    pub fn heard(&self, device: usize) -> Option<i64> {
+        self.heard.get(&device).copied()
+    }
+
+    /// When the device was heard again, if a flush does not know that yet.
+    pub fn heard_again(&self, device: usize) -> Option<i64> {
+        let again = self.handed_heard.iter().find(|(heard, _)| *heard == device);
+        again.map(|(_, at)| *at)
+    }
+
+    /// How much was listened to from `from` until `until`.
+    pub fn listened(&self, from: i64, until: i64) -> i64 {
+        let clipped =
+            |stretch: &Stretch| (stretch.until.min(until) - stretch.from.max(from)).max(0);
+        let certain = self.listened.iter().rev().take_while(|stretch| stretch.until > from);
+        certain.map(clipped).sum::<i64>() + self.handed.iter().map(clipped).sum::<i64>()
+    }
+
+    /// How far a clock may have been off since `from` without being noticed.
+    pub fn unnoticed(&self, from: i64) -> i64 {
+        self.steps.iter().filter(|(at, _)| *at >= from).map(|(_, by)| by).sum()
+    }
+
+    /// When the clock was last set before `now`, by more than may go unnoticed.
+    pub fn last_noticed(&self, now: i64) -> Option<i64> {
+        let noticed = self.steps.iter().filter(|(at, by)| *at < now && *by >= NOTICED);
+        noticed.map(|(at, _)| *at).max()
+    }
+
+    pub fn last_step(&self) -> Option<i64> {
+        self.steps.last().map(|(at, _)| *at)
+    }
+}

@@ -1,0 +1,523 @@
+//! Everything around the service, and what is held against it.
+
+mod checks;
+mod faults;
+mod network;
+mod process;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
+
+use fastrand::Rng;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use heartbeatd::Config;
+use heartbeatd::bounds::Bounds;
+use heartbeatd::domain::EchoToken;
+use heartbeatd::store::{DeviceStore, OpenMode, Outcome, Point};
+
+use self::checks::Alert;
+use self::network::{Link, Queued, Subscription};
+use self::process::{Check, Done, Process};
+use super::clocks;
+use super::database::Held;
+use super::sink::Delivery;
+use super::truth::Truth;
+use crate::support::fleet::id;
+
+/// All times are in milliseconds.
+const SECOND: i64 = 1_000;
+const TIMEOUT: i64 = 60 * SECOND;
+const CHECK_INTERVAL: i64 = 20 * SECOND;
+const FLUSH_INTERVAL: i64 = 12 * SECOND;
+const ECHO_INTERVAL: i64 = 5 * SECOND;
+const HEARTBEAT_INTERVAL: i64 = 14 * SECOND;
+
+/// What an echo lags behind, and the first proof on a new connection.
+const LAG: i64 = 3 * ECHO_INTERVAL;
+
+/// Time enough to find every dead device, and to tell the sink.
+const QUIET: i64 = TIMEOUT + 3 * CHECK_INTERVAL + 3 * LAG;
+
+/// How long the service may need until it listens again once nothing is wrong: an answer
+/// to a subscription may be missing, and a process about to be started.
+const RECOVERY: i64 = 90 * SECOND;
+
+/// How often the other tasks get a turn before nobody has anything to do: longer than
+/// any chain of messages between the actors.
+const TURNS: u32 = 16;
+
+/// What a schedule is like from its beginning to its end.
+struct Kind {
+    /// Those that send heartbeats, unless they are dead.
+    devices: usize,
+    /// Ids that somebody invents, each once in a while.
+    strangers: usize,
+    max_devices: u64,
+    max_backlog: usize,
+    bounds: Bounds,
+    /// Without it, being connected is the evidence.
+    echo: bool,
+    /// A sink that is slow is waited for in real time.
+    impatient: bool,
+    retention: i64,
+    /// A burst of faults is followed by a calm, so many times.
+    bursts: u32,
+}
+
+struct Device {
+    alive: bool,
+    broken: bool,
+    publishes_at: i64,
+    timeout: i64,
+    /// When a command last changed something about it.
+    changed_at: i64,
+    /// When its newest heartbeat was handed to the service.
+    handed_at: i64,
+    /// When it was removed, and when it had last been heard then.
+    removed: Option<(i64, i64)>,
+}
+
+/// How the alert sink behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Fails,
+    /// It needs so long for each alert.
+    Slow(i64),
+    /// It takes everything, and the process dies before that is noted.
+    Deadly,
+}
+
+pub struct World {
+    seed: u64,
+    rng: Rng,
+    kind: Kind,
+    config: Config,
+    events: String,
+    /// Milliseconds since the beginning, whatever a clock shows.
+    now: i64,
+    store: DeviceStore,
+    /// The command line's.
+    commands: DeviceStore,
+
+    process: Option<Process>,
+    /// Steps of its database that it waits to do.
+    held: Vec<Held>,
+    /// Steps that are being done.
+    working: u32,
+    /// The transaction that is open.
+    writing: Option<&'static str>,
+    /// It was committed, as far as the service knows.
+    committed: bool,
+    /// It was committed, and the service is told that it failed.
+    untold: bool,
+    asked: FuturesUnordered<LocalBoxFuture<'static, Done>>,
+    flushing: bool,
+    check: Option<Check>,
+    draining: bool,
+    echo_at: i64,
+    flush_at: i64,
+    check_at: i64,
+    deliver_at: i64,
+    down_until: i64,
+    paused_until: i64,
+    asleep: bool,
+    /// Until when the database fails, and how often, in percent.
+    outage: (i64, u8),
+    /// Until when its next step is held.
+    held_until: i64,
+    /// In percent: how often something happens between two steps of the database.
+    busy: u8,
+
+    broker_down_until: i64,
+    wanted: bool,
+    link: Option<Link>,
+    links: u64,
+    connects_at: i64,
+    cut: bool,
+    broker_closes_at: Option<i64>,
+    queue: VecDeque<Queued>,
+    subscriptions: Vec<Subscription>,
+    /// On their way to the broker, and when they are there.
+    echoes: Vec<(i64, EchoToken)>,
+    recorded: Vec<EchoToken>,
+    slow_until: i64,
+    shed: f64,
+
+    devices: Vec<Device>,
+    mood: Mood,
+    mood_until: i64,
+    /// The sink never takes an alert about it.
+    refused: Option<usize>,
+    delivery: Option<(i64, Delivery)>,
+    /// The process dies of a delivery.
+    dies: bool,
+    alerts: BTreeMap<i64, Alert>,
+    /// Of every transition: when it came about, as far as the clock is right, and when by
+    /// that clock.
+    written: BTreeMap<i64, (i64, i64)>,
+
+    truth: Truth,
+    /// Nothing more goes wrong for a while.
+    is_healed: bool,
+    /// Since when nothing is wrong.
+    calm_since: i64,
+    started_at: i64,
+}
+
+impl World {
+    pub async fn new(seed: u64, url: &str) -> Self {
+        clocks::begin();
+        let mut rng = Rng::with_seed(seed);
+        let kind = Kind::random(&mut rng);
+        let open = || DeviceStore::open(url, OpenMode::Existing);
+        let (store, commands) = (open().await.expect("it opens"), open().await.expect("it opens"));
+        let devices = (0..kind.devices + kind.strangers).map(|number| Device {
+            alive: number < kind.devices,
+            broken: false,
+            publishes_at: rng.i64(0..HEARTBEAT_INTERVAL),
+            timeout: TIMEOUT,
+            changed_at: 0,
+            handed_at: i64::MIN,
+            removed: None,
+        });
+        let devices: Vec<_> = devices.collect();
+        let mut world = Self {
+            seed,
+            config: kind.config(),
+            events: String::new(),
+            now: 0,
+            store,
+            commands,
+            process: None,
+            held: Vec::new(),
+            working: 0,
+            writing: None,
+            committed: false,
+            untold: false,
+            asked: FuturesUnordered::new(),
+            flushing: false,
+            check: None,
+            draining: false,
+            echo_at: 0,
+            flush_at: 0,
+            check_at: 0,
+            deliver_at: 0,
+            down_until: 0,
+            paused_until: 0,
+            asleep: false,
+            outage: (0, 0),
+            held_until: 0,
+            busy: rng.u8(0..30),
+            broker_down_until: 0,
+            wanted: false,
+            link: None,
+            links: 0,
+            connects_at: 0,
+            cut: false,
+            broker_closes_at: None,
+            queue: VecDeque::new(),
+            subscriptions: Vec::new(),
+            echoes: Vec::new(),
+            recorded: Vec::new(),
+            slow_until: 0,
+            shed: 0.0,
+            devices,
+            mood: Mood::Well,
+            mood_until: 0,
+            refused: (rng.u8(0..4) == 0).then(|| rng.usize(0..kind.devices)),
+            delivery: None,
+            dies: false,
+            alerts: BTreeMap::new(),
+            written: BTreeMap::new(),
+            truth: Truth::default(),
+            is_healed: false,
+            calm_since: 0,
+            started_at: 0,
+            rng,
+            kind,
+        };
+        world.note(format_args!("{:?}", world.kind.describe()));
+        for device in 0..world.kind.devices.min(2) {
+            world.set_timeout(device, Some(33)).await;
+        }
+        world
+    }
+
+    /// Runs the schedule; returns how many times a device went offline.
+    pub async fn run(mut self) -> u64 {
+        for burst in 1..=self.kind.bursts {
+            let until = self.now + self.rng.i64(20 * SECOND..120 * SECOND);
+            self.is_healed = false;
+            while self.now < until {
+                self.turn(true).await;
+            }
+            self.heal();
+            let quiet = if burst == self.kind.bursts { QUIET } else { self.rng.i64(0..QUIET) };
+            let healed = self.now;
+            self.calm_since = self.now;
+            while self.now - self.calm_since < quiet {
+                self.turn(false).await;
+                let recovers = self.calm_since - healed <= RECOVERY;
+                self.assert(
+                    recovers,
+                    format_args!("everything healed at {healed}, and it is lame"),
+                );
+            }
+        }
+        self.assert_in_the_end().await;
+        self.alerts.len() as u64
+    }
+
+    fn note(&mut self, event: std::fmt::Arguments) {
+        let (now, wall) = (self.now, clocks::wall().format("%T%.3f"));
+        writeln!(self.events, "{now:7} ({wall}) {event}").expect("memory");
+    }
+
+    #[track_caller]
+    fn assert(&self, holds: bool, what: std::fmt::Arguments) {
+        assert!(holds, "seed {}: at {} {what}\n{}", self.seed, self.now, self.events);
+    }
+
+    // --- What goes on ---
+
+    async fn turn(&mut self, faults: bool) {
+        self.settle().await;
+        if !self.is_calm() {
+            self.calm_since = self.now;
+        }
+        if faults && self.rng.u8(0..8) == 0 {
+            self.something_happens().await;
+            self.settle().await;
+        }
+        let waits = self.now < self.paused_until || self.now < self.held_until;
+        if self.held.is_empty() || waits {
+            if self.draining && self.held.is_empty() {
+                // It pauses in real time.
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                self.settle().await;
+                if !self.held.is_empty() {
+                    return;
+                }
+            }
+            let pass = self.until_something_is_due();
+            self.pass(pass).await;
+            return;
+        }
+        if faults && self.rng.u8(0..100) < self.busy {
+            self.something_at_this_very_moment().await;
+            if self.held.is_empty() || self.now < self.held_until {
+                return;
+            }
+        }
+        let next = self.rng.usize(0..self.held.len());
+        let held = self.held.swap_remove(next);
+        let outcome = self.outcome(&held.point, faults);
+        self.let_through(held, outcome);
+    }
+
+    fn let_through(&mut self, held: Held, outcome: Outcome) {
+        if outcome != Outcome::GoOn {
+            self.note(format_args!("{outcome:?} at {}", shown(&held.point)));
+            if let Some(check) = &mut self.check {
+                check.clean = false;
+            }
+        }
+        match &held.point {
+            Point::End(_) => (),
+            Point::Commit(action) if outcome == Outcome::CommitThenFail => {
+                self.working += 1;
+                self.untold = true;
+                if *action == RECORD {
+                    self.truth.may_be_flushed();
+                }
+            }
+            Point::Read(CONFIRM) if outcome != Outcome::GoOn => {
+                self.working += 1;
+                self.truth.flush_failed();
+            }
+            _ => self.working += 1,
+        }
+        held.let_through(outcome);
+    }
+
+    /// Lets everybody go on until all wait for the world.
+    async fn settle(&mut self) {
+        let mut quiet = 0;
+        while quiet < TURNS {
+            if self.working > 0 {
+                let process = self.process.as_mut().expect("it works");
+                let held =
+                    tokio::time::timeout(std::time::Duration::from_secs(30), process.points.recv());
+                let held = held.await.ok().flatten();
+                let held = held.unwrap_or_else(|| panic!("stuck\n{}", self.events));
+                self.take(held).await;
+                quiet = 0;
+                continue;
+            }
+            let held = self.process.as_mut().and_then(|process| process.points.try_recv().ok());
+            if let Some(held) = held {
+                self.take(held).await;
+                quiet = 0;
+                continue;
+            }
+            if let Some(Some(done)) = self.asked.next().now_or_never() {
+                self.done(done).await;
+                quiet = 0;
+                continue;
+            }
+            if self.answer_broker() || self.take_delivery() {
+                quiet = 0;
+                continue;
+            }
+            quiet += 1;
+            actix_rt::task::yield_now().await;
+        }
+    }
+
+    /// A step of the database is about to be done, or is done.
+    async fn take(&mut self, held: Held) {
+        if std::env::var_os("SIMULATION_TRACE").is_some() {
+            self.note(format_args!("{}", shown(&held.point)));
+        }
+        match held.point.clone() {
+            Point::Begin(action) => {
+                (self.writing, self.committed, self.untold) = (Some(action), false, false);
+                if action == RECORD {
+                    self.portion_begins();
+                } else {
+                    self.is_sweeping(action);
+                }
+            }
+            Point::Read(action) => self.is_sweeping(action),
+            Point::Statement(_) | Point::Commit(_) => self.working -= 1,
+            Point::AfterCommit(action) => {
+                self.working -= 1;
+                self.committed = true;
+                if action == RECORD {
+                    self.truth.may_be_flushed();
+                }
+                self.is_committed(action).await;
+            }
+            Point::End(action) => {
+                self.working = self.working.saturating_sub(1);
+                if self.writing == Some(action) {
+                    self.writing = None;
+                    if self.untold {
+                        self.is_committed(action).await;
+                    }
+                    if action == RECORD && !self.committed {
+                        self.truth.flush_failed();
+                    }
+                }
+            }
+        }
+        if matches!(held.point, Point::End(_)) {
+            held.let_through(Outcome::GoOn);
+        } else {
+            self.held.push(held);
+        }
+    }
+
+    fn portion_begins(&mut self) {
+        let flushes_again = !self.flushing && !self.draining;
+        if let Some(check) = &mut self.check
+            && flushes_again
+        {
+            check.sweeping = false;
+        }
+        self.truth.portion_begins(self.now, !self.draining);
+    }
+
+    /// A check gets that far only when its flush is through.
+    fn is_sweeping(&mut self, action: &str) {
+        if let Some(check) = &mut self.check
+            && !check.sweeping
+            && ![RECORD, CONFIRM].contains(&action)
+            && !OF_THE_COURIER.contains(&action)
+        {
+            check.sweeping = true;
+            self.truth.is_flushed();
+        }
+    }
+
+    /// Lets that time pass, and what is due happen.
+    async fn pass(&mut self, millis: i64) {
+        let from = self.now;
+        self.now += millis;
+        clocks::pass(millis, self.asleep && from < self.paused_until);
+        if self.asleep && from < self.paused_until {
+            self.truth.clock_steps(self.now, millis);
+        }
+        self.listens(from);
+        self.publish();
+        self.deliver_echoes();
+        if self.process.is_none() && self.now >= self.down_until {
+            self.start().await;
+        }
+        if self.process.is_none() || self.now < self.paused_until {
+            return;
+        }
+        self.connect();
+        self.answer_subscriptions();
+        self.reply();
+        if std::mem::take(&mut self.dies) {
+            let until = self.now + self.rng.i64(1..20 * SECOND);
+            self.note(format_args!("crash by a delivery until {until}"));
+            self.crash(until).await;
+            return;
+        }
+        self.ingest().await;
+        self.timers().await;
+    }
+
+    fn until_something_is_due(&mut self) -> i64 {
+        let mut due = vec![self.now + self.rng.i64(1..=3 * SECOND)];
+        if self.kind.devices < 100 {
+            due.extend(self.devices.iter().filter(|d| d.alive).map(|d| d.publishes_at));
+        }
+        due.extend([self.echo_at, self.flush_at, self.check_at, self.held_until]);
+        due.extend([self.paused_until, self.down_until, self.connects_at]);
+        due.extend(self.echoes.iter().map(|(at, _)| *at));
+        due.extend(self.queue.front().map(|queued| queued.arrives));
+        due.extend(self.subscriptions.iter().flat_map(|s| [s.at_broker, s.answered_at]));
+        due.extend(self.delivery.as_ref().map(|(at, _)| *at));
+        let due = due.into_iter().filter(|at| *at > self.now).min().expect("there is one");
+        due - self.now
+    }
+}
+
+const RECORD: &str = "record heartbeats";
+const CONFIRM: &str = "read what was written";
+const MARK: &str = "mark devices offline";
+const ACKNOWLEDGE: &str = "acknowledge offline transitions";
+const GIVE_UP: &str = "give up an alert";
+const PRUNE: &str = "prune the history";
+const OF_THE_COURIER: [&str; 5] = [
+    "read the undelivered offline transitions",
+    "read the last delivery",
+    "note the delivery",
+    ACKNOWLEDGE,
+    GIVE_UP,
+];
+
+fn shown(point: &Point) -> String {
+    match point {
+        Point::Statement(sql) => format!("{:.60}", sql.trim_start()),
+        other => format!("{other:?}"),
+    }
+}
+
+fn name(device: usize) -> String {
+    format!("device-{device:04}")
+}
+
+fn number(device: &str) -> usize {
+    device.strip_prefix("device-").and_then(|number| number.parse().ok()).expect(device)
+}
+
+fn device_id(device: usize) -> heartbeatd::domain::DeviceId {
+    id(&name(device))
+}

@@ -1,0 +1,349 @@
+//! What must hold, at every moment.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use heartbeatd::domain::{Coverage, Evidence, Status, Transition, Verdict};
+use heartbeatd::store::Device;
+
+use super::super::sink::Delivery;
+use super::{
+    ACKNOWLEDGE, CHECK_INTERVAL, GIVE_UP, LAG, MARK, Mood, PRUNE, RECORD, SECOND, World, clocks,
+    name, number,
+};
+use crate::support::fleet::start;
+use heartbeatd::actors::alert_sink::AlertError;
+
+/// An offline transition, and what the sink has of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Alert {
+    pub device: usize,
+    /// The sink was handed it.
+    handed: bool,
+    /// The sink has taken it, and that was said to the service, which lives.
+    taken: bool,
+    /// It may come again.
+    excused: bool,
+    /// It is out of the outbox.
+    struck: bool,
+    /// The alert after it was taken when it was at the head and had been refused.
+    passed: bool,
+    refusals: u32,
+}
+
+impl World {
+    /// A transaction of the service is in the database.
+    pub(super) async fn is_committed(&mut self, action: &str) {
+        match action {
+            RECORD => {
+                self.new_transitions().await;
+                self.assert_removed_stay_away().await;
+            }
+            MARK => self.new_transitions().await,
+            ACKNOWLEDGE | GIVE_UP => self.is_struck(action).await,
+            PRUNE => self.is_pruned().await,
+            _ => (),
+        }
+    }
+
+    async fn new_transitions(&mut self) {
+        let known = self.written.last_key_value().map(|(sequence, _)| *sequence);
+        let (mut before, mut new) = (None, Vec::new());
+        loop {
+            let page = self.commands.history(None, before, 20).await.expect("it reads");
+            let all = page.len();
+            new.extend(page.into_iter().take_while(|t| Some(t.sequence) > known));
+            if all < 20 || !new.len().is_multiple_of(20) {
+                break;
+            }
+            before = new.last().map(|t: &Transition| t.sequence);
+        }
+        for transition in new.into_iter().rev() {
+            let at = millis(transition.at);
+            let ago = (millis(clocks::wall()) - at).max(0);
+            self.written.insert(transition.sequence, (self.now - ago, at));
+            if transition.to == Status::Offline {
+                self.went_offline(&transition);
+            }
+        }
+    }
+
+    /// No device is taken offline that was heard within its timeout of listened time.
+    fn went_offline(&mut self, transition: &Transition) {
+        let device = number(transition.device_id.as_str());
+        let timeout = self.devices[device].timeout;
+        self.note(format_args!("{} is offline ({})", name(device), transition.sequence));
+        // `None`: it is not known for sure that its heartbeats were not lost.
+        let heard = self.truth.heard(device).unwrap_or(0);
+        let until = self.truth.heard_again(device).unwrap_or(self.now);
+        let listened = self.truth.listened(heard, until);
+        let unnoticed = self.truth.unnoticed(heard);
+        self.assert(
+            listened + unnoticed > timeout,
+            format_args!("{} was heard at {heard}, {listened} of listening ago", name(device)),
+        );
+        // The same, without a word about listening.
+        self.assert(
+            until - heard + unnoticed > timeout,
+            format_args!("{} was heard at {heard}", name(device)),
+        );
+        let claimed = transition.listened.map_or(i64::MAX, |listened| listened.num_milliseconds());
+        let used = transition.timeout.map(|timeout| timeout.num_milliseconds());
+        self.assert(
+            claimed <= self.truth.listened(heard, self.now) + unnoticed && used == Some(timeout),
+            format_args!("{transition:?} claims too much: {listened}, heard at {heard}"),
+        );
+        let alert = Alert { device, ..Alert::default() };
+        self.alerts.insert(transition.sequence, alert);
+    }
+
+    /// A buffered heartbeat brings no device back that was removed.
+    async fn assert_removed_stay_away(&mut self) {
+        for device in 0..self.devices.len() {
+            let Some((at, heard)) = self.devices[device].removed else { continue };
+            let heard_again = self.devices[device].handed_at > heard;
+            if heard_again || self.truth.last_step() >= Some(heard) {
+                self.devices[device].removed = None;
+                continue;
+            }
+            let found = self.commands.device(&super::device_id(device)).await.expect("it reads");
+            self.assert(
+                found.is_none(),
+                format_args!("{} was removed at {at} and is back: {found:?}", name(device)),
+            );
+        }
+    }
+
+    async fn fleet(&self) -> Vec<Device> {
+        self.commands.devices(None, None, 10_000).await.expect("it reads")
+    }
+
+    /// Each device that was silent for long enough while nothing was wrong is offline.
+    pub(super) async fn assert_dead_are_found(&mut self, began: i64) {
+        if began - self.calm_since < 20 * SECOND {
+            return;
+        }
+        for row in self.fleet().await {
+            let device = number(row.id.as_str());
+            let (Some(heard), None) = (self.truth.heard(device), self.truth.heard_again(device))
+            else {
+                continue;
+            };
+            if ![Status::Online, Status::Error].contains(&row.status) {
+                continue;
+            }
+            let Self { devices, calm_since, .. } = &*self;
+            let since = heard.max(*calm_since).max(devices[device].changed_at);
+            let bound = devices[device].timeout + CHECK_INTERVAL + LAG;
+            self.assert(
+                began - since <= bound,
+                format_args!("{row:?} is dead since {heard}, calm since {calm_since}"),
+            );
+        }
+    }
+
+    /// What `device show` claims to have been listened to really was.
+    pub(super) async fn weigh_evidence(&mut self) {
+        if self.kind.devices > 100 || self.rng.u8(0..3) > 0 {
+            return;
+        }
+        let (now, config) = (clocks::wall(), self.config.clone());
+        for row in self.fleet().await {
+            let device = number(row.id.as_str());
+            let (Some(seen), Some(heard)) = (row.last_seen_at, self.truth.heard(device)) else {
+                continue;
+            };
+            let newest = self.commands.history(Some(&row.id), None, 1).await.expect("it reads");
+            let instance = &config.mqtt.client_id;
+            let listened = self.commands.listened(instance, seen, now).await.expect("it reads");
+            let coverage = Coverage::new(config.mqtt.confirm_interval()).with(listened);
+            let timeout = row.timeout().unwrap_or(config.heartbeat.timeout);
+            let newest = newest.first();
+            let evidence = Evidence::weigh(row.status, Some(seen), timeout, newest, &coverage, now);
+            let Some(evidence) = evidence.filter(|e| e.verdict != Verdict::Offline) else {
+                continue;
+            };
+            let listened = self.truth.listened(heard, self.now) + self.truth.unnoticed(heard);
+            self.assert(
+                evidence.listened <= TimeDelta::milliseconds(listened),
+                format_args!("{row:?}: {evidence:?}, but heard at {heard}, listened {listened}"),
+            );
+        }
+    }
+
+    // --- Alerts ---
+
+    /// Takes what the sink was handed. Returns whether there was anything.
+    pub(super) fn take_delivery(&mut self) -> bool {
+        let deliveries = self.process.as_ref().map(|process| process.deliveries.take());
+        let deliveries = deliveries.unwrap_or_default();
+        let anything = !deliveries.is_empty();
+        for delivery in deliveries {
+            self.assert(
+                self.delivery.is_none(),
+                format_args!("the sink still handles the last delivery"),
+            );
+            self.is_delivered(delivery);
+        }
+        anything
+    }
+
+    fn is_delivered(&mut self, delivery: Delivery) {
+        let sequences: Vec<_> = delivery.transitions.iter().map(|t| t.sequence).collect();
+        self.note(format_args!("delivers {sequences:?}"));
+        let outbox = self.alerts.iter().filter(|(_, alert)| !alert.struck);
+        let outbox: Vec<_> = outbox.map(|(sequence, _)| *sequence).collect();
+        let probe = sequences.len() == 1 && outbox.get(1) == sequences.first();
+        self.assert(
+            outbox.starts_with(&sequences) || probe,
+            format_args!("{sequences:?} is delivered of {outbox:?}"),
+        );
+        for sequence in &sequences {
+            let alert = &self.alerts[sequence];
+            self.assert(
+                !alert.taken || alert.excused,
+                format_args!("{sequence} is delivered again: {alert:?}"),
+            );
+        }
+        let takes = match self.mood() {
+            Mood::Slow(each) => each * sequences.len() as i64,
+            _ => self.rng.i64(0..100),
+        };
+        for sequence in &sequences {
+            self.alerts.get_mut(sequence).expect("it is known").handed = true;
+        }
+        self.delivery = Some((self.now + takes, delivery));
+        if self.kind.impatient {
+            // The courier loses its patience in real time.
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+    }
+
+    /// The sink replies.
+    pub(super) fn reply(&mut self) {
+        let due = self.delivery.as_ref().is_some_and(|(at, _)| *at <= self.now);
+        if !due {
+            return;
+        }
+        if self.mood() == Mood::Deadly && !self.draining {
+            self.dies = true;
+            return;
+        }
+        let Some((_, delivery)) = self.delivery.take() else { return };
+        let transitions = &delivery.transitions;
+        let is_refused = |t: &Transition| Some(number(t.device_id.as_str())) == self.refused;
+        let refuses = self.mood() == Mood::Fails || transitions.iter().any(is_refused);
+        if refuses {
+            self.excuse(transitions, false);
+            let _gone = delivery.reply.send(Err(AlertError("out of paper".to_owned())));
+            return;
+        }
+        let head = self.alerts.iter().find(|(_, alert)| !alert.struck).map(|(s, _)| *s);
+        for transition in transitions {
+            let alert = self.alerts.get_mut(&transition.sequence).expect("it is known");
+            (alert.taken, alert.excused) = (true, false);
+        }
+        if let Some(head) = head
+            && transitions.iter().all(|t| t.sequence != head)
+        {
+            self.alerts.get_mut(&head).expect("it is known").passed = true;
+        }
+        let _gone = delivery.reply.send(Ok(()));
+    }
+
+    /// The sink has not taken these, or may have taken them with a process that `dies`.
+    pub(super) fn excuse(&mut self, transitions: &[Transition], dies: bool) {
+        for transition in transitions {
+            let alert = self.alerts.get_mut(&transition.sequence).expect("it is known");
+            alert.excused = true;
+            alert.taken |= dies;
+            alert.refusals += u32::from(transitions.len() == 1);
+        }
+    }
+
+    /// A process has ended before it had struck these off.
+    pub(super) fn excuse_unacknowledged(&mut self) {
+        for alert in self.alerts.values_mut().filter(|alert| !alert.struck && alert.taken) {
+            alert.excused = true;
+        }
+    }
+
+    async fn is_struck(&mut self, action: &str) {
+        let left = self.commands.undelivered_offline(100_000).await.expect("it reads");
+        let left: BTreeSet<_> = left.iter().map(|transition| transition.sequence).collect();
+        let mut struck = Vec::new();
+        for (sequence, alert) in &mut self.alerts {
+            if !alert.struck && !left.contains(sequence) {
+                alert.struck = true;
+                struck.push((*sequence, alert.clone()));
+            }
+        }
+        for (sequence, alert) in struck {
+            if action == GIVE_UP {
+                self.note(format_args!("{sequence} is given up"));
+            }
+            let right = if action == GIVE_UP { alert.passed } else { alert.taken };
+            self.assert(right, format_args!("{sequence} to {action}: {alert:?}"));
+        }
+    }
+
+    async fn is_pruned(&mut self) {
+        let kept = self.commands.history(None, None, 100_000).await.expect("it reads");
+        let kept: BTreeSet<_> = kept.iter().map(|transition| transition.sequence).collect();
+        let check = self.check.as_ref().expect("it prunes");
+        let (began, now) = (check.began, self.now);
+        let wall = millis(clocks::wall().max(check.wall));
+        let (retention, bounds) = (self.kind.retention, self.kind.bounds);
+        let steady = bounds.steady_before_pruning.as_millis() as i64;
+        let pruned: Vec<_> =
+            self.written.iter().filter(|(sequence, _)| !kept.contains(sequence)).collect();
+        let pruned: Vec<_> = pruned.into_iter().map(|(s, times)| (*s, *times)).collect();
+        for (sequence, (written, at)) in pruned {
+            self.written.remove(&sequence);
+            self.assert(
+                wall - at >= retention,
+                format_args!("{sequence} of {at} is deleted at {wall}"),
+            );
+            let disturbed = self.truth.last_noticed(began).unwrap_or(0).max(self.started_at);
+            self.assert(
+                now - disturbed >= steady,
+                format_args!("{sequence} is deleted, but the clock was set at {disturbed}"),
+            );
+            if self.truth.last_noticed(now) < Some(written) {
+                let age = now - written + self.truth.unnoticed(written);
+                self.assert(age >= retention, format_args!("{sequence} is {age} old and deleted"));
+            }
+        }
+    }
+
+    // --- In the end ---
+
+    pub(super) async fn assert_in_the_end(&mut self) {
+        for row in self.fleet().await {
+            let device = number(row.id.as_str());
+            let Some(heard) = self.truth.heard(device) else { continue };
+            let expected = match (self.devices[device].alive, self.devices[device].broken) {
+                (false, _) => [Status::Offline, Status::Provisioning],
+                (true, broken) => [Status::Online.on_heartbeat(broken); 2],
+            };
+            self.assert(
+                expected.contains(&row.status),
+                format_args!("{row:?} was heard at {heard} and is not {expected:?}"),
+            );
+        }
+        let left: Vec<_> = self.alerts.iter().filter(|(_, alert)| !alert.struck).collect();
+        let refused = left.iter().filter(|(_, alert)| Some(alert.device) == self.refused).count();
+        self.assert(left.len() == refused || refused > 1, format_args!("not delivered: {left:?}"));
+        for (sequence, alert) in &self.alerts {
+            let passed = Some(alert.device) == self.refused;
+            self.assert(
+                alert.taken || passed || !alert.struck || alert.passed,
+                format_args!("{sequence} never reached the sink: {alert:?}"),
+            );
+        }
+    }
+}
+
+fn millis(at: DateTime<Utc>) -> i64 {
+    (at - start()).num_milliseconds()
+}

@@ -1,0 +1,213 @@
+//! What can go wrong, and what else can happen at any moment.
+
+use std::time::Duration;
+
+use heartbeatd::store::{Outcome, Point, Selection};
+
+use super::{Mood, SECOND, World, clocks, device_id, name, shown};
+
+impl World {
+    /// The fate of a step of the database.
+    pub(super) fn outcome(&mut self, point: &Point, faults: bool) -> Outcome {
+        let fails = match self.outage {
+            (until, percent) if self.now < until => self.rng.u8(0..100) < percent,
+            _ => faults && self.rng.u16(0..250) == 0,
+        };
+        if !fails {
+            return Outcome::GoOn;
+        }
+        let outcomes = match point {
+            Point::AfterCommit(_) | Point::End(_) => return Outcome::GoOn,
+            Point::Commit(_) => [Outcome::Fail, Outcome::CommitThenFail, Outcome::CommitThenFail],
+            _ => [Outcome::Fail, Outcome::Fail, Outcome::Hang],
+        };
+        outcomes[self.rng.usize(0..3)]
+    }
+
+    /// Nothing is wrong that a device or a check would suffer from.
+    pub(super) fn is_calm(&self) -> bool {
+        let subscribed = self.link.as_ref().is_some_and(|link| link.subscribed);
+        self.process.is_some()
+            && !self.draining
+            && subscribed
+            && !self.cut
+            && self.subscriptions.is_empty()
+            && self.now >= self.paused_until
+            && self.now >= self.held_until
+            && self.now >= self.outage.0
+            && self.now >= self.slow_until
+    }
+
+    fn somewhen(&mut self, at_most: i64) -> i64 {
+        self.now + self.rng.i64(1..=at_most)
+    }
+
+    pub(super) async fn something_happens(&mut self) {
+        if self.rng.bool() {
+            self.something_at_this_very_moment().await;
+            return;
+        }
+        let until = self.somewhen(40 * SECOND);
+        let running = self.process.is_some() && self.now >= self.paused_until;
+        match self.rng.u8(0..24) {
+            0 if running && !self.draining => {
+                self.note(format_args!("drains"));
+                self.drain();
+            }
+            1 => {
+                self.note(format_args!("broker down until {until}"));
+                self.broker_down_until = until;
+                self.lose_link(true);
+            }
+            2 | 3 if self.kind.echo => {
+                if let Some(link) = &mut self.link {
+                    link.subscribed = false;
+                    self.note(format_args!("subscription lost"));
+                }
+            }
+            4 if self.kind.echo && self.link.is_some() => {
+                self.note(format_args!("cut without a word"));
+                self.cut();
+            }
+            5 | 6 if running && self.kind.echo => {
+                self.asleep = self.rng.bool();
+                self.paused_until = until;
+                let how = if self.asleep { "asleep" } else { "paused" };
+                self.note(format_args!("{how} until {until}"));
+            }
+            7..=9 => {
+                let percent = [30, 60, 100][self.rng.usize(0..3)];
+                self.outage = (until, percent);
+                self.note(format_args!("database fails {percent} % until {until}"));
+            }
+            10 | 11 if !self.held.is_empty() => {
+                let until = self.somewhen(15 * SECOND);
+                self.held_until = until;
+                let points: Vec<_> = self.held.iter().map(|held| shown(&held.point)).collect();
+                self.note(format_args!("held until {until}: {points:?}"));
+            }
+            12..=15 => {
+                let moods = [Mood::Fails, Mood::Deadly, Mood::Slow(100), Mood::Slow(4 * SECOND)];
+                let mood = moods[self.rng.usize(0..4)];
+                (self.mood, self.mood_until) = (mood, until);
+                self.note(format_args!("sink is {mood:?} until {until}"));
+            }
+            16 | 17 => {
+                self.slow_until = until;
+                self.note(format_args!("slow network until {until}"));
+            }
+            18..=21 => {
+                let device = self.rng.usize(0..self.kind.devices);
+                let device = &mut self.devices[device];
+                device.alive = !device.alive;
+            }
+            22 => {
+                let device = self.rng.usize(0..self.kind.devices);
+                self.devices[device].broken ^= true;
+            }
+            _ => (),
+        }
+    }
+
+    /// Something that can happen between any two steps of the database.
+    pub(super) async fn something_at_this_very_moment(&mut self) {
+        match self.rng.u8(0..24) {
+            0..=2 if self.process.is_some() => {
+                let until = self.somewhen(40 * SECOND);
+                let held: Vec<_> = self.held.iter().map(|held| shown(&held.point)).collect();
+                self.note(format_args!("crash until {until} at {held:?}"));
+                self.crash(until).await;
+            }
+            3..=6 => {
+                let by = match self.rng.u8(0..4) {
+                    0 => self.rng.i64(-900..=900),
+                    1 => self.rng.i64(-SECOND * 15..=SECOND * 15),
+                    _ => self.rng.i64(-SECOND * 200..=SECOND * 200),
+                };
+                clocks::set_by(by);
+                self.truth.clock_steps(self.now, by);
+                self.calm_since = self.now;
+                if let Some(check) = &mut self.check {
+                    check.clean = false;
+                }
+                self.note(format_args!("clock set by {by}"));
+            }
+            7 if self.link.is_some() => {
+                self.note(format_args!("connection lost"));
+                self.lose_link(true);
+            }
+            8 | 9 => self.replay_an_echo(),
+            10 | 11 => self.flood(),
+            12..=14 if self.writing.is_none() => self.command().await,
+            15 if self.writing.is_some() => {
+                self.held_until = self.somewhen(3 * SECOND);
+            }
+            _ => {
+                let millis = self.rng.i64(1..2 * SECOND).min(self.until_something_is_due());
+                self.pass(millis).await;
+            }
+        }
+    }
+
+    async fn command(&mut self) {
+        let device = self.rng.usize(0..self.devices.len());
+        match self.rng.u8(0..4) {
+            0 => {
+                let ids = Some(vec![name(device)]);
+                let selection = Selection { ids, ..Default::default() };
+                let removed = self.commands.remove(&selection, None, clocks::wall()).await;
+                if !removed.expect("it writes").is_empty() {
+                    let (now, handed_at) = (self.now, self.devices[device].handed_at);
+                    self.devices[device].removed = Some((now, handed_at));
+                    self.devices[device].timeout = super::TIMEOUT;
+                    self.note(format_args!("{} removed", name(device)));
+                }
+            }
+            1 => {
+                let added = self.commands.register(&device_id(device), None, clocks::wall()).await;
+                if added.expect("it writes") {
+                    self.devices[device].removed = None;
+                    self.devices[device].timeout = super::TIMEOUT;
+                    self.note(format_args!("{} added", name(device)));
+                }
+            }
+            _ => {
+                let timeouts = [None, Some(23), Some(33), Some(47), Some(61)];
+                let timeout = timeouts[self.rng.usize(0..timeouts.len())];
+                self.set_timeout(device, timeout).await;
+            }
+        }
+        self.devices[device].changed_at = self.now;
+    }
+
+    /// Gives a device a timeout of so many seconds; one that is not registered is, if it
+    /// has not been removed.
+    pub(super) async fn set_timeout(&mut self, device: usize, seconds: Option<u64>) {
+        let (id, timeout) = (device_id(device), seconds.map(Duration::from_secs));
+        if self.now == 0 {
+            self.commands.register(&id, timeout, clocks::wall()).await.expect("it writes");
+        }
+        if self.commands.set_timeout(&id, timeout).await.expect("it writes") {
+            let millis = seconds.map_or(super::TIMEOUT, |seconds| seconds as i64 * SECOND);
+            self.devices[device].timeout = millis;
+            self.note(format_args!("{} may be silent for {millis}", name(device)));
+        }
+    }
+
+    /// Everything is well again, only the dead stay dead.
+    pub(super) fn heal(&mut self) {
+        self.note(format_args!("everything heals"));
+        let now = self.now;
+        self.is_healed = true;
+        self.broker_down_until = now;
+        self.down_until = self.down_until.min(now);
+        self.paused_until = now;
+        self.held_until = now;
+        self.outage = (now, 0);
+        self.slow_until = now;
+        self.mood_until = now;
+        if self.broker_closes_at.is_some() {
+            self.broker_closes_at = Some(now);
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The process of the service: how it starts, what it is asked, and how it ends.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use chrono::{DateTime, Utc};
+use fastrand::Rng;
+use heartbeatd::Config;
+use heartbeatd::actors::courier::{Courier, Deliver};
+use heartbeatd::actors::device_registry::{DeviceRegistry, Flush, Found};
+use heartbeatd::actors::mqtt_ingest::{EchoNow, MqttIngest};
+use heartbeatd::actors::ticker::{CheckNow, Stop, Ticker};
+use heartbeatd::bounds::Bounds;
+use heartbeatd::drain::Draining;
+use heartbeatd::metrics::Metrics;
+use heartbeatd::store::Outcome;
+use tokio::sync::mpsc;
+
+use super::super::broker::{Asked, Line};
+use super::super::database::{Gate, Held};
+use super::super::sink::{Deliveries, Sink};
+use super::{
+    CHECK_INTERVAL, ECHO_INTERVAL, FLUSH_INTERVAL, Kind, Mood, SECOND, TIMEOUT, World, clocks,
+};
+
+/// Longer than any schedule takes in real time.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) struct Process {
+    pub asked: Rc<Asked>,
+    pub points: mpsc::UnboundedReceiver<Held>,
+    pub registry: Addr<DeviceRegistry>,
+    pub ingest: Addr<MqttIngest>,
+    pub courier: Addr<Courier>,
+    pub ticker: Addr<Ticker>,
+    pub metrics: Arc<Metrics>,
+    pub deliveries: Deliveries,
+}
+
+/// A check that is under way.
+pub(super) struct Check {
+    pub began: i64,
+    /// By the clock of then.
+    pub wall: DateTime<Utc>,
+    /// Its flush is through.
+    pub sweeping: bool,
+    /// No step of it failed.
+    pub clean: bool,
+}
+
+/// Something that was asked of the process is done.
+pub(super) enum Done {
+    Flush(Result<(), String>),
+    Check,
+    Drain(Result<(), String>),
+}
+
+impl Kind {
+    pub fn random(rng: &mut Rng) -> Self {
+        let crowd = rng.u16(0..400) == 0;
+        let portion = if crowd { rng.usize(100..400) } else { rng.usize(2..4) };
+        let bounds = Bounds {
+            written_at_once: portion,
+            stale_at_once: portion * rng.usize(1..3),
+            marked_at_once: if crowd { portion } else { rng.usize(1..4) },
+            pruned_at_once: portion as u64,
+            delivered_at_once: portion,
+            max_intervals: if rng.bool() { rng.usize(2..6) } else { 10_000 },
+            coverage_kept: Duration::from_secs(rng.u64(0..120)),
+            steady_before_pruning: Duration::from_secs(rng.u64(10..60)),
+        };
+        let strangers = if rng.u8(0..4) == 0 { 12 } else { 0 };
+        Self {
+            devices: if crowd { 2_000 } else { rng.usize(5..9) },
+            strangers,
+            max_devices: if strangers > 0 { rng.u64(2..12) } else { 3_000 },
+            max_backlog: if !crowd && rng.bool() { rng.usize(6..20) } else { 100_000 },
+            bounds,
+            echo: rng.u8(0..10) > 0,
+            impatient: rng.u8(0..8) == 0,
+            retention: rng.i64(60 * SECOND..200 * SECOND),
+            bursts: if crowd { 1 } else { rng.u32(1..4) },
+        }
+    }
+
+    pub fn config(&self) -> Config {
+        let mut config = Config::default();
+        let millis = |millis: i64| Duration::from_millis(millis as u64);
+        config.heartbeat.timeout = millis(TIMEOUT);
+        config.heartbeat.flush_interval = NEVER;
+        config.mqtt.echo_interval = if self.echo { millis(ECHO_INTERVAL) } else { Duration::ZERO };
+        config.history.retention = millis(self.retention);
+        config.devices.max_devices = self.max_devices;
+        if self.strangers > 0 {
+            config.devices.registration_rate = 1;
+            config.devices.registration_burst = 6;
+        }
+        config
+    }
+
+    pub fn describe(&self) -> impl std::fmt::Debug + use<> {
+        let Self { devices, strangers, max_devices, max_backlog, echo, retention, .. } = *self;
+        (("devices", devices, strangers, max_devices), max_backlog, echo, retention, self.bounds)
+    }
+}
+
+impl World {
+    pub(super) async fn start(&mut self) {
+        self.note(format_args!("start"));
+        let found = Found::read(&self.store, &self.config).await.expect("the database is there");
+        let (gate, points) = Gate::new();
+        let store = self.store.clone().interfere(Arc::new(gate));
+        let metrics = Arc::new(Metrics::new());
+        let registry = DeviceRegistry::new(self.config.clone(), store, found, Arc::clone(&metrics))
+            .with_bounds(self.kind.bounds)
+            .start();
+        let echo_topic = self.kind.echo.then_some("heartbeatd/heartbeatd/echo");
+        let asked = Rc::new(Asked::nothing(self.kind.max_backlog, echo_topic));
+        asked.number.set(self.links);
+        let ingest = MqttIngest::new(
+            Box::new(Line(Rc::clone(&asked))),
+            registry.clone(),
+            self.config.mqtt.confirm_interval(),
+            clocks::read,
+            Arc::clone(&metrics),
+        );
+        let deliveries = Deliveries::default();
+        let sink = Sink(Rc::clone(&deliveries)).start().recipient();
+        let patience = if self.kind.impatient { Duration::from_millis(1) } else { NEVER };
+        let courier =
+            Courier::new(registry.clone(), sink, patience, clocks::read, Arc::clone(&metrics));
+        let courier = courier.with_bounds(self.kind.bounds).start();
+        let recipient = courier.clone().recipient();
+        let ticker = Ticker::new(NEVER, registry.clone(), recipient, clocks::read).start();
+        let ingest = ingest.start();
+        self.process =
+            Some(Process { asked, points, registry, ingest, courier, ticker, metrics, deliveries });
+        self.started_at = self.now;
+        self.shed = 0.0;
+        self.echo_at = self.now + ECHO_INTERVAL;
+        self.flush_at = self.now + FLUSH_INTERVAL;
+        self.check_at = self.now + CHECK_INTERVAL;
+        // The ticker checks at once, and this check comes after that one.
+        self.begin_check();
+    }
+
+    /// The process does what is due.
+    pub(super) async fn timers(&mut self) {
+        if self.draining {
+            return;
+        }
+        if self.now >= self.echo_at {
+            self.echo_at = self.now + self.config.mqtt.confirm_interval().as_millis() as i64;
+            if let Some(process) = &self.process {
+                process.ingest.do_send(EchoNow);
+            }
+            self.settle().await;
+        }
+        if self.now >= self.flush_at && self.may_flush() {
+            self.flush_at = self.now + FLUSH_INTERVAL;
+            self.begin_flush();
+        }
+        if self.now >= self.check_at && self.check.is_none() && !self.flushing {
+            self.begin_check();
+        }
+        if self.now >= self.deliver_at && self.rng.u8(0..3) == 0 {
+            self.deliver_at = self.now + 4 * SECOND;
+            if let Some(process) = &self.process {
+                process.courier.do_send(Deliver);
+            }
+        }
+    }
+
+    fn may_flush(&self) -> bool {
+        let check_flushes = self.check.as_ref().is_some_and(|check| !check.sweeping);
+        !self.flushing && !check_flushes
+    }
+
+    fn begin_flush(&mut self) {
+        let Some(process) = &self.process else { return };
+        let flush = process.registry.send(Flush);
+        self.flushing = true;
+        self.asked.push(Box::pin(async {
+            let flushed = flush.await.map_err(|error| error.to_string());
+            Done::Flush(flushed.and_then(|flushed| flushed.map_err(|error| error.to_string())))
+        }));
+    }
+
+    pub(super) fn begin_check(&mut self) {
+        let Some(process) = &self.process else { return };
+        let check = process.ticker.send(CheckNow);
+        self.check_at = self.now + CHECK_INTERVAL;
+        self.check =
+            Some(Check { began: self.now, wall: clocks::wall(), sweeping: false, clean: true });
+        self.asked.push(Box::pin(async {
+            // It may be stopped meanwhile.
+            let _stopped = check.await;
+            Done::Check
+        }));
+    }
+
+    pub(super) async fn done(&mut self, done: Done) {
+        match done {
+            Done::Flush(flushed) => {
+                self.flushing = false;
+                match flushed {
+                    Ok(()) => self.truth.is_flushed(),
+                    Err(_) => self.truth.flush_failed(),
+                }
+                self.weigh_evidence().await;
+            }
+            Done::Check if self.draining => (),
+            Done::Check => {
+                let check = self.check.take().expect("it was begun");
+                if check.sweeping && check.clean {
+                    self.assert_dead_are_found(check.began).await;
+                } else if !check.sweeping {
+                    self.truth.flush_failed();
+                }
+                self.weigh_evidence().await;
+            }
+            Done::Drain(drained) => self.is_drained(drained).await,
+        }
+    }
+
+    pub(super) fn drain(&mut self) {
+        let Some(Process { ticker, courier, ingest, registry, .. }) = &self.process else { return };
+        self.draining = true;
+        let draining = Draining {
+            ticker: ticker.clone(),
+            courier: courier.clone(),
+            ingest: ingest.clone(),
+            registry: registry.clone(),
+        };
+        let deadline = tokio::time::Instant::now() + NEVER;
+        self.asked.push(Box::pin(async move {
+            let drained = draining.run(deadline, Duration::from_millis(1)).await;
+            Done::Drain(drained.map_err(|error| error.to_string()))
+        }));
+    }
+
+    async fn is_drained(&mut self, drained: Result<(), String>) {
+        self.note(format_args!("drained: {drained:?}"));
+        self.assert(drained.is_ok(), format_args!("the drain fails: {drained:?}"));
+        self.assert(
+            self.delivery.is_none(),
+            format_args!("the drain has not waited for the delivery"),
+        );
+        self.truth.is_flushed();
+        let until = self.now + self.rng.i64(0..40 * SECOND);
+        self.crash(until).await;
+    }
+
+    /// The process is gone.
+    pub(super) async fn crash(&mut self, until: i64) {
+        self.down_until = until;
+        self.paused_until = self.now;
+        self.held_until = self.now;
+        self.calm_since = self.now;
+        self.lose_link(false);
+        self.wanted = false;
+        self.queue.clear();
+        self.subscriptions.clear();
+        self.truth.crash();
+        (self.flushing, self.draining, self.check) = (false, false, None);
+        self.asked.clear();
+        if let Some((_, delivery)) = self.delivery.take() {
+            self.excuse(&delivery.transitions, true);
+        }
+        self.excuse_unacknowledged();
+        let Some(mut process) = self.process.take() else { return };
+        process.ticker.do_send(Stop);
+        self.bury(&mut process).await;
+        self.working = 0;
+        self.writing = None;
+    }
+
+    /// Whatever the process was about to do is not done, and what was open is rolled back.
+    async fn bury(&mut self, process: &mut Process) {
+        for held in self.held.drain(..) {
+            self.working += u32::from(!held.is_end());
+            held.let_through(Outcome::Fail);
+        }
+        let mut quiet = 0;
+        while quiet < super::TURNS {
+            let held = if self.working > 0 {
+                process.points.recv().await
+            } else {
+                process.points.try_recv().ok()
+            };
+            let Some(held) = held else {
+                quiet += 1;
+                actix_rt::task::yield_now().await;
+                continue;
+            };
+            quiet = 0;
+            if !held.is_beginning() {
+                self.working = self.working.saturating_sub(1);
+            }
+            self.working += u32::from(!held.is_end());
+            held.let_through(Outcome::Fail);
+        }
+    }
+
+    pub(super) fn mood(&self) -> Mood {
+        if self.now < self.mood_until { self.mood } else { Mood::Well }
+    }
+}
