@@ -30,7 +30,7 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
 
 #[library_benchmark]
 #[bench::of_the_specification(args = (cases::PAYLOAD), config = at_most(3_300))]
-#[bench::that_is_empty(args = (b""), config = at_most(420))]
+#[bench::that_is_empty(args = (b""), config = at_most(470))]
 fn parse(payload: &[u8]) -> Heartbeat {
     let device: DeviceId = black_box("device-0012345").parse().expect("an id");
     black_box(cases::parse(device, black_box(payload)))
@@ -41,7 +41,7 @@ fn full_buffer(devices: u64) -> (Pending, Vec<Heartbeat>) {
     (cases::pending(&heartbeats), heartbeats)
 }
 
-#[library_benchmark(config = at_most(2_250_000))]
+#[library_benchmark(config = at_most(2_650_000))]
 #[bench::of_10_000_devices(args = (10_000), setup = full_buffer)]
 fn coalesce((pending, heartbeats): (Pending, Vec<Heartbeat>)) -> Pending {
     black_box(cases::coalesce(pending, heartbeats))
