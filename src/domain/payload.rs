@@ -113,7 +113,7 @@ impl Report {
             timestamp: field(
                 "timestamp",
                 written.timestamp,
-                "a time as RFC 3339, or as seconds or milliseconds since 1970",
+                timestamp::EXPECTED,
                 timestamp::from_json,
                 &mut dropped,
             ),
@@ -339,7 +339,8 @@ mod tests {
     #[test]
     fn a_field_of_a_wrong_type_is_dropped_and_the_others_are_read() {
         const NOT_WHOLE: &str = "not a whole number from 0 up";
-        const NO_TIME: &str = "not a time as RFC 3339, or as seconds or milliseconds since 1970";
+        const NO_TIME: &str = "not a time as RFC 3339, or since 1970 in seconds, milliseconds, \
+                               microseconds or nanoseconds (from 1998-07-09 to 2286-11-20)";
         for (field, value, why) in [
             ("timestamp", r#""yesterday""#, NO_TIME),
             ("timestamp", "[1700000000]", NO_TIME),

@@ -7,6 +7,10 @@ use chrono::{DateTime, Utc};
 
 use super::payload::text;
 
+/// The times that are read, as a message names them.
+pub(super) const EXPECTED: &str = "a time as RFC 3339, or since 1970 in seconds, milliseconds, \
+                                   microseconds or nanoseconds (from 1998-07-09 to 2286-11-20)";
+
 /// Reads a JSON value: RFC 3339 and its relatives as text, the time since 1970 as a
 /// number or as text.
 pub(super) fn from_json(json: &str) -> Option<DateTime<Utc>> {
@@ -19,8 +23,8 @@ pub(super) fn from_json(json: &str) -> Option<DateTime<Utc>> {
     exact.or_else(|| date_and_time(text)).or_else(|| since_1970(text))
 }
 
-/// A number of seconds, milliseconds, microseconds or nanoseconds. Between 1998 and
-/// 2286 no number can be two of them, and none is a date in digits such as
+/// A number of seconds, milliseconds, microseconds or nanoseconds. From 1998-07-09
+/// to 2286-11-20 no number can be two of them, and none is a date in digits such as
 /// `20261123120000`; the time since 1970 of a device without a clock is not read.
 fn since_1970(number: &str) -> Option<DateTime<Utc>> {
     const FIRST_SECOND: f64 = 9e8;
@@ -170,6 +174,16 @@ mod tests {
             r#"{"s":1795435200}"#,
         ] {
             assert_eq!(read(json), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_read_from_the_first_to_the_last_day_that_the_message_names() {
+        for (seconds, day) in [("900000000", "1998-07-09"), ("9999999999", "2286-11-20")] {
+            for zeros in ["", "000", "000000", "000000000"] {
+                let time = read(&format!("{seconds}{zeros}")).expect(day);
+                assert!(time.starts_with(day) && EXPECTED.contains(day), "{time}");
+            }
         }
     }
 

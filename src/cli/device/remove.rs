@@ -13,7 +13,7 @@ use super::duration;
 use crate::Config;
 use crate::clock::system_clock;
 use crate::domain::DeviceId;
-use crate::escape::in_quotes;
+use crate::escape::{Escaped, in_quotes};
 use crate::store::{DeviceStore, OpenMode, REMOVED_AT_ONCE, Selected, Selection};
 
 #[derive(Debug, Args)]
@@ -187,8 +187,27 @@ fn devices(count: usize) -> String {
     format!("{count} {}", if count == 1 { "device" } else { "devices" })
 }
 
-/// An id as it may be written to a terminal: one that is not accepted any more may hold
-/// anything.
+/// An id as it may be written to a terminal: one that is accepted stands as in the other
+/// commands, one that is not accepted any more in quotes.
 fn shown(id: &str) -> String {
-    if id.parse::<DeviceId>().is_ok() { id.to_owned() } else { in_quotes(id) }
+    if id.parse::<DeviceId>().is_ok() { Escaped(id).to_string() } else { in_quotes(id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_removed_id_drives_the_terminal_or_hides() {
+        for (id, expected) in [
+            ("Köln-3", "Köln-3"),
+            ("a\u{a0}b", r"a\u{a0}b"),
+            ("a\u{e000}", r"a\u{e000}"),
+            ("a\u{ffff}", r"a\u{ffff}"),
+            ("a/b", r#""a/b""#),
+            ("a\u{1b}b", r#""a\u{1b}b""#),
+        ] {
+            assert_eq!(shown(id), expected);
+        }
+    }
 }
