@@ -31,13 +31,12 @@ use heartbeatd::store::{DeviceStore, OpenMode};
 use self::world::World;
 
 /// How many schedules `cargo test` runs.
-const SCHEDULES: u64 = 2_000;
+const SCHEDULES: u64 = 400;
 
 /// More threads than processors: each waits for its database most of the time.
 const THREADS_PER_PROCESSOR: usize = 2;
 
 #[test]
-#[ignore = "each failure is looked into one by one"]
 fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let schedules = number("SIMULATION_SCHEDULES").unwrap_or(SCHEDULES);
@@ -67,7 +66,7 @@ fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one()
     });
     let offline = offline.into_inner();
     println!("{schedules} schedules, {offline} offline transitions, {:?}", began.elapsed());
-    assert!(offline > schedules / 2, "devices must die for anything to be shown");
+    assert!(offline > schedules / 4, "devices must die for anything to be shown");
 }
 
 /// Names the schedule that panics, and has the others end with it.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 /// A step of the clock up to this may go unnoticed, `docs/reliability.md` says.
 const UNNOTICED: i64 = 500;
 
-/// A step of at least this is noticed, however long ago the clocks were compared.
-const NOTICED: i64 = UNNOTICED;
+/// A step of at least this is noticed, also beside some that are not.
+const NOTICED: i64 = 6 * UNNOTICED;
 
 /// A stretch of time, without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Truth {
     /// And where a crash would lose that.
     handed_heard: Vec<(usize, i64)>,
     flushing: Option<Flushing>,
-    /// The steps of the clock, as far as they may be unnoticed.
+    /// The steps of the clock, and how long each was.
     steps: Vec<(i64, i64)>,
 }
 
@@ -121,7 +121,7 @@ impl Truth {
     }
 
     pub fn clock_steps(&mut self, now: i64, by: i64) {
-        self.steps.push((now, by.abs().min(UNNOTICED)));
+        self.steps.push((now, by.abs()));
     }
 
     pub fn heard(&self, device: usize) -> Option<i64> {
@@ -144,7 +144,7 @@ impl Truth {
 
     /// How far a clock may have been off since `from` without being noticed.
     pub fn unnoticed(&self, from: i64) -> i64 {
-        self.steps.iter().filter(|(at, _)| *at >= from).map(|(_, by)| by).sum()
+        self.steps.iter().filter(|(at, _)| *at >= from).map(|(_, by)| (*by).min(UNNOTICED)).sum()
     }
 
     /// When the clock was last set before `now`, by more than may go unnoticed.

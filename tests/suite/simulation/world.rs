@@ -28,11 +28,11 @@ use crate::support::fleet::id;
 
 /// All times are in milliseconds.
 const SECOND: i64 = 1_000;
-const TIMEOUT: i64 = 60 * SECOND;
-const CHECK_INTERVAL: i64 = 20 * SECOND;
-const FLUSH_INTERVAL: i64 = 12 * SECOND;
-const ECHO_INTERVAL: i64 = 5 * SECOND;
-const HEARTBEAT_INTERVAL: i64 = 14 * SECOND;
+const TIMEOUT: i64 = 41 * SECOND;
+const CHECK_INTERVAL: i64 = 15 * SECOND;
+const FLUSH_INTERVAL: i64 = 10 * SECOND;
+const ECHO_INTERVAL: i64 = 4 * SECOND;
+const HEARTBEAT_INTERVAL: i64 = 12 * SECOND;
 
 /// What an echo lags behind, and the first proof on a new connection.
 const LAG: i64 = 3 * ECHO_INTERVAL;
@@ -46,7 +46,7 @@ const RECOVERY: i64 = 90 * SECOND;
 
 /// How often the other tasks get a turn before nobody has anything to do: longer than
 /// any chain of messages between the actors.
-const TURNS: u32 = 16;
+const TURNS: u32 = 12;
 
 /// What a schedule is like from its beginning to its end.
 struct Kind {
@@ -59,6 +59,8 @@ struct Kind {
     bounds: Bounds,
     /// Without it, being connected is the evidence.
     echo: bool,
+    /// Somebody replays echoes all the time.
+    replays: bool,
     /// A sink that is slow is waited for in real time.
     impatient: bool,
     retention: i64,
@@ -126,8 +128,9 @@ pub struct World {
     asleep: bool,
     /// Until when the database fails, and how often, in percent.
     outage: (i64, u8),
-    /// Until when its next step is held.
-    held_until: i64,
+    /// Steps that are held for longer, while the others go on, and until when.
+    frozen: Vec<Held>,
+    frozen_until: i64,
     /// In percent: how often something happens between two steps of the database.
     busy: u8,
 
@@ -209,7 +212,8 @@ impl World {
             paused_until: 0,
             asleep: false,
             outage: (0, 0),
-            held_until: 0,
+            frozen: Vec::new(),
+            frozen_until: 0,
             busy: rng.u8(0..30),
             broker_down_until: 0,
             wanted: false,
@@ -240,8 +244,9 @@ impl World {
             kind,
         };
         world.note(format_args!("{:?}", world.kind.describe()));
-        for device in 0..world.kind.devices.min(2) {
-            world.set_timeout(device, Some(33)).await;
+        for device in 0..if world.kind.strangers > 0 { world.kind.devices } else { 2 } {
+            let timeout = (device < 2).then_some(23);
+            world.set_timeout(device, timeout).await;
         }
         world
     }
@@ -249,7 +254,7 @@ impl World {
     /// Runs the schedule; returns how many times a device went offline.
     pub async fn run(mut self) -> u64 {
         for burst in 1..=self.kind.bursts {
-            let until = self.now + self.rng.i64(20 * SECOND..120 * SECOND);
+            let until = self.now + self.rng.i64(20 * SECOND..100 * SECOND);
             self.is_healed = false;
             while self.now < until {
                 self.turn(true).await;
@@ -258,9 +263,11 @@ impl World {
             let quiet = if burst == self.kind.bursts { QUIET } else { self.rng.i64(0..QUIET) };
             let healed = self.now;
             self.calm_since = self.now;
-            while self.now - self.calm_since < quiet {
+            let given_up =
+                healed + if self.kind.strangers > 0 { RECOVERY + QUIET } else { i64::MAX / 2 };
+            while self.now - self.calm_since < quiet && self.now < given_up {
                 self.turn(false).await;
-                let recovers = self.calm_since - healed <= RECOVERY;
+                let recovers = self.calm_since - healed <= RECOVERY || self.kind.strangers > 0;
                 self.assert(
                     recovers,
                     format_args!("everything healed at {healed}, and it is lame"),
@@ -292,7 +299,10 @@ impl World {
             self.something_happens().await;
             self.settle().await;
         }
-        let waits = self.now < self.paused_until || self.now < self.held_until;
+        if self.now >= self.frozen_until {
+            self.held.append(&mut self.frozen);
+        }
+        let waits = self.now < self.paused_until;
         if self.held.is_empty() || waits {
             if self.draining && self.held.is_empty() {
                 // It pauses in real time.
@@ -308,7 +318,7 @@ impl World {
         }
         if faults && self.rng.u8(0..100) < self.busy {
             self.something_at_this_very_moment().await;
-            if self.held.is_empty() || self.now < self.held_until {
+            if self.held.is_empty() {
                 return;
             }
         }
@@ -332,6 +342,10 @@ impl World {
                 self.untold = true;
                 if *action == RECORD {
                     self.truth.may_be_flushed();
+                    if self.rng.bool() {
+                        let by = self.rng.i64(-60 * SECOND..0);
+                        self.set_clock(by);
+                    }
                 }
             }
             Point::Read(CONFIRM) if outcome != Outcome::GoOn => {
@@ -379,9 +393,6 @@ impl World {
 
     /// A step of the database is about to be done, or is done.
     async fn take(&mut self, held: Held) {
-        if std::env::var_os("SIMULATION_TRACE").is_some() {
-            self.note(format_args!("{}", shown(&held.point)));
-        }
         match held.point.clone() {
             Point::Begin(action) => {
                 (self.writing, self.committed, self.untold) = (Some(action), false, false);
@@ -475,10 +486,10 @@ impl World {
 
     fn until_something_is_due(&mut self) -> i64 {
         let mut due = vec![self.now + self.rng.i64(1..=3 * SECOND)];
-        if self.kind.devices < 100 {
+        if !self.kind.is_crowd() {
             due.extend(self.devices.iter().filter(|d| d.alive).map(|d| d.publishes_at));
         }
-        due.extend([self.echo_at, self.flush_at, self.check_at, self.held_until]);
+        due.extend([self.echo_at, self.flush_at, self.check_at, self.frozen_until]);
         due.extend([self.paused_until, self.down_until, self.connects_at]);
         due.extend(self.echoes.iter().map(|(at, _)| *at));
         due.extend(self.queue.front().map(|queued| queued.arrives));

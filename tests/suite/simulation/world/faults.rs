@@ -33,7 +33,7 @@ impl World {
             && !self.cut
             && self.subscriptions.is_empty()
             && self.now >= self.paused_until
-            && self.now >= self.held_until
+            && self.frozen.is_empty()
             && self.now >= self.outage.0
             && self.now >= self.slow_until
     }
@@ -45,6 +45,11 @@ impl World {
     pub(super) async fn something_happens(&mut self) {
         if self.rng.bool() {
             self.something_at_this_very_moment().await;
+            return;
+        }
+        if self.delivery.is_some() && !self.draining && self.rng.u8(0..3) == 0 {
+            self.note(format_args!("drains in a delivery"));
+            self.drain();
             return;
         }
         let until = self.somewhen(40 * SECOND);
@@ -80,12 +85,7 @@ impl World {
                 self.outage = (until, percent);
                 self.note(format_args!("database fails {percent} % until {until}"));
             }
-            10 | 11 if !self.held.is_empty() => {
-                let until = self.somewhen(15 * SECOND);
-                self.held_until = until;
-                let points: Vec<_> = self.held.iter().map(|held| shown(&held.point)).collect();
-                self.note(format_args!("held until {until}: {points:?}"));
-            }
+            10 | 11 if !self.held.is_empty() => self.freeze(15 * SECOND),
             12..=15 => {
                 let moods = [Mood::Fails, Mood::Deadly, Mood::Slow(100), Mood::Slow(4 * SECOND)];
                 let mood = moods[self.rng.usize(0..4)];
@@ -111,7 +111,7 @@ impl World {
 
     /// Something that can happen between any two steps of the database.
     pub(super) async fn something_at_this_very_moment(&mut self) {
-        match self.rng.u8(0..24) {
+        match self.rng.u8(0..25) {
             0..=2 if self.process.is_some() => {
                 let until = self.somewhen(40 * SECOND);
                 let held: Vec<_> = self.held.iter().map(|held| shown(&held.point)).collect();
@@ -124,13 +124,7 @@ impl World {
                     1 => self.rng.i64(-SECOND * 15..=SECOND * 15),
                     _ => self.rng.i64(-SECOND * 200..=SECOND * 200),
                 };
-                clocks::set_by(by);
-                self.truth.clock_steps(self.now, by);
-                self.calm_since = self.now;
-                if let Some(check) = &mut self.check {
-                    check.clean = false;
-                }
-                self.note(format_args!("clock set by {by}"));
+                self.set_clock(by);
             }
             7 if self.link.is_some() => {
                 self.note(format_args!("connection lost"));
@@ -139,14 +133,36 @@ impl World {
             8 | 9 => self.replay_an_echo(),
             10 | 11 => self.flood(),
             12..=14 if self.writing.is_none() => self.command().await,
-            15 if self.writing.is_some() => {
-                self.held_until = self.somewhen(3 * SECOND);
-            }
+            15..=17 if !self.held.is_empty() => self.freeze(12 * SECOND),
             _ => {
                 let millis = self.rng.i64(1..2 * SECOND).min(self.until_something_is_due());
                 self.pass(millis).await;
             }
         }
+    }
+
+    /// What is about to be done in the database takes long; perhaps the clock is set
+    /// meanwhile.
+    fn freeze(&mut self, at_most: i64) {
+        let until = self.somewhen(at_most);
+        self.frozen.append(&mut self.held);
+        self.frozen_until = until;
+        let points: Vec<_> = self.frozen.iter().map(|held| shown(&held.point)).collect();
+        self.note(format_args!("held until {until}: {points:?}"));
+        if self.rng.u8(0..3) == 0 {
+            let by = self.rng.i64(-SECOND * 200..0);
+            self.set_clock(by);
+        }
+    }
+
+    pub(super) fn set_clock(&mut self, by: i64) {
+        clocks::set_by(by);
+        self.truth.clock_steps(self.now, by);
+        self.calm_since = self.now;
+        if let Some(check) = &mut self.check {
+            check.clean = false;
+        }
+        self.note(format_args!("clock set by {by}"));
     }
 
     async fn command(&mut self) {
@@ -172,7 +188,7 @@ impl World {
                 }
             }
             _ => {
-                let timeouts = [None, Some(23), Some(33), Some(47), Some(61)];
+                let timeouts = [None, Some(17), Some(23), Some(31), Some(53)];
                 let timeout = timeouts[self.rng.usize(0..timeouts.len())];
                 self.set_timeout(device, timeout).await;
             }
@@ -202,7 +218,7 @@ impl World {
         self.broker_down_until = now;
         self.down_until = self.down_until.min(now);
         self.paused_until = now;
-        self.held_until = now;
+        self.frozen_until = now;
         self.outage = (now, 0);
         self.slow_until = now;
         self.mood_until = now;

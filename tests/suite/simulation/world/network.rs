@@ -53,6 +53,8 @@ impl World {
         let latency = match () {
             // Being connected is the evidence, whatever is on its way.
             () if !self.kind.echo => 0,
+            // All of them together, else each would be looked at by itself.
+            () if self.kind.is_crowd() => 20,
             () if self.now < self.slow_until => self.rng.i64(0..4 * SECOND),
             () => self.rng.i64(0..30),
         };
@@ -167,8 +169,8 @@ impl World {
         }
         for answer in asked.subscriptions.take() {
             anything = true;
-            let at_broker = self.now + self.rng.i64(1..500);
-            let slow = self.rng.u8(0..4) == 0;
+            let slow = !self.is_healed && self.rng.u8(0..4) == 0;
+            let at_broker = self.now + self.rng.i64(1..if slow { 6 * SECOND } else { 500 });
             let answered_at = at_broker + self.rng.i64(0..if slow { 9 * SECOND } else { 500 });
             self.subscriptions.push(Subscription {
                 connection: self.link.as_ref().map_or(0, |link| link.number),
@@ -257,6 +259,9 @@ impl World {
             return;
         }
         let handed = self.hand_over(arrived);
+        if handed.shed > 0 {
+            self.calm_since = self.now;
+        }
         self.settle().await;
         let process = self.process.as_ref().expect("it runs");
         assert!(process.asked.inbox.is_empty(), "the ingest is late");
@@ -264,6 +269,7 @@ impl World {
         if self.kind.strangers > 0 && self.no_room_for(handed.shed) {
             self.note(format_args!("no room for all of it"));
             self.truth.unhand(handed.heard, handed.from);
+            self.calm_since = self.now;
         }
     }
 

@@ -71,7 +71,7 @@ impl Kind {
             coverage_kept: Duration::from_secs(rng.u64(0..120)),
             steady_before_pruning: Duration::from_secs(rng.u64(10..60)),
         };
-        let strangers = if rng.u8(0..4) == 0 { 12 } else { 0 };
+        let strangers = if !crowd && rng.u8(0..4) == 0 { 12 } else { 0 };
         Self {
             devices: if crowd { 2_000 } else { rng.usize(5..9) },
             strangers,
@@ -79,10 +79,15 @@ impl Kind {
             max_backlog: if !crowd && rng.bool() { rng.usize(6..20) } else { 100_000 },
             bounds,
             echo: rng.u8(0..10) > 0,
+            replays: rng.u8(0..4) == 0,
             impatient: rng.u8(0..8) == 0,
             retention: rng.i64(60 * SECOND..200 * SECOND),
-            bursts: if crowd { 1 } else { rng.u32(1..4) },
+            bursts: if crowd { 1 } else { rng.u32(1..=2) },
         }
+    }
+
+    pub fn is_crowd(&self) -> bool {
+        self.devices > 100
     }
 
     pub fn config(&self) -> Config {
@@ -151,6 +156,9 @@ impl World {
         if self.draining {
             return;
         }
+        if self.kind.replays && self.rng.u8(0..8) == 0 {
+            self.replay_an_echo();
+        }
         if self.now >= self.echo_at {
             self.echo_at = self.now + self.config.mqtt.confirm_interval().as_millis() as i64;
             if let Some(process) = &self.process {
@@ -166,7 +174,7 @@ impl World {
             self.begin_check();
         }
         if self.now >= self.deliver_at && self.rng.u8(0..3) == 0 {
-            self.deliver_at = self.now + 4 * SECOND;
+            self.deliver_at = self.now + 8 * SECOND;
             if let Some(process) = &self.process {
                 process.courier.do_send(Deliver);
             }
@@ -257,7 +265,7 @@ impl World {
     pub(super) async fn crash(&mut self, until: i64) {
         self.down_until = until;
         self.paused_until = self.now;
-        self.held_until = self.now;
+        self.held.append(&mut self.frozen);
         self.calm_since = self.now;
         self.lose_link(false);
         self.wanted = false;
