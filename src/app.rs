@@ -30,7 +30,7 @@ use crate::mqtt::{EmbeddedBroker, EmbeddedError};
 use crate::store::{DeviceStore, StoreError};
 
 /// How long a drain may take. Supervisors kill after ten seconds and more.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(9);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The pause between two attempts to write what is left.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
@@ -146,7 +146,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// If what was received could not be written within nine seconds.
+    /// If what was received could not be written within eight seconds.
     pub async fn drain(self) -> Result<(), AppError> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         let Self { ticker, courier, ingest, registry, .. } = self;

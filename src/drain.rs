@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures::future::join;
-use log::{error, warn};
+use log::warn;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::actors::courier::{self, Courier};
-use crate::actors::device_registry::{DeviceRegistry, Flush, ReportHealth};
+use crate::actors::device_registry::{DeviceRegistry, Flush, RegistryHealth, ReportHealth};
 use crate::actors::mqtt_ingest::{Disconnect, MqttIngest};
 use crate::actors::ticker::{self, Ticker};
 use crate::app::AppError;
+use crate::store::StoreError;
 
 /// The actors that have to end in order.
 pub struct Draining {
@@ -53,7 +54,7 @@ impl Draining {
                 "the alert sink has not replied to its last delivery; it gets it again"
             ),
         }
-        written.inspect_err(|error| error!(target: "heartbeatd", "{error}"))
+        written
     }
 }
 
@@ -68,11 +69,19 @@ async fn write_what_is_left(
         match timeout_at(deadline, registry.send(Flush)).await {
             Ok(flushed) => match flushed? {
                 Ok(()) => return Ok(()),
+                // Nothing that is waited for would change that.
+                Err(error @ (StoreError::TakenOver { .. } | StoreError::FileReplaced { .. })) => {
+                    return Err(error.into());
+                }
                 Err(error) => why = error.to_string(),
             },
             Err(_elapsed) => {
-                let health = registry.send(ReportHealth).await?;
-                return Err(AppError::NotWritten { heartbeats: health.pending, why });
+                let RegistryHealth { pending: heartbeats, database, .. } =
+                    registry.send(ReportHealth).await?;
+                return Err(AppError::NotWritten {
+                    heartbeats,
+                    why: database.err().unwrap_or(why),
+                });
             }
         }
         sleep(again).await;

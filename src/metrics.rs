@@ -189,7 +189,7 @@ impl Metrics {
             stalled: add(
                 r,
                 "database_stalled_seconds",
-                "Time for which the database has not answered, 0 unless that is a fault",
+                "Time for which the database has taken nothing, 0 unless that is a fault",
                 Gauge::default(),
             ),
             checks_failed: add(

@@ -46,10 +46,6 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// half as long, see `store`.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// The least number of devices that can be called a fleet: of one or two, all may fall
-/// silent at once by chance.
-const FLEET: u64 = 3;
-
 /// Devices live. Replies as soon as they are in the buffer.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -190,8 +186,6 @@ pub struct DeviceRegistry {
     registered: u64,
     /// How many devices heartbeats may register now.
     registrations: RegistrationBudget,
-    /// The devices that were online or reported an error at the last check.
-    heard: u64,
     outage: Option<Outage>,
     lines: Lines,
     stalled: Option<Outage>,
@@ -243,7 +237,6 @@ impl DeviceRegistry {
             clock: Arc::default(),
             registered: 0,
             registrations,
-            heard: 0,
             outage: None,
             stalled: None,
             failed_checks: None,
@@ -265,8 +258,6 @@ impl DeviceRegistry {
     fn counted(&mut self, counts: &BTreeMap<Status, u64>) {
         self.metrics.set_devices(counts);
         self.are_registered(counts.values().sum());
-        let of = |status| counts.get(&status).copied().unwrap_or_default();
-        self.heard = of(Status::Online) + of(Status::Error);
     }
 
     /// The number of heartbeats that are not written: up to two of a device while the
@@ -367,7 +358,15 @@ impl DeviceRegistry {
         let (now, pending, why) = (Instant::now(), self.unwritten(), error.to_string());
         match &mut self.outage {
             None => {
-                error!(target: TARGET, "{error}; heartbeats are kept and written when the database is back");
+                match error {
+                    StoreError::TakenOver { .. } | StoreError::FileReplaced { .. } => {
+                        error!(target: TARGET, "{error}");
+                    }
+                    _ => error!(
+                        target: TARGET,
+                        "{error}; heartbeats are kept and written when the database is back"
+                    ),
+                }
                 self.outage = Some(Outage::begin(now, why));
             }
             Some(outage) => {
@@ -389,7 +388,8 @@ impl DeviceRegistry {
     fn watch_progress(&mut self) {
         let now = Instant::now();
         let stall = self.progress.longest_wait(now).filter(|stall| stall.lasts >= STALLED_AFTER);
-        self.metrics.set_stalled(stall.map_or(Duration::ZERO, |stall| stall.lasts));
+        let failing = self.outage.as_ref().map_or(Duration::ZERO, |outage| outage.lasts(now));
+        self.metrics.set_stalled(stall.map_or(failing, |stall| stall.lasts.max(failing)));
         let Some(stall) = stall else {
             if let Some(stalled) = self.stalled.take() {
                 let seconds = (STALLED_AFTER + stalled.lasts(now)).as_secs();
@@ -418,7 +418,7 @@ impl DeviceRegistry {
 
     /// Takes in that the clock was set. What was known of the time is worthless.
     fn clock_was_set(&mut self, by: TimeDelta) {
-        let seconds = by.num_milliseconds() as f64 / 1000.0;
+        let seconds = by.num_milliseconds().abs() as f64 / 1000.0;
         if by < TimeDelta::zero() {
             warn!(
                 target: TARGET, seconds;
@@ -477,25 +477,30 @@ impl DeviceRegistry {
         self.lines.reject(&self.metrics, rejections);
     }
 
-    /// Says if a whole fleet falls silent while echoes come back: more likely than its
+    /// Says if the whole fleet falls silent while echoes come back: more likely than its
     /// death is that the broker keeps its heartbeats from this client.
     fn watch_fleet(&mut self, proven_until: DateTime<Utc>) {
-        let last_heard = self.clock.lock().last_received();
-        let silent = last_heard
-            .and_then(|heard| (proven_until - heard).to_std().ok())
-            .filter(|silent| self.heard >= FLEET && *silent >= self.config.heartbeat.timeout / 2);
-        let was_silent = std::mem::replace(&mut self.fleet_silent, silent);
-        if let (None, Some(silent)) = (silent, was_silent) {
-            info!(target: TARGET, seconds = silent.as_secs(); "devices are heard again");
+        let Some(heard) = self.clock.lock().last_received() else { return };
+        // A gap is no silence, here as anywhere.
+        let silent = self.coverage.intervals().covered(heard, proven_until);
+        let silent = silent.to_std().unwrap_or_default();
+        if silent < self.config.heartbeat.timeout / 2 {
+            return;
         }
-        if let (Some(silent), None) = (silent, was_silent) {
-            let (seconds, devices, topic) = (silent.as_secs(), self.heard, &self.config.mqtt.topic);
+        if self.fleet_silent.replace(silent).is_none() {
+            let (seconds, topic) = (silent.as_secs(), &self.config.mqtt.topic);
             error!(
-                target: TARGET, seconds, devices;
+                target: TARGET, seconds;
                 "no device is heard any more, yet echoes come back: if the devices live, the \
                  broker keeps their heartbeats from this client; look at its rights for \
                  {topic} and at its queue limits"
             );
+        }
+    }
+
+    fn fleet_is_heard(&mut self) {
+        if let Some(silent) = self.fleet_silent.take() {
+            info!(target: TARGET, seconds = silent.as_secs(); "devices are heard again");
         }
     }
 
@@ -571,6 +576,7 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         self.metrics.heartbeats_accepted(heartbeats.len() as u64);
         self.observe(now);
         self.receive(&mut heartbeats);
+        self.fleet_is_heard();
         let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
         let full: Vec<_> = merged.filter_map(Result::err).collect();
         self.lost(&full, now.wall);

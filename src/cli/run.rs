@@ -63,20 +63,21 @@ pub(super) fn tell(loaded: &Loaded) {
 /// There is nothing to reload: a configuration is read at the start.
 fn ignore_other_signals() -> std::io::Result<()> {
     let lines = LineBudget::new("heartbeatd", "ignored signals");
-    for (name, kind) in [
-        ("SIGHUP", SignalKind::hangup()),
-        ("SIGUSR1", SignalKind::user_defined1()),
-        ("SIGUSR2", SignalKind::user_defined2()),
+    let nothing = "nothing is reloaded; a changed configuration takes a restart";
+    // A write beyond the limit fails then, as one to a full disk does.
+    let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    for (name, kind, what) in [
+        ("SIGHUP", SignalKind::hangup(), nothing),
+        ("SIGUSR1", SignalKind::user_defined1(), nothing),
+        ("SIGUSR2", SignalKind::user_defined2(), nothing),
+        ("SIGXFSZ", file_size, "a file may not grow any more (ulimit -f, LimitFSIZE)"),
     ] {
         let mut received = signal(kind)?;
         let lines = lines.clone();
         actix_rt::spawn(async move {
             while received.recv().await.is_some() {
                 lines.spend(|| {
-                    info!(
-                        target: "heartbeatd",
-                        "{name}: nothing is reloaded; a changed configuration takes a restart"
-                    );
+                    info!(target: "heartbeatd", "{name}: {what}");
                 });
             }
         });

@@ -176,6 +176,38 @@ impl DeviceStore {
     pub async fn mark_devices_offline(
         &self,
         devices: &[DeviceId],
+        grounds: Grounds<'_>,
+        at: DateTime<Utc>,
+    ) -> Result<Vec<Transition>> {
+        let mut marked = Vec::new();
+        let mut parts = vec![devices];
+        while let Some(part) = parts.pop() {
+            let error = match self.mark_at_once(part, grounds, at).await {
+                Ok(transitions) => {
+                    marked.extend(transitions);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match (error.refused(), part) {
+                (None, _) => return Err(error),
+                (Some(why), [device]) => {
+                    let refused = DbErr::Custom(format!("it cannot be marked offline: {why}"));
+                    self.readable::<()>(&format!("device {device}"), Err(refused));
+                }
+                // One that the database refuses does not stop the others.
+                (Some(_), part) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            }
+        }
+        Ok(marked)
+    }
+
+    async fn mark_at_once(
+        &self,
+        devices: &[DeviceId],
         Grounds { cutoffs, coverage, instance }: Grounds<'_>,
         at: DateTime<Utc>,
     ) -> Result<Vec<Transition>> {

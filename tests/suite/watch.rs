@@ -108,7 +108,10 @@ fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_said() {
     fs::write(&acl, "topic readwrite heartbeatd/#\ntopic write devices/#\n").expect("a file");
     broker.reload();
     let line = service.await_log(&["device_registry", "no device is heard any more"]);
-    assert!(line.contains("devices/+/heartbeat") && line.contains("devices=3"), "{line}");
+    assert!(line.contains("devices/+/heartbeat"), "{line}");
+    // Also when all of them have gone offline over it.
+    service.await_metric(r#"heartbeatd_devices{status="offline"}"#, 3.0);
+    service.await_metric(checks, service.metric(checks) + 2.0);
     let (status, body) = service.get("/readyz");
     assert!(status == 200 && body.contains("no device has been heard for"), "{status} {body}");
 
@@ -118,6 +121,46 @@ fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_said() {
         service.get("/readyz").1.contains(r#""fleet":"ok""#).then_some(())
     });
     service.await_log(&["device_registry", "devices are heard again"]);
+}
+
+#[test]
+fn an_outage_of_the_broker_is_not_a_silence_of_the_fleet() {
+    let mut broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "6s");
+    let service = place.start();
+    service.await_listening();
+    let devices = Devices::live(broker.port, ["a", "b", "c"].map(str::to_owned));
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 3.0);
+    broker.stop();
+    service.await_log(&["mqtt_ingest", "disconnected"]);
+    let checks = "heartbeatd_check_duration_seconds_count";
+    // For longer than half the timeout.
+    service.await_metric(checks, service.metric(checks) + 10.0);
+    let heartbeats = service.metric("heartbeatd_heartbeats_total");
+    broker.go_on();
+    service.await_log(&["device_registry", "no device's silence counts in this time"]);
+    service.await_metric("heartbeatd_heartbeats_total", heartbeats + 3.0);
+    assert!(!service.log().join("\n").contains("no device is heard any more"));
+    drop(devices);
+}
+
+#[actix_rt::test]
+async fn a_device_that_the_database_refuses_to_mark_does_not_stop_the_others() {
+    for database in [TestDatabase::sqlite(), TestDatabase::postgres()] {
+        let url = database.url.clone();
+        let fleet = Fleet::on(database).await;
+        fleet.heartbeats(&["a", "bad", "c", "d", "e"], "", at(0)).await;
+        fleet.flush().await;
+        let refuse = if url.starts_with("sqlite") {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON device WHEN new.id = 'bad' \
+             BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        } else {
+            "ALTER TABLE device ADD CONSTRAINT refuse CHECK (id <> 'bad') NOT VALID"
+        };
+        let other = sea_orm::Database::connect(&url).await.expect("the database opens");
+        sea_orm::ConnectionTrait::execute_unprepared(&other, refuse).await.expect(refuse);
+        assert_eq!(fleet.check(at(181)).await, ["a", "c", "d", "e"]);
+    }
 }
 
 #[actix_rt::test]
