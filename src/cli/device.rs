@@ -78,7 +78,8 @@ struct Shown {
 pub(super) struct TimeoutChoice(Option<Duration>);
 
 fn duration(text: &str) -> Result<Duration, String> {
-    crate::duration::parse(text).map_err(|error| error.to_string())
+    // A unit may consist of letters that nobody sees.
+    crate::duration::parse(text).map_err(|error| Escaped(error).to_string())
 }
 
 fn new_id(text: &str) -> Result<DeviceId, String> {
@@ -161,6 +162,11 @@ async fn list(config: &Config, status: Option<Status>, json: bool) -> anyhow::Re
         }
     }
     list.end()?;
+    output::tell_unreadable(
+        &store,
+        "`heartbeatd device remove --matching '*' --dry-run` shows the ids of all devices, and \
+         `heartbeatd device remove ID` removes one",
+    );
     Ok(ExitCode::SUCCESS)
 }
 

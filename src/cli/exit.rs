@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue};
 use log::error;
 
 use crate::app::AppError;
 use crate::config::ConfigError;
+use crate::escape::Escaped;
 use crate::mqtt::ClientError;
 use crate::store::StoreError;
 
@@ -16,12 +19,44 @@ const EX_UNAVAILABLE: u8 = 69;
 const EX_SOFTWARE: u8 = 70;
 const EX_CONFIG: u8 = 78;
 
-pub(super) fn on_usage(error: &clap::Error) -> ExitCode {
+pub(super) fn on_usage(error: clap::Error) -> ExitCode {
+    let error = escaped(error);
     // --help and --version are no errors to clap's caller, but are to its type.
     let code = if error.use_stderr() { EX_USAGE } else { 0 };
     // A closed stdout is nobody's loss.
     let _ = error.print();
     code.into()
+}
+
+/// The error with whatever it quotes of the arguments escaped: they may come from a
+/// script's input, and must neither drive the terminal nor forge lines of a log.
+pub(super) fn escaped(mut error: clap::Error) -> clap::Error {
+    let context: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| Some((kind, escaped_context(kind, value)?)))
+        .collect();
+    for (kind, value) in context {
+        error.insert(kind, value);
+    }
+    error
+}
+
+/// `None` for what holds nothing from outside, such as the usage.
+fn escaped_context(kind: ContextKind, value: &ContextValue) -> Option<ContextValue> {
+    let escape = |text: &String| Escaped(text).to_string();
+    match value {
+        ContextValue::String(text) => Some(ContextValue::String(escape(text))),
+        ContextValue::Strings(texts) => {
+            Some(ContextValue::Strings(texts.iter().map(escape).collect()))
+        }
+        // A tip quotes the argument. As a text it has lost its colours, and with them
+        // every escape sequence.
+        ContextValue::StyledStrs(tips) if kind == ContextKind::Suggested => {
+            let plain = tips.iter().map(|tip| StyledStr::from(Escaped(tip).to_string()));
+            Some(ContextValue::StyledStrs(plain.collect()))
+        }
+        _ => None,
+    }
 }
 
 pub(super) fn on_config(error: &ConfigError) -> ExitCode {

@@ -42,6 +42,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         }
     }
     list.end()?;
+    output::tell_unreadable(&store, "correct or delete them in the table status_transition");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -59,7 +59,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return exit::on_usage(&error),
+        Err(error) => return exit::on_usage(error),
     };
     let loaded = match Loaded::read(cli.config.as_deref()) {
         Ok(loaded) => loaded,
@@ -83,4 +83,72 @@ pub fn main() -> ExitCode {
 /// The database for a command that only needs what is there.
 async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<DeviceStore> {
     Ok(DeviceStore::open(config.database.url.reveal(), mode).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::escape::is_hazardous;
+
+    #[test]
+    fn no_usage_error_quotes_an_argument_as_it_is() {
+        for hazard in [
+            "\u{1b}]0;pwn\u{7}",
+            "\u{9b}31m",
+            "x\n[2026-11-25T12:00:00Z INFO  heartbeatd] forged",
+            "\r",
+            "\u{85}",
+            "\u{2028}",
+            "\u{202e}",
+            "\u{200b}",
+            "\u{3164}",
+        ] {
+            let bad = format!("a{hazard}b");
+            let (long, equals) = (format!("--{bad}"), format!("--status={bad}"));
+            for arguments in [
+                &[bad.as_str()][..],
+                &[&long],
+                &["device", &bad],
+                &["device", "show", &bad],
+                &["device", "show", &format!("/{bad}")],
+                &["device", "show", "pump", &bad],
+                &["device", "show", "pump", &long],
+                &["device", "add", &bad],
+                &["device", "list", &equals],
+                &["device", "list", "--status", &bad],
+                &["device", "list", &format!("--json={bad}")],
+                &["device", "list", &format!("--statu={bad}")],
+                &["device", "set-timeout", "pump", &bad],
+                &["device", "set-timeout", "pump", &format!("1{bad}")],
+                &["device", "set-timeout", "pump", &format!("1{hazard}")],
+                &["device", "remove", "--silent-for", &bad],
+                &["device", "remove", &long],
+                &["device", "remove", &format!("-{hazard}")],
+                &["history", "--limit", &bad],
+                &["history", "--limit", "1", &bad],
+                &["check-config", &bad],
+                &["run", &long],
+            ] {
+                let line = ["heartbeatd"].iter().chain(arguments);
+                let Err(error) = Cli::try_parse_from(line) else { continue };
+                let shown = exit::escaped(error).render().ansi().to_string();
+                let own = shown.replace("\u{1b}[", "");
+                let hazardous = own.chars().find(|&c| c != '\n' && is_hazardous(c));
+                assert_eq!(hazardous, None, "{arguments:?}: {shown:?}");
+                assert!(!shown.lines().any(|line| line.starts_with("[2026")), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_usage_error_keeps_its_lines_and_names_the_argument() {
+        let error = Cli::try_parse_from(["heartbeatd", "device", "list", "--status", "asleep"]);
+        let shown = exit::escaped(error.expect_err("no such status")).render().to_string();
+        let expected =
+            "error: invalid value 'asleep' for '--status <STATUS>'\n  [possible values: ";
+        assert!(shown.starts_with(expected), "{shown}");
+        let error = Cli::try_parse_from(["heartbeatd", "--\u{1b}[1m"]);
+        let shown = exit::escaped(error.expect_err("no such option")).render().to_string();
+        assert!(shown.contains(r"unexpected argument '--\u{1b}[1m' found"), "{shown}");
+    }
 }

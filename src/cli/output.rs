@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::escape::Escaped;
+use crate::store::{DeviceStore, Unreadable};
 
 /// Something that takes items page by page.
 pub(super) trait List<T> {
@@ -92,6 +93,21 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, value)?;
     writeln!(out)
+}
+
+/// Says in one line on stderr what a list had to leave out, and what can be done with it.
+pub(super) fn tell_unreadable(store: &DeviceStore, remedy: &str) {
+    let Unreadable { count, first } = store.take_unreadable();
+    if count == 0 {
+        return;
+    }
+    let left_out = match count {
+        1 => "1 row cannot be read and is not listed".to_owned(),
+        _ => format!("{count} rows cannot be read and are not listed"),
+    };
+    let more = if count > first.len() as u64 { "; …" } else { "" };
+    let first = first.join("; ");
+    log::warn!(target: "heartbeatd", "{left_out} ({first}{more}); {remedy}");
 }
 
 /// A time for people: UTC, to the second.

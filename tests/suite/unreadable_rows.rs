@@ -9,6 +9,7 @@ use heartbeatd::store::{Stale, StaleFrom};
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, id};
+use crate::support::service::Place;
 
 on_both_databases! {
     rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
@@ -65,6 +66,41 @@ async fn rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing(datab
     let named = unreadable.first.join("; ");
     assert!(named.contains(r#""a/b""#), "{named}");
     assert!(unreadable.count >= 3, "{unreadable:?}");
+}
+
+#[actix_rt::test]
+async fn a_list_says_what_it_leaves_out_and_how_to_remove_it() {
+    let place = Place::new();
+    for device in ["good", "zebra"] {
+        assert!(place.run(&["device", "add", device]).status.success());
+    }
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    let rows = [row("a/b", "online", "NULL"), row("weird", "asleep", "NULL")];
+    let rows = rows.each_ref().map(String::as_str);
+    import(&database, &rows).await;
+    database
+        .execute(
+            "INSERT INTO status_transition (device_id, from_status, to_status, at) \
+             VALUES ('c/d', 'online', 'offline', 0)",
+        )
+        .await;
+    let said = |arguments: &[&str]| {
+        let out = place.run(arguments);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(0), "{said}");
+        assert!(said.lines().count() <= 1, "{said}");
+        said
+    };
+    for arguments in [&["device", "list"][..], &["device", "list", "--json"]] {
+        let said = said(arguments);
+        for part in ["2 rows cannot be read", r#""a/b""#, r#""weird""#, "device remove ID"] {
+            assert!(said.contains(part), "no {part:?} in {said}");
+        }
+    }
+    assert_eq!(place.json(&["device", "list", "--json"]).as_array().map(Vec::len), Some(2));
+    assert!(said(&["history"]).contains("1 row cannot be read"));
+    assert!(place.run(&["device", "remove", "a/b", "weird"]).status.success());
+    assert_eq!(said(&["device", "list"]), "");
 }
 
 fn everybody_since(seconds: i64) -> Cutoffs {
