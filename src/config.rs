@@ -228,10 +228,19 @@ impl TryFrom<String> for MqttVersion {
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedConfig {
     /// Where devices connect to; port 0: any free one.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Who may connect, as `mosquitto_passwd` writes it; unset: anybody, from
     /// this machine only.
     pub users_file: Option<PathBuf>,
+}
+
+fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        let expected = &"an IP address with a port, such as \"127.0.0.1:1883\" or \"[::1]:1883\"";
+        serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), expected)
+    })
 }
 
 impl Default for EmbeddedConfig {

@@ -123,8 +123,8 @@ fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     }
     check_echo_topic(mqtt)?;
     if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
-        let expected = "this heartbeatd was built without the embedded broker: set a URL";
-        check("mqtt.url", "unset", false, expected)?;
+        let expected = "set the URL of a broker, because this heartbeatd was built without one";
+        return Err(ConfigError::Missing { key: "mqtt.url", expected: expected.to_owned() });
     }
     let topic = mqtt.topic.to_string();
     // A device's id, a share group and their separators fit beside it.
@@ -142,10 +142,10 @@ fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
 }
 
 fn validate_credentials(mqtt: &MqttConfig) -> Result<(), ConfigError> {
-    let complete = mqtt.password.is_none() || mqtt.username.is_some();
-    check("mqtt.username", "unset", complete, "a name: mqtt.password is set")?;
-    let complete = mqtt.cert_file.is_some() == mqtt.key_file.is_some();
-    check("mqtt.cert_file", "alone", complete, "mqtt.cert_file and mqtt.key_file go together")?;
+    let MqttConfig { username, password, cert_file, key_file, .. } = mqtt;
+    needs(("mqtt.password", password.is_some()), ("mqtt.username", username.is_some()))?;
+    needs(("mqtt.cert_file", cert_file.is_some()), ("mqtt.key_file", key_file.is_some()))?;
+    needs(("mqtt.key_file", key_file.is_some()), ("mqtt.cert_file", cert_file.is_some()))?;
     if let Some(name) = &mqtt.username {
         let valid = !name.is_empty()
             && name.len() <= MAX_MQTT_BYTES
@@ -155,9 +155,9 @@ fn validate_credentials(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     }
     if let Some(password) = &mqtt.password {
         let password = password.reveal();
-        let expected = "a password: an empty one protects nothing; without mqtt.password only \
-                        the name is sent";
-        check("mqtt.password", "empty", !password.is_empty(), expected)?;
+        let expected = "a password is expected, because an empty one protects nothing; without \
+                        mqtt.password only the name is sent";
+        check("mqtt.password", "\"\"", !password.is_empty(), expected)?;
         let valid = password.len() <= MAX_MQTT_BYTES && !password.contains('\0');
         check("mqtt.password", HIDDEN, valid, "at most 65535 bytes, none of them U+0000")?;
     }
@@ -202,6 +202,17 @@ fn check(
     }
     let (key, value, expected) = (key.to_owned(), value.to_string(), expected.into());
     Err(ConfigError::Value { key, value, expected, place: None })
+}
+
+/// Refuses a key that is set without the one that it needs; true: it is set.
+fn needs(set: (&str, bool), needed: (&'static str, bool)) -> Result<(), ConfigError> {
+    match (set, needed) {
+        ((set, true), (key, false)) => {
+            let expected = format!("set it as well, because {set} is set");
+            Err(ConfigError::Missing { key, expected })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An echo within the heartbeats' filter must not be a device's, and must come to this

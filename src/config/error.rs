@@ -78,6 +78,14 @@ pub enum ConfigError {
         /// Where it is set; `None` for a configuration that was not loaded.
         place: Option<Place>,
     },
+    /// A key that another one needs.
+    #[error("configuration: {key} is not set: {expected}")]
+    Missing {
+        /// The key, with its section.
+        key: &'static str,
+        /// What to do, and why.
+        expected: String,
+    },
     /// A variable of the environment that is not UTF-8.
     #[error("configuration: {place}: its {what} is not UTF-8")]
     NotUtf8 {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::{Config, ConfigError, DEFAULT_PATH, ENVIRONMENT_PREFIX, Place, Secret};
 use crate::secrets::HIDDEN;
@@ -59,7 +59,7 @@ impl Loaded {
         let environment = Environment::new(variables)?;
         places.add_environment(&environment, &schema)?;
 
-        let config = overlay(&text, environment.keys).map_err(|error| places.explain(&error));
+        let config = overlay(&text, environment.keys).map_err(|error| places.explain(path, &error));
         let mut config = config?;
         config.read_secrets()?;
         config.validate().map_err(|error| places.locate(error))?;
@@ -283,15 +283,19 @@ impl Places {
     }
 
     /// Says in our words, and without the value of a secret, what serde says.
-    fn explain(&self, error: &config::ConfigError) -> ConfigError {
+    fn explain(&self, path: &Path, error: &config::ConfigError) -> ConfigError {
         use config::ConfigError::{At, Type};
         let (key, expected) = match error {
             Type { key, expected, .. } => (key, format!("{expected} is expected")),
             At { key, error, .. } => (key, error.to_string()),
-            // It does not come to that: the file has been parsed, its keys are known.
-            _ => (&None, "it cannot be read".to_owned()),
+            _ => (&None, String::new()),
         };
-        let key = key.clone().unwrap_or_default();
+        let Some(key) = key.clone() else {
+            // It does not come to that: the file has been parsed, its keys are known. What
+            // the library says may quote a line.
+            let why = "a value in it or in the environment cannot be represented".to_owned();
+            return ConfigError::File { path: path.to_owned(), why };
+        };
         let place = self.0.get(&key);
         let value = place.map_or(HIDDEN, |(_, value)| value);
         let value = if is_secret(&key) { HIDDEN.to_owned() } else { value.to_owned() };
@@ -364,7 +368,7 @@ fn check_kind(
         // A section may have become the URL that belongs into it.
         _ if is_secret(key) || known.is_object() => HIDDEN.to_owned(),
         DeValue::String(text) => format!("{text:?}"),
-        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.as_str().to_owned(),
         DeValue::Boolean(boolean) => boolean.to_string(),
         // Whatever is in there may belong to another key.
@@ -372,6 +376,9 @@ fn check_kind(
     };
     let expected = match (known, value.get_ref()) {
         (Json::Object(_), _) => format!("a section is expected: [{key}]"),
+        (Json::Number(_), DeValue::Integer(number)) if !fits(number) => {
+            format!("an integer is expected, at least {} and at most {}", i64::MIN, i64::MAX)
+        }
         (Json::Number(number), DeValue::Float(_)) if number.is_f64() => return Ok(shown),
         (Json::Number(_), DeValue::Integer(_) | DeValue::String(_)) => return Ok(shown),
         (Json::Number(_), _) => "an integer is expected".to_owned(),
@@ -379,10 +386,16 @@ fn check_kind(
         (Json::Bool(_), _) => "true or false is expected".to_owned(),
         (_, DeValue::String(_)) => return Ok(shown),
         // Its type says what is wrong with it, if anything is.
-        (_, DeValue::Integer(_)) if !is_secret(key) => return Ok(shown),
+        (_, DeValue::Integer(number)) if !is_secret(key) && fits(number) => return Ok(shown),
         _ => "text in quotes is expected".to_owned(),
     };
     Err(wrong_kind(key, &shown, &expected, at(&value.span())))
+}
+
+/// True if the integer is one of TOML's, which have 64 bits; the parser takes any number of
+/// digits.
+fn fits(number: &DeInteger<'_>) -> bool {
+    i64::from_str_radix(number.as_str(), number.radix()).is_ok()
 }
 
 fn wrong_kind(key: &str, value: &str, expected: &str, place: Place) -> ConfigError {

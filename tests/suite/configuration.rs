@@ -163,6 +163,15 @@ fn what_is_nearly_right_is_refused_with_the_form_that_is_expected() {
         ("MQTT__URL", "broker.example:8883", "mqtts://broker.example:8883"),
         ("DATABASE__URL", "heartbeatd.db", "sqlite://PATH?mode=rwc"),
         ("HTTP__LISTEN", "8080", "127.0.0.1:8080"),
+        ("MQTT__EMBEDDED__LISTEN", "localhost:1883", "such as \"127.0.0.1:1883\""),
+        ("MQTT__EMBEDDED__LISTEN", "1883", "such as \"127.0.0.1:1883\""),
+        ("MQTT__PASSWORD", "x", "mqtt.username is not set: set it as well, because mqtt.password"),
+        (
+            "MQTT__CERT_FILE",
+            "x",
+            "mqtt.key_file is not set: set it as well, because mqtt.cert_file",
+        ),
+        ("MQTT__KEY_FILE", "x", "mqtt.cert_file is not set: set it as well, because mqtt.key_file"),
     ] {
         let (code, text) = checked(key, value);
         assert_eq!(code, Some(78), "{text}");
@@ -178,6 +187,14 @@ fn what_is_wrong_in_the_file_is_said_with_its_line_and_column() {
         ("[mqtt]\nqos = 1.5\n", &["line 2, column 7", "mqtt.qos = 1.5", "an integer"]),
         ("[mqtt]\nqos = 3\n", &["line 2, column 7", "mqtt.qos = 3", "0, 1 or 2"]),
         ("[mqtt]\nclient_id = true\n", &["line 2", "mqtt.client_id", "text in quotes"]),
+        (
+            "[devices]\nmax_devices = 99999999999999999999\n",
+            &["line 2, column 15", "devices.max_devices = 99999999999999999999", "at most 9223"],
+        ),
+        ("[mqtt]\nmax_backlog = 0xffffffffffffffffffff\n", &["line 2, column 15", "= 0xfff"]),
+        ("[mqtt]\nqos = -9223372036854775809\n", &["line 2, column 7", "mqtt.qos = -9223"]),
+        ("[heartbeat]\ntimeout = 99999999999999999999\n", &["heartbeat.timeout", "text in quotes"]),
+        ("[mqtt]\nusername = 99999999999999999999\n", &["mqtt.username", "text in quotes"]),
         ("mqtt = 1\n", &["line 1, column 8", "[mqtt]", "a section"]),
         (
             "\n\nfleet = 1\n",
