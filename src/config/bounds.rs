@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig, Secret};
-use crate::domain::device_id::{RESERVED_PREFIX, is_reserved};
+use crate::domain::device_id::{RESERVED_PREFIX, is_invisible, is_reserved};
 use crate::duration;
 use crate::secrets::HIDDEN;
 
@@ -36,6 +36,10 @@ impl Config {
             let long = token.reveal().chars().count() >= MIN_TOKEN_CHARACTERS;
             let expected = "at least 8 characters, because a shorter one can be guessed";
             check("http.token", HIDDEN, long || is_placeholder(token), expected)?;
+            let valid = !token.reveal().contains(char::is_control);
+            let expected =
+                "no line break and no other control character, because no header holds one";
+            check("http.token", HIDDEN, valid, expected)?;
         }
         self.database.url.check().map_err(|InvalidUrl { shown, expected }| ConfigError::Value {
             key: "database.url".to_owned(),
@@ -147,10 +151,8 @@ fn validate_credentials(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     needs(("mqtt.cert_file", cert_file.is_some()), ("mqtt.key_file", key_file.is_some()))?;
     needs(("mqtt.key_file", key_file.is_some()), ("mqtt.cert_file", cert_file.is_some()))?;
     if let Some(name) = &mqtt.username {
-        let valid = !name.is_empty()
-            && name.len() <= MAX_MQTT_BYTES
-            && !name.contains(|c: char| c.is_control());
-        let expected = "1 to 65535 bytes, no control character";
+        let valid = !name.is_empty() && name.len() <= MAX_MQTT_BYTES && !name.contains(is_unseen);
+        let expected = "1 to 65535 bytes, no control character, no invisible one";
         check("mqtt.username", format!("{name:?}"), valid, expected)?;
     }
     if let Some(password) = &mqtt.password {
@@ -223,11 +225,11 @@ fn check_echo_topic(mqtt: &MqttConfig) -> Result<(), ConfigError> {
         |valid, expected: &str| check("mqtt.echo_topic", format!("{topic:?}"), valid, expected);
     let valid = (1..=1024).contains(&topic.len())
         && !topic.starts_with('$')
-        && !topic.contains(|c: char| c.is_control() || matches!(c, '+' | '#'));
+        && !topic.contains(|c: char| is_unseen(c) || matches!(c, '+' | '#'));
     check(
         valid,
-        "1 to 1024 bytes, no '+', no '#', no control character, and no '$' at the beginning, as in \
-         \"heartbeatd/CLIENT_ID/echo\"",
+        "1 to 1024 bytes, no '+', no '#', no control character, no invisible one, and no '$' at \
+         the beginning, as in \"heartbeatd/CLIENT_ID/echo\"",
     )?;
     let Some(device) = mqtt.topic.device_level(&topic) else { return Ok(()) };
     let suggested = mqtt.topic.topic_of(&mqtt.reserved_id());
@@ -251,6 +253,13 @@ fn check_echo_topic(mqtt: &MqttConfig) -> Result<(), ConfigError> {
 fn check_topic_level(key: &str, text: &str) -> Result<(), ConfigError> {
     let valid = !text.is_empty()
         && text.len() <= 128
-        && !text.contains(|c: char| c.is_control() || matches!(c, '/' | '+' | '#'));
-    check(key, format!("{text:?}"), valid, "1 to 128 bytes, no control character, no '/', '+', '#'")
+        && !text.contains(|c: char| is_unseen(c) || matches!(c, '/' | '+' | '#'));
+    let expected = "1 to 128 bytes, no control character, no invisible one, no '/', '+', '#'";
+    check(key, format!("{text:?}"), valid, expected)
+}
+
+/// True for what a device id may not have either: two texts that differ are to look
+/// different.
+fn is_unseen(c: char) -> bool {
+    c.is_control() || is_invisible(c)
 }

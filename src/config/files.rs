@@ -115,7 +115,12 @@ fn readable_by_others(key: &str, file: &Path) -> Option<String> {
     if of_systemd.is_some_and(|folder| !folder.is_empty() && file.starts_with(folder)) {
         return None;
     }
-    let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
+    let metadata = std::fs::metadata(file).ok()?;
+    if !metadata.is_file() {
+        // A pipe or a device keeps nothing, and a folder cannot be read as a file.
+        return None;
+    }
+    let mode = metadata.permissions().mode() & 0o777;
     let file = file.display();
     let line = format!("{key}: others may read {file} (mode {mode:04o}): chmod 600 {file}");
     (mode & 0o077 != 0).then_some(line)

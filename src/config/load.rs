@@ -12,7 +12,10 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::{Config, ConfigError, DEFAULT_PATH, ENVIRONMENT_PREFIX, Place, Secret};
+use super::{
+    Config, ConfigError, DEFAULT_PATH, DatabaseConfig, DatabaseUrl, ENVIRONMENT_PREFIX, Place,
+    Secret,
+};
 use crate::secrets::HIDDEN;
 
 /// The most that a configuration or a secret may hold, in bytes. Nobody writes more,
@@ -61,7 +64,7 @@ impl Loaded {
 
         let config = overlay(&text, environment.keys).map_err(|error| places.explain(path, &error));
         let mut config = config?;
-        config.read_secrets()?;
+        config.read_secrets().map_err(|error| places.locate(error))?;
         config.validate().map_err(|error| places.locate(error))?;
         let own = places.has_secret_in_file(&config).then_some(path);
         let mut warnings = environment.warnings;
@@ -87,32 +90,73 @@ fn overlay(
 impl Config {
     fn read_secrets(&mut self) -> Result<(), ConfigError> {
         if let Some(secret) = read_secret("mqtt.password_file", &self.mqtt.password_file)? {
+            one_of("mqtt.password", self.mqtt.password.as_ref(), &secret, HIDDEN)?;
             self.mqtt.password = Some(secret);
         }
         if let Some(secret) = read_secret("database.url_file", &self.database.url_file)? {
-            self.database.url = secret.reveal().to_owned().into();
+            let url: DatabaseUrl = secret.reveal().to_owned().into();
+            // The default is set in config.toml too: it contradicts nothing.
+            let set = (self.database.url != DatabaseConfig::default().url)
+                .then(|| Secret::from(self.database.url.reveal().to_owned()));
+            one_of("database.url", set.as_ref(), &secret, &url.to_string())?;
+            self.database.url = url;
         }
         if let Some(secret) = read_secret("http.token_file", &self.http.token_file)? {
+            one_of("http.token", self.http.token.as_ref(), &secret, HIDDEN)?;
             self.http.token = Some(secret);
         }
         Ok(())
     }
 }
 
+/// Refuses a secret that is set and also stands, differently, in a file. What
+/// `check-config` prints names the file and has `printed` in the secret's place.
+fn one_of(
+    key: &str,
+    set: Option<&Secret>,
+    in_file: &Secret,
+    printed: &str,
+) -> Result<(), ConfigError> {
+    let contradicts = |set: &Secret| set != in_file && set.reveal() != printed;
+    if !set.is_some_and(contradicts) {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        key: key.to_owned(),
+        value: HIDDEN.to_owned(),
+        expected: format!(
+            "{key}_file is set too, and its file holds something else: set only one of them"
+        ),
+        place: None,
+    })
+}
+
 fn read_secret(key: &str, path: &Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
     let Some(path) = path else { return Ok(None) };
-    match read_text(path) {
-        Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned().into())),
-        Err(error) => {
-            let ConfigError::File { why, .. } = error else { return Err(error) };
-            Err(ConfigError::Value {
-                key: key.to_owned(),
-                value: path.display().to_string(),
-                expected: format!("a file that can be read is expected: {why}"),
-                place: None,
-            })
+    let unusable = |expected: String| ConfigError::Value {
+        key: key.to_owned(),
+        value: path.display().to_string(),
+        expected,
+        place: None,
+    };
+    let text = match read_text(path) {
+        Ok(text) => text,
+        Err(ConfigError::File { why, .. }) => {
+            return Err(unusable(format!("a file that can be read is expected: {why}")));
         }
+        Err(other) => return Err(other),
+    };
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(unusable("a file that holds a secret is expected: it is empty".to_owned()));
     }
+    if secret.contains(['\r', '\n']) {
+        let lines = secret.lines().count().max(2);
+        return Err(unusable(format!(
+            "a file with nothing but the secret on one line is expected: it has {lines} lines"
+        )));
+    }
+    Ok(Some(secret.to_owned().into()))
 }
 
 const MISSING: &str = "there is no such file";

@@ -119,7 +119,7 @@ impl FromStr for DeviceId {
 /// True for the categories Cf (format: bidi controls, zero-width characters, U+FEFF, soft
 /// hyphen), Zl and Zp (line and paragraph separator), and for the other characters that
 /// Unicode tells programs not to draw.
-fn is_invisible(c: char) -> bool {
+pub(crate) fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Format, LineSeparator, ParagraphSeparator};
     matches!(c.general_category(), Format | LineSeparator | ParagraphSeparator) || is_ignorable(c)
 }

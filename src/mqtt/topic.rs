@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::device_id::is_invisible;
+
 /// A topic filter such as `devices/+/heartbeat`: exactly one level is `+`, and
 /// that level is the device id.
 ///
@@ -27,7 +29,7 @@ pub struct TopicPattern {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no topic for heartbeats: exactly one level must be '+', the device id, \
-     and none may be '#', as in \"devices/+/heartbeat\""
+     none may be '#', and no character may be invisible, as in \"devices/+/heartbeat\""
 )]
 pub struct InvalidTopicPattern(String);
 
@@ -56,7 +58,8 @@ impl FromStr for TopicPattern {
     fn from_str(text: &str) -> Result<Self, InvalidTopicPattern> {
         let invalid = || InvalidTopicPattern(text.to_owned());
         // MQTT reserves topics that begin with '$' for the broker.
-        if text.starts_with('$') || text.contains(|c: char| c.is_control() || c == '#') {
+        let is_forbidden = |c: char| c.is_control() || is_invisible(c) || c == '#';
+        if text.starts_with('$') || text.contains(is_forbidden) {
             return Err(invalid());
         }
         let (before, after) = text.split_once('+').ok_or_else(invalid)?;
@@ -99,7 +102,18 @@ mod tests {
             let pattern: TopicPattern = valid.parse().expect(valid);
             assert_eq!(pattern.to_string(), valid);
         }
-        for invalid in ["", "devices", "a/+/+", "a/x+/b", "a/+x", "a/+/#", "#", "$SYS/+", "a\0/+"] {
+        for invalid in [
+            "",
+            "devices",
+            "a/+/+",
+            "a/x+/b",
+            "a/+x",
+            "a/+/#",
+            "#",
+            "$SYS/+",
+            "a\0/+",
+            "a\u{202e}/+",
+        ] {
             assert!(invalid.parse::<TopicPattern>().is_err(), "{invalid:?}");
         }
     }

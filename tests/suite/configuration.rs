@@ -180,6 +180,26 @@ fn what_is_nearly_right_is_refused_with_the_form_that_is_expected() {
 }
 
 #[test]
+fn no_text_of_the_configuration_is_invisible() {
+    for (key, before, after) in [
+        ("MQTT__CLIENT_ID", "a", "b"),
+        ("MQTT__SHARE_GROUP", "a", "b"),
+        ("MQTT__USERNAME", "a", "b"),
+        ("MQTT__TOPIC", "a", "/+/b"),
+        ("MQTT__ECHO_TOPIC", "a", "b"),
+    ] {
+        for hazard in ["\u{202e}", "\u{200b}", "\u{2028}", "\u{feff}", "\u{3164}", "\u{85}", "\n"] {
+            let (code, text) = checked(key, &format!("{before}{hazard}{after}"));
+            assert_eq!(code, Some(78), "{key}, {hazard:?}: {text}");
+            assert!(text.contains("invisible"), "{key}, {hazard:?}: {text}");
+            assert!(!text.trim_end().contains(hazard), "{key}, {hazard:?}: {text}");
+        }
+        let (code, text) = checked(key, &format!("{before}ü温{after}"));
+        assert_eq!(code, Some(0), "{key}: {text}");
+    }
+}
+
+#[test]
 fn what_is_wrong_in_the_file_is_said_with_its_line_and_column() {
     for (text, parts) in [
         ("[heartbeat]\n  timout = \"3s\"\n", &["line 2, column 3", "`timout`", "`timeout`"][..]),

@@ -128,6 +128,83 @@ fn a_secret_that_protects_nothing_is_refused() {
     assert!(text.contains("mqtt.password"), "{text}");
 }
 
+#[test]
+fn a_secret_that_is_set_and_differs_in_its_file_is_refused() {
+    for (key, set, other) in [
+        ("MQTT__PASSWORD", "12345678", "87654321"),
+        ("HTTP__TOKEN", "12345678", "87654321"),
+        ("DATABASE__URL", "sqlite://one.db", "postgres://me:87654321@db/fleet"),
+    ] {
+        let file = |content: &str| {
+            let place = Place::new().with("MQTT__USERNAME", "me");
+            let place = place.with(&format!("{key}_FILE"), "secret");
+            write(place.path().join("secret"), content).expect("a file");
+            place
+        };
+        let name = key.to_lowercase().replace("__", ".");
+        let (code, text) = checked(&file(other).with(key, set));
+        assert_eq!(code, Some(78), "{text}");
+        let place = format!("HEARTBEATD_{key} in the environment");
+        for part in [&format!("{name} = ***"), &format!("{name}_file is set too"), &place] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+        assert!(!text.contains("12345678") && !text.contains("87654321"), "{text}");
+        // The same twice contradicts nothing, and what check-config prints neither.
+        let (code, text) = checked(&file(set).with(key, set));
+        assert_eq!(code, Some(0), "{text}");
+        let place = file(other);
+        let printed = place.run(&["check-config"]).stdout;
+        write(place.path().join("config.toml"), printed).expect("a file");
+        let (code, text) = checked(&place);
+        assert_eq!(code, Some(0), "{text}");
+    }
+    let place = Place::new().with("DATABASE__URL_FILE", "url");
+    write(place.path().join("url"), "sqlite://other.db").expect("a file");
+    let default = "[database]\nurl = \"sqlite://heartbeatd.db?mode=rwc\"\n";
+    write(place.path().join("config.toml"), default).expect("a file");
+    let (code, text) = checked(&place);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("sqlite://other.db"), "{text}");
+}
+
+#[test]
+fn a_secret_is_one_line() {
+    for (content, code, part) in [
+        ("12345678\n", 0, ""),
+        ("12345678\r\n", 0, ""),
+        ("12345678\n87654321\n", 78, "on one line is expected: it has 2 lines"),
+        ("\n12345678", 78, "it has 2 lines"),
+        ("12345678\r87654321", 78, "it has 2 lines"),
+        ("\n", 78, "it is empty"),
+    ] {
+        for key in ["MQTT__PASSWORD_FILE", "HTTP__TOKEN_FILE"] {
+            let place = Place::new().with("MQTT__USERNAME", "me").with(key, "secret");
+            write(place.path().join("secret"), content).expect("a file");
+            let (found, text) = checked(&place);
+            assert_eq!(found, Some(code), "{key}, {content:?}: {text}");
+            assert!(text.contains(part) && !text.contains("12345678"), "{key}: {text}");
+        }
+    }
+    let (code, text) = checked(&Place::new().with("HTTP__TOKEN", "12345678\n12345678"));
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("http.token = ***: no line break"), "{text}");
+}
+
+#[test]
+fn only_the_mode_of_a_regular_file_is_to_be_changed() {
+    for key in ["MQTT__PASSWORD_FILE", "MQTT__KEY_FILE", "DATABASE__URL_FILE", "HTTP__TOKEN_FILE"] {
+        for file in ["/etc", "/dev/null"] {
+            let place = Place::new().with("MQTT__USERNAME", "me").with(key, file);
+            let place = place.with("MQTT__URL", "mqtts://127.0.0.1:1");
+            let (code, text) = checked(&place.with("MQTT__CERT_FILE", "/dev/null"));
+            assert_eq!(code, Some(78), "{key} = {file}: {text}");
+            assert!(!text.contains("chmod"), "{key} = {file}: {text}");
+        }
+    }
+    let (_, text) = checked(&Place::new().with("MQTT__EMBEDDED__USERS_FILE", "/dev/null"));
+    assert!(!text.contains("chmod"), "{text}");
+}
+
 /// It is a configuration, but not one to run with.
 #[test]
 fn what_check_config_prints_of_secrets_is_not_taken_for_them() {
