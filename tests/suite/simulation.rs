@@ -31,7 +31,7 @@ use heartbeatd::store::{DeviceStore, OpenMode};
 use self::world::World;
 
 /// How many schedules `cargo test` runs.
-const SCHEDULES: u64 = 400;
+const SCHEDULES: u64 = 300;
 
 /// More threads than processors: each waits for its database most of the time.
 const THREADS_PER_PROCESSOR: usize = 2;

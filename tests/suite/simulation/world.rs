@@ -371,14 +371,15 @@ impl World {
                 quiet = 0;
                 continue;
             }
-            let held = self.process.as_mut().and_then(|process| process.points.try_recv().ok());
-            if let Some(held) = held {
-                self.take(held).await;
+            // What is done was done before the next one began.
+            if let Some(Some(done)) = self.asked.next().now_or_never() {
+                self.done(done).await;
                 quiet = 0;
                 continue;
             }
-            if let Some(Some(done)) = self.asked.next().now_or_never() {
-                self.done(done).await;
+            let held = self.process.as_mut().and_then(|process| process.points.try_recv().ok());
+            if let Some(held) = held {
+                self.take(held).await;
                 quiet = 0;
                 continue;
             }
