@@ -142,9 +142,11 @@ impl Truth {
         certain.map(clipped).sum::<i64>() + self.handed.iter().map(clipped).sum::<i64>()
     }
 
-    /// How far a clock may have been off since `from` without being noticed.
+    /// How far a clock may have been off since `from` without being noticed. What was proven
+    /// before it was set back by so little reaches beyond that moment as well.
     pub fn unnoticed(&self, from: i64) -> i64 {
-        self.steps.iter().filter(|(at, _)| *at >= from).map(|(_, by)| (*by).min(UNNOTICED)).sum()
+        let since = self.steps.iter().filter(|(at, _)| *at >= from - NOTICED);
+        since.map(|(_, by)| (*by).min(UNNOTICED)).sum()
     }
 
     /// When the clock was last set before `now`, by more than may go unnoticed.
