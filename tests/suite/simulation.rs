@@ -33,6 +33,10 @@ use self::world::World;
 /// How many schedules `cargo test` runs.
 const SCHEDULES: u64 = 300;
 
+/// The first seed of `cargo test`: always the same schedules, so that a change is judged by
+/// what it changes. Others are run by hand, see above.
+const FIRST_SEED: u64 = 3000;
+
 /// More threads than processors: each waits for its database most of the time.
 const THREADS_PER_PROCESSOR: usize = 2;
 
@@ -40,7 +44,7 @@ const THREADS_PER_PROCESSOR: usize = 2;
 fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let schedules = number("SIMULATION_SCHEDULES").unwrap_or(SCHEDULES);
-    let first = number("SIMULATION_SEED").unwrap_or_else(|| fastrand::u64(..1 << 40));
+    let first = number("SIMULATION_SEED").unwrap_or(FIRST_SEED);
     println!("{schedules} schedules, the seeds begin with {first}");
 
     let template = empty_database();
