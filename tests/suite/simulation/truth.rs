@@ -149,6 +149,11 @@ impl Truth {
         since.map(|(_, by)| (*by).min(UNNOTICED)).sum()
     }
 
+    /// By how much the clock was set since `from`, in all.
+    pub fn set_by(&self, from: i64) -> i64 {
+        self.steps.iter().filter(|(at, _)| *at >= from - NOTICED).map(|(_, by)| by).sum()
+    }
+
     /// When the clock was last set before `now`, by more than may go unnoticed.
     pub fn last_noticed(&self, now: i64) -> Option<i64> {
         let noticed = self.steps.iter().filter(|(at, by)| *at < now && *by >= NOTICED);

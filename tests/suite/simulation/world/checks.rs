@@ -310,7 +310,7 @@ impl World {
                 format_args!("{sequence} is deleted, but the clock was set at {disturbed}"),
             );
             if self.truth.last_noticed(now) < Some(written) {
-                let age = now - written + self.truth.unnoticed(written);
+                let age = now - written + self.truth.set_by(written);
                 self.assert(age >= retention, format_args!("{sequence} is {age} old and deleted"));
             }
         }
