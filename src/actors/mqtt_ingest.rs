@@ -167,7 +167,7 @@ impl MqttIngest {
         match (subscribed, self.listening) {
             (_, Listening::Disconnected) => (),
             (Ok(_), Listening::Subscribed | Listening::Unproven) => {
-                self.rounds.restart((self.clock)(), GapCause::NoEcho);
+                self.rounds.begin((self.clock)());
             }
             (Ok(_), Listening::Connected) => {
                 self.is_now(Listening::Subscribed);
@@ -304,6 +304,9 @@ impl MqttIngest {
                  (or set mqtt.echo_interval = \"0s\")"
             );
         }
+        // An echo that comes back before the answer does not say since when there is a
+        // subscription again.
+        self.rounds.interrupt(GapCause::NoEcho);
         // A broker that lost the subscription gets it back; for any other this changes
         // nothing. No answer at all means that the connection is dead.
         self.subscribe(ctx);

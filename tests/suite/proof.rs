@@ -311,6 +311,25 @@ async fn an_echo_proves_something_once_and_only_in_its_order() {
 }
 
 #[actix_rt::test]
+async fn an_echo_before_the_answer_to_a_repeated_subscription_proves_nothing() {
+    let scene = Scene::with_echo().await;
+    scene.subscribed(1, 1).await;
+    // The broker has lost the subscription: none of the echoes comes back.
+    let second = scene.subscription(2).await;
+    let echo = scene.echo().await;
+    scene.broker.inbox.offer_echo(echo);
+    scene.await_ignored("late", 1.0).await;
+    assert_eq!(scene.proofs(), 0.0);
+    second.send(Ok(GRANTED)).expect("it is awaited");
+    let deadline = Instant::now() + PATIENCE;
+    while scene.proofs() < 1.0 {
+        assert!(Instant::now() < deadline, "the ones after the answer do");
+        let echo = scene.echo().await;
+        scene.broker.inbox.offer_echo(echo);
+    }
+}
+
+#[actix_rt::test]
 async fn an_echo_of_an_earlier_connection_proves_nothing_on_a_later_one() {
     let scene = Scene::with_echo().await;
     scene.subscribed(1, 1).await;
