@@ -99,7 +99,7 @@ pub enum AppError {
     /// The database did not take what was received until the service had to end.
     #[error(
         "{heartbeats} heartbeats are lost, they could not be written within {}: {why}",
-        humantime::format_duration(DRAIN_TIMEOUT)
+        crate::duration::format(DRAIN_TIMEOUT)
     )]
     NotWritten {
         /// The number of heartbeats that are lost; with them, the proof of the last

@@ -14,21 +14,30 @@ pub struct Outage {
     why: String,
 }
 
-impl Outage {
-    /// An outage that begins at `now`.
-    pub fn begin(now: Instant, why: String) -> Self {
-        Self { since: now, mentioned: now, why }
-    }
+/// What is to be said of an outage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mention {
+    /// It has just begun.
+    Begins,
+    /// It goes on, and has for so long.
+    GoesOn(Duration),
+    /// It was mentioned lately.
+    Nothing,
+}
 
-    /// Notes that it goes on, and why. Returns how long it has lasted if it is time to
-    /// mention it again.
-    pub fn goes_on(&mut self, now: Instant, why: String) -> Option<Duration> {
-        self.why = why;
-        if now.saturating_duration_since(self.mentioned) < REMINDER {
-            return None;
+impl Outage {
+    /// Notes at `now` that something is away, and why. Returns what is to be said of it.
+    pub fn note(outage: &mut Option<Self>, now: Instant, why: String) -> Mention {
+        let Some(outage) = outage else {
+            *outage = Some(Self { since: now, mentioned: now, why });
+            return Mention::Begins;
+        };
+        outage.why = why;
+        if now.saturating_duration_since(outage.mentioned) < REMINDER {
+            return Mention::Nothing;
         }
-        self.mentioned = now;
-        Some(self.lasts(now))
+        outage.mentioned = now;
+        Mention::GoesOn(outage.lasts(now))
     }
 
     /// How long it has lasted.
@@ -49,13 +58,18 @@ mod tests {
     #[test]
     fn an_outage_is_mentioned_again_every_half_minute_with_its_newest_reason() {
         let began = Instant::now();
-        let mut outage = Outage::begin(began, "locked".to_owned());
+        let mut outage = None;
         let after = |seconds| began + Duration::from_secs(seconds);
         let mut mentioned = Vec::new();
-        for second in 1..=90 {
-            mentioned.extend(outage.goes_on(after(second), format!("locked {second}")));
+        for second in 0..=90 {
+            match Outage::note(&mut outage, after(second), format!("locked {second}")) {
+                Mention::Begins => assert_eq!(second, 0),
+                Mention::GoesOn(lasts) => mentioned.push(lasts),
+                Mention::Nothing => (),
+            }
         }
         assert_eq!(mentioned, [30, 60, 90].map(Duration::from_secs));
+        let outage = outage.expect("it goes on");
         assert_eq!(outage.why(), "locked 90");
         assert_eq!(outage.lasts(after(100)), Duration::from_secs(100));
     }

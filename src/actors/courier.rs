@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::domain::Transition;
 use crate::domain::delivery::{self, Attempt, Pace, Probe, Step};
 use crate::metrics::Metrics;
-use crate::outage::Outage;
+use crate::outage::{Mention, Outage};
 use crate::store::StoreError;
 
 const TARGET: &str = "courier";
@@ -119,9 +119,7 @@ impl Courier {
             stopped: Notify::new(),
         }))
     }
-}
 
-impl Courier {
     /// The same courier with another bound on what it delivers at once.
     #[doc(hidden)]
     #[must_use]
@@ -332,17 +330,14 @@ impl Round {
     fn say_failed(&self, error: &CourierError) {
         self.metrics.delivery_failed(error.reason());
         let (now, why) = (Instant::now(), error.to_string());
-        let mut failing = self.failing.borrow_mut();
-        match &mut *failing {
-            None => {
+        match Outage::note(&mut self.failing.borrow_mut(), now, why) {
+            Mention::Begins => {
                 error!(target: TARGET, "{error}; what is left is delivered later");
-                *failing = Some(Outage::begin(now, why));
             }
-            Some(outage) => {
-                if let Some(lasts) = outage.goes_on(now, why) {
-                    error!(target: TARGET, seconds = lasts.as_secs(); "still: {error}");
-                }
+            Mention::GoesOn(lasts) => {
+                error!(target: TARGET, seconds = lasts.as_secs(); "still: {error}");
             }
+            Mention::Nothing => (),
         }
     }
 

@@ -34,7 +34,7 @@ use crate::domain::{
 };
 use crate::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::outage::Outage;
+use crate::outage::{Mention, Outage};
 use crate::store::{DeviceStore, RecordingRules, StoreError};
 
 const TARGET: &str = "device_registry";
@@ -356,24 +356,18 @@ impl DeviceRegistry {
 
     fn note_outage(&mut self, error: &StoreError) {
         let (now, pending, why) = (Instant::now(), self.unwritten(), error.to_string());
-        match &mut self.outage {
-            None => {
-                match error {
-                    StoreError::TakenOver { .. } | StoreError::FileReplaced { .. } => {
-                        error!(target: TARGET, "{error}");
-                    }
-                    _ => error!(
-                        target: TARGET,
-                        "{error}; heartbeats are kept and written when the database is back"
-                    ),
-                }
-                self.outage = Some(Outage::begin(now, why));
+        match (Outage::note(&mut self.outage, now, why), error) {
+            (Mention::Begins, StoreError::TakenOver { .. } | StoreError::FileReplaced { .. }) => {
+                error!(target: TARGET, "{error}");
             }
-            Some(outage) => {
-                if let Some(lasts) = outage.goes_on(now, why) {
-                    error!(target: TARGET, seconds = lasts.as_secs(), pending; "still: {error}");
-                }
+            (Mention::Begins, _) => error!(
+                target: TARGET,
+                "{error}; heartbeats are kept and written when the database is back"
+            ),
+            (Mention::GoesOn(lasts), _) => {
+                error!(target: TARGET, seconds = lasts.as_secs(), pending; "still: {error}");
             }
+            (Mention::Nothing, _) => (),
         }
     }
 
@@ -399,14 +393,7 @@ impl DeviceRegistry {
         };
         let (seconds, pending) = (stall.lasts.as_secs(), self.unwritten());
         let why = format!("no answer for {seconds} s, asked to {}", stall.what);
-        let said = match &mut self.stalled {
-            None => {
-                self.stalled = Some(Outage::begin(now, why));
-                true
-            }
-            Some(stalled) => stalled.goes_on(now, why).is_some(),
-        };
-        if said {
+        if Outage::note(&mut self.stalled, now, why) != Mention::Nothing {
             error!(
                 target: TARGET, seconds, pending;
                 "the database does not answer, asked to {}; is a table locked, or the server \
@@ -551,11 +538,8 @@ impl DeviceRegistry {
 
     fn check_failed(&mut self, error: &CheckError) {
         self.metrics.check_failed();
-        let (now, why) = (Instant::now(), error.to_string());
-        match &mut self.failed_checks {
-            None => self.failed_checks = Some(Outage::begin(now, why)),
-            Some(failed) => drop(failed.goes_on(now, why)),
-        }
+        // The ticker says it.
+        Outage::note(&mut self.failed_checks, Instant::now(), error.to_string());
     }
 }
 

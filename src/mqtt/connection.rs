@@ -85,10 +85,7 @@ pub enum ClientError {
         why: String,
     },
     /// The broker did not answer.
-    #[error(
-        "cannot subscribe to {topic}: no answer within {}",
-        humantime::format_duration(PATIENCE)
-    )]
+    #[error("cannot subscribe to {topic}: no answer within {}", crate::duration::format(PATIENCE))]
     NoAnswer {
         /// What was subscribed to.
         topic: String,

@@ -232,7 +232,7 @@ fn unreachable(address: SocketAddr, error: &std::io::Error) -> Reason {
         ),
         ErrorKind::TimedOut | ErrorKind::WouldBlock => format!(
             "no answer from {address} within {}: it is down, or a firewall drops the packets",
-            humantime::format_duration(STEP)
+            crate::duration::format(STEP)
         ),
         _ => format!("{address} cannot be reached: {error}"),
     }

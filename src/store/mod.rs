@@ -90,14 +90,14 @@ pub enum StoreError {
     /// No connection was free, or could be made, within five seconds.
     #[error(
         "cannot {action}: no connection to the database within {}",
-        humantime::format_duration(PATIENCE)
+        crate::duration::format(PATIENCE)
     )]
     NoConnection {
         /// What was to be done.
         action: &'static str,
     },
     /// Neither success nor failure within the bound on a transaction or a read.
-    #[error("cannot {action}: no answer within {}", humantime::format_duration(transaction::BOUND))]
+    #[error("cannot {action}: no answer within {}", crate::duration::format(transaction::BOUND))]
     NoAnswer {
         /// What was to be done.
         action: &'static str,

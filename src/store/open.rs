@@ -19,6 +19,7 @@ use sea_orm::{
 use tokio::time::{Instant, sleep};
 
 use super::file::{self, DatabaseFile};
+use super::transaction::driver_error;
 use super::{PATIENCE, Result, StoreError};
 use crate::address::DatabaseUrl;
 
@@ -564,15 +565,6 @@ fn is_busy(error: &DbErr) -> bool {
     code.is_some_and(|code| IN_THE_WAY.contains(&(code & 0xff)))
 }
 
-fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
-    match error {
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
-        _ => None,
-    }
-}
-
 pub(super) fn connection_error(error: sqlx::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::SqlxError(error.into()))
 }
@@ -593,7 +585,7 @@ fn hint(url: &str, mode: OpenMode, error: &DbErr) -> &'static str {
         }
         _ if OF_A_POOLER.iter().any(|symptom| text.contains(symptom)) => {
             "; this looks like PgBouncer: connect to PostgreSQL directly, or set \
-             pool_mode = session and ignore_startup_parameters in PgBouncer"
+             pool_mode = session in PgBouncer"
         }
         _ if url.starts_with("postgres") => {
             "; is PostgreSQL running there, and may this user use that database?"

@@ -264,7 +264,8 @@ fn is_unreadable(error: &DbErr) -> bool {
     }
 }
 
-fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
+/// The driver's own error.
+pub(super) fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
     match error {
         DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error))

@@ -202,10 +202,8 @@ async fn a_table_that_is_locked_fails_a_flush_within_seconds_and_names_the_lock(
 #[actix_rt::test]
 async fn a_postgresql_that_vanishes_without_a_word_is_written_to_once_it_is_back() {
     let database = TestDatabase::postgres();
-    let mut url: url::Url = database.url.parse().expect("a URL");
-    let proxy = Proxy::to(url.port().expect("a port"));
-    url.set_port(Some(proxy.port)).expect("it has a host");
-    let store = DeviceStore::open(url.as_str(), OpenMode::Migrate).await.expect("it opens");
+    let (proxy, through) = Proxy::to_database(&database);
+    let store = DeviceStore::open(&through, OpenMode::Migrate).await.expect("it opens");
     write(&store, &heartbeats(&["a"])).await.expect("it writes");
 
     proxy.swallow();

@@ -147,6 +147,15 @@ impl Delivery {
         all
     }
 
+    /// Waits until a metric has this value: it is counted after the outbox is written.
+    async fn await_metric(&self, name: &str, value: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(name) != value {
+            assert!(Instant::now() < deadline, "{name} is {} and not {value}", self.metric(name));
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn metric(&self, name: &str) -> f64 {
         let page = self.metrics.encode().expect("it prints");
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -166,8 +175,8 @@ async fn a_sink_that_fails_gets_less_at_once_until_it_takes_it(database: TestDat
     assert_eq!(delivery.next().await, ["a"]);
     assert_eq!(delivery.next().await, ["b", "c"], "in order, and more at once again");
     assert_eq!(delivery.to_the_end(&fleet).await, [""; 0]);
-    assert_eq!(delivery.metric(r#"heartbeatd_deliveries_failed_total{reason="sink"}"#), 2.0);
-    assert_eq!(delivery.metric("heartbeatd_alerts_delivered_total"), 3.0);
+    delivery.await_metric(r#"heartbeatd_deliveries_failed_total{reason="sink"}"#, 2.0).await;
+    delivery.await_metric("heartbeatd_alerts_delivered_total", 3.0).await;
 }
 
 async fn a_sink_that_is_slow_gets_nothing_twice_and_less_at_once_afterwards(
@@ -245,7 +254,7 @@ async fn an_alert_that_is_always_refused_is_passed_kept_and_shown(database: Test
         let expected = if device == "bad" { refused } else { (true, None) };
         assert_eq!(fates[device], expected, "{device}");
     }
-    assert_eq!(delivery.metric("heartbeatd_alerts_given_up_total"), 1.0);
+    delivery.await_metric("heartbeatd_alerts_given_up_total", 1.0).await;
 }
 
 async fn an_alert_over_which_the_process_dies_is_passed(database: TestDatabase) {

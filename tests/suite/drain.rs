@@ -1,23 +1,26 @@
 //! The service is told to end: it finishes what it has begun, within its bound, and
 //! says what it could not do.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::database::{TestDatabase, lock_sqlite};
-use crate::support::service::Place;
 use actix::prelude::*;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::config::HttpListen;
 use heartbeatd::{App, Config};
-use servers::mosquitto::{Mosquitto, heartbeat};
-use servers::{eventually, process::free_port};
+use tokio::sync::Notify;
 
-/// Takes a second for each delivery, and tells what it got.
+use crate::support::database::{TestDatabase, lock_sqlite};
+use crate::support::fleet::id;
+use crate::support::service::{Place, Service};
+use servers::mosquitto::{Mosquitto, heartbeat};
+use servers::process::free_port;
+
+/// Tells when it is given something, and has it once it is let go on.
 struct SlowSink {
-    began: Arc<AtomicUsize>,
+    begun: Arc<Notify>,
+    go_on: Arc<Notify>,
     got: Arc<Mutex<Vec<i64>>>,
 }
 
@@ -29,12 +32,12 @@ impl Handler<DevicesOffline> for SlowSink {
     type Result = ResponseFuture<Result<(), AlertError>>;
 
     fn handle(&mut self, offline: DevicesOffline, _: &mut Context<Self>) -> Self::Result {
-        self.began.fetch_add(1, Ordering::SeqCst);
-        let got = Arc::clone(&self.got);
+        let sequences = offline.transitions.iter().map(|transition| transition.sequence);
+        self.got.lock().expect("nobody panics").extend(sequences);
+        self.begun.notify_one();
+        let go_on = Arc::clone(&self.go_on);
         Box::pin(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let sequences = offline.transitions.iter().map(|transition| transition.sequence);
-            got.lock().expect("nobody panics").extend(sequences);
+            go_on.notified().await;
             Ok(())
         })
     }
@@ -53,52 +56,53 @@ async fn a_delivery_under_way_is_finished_and_its_alerts_are_told_once_over_two_
     config.database.url = database.url.clone().into();
     config.http.listen = HttpListen::Off;
 
-    let (began, got) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<i64>>>::default());
-    for run in 0..2 {
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let got = Arc::<Mutex<Vec<i64>>>::default();
+    let start = async || {
         let sink = on_own_thread("slow_sink", {
-            let (began, got) = (Arc::clone(&began), Arc::clone(&got));
-            move || SlowSink { began, got }
+            let (begun, go_on, got) = (Arc::clone(&begun), Arc::clone(&go_on), Arc::clone(&got));
+            move || SlowSink { begun, go_on, got }
         });
         let app = App::build(config.clone()).alert_sink(sink.recipient());
-        let app = app.start().await.expect("it starts");
-        if run == 0 {
-            let port = broker.port;
-            let (sent, until) = (Arc::clone(&began), servers::PATIENCE);
-            let sending = actix_rt::task::spawn_blocking(move || {
-                heartbeat(port, "pump", b"");
-                eventually("a delivery begins", || (sent.load(Ordering::SeqCst) > 0).then_some(()));
-            });
-            // The service may not be subscribed yet when the first one is published.
-            let sending = tokio::time::timeout(until, sending);
-            let publishing = async {
-                while began.load(Ordering::SeqCst) == 0 {
-                    tokio::time::sleep(Duration::from_secs(3)).await;
-                    if began.load(Ordering::SeqCst) == 0 {
-                        actix_rt::task::spawn_blocking(move || heartbeat(port, "pump", b""))
-                            .await
-                            .expect("it publishes");
-                    }
-                }
-            };
-            let (sent, ()) = futures::join!(sending, publishing);
-            sent.expect("in time").expect("it does not panic");
-        }
-        app.drain().await.expect("it drains");
+        app.start().await.expect("it starts")
+    };
+
+    let app = start().await;
+    let store = database.open().await;
+    let pump = id("pump");
+    let deadline = Instant::now() + servers::PATIENCE;
+    while store.device(&pump).await.expect("it reads").is_none() {
+        assert!(Instant::now() < deadline, "it is never heard");
+        // Again and again: the service may not be subscribed yet.
+        heartbeat(broker.port, "pump", b"");
     }
+    let begins = tokio::time::timeout(servers::PATIENCE, begun.notified());
+    begins.await.expect("the device falls silent");
+    let letting = async { go_on.notify_one() };
+    let (drained, ()) = futures::join!(app.drain(), letting);
+    drained.expect("it drains");
+
+    // What is not struck off would be delivered at once.
+    start().await.drain().await.expect("it drains");
     let got = got.lock().expect("nobody panics").clone();
     assert_eq!(got.len(), 1, "told once: {got:?}");
-    let store = database.open().await;
     assert_eq!(store.undelivered_offline(10).await.expect("it reads"), []);
+}
+
+/// A service that has heard and stored a device.
+fn online(broker: &Mosquitto) -> (Place, Service) {
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    heartbeat(broker.port, "pump", b"");
+    place.await_statuses(&["pump online"]);
+    (place, service)
 }
 
 #[actix_rt::test]
 async fn a_database_that_stays_locked_ends_the_drain_in_time_and_the_loss_is_said() {
     let broker = Mosquitto::start();
-    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "10m");
-    let mut service = place.start();
-    service.await_listening();
-    heartbeat(broker.port, "pump", b"");
-    place.await_statuses(&["pump online"]);
+    let (place, mut service) = online(&broker);
     let lock = lock_sqlite(&place.database_url()).await;
     let heartbeats = "heartbeatd_heartbeats_total";
     heartbeat(broker.port, "pump", b"");
@@ -115,11 +119,7 @@ async fn a_database_that_stays_locked_ends_the_drain_in_time_and_the_loss_is_sai
 #[actix_rt::test]
 async fn a_database_that_is_free_again_in_time_gets_everything() {
     let broker = Mosquitto::start();
-    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "10m");
-    let mut service = place.start();
-    service.await_listening();
-    heartbeat(broker.port, "pump", b"");
-    place.await_statuses(&["pump online"]);
+    let (place, mut service) = online(&broker);
     let lock = lock_sqlite(&place.database_url()).await;
     heartbeat(broker.port, "fan", b"");
     service.await_metric("heartbeatd_heartbeats_total", 2.0);

@@ -43,8 +43,8 @@ fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port:
 
     assert_eq!(service.get("/healthz").0, 200);
     assert_eq!(service.get("/readyz").0, 200);
-    assert_eq!(service.metric("heartbeatd_heartbeats_total"), 3.0);
-    assert_eq!(service.metric(r#"heartbeatd_devices{status="online"}"#), 1.0);
+    service.await_metric("heartbeatd_heartbeats_total", 3.0);
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 1.0);
 
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
@@ -92,7 +92,7 @@ fn sigterm_writes_what_is_buffered() {
         heartbeat(broker.port, device, b"");
     }
     service.await_metric("heartbeatd_heartbeats_total", 3.0);
-    assert_eq!(service.metric("heartbeatd_pending_heartbeats"), 3.0);
+    service.await_metric("heartbeatd_pending_heartbeats", 3.0);
     place.await_statuses(&[]);
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(0));

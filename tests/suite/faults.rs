@@ -289,12 +289,9 @@ async fn a_locked_database_with_its_embedded_broker() {
 fn a_postgresql_that_is_gone() {
     let broker = Mosquitto::start();
     let database = TestDatabase::postgres();
-    let url: url::Url = database.url.parse().expect("a URL");
-    let proxy = Proxy::to(url.port().expect("a port"));
-    let mut through = url.clone();
-    through.set_port(Some(proxy.port)).expect("it has a host");
+    let (proxy, through) = Proxy::to_database(&database);
     let place = Place::new().with("MQTT__URL", &broker.url());
-    let mut scene = Scene::start(place.with("DATABASE__URL", through.as_str()), broker.port);
+    let mut scene = Scene::start(place.with("DATABASE__URL", &through), broker.port);
     scene.devices.die(&DEAD[..2]);
     proxy.refuse();
     scene.endure();

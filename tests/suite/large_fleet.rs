@@ -98,7 +98,7 @@ async fn memory_does_not_grow_with_the_number_of_registered_devices() {
         heartbeat(broker.port, "d-0000001", b"");
         service.await_metric("heartbeatd_flush_duration_seconds_count", 1.0);
         service.await_metric("heartbeatd_check_duration_seconds_count", 5.0);
-        assert_eq!(service.metric(r#"heartbeatd_devices{status="online"}"#), f64::from(count));
+        service.await_metric(r#"heartbeatd_devices{status="online"}"#, f64::from(count));
         peaks.push(peak_memory(&service));
     }
     assert!(peaks[1] < peaks[0] + MARGIN, "from {} to {} bytes", peaks[0], peaks[1]);

@@ -79,7 +79,6 @@ fn silent_connections_that_take_all_files_stop_neither_storing_nor_checks_nor_he
     // It is stored that the one lives, and found that the other does not.
     eventually("the fan is online and the pump offline", || {
         fan.heartbeat("fan");
-        std::thread::sleep(Duration::from_millis(200));
         let list = place.json(&["device", "list", "--json"]);
         let statuses: Vec<_> =
             list.as_array()?.iter().filter_map(|d| d["status"].as_str()).collect();

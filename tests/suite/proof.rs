@@ -3,106 +3,26 @@
 //! connection. The test is the broker; the ingest, its inbox and the registry are
 //! the real ones.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use futures::channel::oneshot;
-use futures::future::LocalBoxFuture;
 use heartbeatd::actors::mqtt_ingest::{Disconnect, Listening, MqttIngest, ReportListening};
 use heartbeatd::clock::system_clock;
 use heartbeatd::domain::EchoToken;
-use heartbeatd::mqtt::{ClientError, Connection, Event, Granted, Inbox};
+use heartbeatd::mqtt::{Event, Inbox};
 
+use crate::support::connection::{Answer, Asked, GRANTED, Line, Subscribed, no_answer, refused};
 use crate::support::database::TestDatabase;
 use crate::support::fleet::Fleet;
 use servers::PATIENCE;
 
-type Answer<T> = oneshot::Sender<T>;
-
-/// A broker whose answers come when the test says so.
-struct Broker {
-    inbox: Arc<Inbox>,
-    echo_topic: Option<&'static str>,
-    number: Cell<u64>,
-    connects: RefCell<Vec<Answer<Result<(), ClientError>>>>,
-    disconnects: RefCell<Vec<Answer<()>>>,
-    subscriptions: RefCell<Vec<Answer<Result<Granted, ClientError>>>>,
-    echoes: RefCell<Vec<EchoToken>>,
-}
-
-struct Line(Rc<Broker>);
-
-fn ask<T: 'static>(asked: &RefCell<Vec<Answer<T>>>) -> LocalBoxFuture<'static, T> {
-    let (answer, answered) = oneshot::channel();
-    asked.borrow_mut().push(answer);
-    Box::pin(async { answered.await.expect("the test answers or ends") })
-}
-
-impl Connection for Line {
-    fn inbox(&self) -> Arc<Inbox> {
-        Arc::clone(&self.0.inbox)
-    }
-
-    fn broker(&self) -> &str {
-        "mqtt://test"
-    }
-
-    fn client_id(&self) -> &str {
-        "heartbeatd"
-    }
-
-    fn topic(&self) -> &str {
-        "devices/+/heartbeat"
-    }
-
-    fn echo_topic(&self) -> Option<&str> {
-        self.0.echo_topic
-    }
-
-    fn number(&self) -> u64 {
-        self.0.number.get()
-    }
-
-    fn connect(&self) -> LocalBoxFuture<'static, Result<(), ClientError>> {
-        ask(&self.0.connects)
-    }
-
-    fn subscribe(&self) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
-        ask(&self.0.subscriptions)
-    }
-
-    fn send_echo(&self, token: EchoToken) {
-        self.0.echoes.borrow_mut().push(token);
-        if self.0.echo_topic.is_none() {
-            self.0.inbox.offer_echo(token);
-        }
-    }
-
-    fn disconnect(&self) -> LocalBoxFuture<'static, ()> {
-        ask(&self.0.disconnects)
-    }
-}
-
-const GRANTED: Granted = Granted { asked: 1, granted: 1 };
-
-fn no_answer() -> Result<Granted, ClientError> {
-    Err(ClientError::NoAnswer { topic: "devices/+/heartbeat".to_owned() })
-}
-
-fn forbidden() -> Result<Granted, ClientError> {
-    Err(ClientError::Subscribe {
-        topic: "devices/+/heartbeat".to_owned(),
-        client_id: "heartbeatd".to_owned(),
-        why: "not authorized".to_owned(),
-    })
-}
-
 struct Scene {
     fleet: Fleet,
-    broker: Rc<Broker>,
+    /// What the broker is asked; the test answers.
+    broker: Rc<Asked>,
     ingest: Addr<MqttIngest>,
 }
 
@@ -118,15 +38,7 @@ impl Scene {
 
     async fn new(echo_topic: Option<&'static str>, interval: Duration) -> Self {
         let fleet = Fleet::on(TestDatabase::sqlite()).await;
-        let broker = Rc::new(Broker {
-            inbox: Arc::new(Inbox::new(1000)),
-            echo_topic,
-            number: Cell::new(0),
-            connects: RefCell::default(),
-            disconnects: RefCell::default(),
-            subscriptions: RefCell::default(),
-            echoes: RefCell::default(),
-        });
+        let broker = Rc::new(Asked::nothing(Inbox::new(1000), echo_topic));
         let (line, registry) = (Line(Rc::clone(&broker)), fleet.registry.clone());
         let metrics = Arc::clone(&fleet.metrics);
         let ingest =
@@ -156,7 +68,7 @@ impl Scene {
     }
 
     /// Waits until the ingest has subscribed so many times, and keeps the last answer.
-    async fn subscription(&self, number: usize) -> Answer<Result<Granted, ClientError>> {
+    async fn subscription(&self, number: usize) -> Answer<Subscribed> {
         let asked = &self.broker.subscriptions;
         self.until("it subscribes", || asked.borrow().len() == number).await;
         // A closed channel takes its place.
@@ -170,8 +82,9 @@ impl Scene {
     }
 
     async fn listening(&self) -> Listening {
-        // What is in the inbox is looked at within milliseconds.
-        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        self.until("the inbox is looked at", || self.broker.inbox.is_empty()).await;
+        // After a question the actor looks at the answers that the test has given.
+        self.ingest.send(ReportListening).await.expect("it lives");
         self.ingest.send(ReportListening).await.expect("it lives")
     }
 
@@ -215,13 +128,13 @@ async fn a_first_subscription_without_an_answer_leads_to_a_new_connection() {
     let scene = Scene::with_echo().await;
     scene.connected(1);
     scene.subscription(1).await.send(no_answer()).expect("it is awaited");
-    scene.until("it disconnects", || scene.broker.disconnects.borrow().len() == 1).await;
+    scene.until("it disconnects", || scene.broker.goodbyes.borrow().len() == 1).await;
     assert_eq!(scene.listening().await, Listening::Disconnected);
     assert_eq!(scene.broker.connects.borrow().len(), 1, "not before it has disconnected");
     // One that paho makes by itself in this moment ends with the first.
     scene.connected(2);
     assert_eq!(scene.listening().await, Listening::Disconnected);
-    let goodbye = scene.broker.disconnects.borrow_mut().pop();
+    let goodbye = scene.broker.goodbyes.borrow_mut().pop();
     goodbye.expect("it disconnects").send(()).expect("it is awaited");
     scene.until("it connects again", || scene.broker.connects.borrow().len() == 2).await;
     scene.connected(2);
@@ -231,7 +144,7 @@ async fn a_first_subscription_without_an_answer_leads_to_a_new_connection() {
 
 #[actix_rt::test]
 async fn an_answer_to_a_subscription_of_an_earlier_connection_says_nothing() {
-    for answer in [|| Ok(GRANTED), no_answer, forbidden] {
+    for answer in [|| Ok(GRANTED), no_answer, refused] {
         let scene = Scene::without_echo().await;
         scene.connected(1);
         let first = scene.subscription(1).await;
@@ -240,7 +153,7 @@ async fn an_answer_to_a_subscription_of_an_earlier_connection_says_nothing() {
         let second = scene.subscription(2).await;
         first.send(answer()).expect("it is awaited");
         assert_eq!(scene.listening().await, Listening::Connected);
-        assert_eq!((scene.proofs(), scene.broker.echoes.borrow().len()), (0.0, 0));
+        assert_eq!((scene.proofs(), scene.broker.sent.get()), (0.0, 0));
         second.send(Ok(GRANTED)).expect("it is awaited");
         scene.await_proofs(1.0).await;
     }
@@ -248,7 +161,7 @@ async fn an_answer_to_a_subscription_of_an_earlier_connection_says_nothing() {
 
 #[actix_rt::test]
 async fn an_answer_to_a_subscription_proves_nothing_after_the_connection_is_lost() {
-    for answer in [|| Ok(GRANTED), no_answer, forbidden] {
+    for answer in [|| Ok(GRANTED), no_answer, refused] {
         let scene = Scene::without_echo().await;
         scene.connected(1);
         let first = scene.subscription(1).await;
@@ -257,7 +170,7 @@ async fn an_answer_to_a_subscription_proves_nothing_after_the_connection_is_lost
         first.send(answer()).expect("it is awaited");
         assert_eq!(scene.listening().await, Listening::Disconnected);
         assert_eq!(scene.proofs(), 0.0);
-        assert_eq!(scene.broker.disconnects.borrow().len(), 0, "there is nothing to end");
+        assert_eq!(scene.broker.goodbyes.borrow().len(), 0, "there is nothing to end");
         scene.subscribed(2, 2).await;
     }
 }
@@ -281,9 +194,9 @@ async fn a_connection_made_while_the_service_drains_is_not_listened_to() {
     let scene = Scene::without_echo().await;
     scene.subscribed(1, 1).await;
     let draining = scene.ingest.send(Disconnect);
-    scene.until("it disconnects", || scene.broker.disconnects.borrow().len() == 1).await;
+    scene.until("it disconnects", || scene.broker.goodbyes.borrow().len() == 1).await;
     scene.connected(2);
-    let goodbye = scene.broker.disconnects.borrow_mut().pop();
+    let goodbye = scene.broker.goodbyes.borrow_mut().pop();
     goodbye.expect("it disconnects").send(()).expect("it is awaited");
     draining.await.expect("it lives");
     assert_eq!(scene.listening().await, Listening::Disconnected);

@@ -15,7 +15,6 @@
 //! SIMULATION_SEED=17 SIMULATION_SCHEDULES=1 cargo test --test suite simulation
 //! ```
 
-mod broker;
 mod clocks;
 mod database;
 mod sink;

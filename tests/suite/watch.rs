@@ -19,14 +19,11 @@ use servers::mosquitto::{Mosquitto, heartbeat};
 fn a_database_that_vanishes_without_a_word_is_said_and_the_drain_is_bounded_and_honest() {
     let broker = Mosquitto::start();
     let database = TestDatabase::postgres();
-    let url: url::Url = database.url.parse().expect("a URL");
-    let proxy = Proxy::to(url.port().expect("a port"));
-    let mut through = url.clone();
-    through.set_port(Some(proxy.port)).expect("it has a host");
+    let (proxy, through) = Proxy::to_database(&database);
     let place = Place::new()
         .with("MQTT__URL", &broker.url())
         .with("HEARTBEAT__TIMEOUT", "10m")
-        .with("DATABASE__URL", through.as_str());
+        .with("DATABASE__URL", &through);
     let mut service = place.start();
     service.await_listening();
     heartbeat(broker.port, "pump", b"");

@@ -1,5 +1,6 @@
 //! What the tests stand on: the binary, its devices, a fleet on a database.
 
+pub mod connection;
 pub mod database;
 pub mod devices;
 pub mod fake_broker;

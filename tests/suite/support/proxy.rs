@@ -6,6 +6,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::database::TestDatabase;
+
 /// A proxy in front of a port of this machine.
 pub struct Proxy {
     pub port: u16,
@@ -49,6 +51,14 @@ impl Proxy {
             }
         });
         Self { port, shared }
+    }
+
+    /// A proxy in front of a PostgreSQL, and the URL of its database through it.
+    pub fn to_database(database: &TestDatabase) -> (Self, String) {
+        let mut url: url::Url = database.url.parse().expect("a URL");
+        let proxy = Self::to(url.port().expect("a port"));
+        url.set_port(Some(proxy.port)).expect("it has a host");
+        (proxy, url.into())
     }
 
     /// From now on, what is sent vanishes: no byte, no FIN, no RST.

@@ -6,9 +6,9 @@ use heartbeatd::actors::mqtt_ingest::ReportListening;
 use heartbeatd::domain::{EchoToken, Heartbeat};
 use heartbeatd::mqtt::Event;
 
-use super::super::broker::{self, Answer, GRANTED, Subscribed};
 use super::super::truth::Stretch;
 use super::{Device, HEARTBEAT_INTERVAL, SECOND, World, clocks, device_id};
+use crate::support::connection::{self, Answer, GRANTED, Subscribed};
 
 /// What travels from the broker to the service, in order.
 pub(super) enum Message {
@@ -240,8 +240,8 @@ impl World {
                 self.note(format_args!("subscription refused"));
             }
             let answered = match () {
-                () if connection == u64::MAX => broker::no_answer(),
-                () if refused => broker::refused(),
+                () if connection == u64::MAX => connection::no_answer(),
+                () if refused => connection::refused(),
                 () => Ok(GRANTED),
             };
             let _gone = answer.send(answered);

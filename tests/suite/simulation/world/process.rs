@@ -18,12 +18,13 @@ use heartbeatd::metrics::Metrics;
 use heartbeatd::store::Outcome;
 use tokio::sync::mpsc;
 
-use super::super::broker::{Asked, Line};
 use super::super::database::{Gate, Held};
 use super::super::sink::{Deliveries, Sink};
 use super::{
     CHECK_INTERVAL, ECHO_INTERVAL, FLUSH_INTERVAL, Kind, Mood, SECOND, TIMEOUT, World, clocks,
 };
+use crate::support::connection::{Asked, Line};
+use heartbeatd::mqtt::Inbox;
 
 /// Longer than any schedule takes in real time.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -122,7 +123,8 @@ impl World {
             .with_bounds(self.kind.bounds)
             .start();
         let echo_topic = self.kind.echo.then_some("heartbeatd/heartbeatd/echo");
-        let asked = Rc::new(Asked::nothing(self.kind.max_backlog, echo_topic));
+        let inbox = Inbox::new(self.kind.max_backlog).at_once();
+        let asked = Rc::new(Asked::nothing(inbox, echo_topic));
         asked.number.set(self.links);
         let ingest = MqttIngest::new(
             Box::new(Line(Rc::clone(&asked))),

@@ -1,4 +1,4 @@
-//! What the service has in place of an MQTT client.
+//! A connection whose broker is the test: it answers what it likes, when it likes.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,19 +33,23 @@ pub struct Asked {
     pub connects: RefCell<Vec<Answer<Result<(), ClientError>>>>,
     pub goodbyes: RefCell<Vec<Answer<()>>>,
     pub subscriptions: RefCell<Vec<Answer<Subscribed>>>,
+    /// Those that go to the broker; with being connected as the evidence, none.
     pub echoes: RefCell<Vec<EchoToken>>,
+    /// How many echoes were sent, wherever they go.
+    pub sent: Cell<usize>,
 }
 
 impl Asked {
-    pub fn nothing(max_backlog: usize, echo_topic: Option<&'static str>) -> Self {
+    pub fn nothing(inbox: Inbox, echo_topic: Option<&'static str>) -> Self {
         Self {
-            inbox: Arc::new(Inbox::new(max_backlog).at_once()),
+            inbox: Arc::new(inbox),
             echo_topic,
             number: Cell::new(0),
             connects: RefCell::default(),
             goodbyes: RefCell::default(),
             subscriptions: RefCell::default(),
             echoes: RefCell::default(),
+            sent: Cell::new(0),
         }
     }
 }
@@ -58,7 +62,7 @@ fn ask<T: 'static>(asked: &RefCell<Vec<Answer<T>>>) -> LocalBoxFuture<'static, T
     Box::pin(async {
         match answered.await {
             Ok(answer) => answer,
-            // The process is dead.
+            // Nobody answers any more: the process is dead, or the test has ended.
             Err(_canceled) => std::future::pending().await,
         }
     })
@@ -70,7 +74,7 @@ impl Connection for Line {
     }
 
     fn broker(&self) -> &str {
-        "mqtt://simulation"
+        "mqtt://test"
     }
 
     fn client_id(&self) -> &str {
@@ -98,6 +102,7 @@ impl Connection for Line {
     }
 
     fn send_echo(&self, token: EchoToken) {
+        self.0.sent.update(|sent| sent + 1);
         match self.0.echo_topic {
             Some(_) => self.0.echoes.borrow_mut().push(token),
             None => self.0.inbox.offer_echo(token),
