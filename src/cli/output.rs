@@ -97,7 +97,7 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
 
 /// Says in one line on stderr what a list had to leave out, and what can be done with it.
 pub(super) fn tell_unreadable(store: &DeviceStore, remedy: &str) {
-    let Unreadable { count, first } = store.take_unreadable();
+    let Unreadable { count, examples } = store.take_unreadable();
     if count == 0 {
         return;
     }
@@ -105,9 +105,9 @@ pub(super) fn tell_unreadable(store: &DeviceStore, remedy: &str) {
         1 => "1 row cannot be read and is not listed".to_owned(),
         _ => format!("{count} rows cannot be read and are not listed"),
     };
-    let more = if count > first.len() as u64 { "; …" } else { "" };
-    let first = first.join("; ");
-    log::warn!(target: "heartbeatd", "{left_out} ({first}{more}); {remedy}");
+    let more = if count > examples.len() as u64 { "; …" } else { "" };
+    let examples = examples.join("; ");
+    log::warn!(target: "heartbeatd", "{left_out} ({examples}{more}); {remedy}");
 }
 
 /// A time for people: UTC, to the second.

@@ -131,7 +131,7 @@ impl DeviceStore {
         Ok(updated.rows_affected > 0)
     }
 
-    /// How many devices there are in each status.
+    /// How many devices there are in each status; without those whose status is none.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl DeviceStore {
         let others = [Status::Provisioning, Status::Offline, Status::Error];
         let count = |s: Status| format!("count(*) FILTER (WHERE status = '{s}') AS {s}");
         let sql = format!(
-            "SELECT (SELECT count(*) FROM device) AS devices, {counts} \
+            "SELECT (SELECT count(*) FROM device) AS devices, count(*) AS not_online, {counts} \
              FROM device WHERE status <> 'online'",
             counts = others.map(count).join(", "),
         );
@@ -154,7 +154,7 @@ impl DeviceStore {
             for status in others {
                 counts.insert(status, number(status.as_str())?);
             }
-            let online = number("devices")?.saturating_sub(counts.values().sum());
+            let online = number("devices")?.saturating_sub(number("not_online")?);
             counts.insert(Status::Online, online);
             Ok(counts)
         })

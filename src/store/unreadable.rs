@@ -2,6 +2,7 @@
 //! something there that is not valid. They are left out and named; they stop nothing.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
 use sea_orm::{
@@ -9,7 +10,9 @@ use sea_orm::{
     QuerySelect, QueryTrait, Select, TryGetable, Value,
 };
 
-use super::{DeviceStore, root};
+use super::{DeviceStore, Result, root};
+use crate::domain::Status;
+use crate::escape::in_quotes;
 
 /// How many rows are told apart; of more the same one may count again.
 const TOLD_APART: usize = 1_000;
@@ -25,8 +28,8 @@ const NAMED: usize = 5;
 pub struct Unreadable {
     /// The number of rows.
     pub count: u64,
-    /// The first few: what they are, and what is wrong with them.
-    pub first: Vec<String>,
+    /// A few: what they are, and what is wrong with them. The next few with the next call.
+    pub examples: Vec<String>,
 }
 
 /// Collects them.
@@ -34,16 +37,61 @@ pub struct Unreadable {
 pub(super) struct Collector {
     rows: BTreeSet<String>,
     beyond: u64,
+    /// The one that was named last.
+    last_named: String,
+}
+
+impl Collector {
+    /// Empties it, and goes on naming after the one that was named last.
+    fn take(&mut self) -> Unreadable {
+        let (rows, beyond) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.beyond));
+        let last = self.last_named.as_str();
+        let after = rows.range::<str, _>((Bound::Excluded(last), Bound::Unbounded));
+        let until = rows.range::<str, _>((Bound::Unbounded, Bound::Included(last)));
+        let in_turn = after.chain(until);
+        let examples: Vec<String> = in_turn.take(NAMED).cloned().collect();
+        self.last_named = examples.last().cloned().unwrap_or_default();
+        Unreadable { count: rows.len() as u64 + beyond, examples }
+    }
 }
 
 impl DeviceStore {
     /// The rows that had to be left out since this was called last, by whatever has read.
     pub fn take_unreadable(&self) -> Unreadable {
-        let Collector { rows, beyond } = std::mem::take(&mut *self.unreadable.lock());
-        Unreadable {
-            count: rows.len() as u64 + beyond,
-            first: rows.into_iter().take(NAMED).collect(),
-        }
+        self.unreadable.lock().take()
+    }
+
+    /// Finds the devices whose status is none, which no check for silence would meet.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn find_unknown_statuses(&self) -> Result<()> {
+        let known = Status::ALL.map(|status| format!("'{status}'")).join(", ");
+        // An index has those that are not online.
+        let unknown = format!("status <> 'online' AND status NOT IN ({known})");
+        let count = format!("SELECT count(*) AS devices FROM device WHERE {unknown}");
+        let select = format!(
+            "SELECT CAST(id AS TEXT) AS id, CAST(status AS TEXT) AS status FROM device \
+             WHERE {unknown} ORDER BY id LIMIT {TOLD_APART}"
+        );
+        self.read("find the devices of unknown status", async |db| {
+            let rows = self.select(db, &select, []).await?;
+            for row in &rows {
+                let text = |column: &str| row.try_get::<String>("", column).ok();
+                let (id, status) = (text("id"), text("status").unwrap_or_default());
+                let why = format!("a status of {}", in_quotes(&status));
+                self.readable::<()>(&named("device", &id), Err(DbErr::Type(why)));
+            }
+            if rows.len() == TOLD_APART {
+                let counted = self.select(db, &count, []).await?.pop();
+                let devices = counted.map(|row| row.try_get::<i64>("", "devices")).transpose()?;
+                let more = devices.unwrap_or_default().unsigned_abs();
+                self.unreadable.lock().beyond += more.saturating_sub(TOLD_APART as u64);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Leaves a row out if it cannot be read.

@@ -14,6 +14,8 @@ use crate::support::service::Place;
 on_both_databases! {
     rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
     rows_that_cannot_be_read_do_not_take_the_place_of_others
+    every_check_finds_the_devices_whose_status_is_none_and_counts_them_as_nothing
+    rows_that_cannot_be_read_are_named_in_turn
     a_device_whose_status_is_none_is_online_once_it_is_heard
     a_check_of_many_timeouts_takes_little_longer_than_one_of_none
 }
@@ -63,7 +65,7 @@ async fn rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing(datab
     assert_eq!(history.len(), 4, "{history:?}");
     assert_eq!(history[3], "zebra");
     let unreadable = fleet.store.take_unreadable();
-    let named = unreadable.first.join("; ");
+    let named = unreadable.examples.join("; ");
     assert!(named.contains(r#""a/b""#), "{named}");
     assert!(unreadable.count >= 3, "{unreadable:?}");
 }
@@ -126,6 +128,45 @@ async fn rows_that_cannot_be_read_do_not_take_the_place_of_others(database: Test
     found.sort();
     found.dedup();
     assert_eq!(found, ["b", "d", "f"].map(id));
+}
+
+async fn every_check_finds_the_devices_whose_status_is_none_and_counts_them_as_nothing(
+    database: TestDatabase,
+) {
+    drop(database.open().await);
+    let rows =
+        ["bogus", "ONLINE", "", "online"].map(|status| row(&format!("d-{status}"), status, "NULL"));
+    import(&database, &rows.each_ref().map(String::as_str)).await;
+    let fleet = Fleet::on(database).await;
+    for checks in 1..=2 {
+        fleet.check(at(10)).await;
+        let page = fleet.metrics.encode().expect("a page");
+        let counted = format!("heartbeatd_unreadable_rows_total {}", 3 * checks);
+        assert!(page.contains(&counted), "{page}");
+        assert!(page.contains("heartbeatd_devices{status=\"online\"} 1\n"), "{page}");
+    }
+    fleet.store.find_unknown_statuses().await.expect("it reads");
+    let unreadable = fleet.store.take_unreadable();
+    assert_eq!(unreadable.count, 3);
+    for (id, status) in [("d-", ""), ("d-ONLINE", "ONLINE"), ("d-bogus", "bogus")] {
+        let told = format!("device {id:?}: Type Error: a status of {status:?}");
+        assert!(unreadable.examples.contains(&told), "{told}: {unreadable:?}");
+    }
+}
+
+async fn rows_that_cannot_be_read_are_named_in_turn(database: TestDatabase) {
+    const ROWS: usize = 1_003;
+    let store = database.open().await;
+    let rows: Vec<_> = (0..ROWS).map(|n| row(&format!("d-{n:04}"), "bogus", "NULL")).collect();
+    import(&database, &rows.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut named = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        store.find_unknown_statuses().await.expect("it reads");
+        let unreadable = store.take_unreadable();
+        assert_eq!((unreadable.count, unreadable.examples.len()), (ROWS as u64, 5));
+        named.extend(unreadable.examples);
+    }
+    assert_eq!(named.len(), 15, "{named:?}");
 }
 
 async fn a_device_whose_status_is_none_is_online_once_it_is_heard(database: TestDatabase) {

@@ -59,6 +59,7 @@ impl Sweep {
         let own = self.store.own_timeouts().await?;
         let longest = own.iter().copied().fold(self.timeout, Duration::max);
         let newly_offline = self.check_offline_devices(&own, &work).await?;
+        self.store.find_unknown_statuses().await?;
         self.tidy(&work).await?;
         Ok(Swept {
             newly_offline,
@@ -134,15 +135,16 @@ impl Sweep {
 
     /// Rows that cannot be read stop no check, and are told with each.
     fn tell_of_unreadable(&self) {
-        let Unreadable { count, first } = self.store.take_unreadable();
+        let Unreadable { count, examples } = self.store.take_unreadable();
         if count == 0 {
             return;
         }
         self.metrics.unreadable(count);
-        let rows = first.join("; ");
+        let rows = examples.join("; ");
         warn!(
             target: TARGET, count, rows;
-            "rows of the database cannot be read and are left out; correct or delete them"
+            "rows of the database cannot be read and are left out, of which a few are named in turn; \
+             correct or delete them"
         );
     }
 
