@@ -51,12 +51,11 @@ impl World {
         let (mut before, mut new) = (None, Vec::new());
         loop {
             let page = self.commands.history(None, before, 20).await.expect("it reads");
-            let all = page.len();
+            before = page.last().map(|t| t.sequence);
             new.extend(page.into_iter().take_while(|t| Some(t.sequence) > known));
-            if all < 20 || !new.len().is_multiple_of(20) {
+            if before.is_none_or(|oldest| Some(oldest) <= known) {
                 break;
             }
-            before = new.last().map(|t: &Transition| t.sequence);
         }
         for transition in new.into_iter().rev() {
             let at = millis(transition.at);
