@@ -7,7 +7,7 @@
 //! secret.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::de::Error as _;
@@ -347,6 +347,17 @@ fn shown_query(query: &str, shown: &[&str]) -> String {
         text.push_str(&format!("{key}={value}"));
     }
     text
+}
+
+/// An address at which this machine reaches a listener on `address`: one that listens on
+/// all addresses is reached at loopback.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        _ => address.ip(),
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The first lines of the log: what runs where, and how to try it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use log::info;
 
+use crate::address::reachable;
 use crate::config::MqttConfig;
 use crate::{App, Config, duration};
 
@@ -42,8 +43,13 @@ fn broker_address(_: &App) -> Option<SocketAddr> {
 fn command_to_try(mqtt: &MqttConfig, embedded: Option<SocketAddr>) -> Option<String> {
     let (host, port, tls, named) = match (&mqtt.url, embedded) {
         (_, Some(address)) => {
-            let host = reachable(address.ip()).to_string();
-            (host, address.port(), String::new(), mqtt.embedded.users_file.is_some())
+            let address = reachable(address);
+            (
+                address.ip().to_string(),
+                address.port(),
+                String::new(),
+                mqtt.embedded.users_file.is_some(),
+            )
         }
         (Some(url), None) => {
             // mosquitto_pub takes an address of IPv6 without its brackets.
@@ -58,15 +64,6 @@ fn command_to_try(mqtt: &MqttConfig, embedded: Option<SocketAddr>) -> Option<Str
     Some(format!(
         "mosquitto_pub -h {host} -p {port}{tls}{user} -q 1 -t {topic} -m '{{\"uptime_seconds\": 60}}'"
     ))
-}
-
-/// An address at which this machine reaches a listener on `address`.
-fn reachable(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    }
 }
 
 fn tls_arguments(mqtt: &MqttConfig) -> String {

@@ -126,6 +126,7 @@ fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
         check_topic_level("mqtt.share_group", group)?;
     }
     check_echo_topic(mqtt)?;
+    check_embedded_topics(mqtt)?;
     if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
         let expected = "set the URL of a broker, because this heartbeatd was built without one";
         return Err(ConfigError::Missing { key: "mqtt.url", expected: expected.to_owned() });
@@ -248,6 +249,22 @@ fn check_echo_topic(mqtt: &MqttConfig) -> Result<(), ConfigError> {
             mqtt.topic
         ),
     )
+}
+
+/// The embedded broker takes a topic with a level that begins with `$` for invalid.
+fn check_embedded_topics(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    if mqtt.url.is_some() {
+        return Ok(());
+    }
+    let expected = "no level that begins with '$', because the embedded broker does not take one; \
+                    or mqtt.url, the URL of a broker that does";
+    let topics =
+        [("mqtt.topic", Some(mqtt.topic.to_string())), ("mqtt.echo_topic", mqtt.echo_topic())];
+    for (key, topic) in topics {
+        let topic = topic.unwrap_or_default();
+        check(key, format!("{topic:?}"), !topic.contains("/$"), expected)?;
+    }
+    Ok(())
 }
 
 fn check_topic_level(key: &str, text: &str) -> Result<(), ConfigError> {

@@ -3,6 +3,8 @@
 //!
 //! - Anybody may publish heartbeats (with `mqtt.embedded.users_file`: any user).
 //! - Only this service may subscribe, and only it may use its own client id.
+//! - A device id may not begin with `$`: rmqtt takes a topic with such a level for
+//!   invalid, acknowledges the message and loses it.
 //! - A topic with a control character closes the connection: paho cannot take a
 //!   U+0000 and would abort the process.
 //! - A last will may not be a heartbeat: it is sent when its device is gone, and
@@ -28,6 +30,7 @@ use self::users::Users;
 pub use self::users::UsersError;
 use super::TopicPattern;
 use super::client::Broker;
+use crate::address::reachable;
 use crate::config::MqttConfig;
 use crate::domain::device_id::is_reserved;
 use crate::escape::Quoted;
@@ -125,7 +128,7 @@ impl EmbeddedBroker {
     /// How this service gets in.
     pub fn broker(&self) -> Broker {
         Broker {
-            uri: format!("mqtt://{}", self.address),
+            uri: format!("mqtt://{}", reachable(self.address)),
             credentials: Some((SERVICE_USER.to_owned(), self.secret.clone())),
         }
     }
@@ -222,14 +225,19 @@ impl Guard {
         if self.echo_topic.as_deref() == Some(topic) && client_id == self.client_id {
             return Ok(());
         }
-        let device = self.topic.device_level(topic);
-        if device.is_some_and(|device| !is_reserved(device)) {
-            return Ok(());
-        }
-        let why = if device.is_some() {
-            format!("the topic {} is reserved for echoes of the service", Quoted(topic))
-        } else {
-            format!("the topic {} is no device's, which would be {}", Quoted(topic), self.topic)
+        let why = match self.topic.device_level(topic) {
+            Some(device) if is_reserved(device) => {
+                format!("the topic {} is reserved for echoes of the service", Quoted(topic))
+            }
+            Some(device) if device.starts_with('$') => format!(
+                "the device id {} begins with '$', and the embedded broker cannot pass on its \
+                 heartbeats: give the device another id, or set mqtt.url to another broker",
+                Quoted(device)
+            ),
+            Some(_) => return Ok(()),
+            None => {
+                format!("the topic {} is no device's, which would be {}", Quoted(topic), self.topic)
+            }
         };
         Err(Refusal { why, disconnect: false })
     }

@@ -52,6 +52,8 @@ fn a_bad_value_is_named_with_its_key_and_what_is_allowed() {
         ("MQTT__URL", "192.168.1.5:1883", &["mqtt.url", "mqtt://192.168.1.5:1883"]),
         ("MQTT__URL", "mqtt://me:pw@host", &["mqtt.url", "mqtt.username", "***"]),
         ("MQTT__TOPIC", "devices/#", &["mqtt.topic", "devices/#", "exactly one level must be '+'"]),
+        ("MQTT__TOPIC", "devices/+/$hb", &["mqtt.topic", "devices/+/$hb", "mqtt.url"]),
+        ("MQTT__ECHO_TOPIC", "a/$b", &["mqtt.echo_topic", "a/$b", "embedded broker", "'$'"]),
         ("MQTT__ECHO_TOPIC", "a/+/b", &["mqtt.echo_topic", "a/+/b", "no '+'"]),
         ("MQTT__ECHO_TOPIC", "", &["mqtt.echo_topic", "1 to 1024 bytes"]),
         (
@@ -281,6 +283,33 @@ fn the_embedded_broker_refuses_what_a_heartbeat_service_has_no_use_for() {
     service.await_log(&["embedded_broker", "refused a subscription"]);
     heartbeat(port, "pump", b"");
     place.await_statuses(&["pump online"]);
+}
+
+#[test]
+fn ids_that_begin_with_a_dollar_sign_are_refused_by_the_embedded_broker_and_taken_from_others() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let service = place.start();
+    service.await_listening();
+    let port = service.broker_port();
+    for (version, device) in [("5", "$pump"), ("311", "$")] {
+        let topic = format!("devices/{device}/heartbeat");
+        // At QoS 0, because a refusal of MQTT 5 would be this command's failure.
+        publish(port, &topic, b"", &["-V", version, "-q", "0"]);
+        let quoted = format!("refused a message: the device id {device:?} begins with '$'");
+        service.await_log(&["embedded_broker", &quoted, "mqtt.url"]);
+    }
+    heartbeat(port, "pump$", b"");
+    place.await_statuses(&["pump$ online"]);
+    assert!(!service.log().join("\n").contains("rmqtt"), "{}", service.log().join("\n"));
+
+    let broker = Mosquitto::start();
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    for device in ["$", "$pump"] {
+        heartbeat(broker.port, device, b"");
+    }
+    place.await_statuses(&["$ online", "$pump online"]);
 }
 
 #[test]

@@ -144,6 +144,23 @@ fn losses_right_after_connecting_ask_for_another_client_with_that_id() {
     assert_eq!(asked, 1, "{}", log.join("\n"));
 }
 
+#[test]
+fn a_broker_that_listens_on_all_addresses_is_shown_by_the_one_that_is_connected_to() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let users = folder.path().join("users").display().to_string();
+    let passwd = program("mosquitto_passwd", "mosquitto", &["/usr/bin"]);
+    output(Command::new(passwd).args(["-c", "-b", &users, "fleet", "s3cret"]));
+    for (listen, host) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "[::1]")] {
+        let place = Place::new()
+            .with("MQTT__EMBEDDED__USERS_FILE", &users)
+            .with("MQTT__EMBEDDED__LISTEN", listen);
+        let service = place.start();
+        let line = service.await_log(&["mqtt_ingest", "connected", "broker="]);
+        assert!(line.contains(&format!("broker=mqtt://{host}:")), "{line}");
+        service.await_listening();
+    }
+}
+
 /// An authority and what it has signed, made by openssl.
 struct Certificates(tempfile::TempDir);
 
