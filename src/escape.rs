@@ -9,7 +9,6 @@ pub struct Escaped<T>(pub T);
 
 /// Wraps text from outside to stand within a sentence: in quotes, escaped, and at most
 /// 100 characters of it.
-#[cfg(any(test, feature = "embedded-broker"))]
 pub struct Quoted<'a>(pub &'a str);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
@@ -18,7 +17,6 @@ impl<T: fmt::Display> fmt::Display for Escaped<T> {
     }
 }
 
-#[cfg(any(test, feature = "embedded-broker"))]
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const CHARS: usize = 100;

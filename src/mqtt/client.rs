@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use paho_mqtt as paho;
+use paho_mqtt::ReasonCode;
 
 use super::TopicPattern;
 use super::connection::{ClientError, Connection, Granted};
 use super::diagnosis::Probe;
 use super::inbox::{Event, Inbox};
+use super::reason::{Filter, disconnected, not_connected, not_subscribed};
 use crate::clock::Clock;
 use crate::config::{MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
@@ -166,7 +168,9 @@ impl Connection for Client {
         let token = self.paho.connect(self.options.clone());
         let max_qos = Arc::clone(&self.max_qos);
         Box::pin(async move {
-            let accepted = token.await.map_err(|error| ClientError::Connect(refusal(&error)))?;
+            let accepted = token.await.map_err(|error| {
+                ClientError::Connect(not_connected(&error).unwrap_or_else(|| error.to_string()))
+            })?;
             let max = accepted.properties().get(paho::PropertyCode::MaximumQos);
             let max = max.and_then(|property| property.get_byte());
             max_qos.store(max.unwrap_or(2), Ordering::SeqCst);
@@ -199,7 +203,7 @@ impl Connection for Client {
             match tokio::time::timeout(PATIENCE, token).await {
                 Ok(Ok(response)) => {
                     let codes = response.subscribe_many_response().unwrap_or_default();
-                    match refused(&topics, &codes) {
+                    match refused(&topics, &codes, &client_id) {
                         None => {
                             let least = codes.iter().filter_map(|&code| u8::try_from(code).ok());
                             let least = least.min().unwrap_or(asked).min(asked);
@@ -211,7 +215,11 @@ impl Connection for Client {
                     }
                 }
                 Ok(Err(error)) => {
-                    Err(ClientError::Subscribe { topic, client_id, why: error.to_string() })
+                    let code = failed_code(&error).map(|code| code as i32);
+                    let (topic, why) = code
+                        .and_then(|code| refused(&topics, &[code], &client_id))
+                        .unwrap_or_else(|| (topic, error.to_string()));
+                    Err(ClientError::Subscribe { topic, client_id, why })
                 }
                 Err(_elapsed) => Err(ClientError::NoAnswer { topic }),
             }
@@ -251,48 +259,32 @@ impl Connection for Client {
 
 /// Which subscriptions the broker did not grant, and why. paho itself takes an
 /// answer to several for a success, whatever it says.
-fn refused(topics: &[String], granted: &[i32]) -> Option<(String, String)> {
-    // A grant is a QoS; whatever else there is, is a reason code.
+fn refused(topics: &[String], granted: &[i32], client_id: &str) -> Option<(String, String)> {
+    // The echo's is the second one.
+    let keys = ["mqtt.topic", "mqtt.echo_topic"];
     let granted = granted.iter().map(Some).chain(std::iter::repeat(None));
-    let refused = topics.iter().zip(granted).filter(|(_, code)| !matches!(code, Some(0..=2)));
-    let (topics, whys): (Vec<_>, Vec<_>) =
-        refused.map(|(topic, code)| (&**topic, why(code))).unzip();
-    (!topics.is_empty()).then(|| (topics.join(" and "), whys.join(" and ")))
+    let refused = topics.iter().zip(keys).zip(granted);
+    // A grant is a QoS; whatever else there is, is a reason code.
+    let refused = refused.filter(|(_, code)| !matches!(code, Some(0..=2)));
+    let (topics, mut whys): (Vec<_>, Vec<_>) = refused
+        .map(|((topic, key), code)| {
+            // A code is a byte; of one above 127 C may have made a negative number.
+            let code = code.map(|code| ReasonCode::from(code.cast_unsigned() & 0xff));
+            (&**topic, not_subscribed(code, Filter { key, client_id, of: topics.len() }))
+        })
+        .unzip();
+    whys.dedup();
+    (!topics.is_empty()).then(|| (topics.join(" and "), whys.join("; and ")))
 }
 
-fn why(code: Option<&i32>) -> String {
-    // A code is a byte; of one above 127 C may have made a negative number.
-    let code = code.map(|code| code.cast_unsigned() & 0xff);
-    code.map_or("no answer".to_owned(), |code| paho::ReasonCode::from(code).to_string())
-}
-
-/// What the broker says when it refuses the connection, and what would be right.
-fn refusal(error: &paho::Error) -> String {
-    use paho::{ConnectReturnCode as Code, ReasonCode as Reason};
-    const VERSION: &str = "mqtt.version should be one that the broker speaks";
-    const CLIENT_ID: &str = "the broker should allow mqtt.client_id";
-    const CREDENTIALS: &str = "mqtt.username and mqtt.password should be known to the broker";
-    const RIGHTS: &str =
-        "the broker should let mqtt.username and mqtt.client_id in, or wants credentials";
-    let (what, right) = match error {
-        paho::Error::ConnectReturn(code) => match code {
-            Code::UnacceptableProtocolVersion => ("the version of MQTT", VERSION),
-            Code::IdentifierRejected => ("the client identifier", CLIENT_ID),
-            Code::BadUserNameOrPassword => ("the user name or password", CREDENTIALS),
-            Code::NotAuthorized => ("this client as not authorized", RIGHTS),
-            Code::ServerUnavailable => return "the broker says that it is unavailable".to_owned(),
-            other => return format!("the broker refuses the connection: {other:?}"),
-        },
-        paho::Error::ReasonCode(code, _) => match code {
-            Reason::UnsupportedProtocolVersion => ("the version of MQTT", VERSION),
-            Reason::ClientIdentifierNotValid => ("the client identifier", CLIENT_ID),
-            Reason::BadUserNameOrPassword => ("the user name or password", CREDENTIALS),
-            Reason::NotAuthorized => ("this client as not authorized", RIGHTS),
-            other => return format!("the broker refuses the connection: {other}"),
-        },
-        other => return other.to_string(),
-    };
-    format!("the broker refuses {what}: {right}")
+/// The one code of an answer that paho takes for a failure, which it does if it has but one.
+fn failed_code(error: &paho::Error) -> Option<ReasonCode> {
+    match error {
+        paho::Error::ReasonCode(code, _) => Some(*code),
+        // MQTT 3.1.1, where there is only 0x80.
+        paho::Error::Failure => Some(ReasonCode::UnspecifiedError),
+        _ => None,
+    }
 }
 
 fn warn_of_unused_files(config: &MqttConfig, broker: &Broker) {
@@ -381,14 +373,9 @@ fn listen(
         lost.push(Event::Disconnected { connection, why: "the connection was lost".to_owned() });
     });
     let (closed, number) = (Arc::clone(inbox), Arc::clone(connections));
-    client.set_disconnected_callback(move |_, _, reason| {
+    client.set_disconnected_callback(move |_, properties, reason| {
         let connection = number.load(Ordering::SeqCst);
-        let why = match reason {
-            paho::ReasonCode::SessionTakenOver => {
-                "another client has connected with the same client id".to_owned()
-            }
-            _ => format!("the broker closed it: {reason}"),
-        };
+        let why = disconnected(reason, &properties);
         closed.push(Event::Disconnected { connection, why });
     });
     let received = Arc::clone(inbox);

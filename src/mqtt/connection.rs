@@ -75,13 +75,13 @@ pub enum ClientError {
     #[error("cannot connect: {0}")]
     Connect(String),
     /// The broker refuses the subscription, or one of the two.
-    #[error("cannot subscribe to {topic}: {why}; the broker must allow {client_id:?} to read it")]
+    #[error("cannot subscribe to {topic} as {client_id:?}: {why}")]
     Subscribe {
         /// What was refused.
         topic: String,
         /// The name by which the broker knows this client.
         client_id: String,
-        /// What the broker says.
+        /// What the broker says, and what would be right.
         why: String,
     },
     /// The broker did not answer.

@@ -8,6 +8,7 @@ mod diagnosis;
 #[cfg(feature = "embedded-broker")]
 mod embedded;
 mod inbox;
+mod reason;
 mod topic;
 
 pub use client::{Broker, Client};

@@ -273,6 +273,7 @@ fn a_connection_that_fails_says_why_and_what_would_be_right() {
     for (code, parts) in [
         (1, ["version", "mqtt.version"]),
         (2, ["dentifier", "mqtt.client_id"]),
+        (3, ["unavailable", "log should say why"]),
         (4, ["assword", "mqtt.username"]),
         (5, ["uthori", "mqtt.username"]),
     ] {
@@ -285,9 +286,68 @@ fn a_connection_that_fails_says_why_and_what_would_be_right() {
         (0x85, ["dentifier", "mqtt.client_id"]),
         (0x86, ["assword", "mqtt.username"]),
         (0x87, ["uthori", "mqtt.username"]),
+        (0x88, ["unavailable", "log should say why"]),
+        (0x89, ["busy", "fewer clients"]),
+        (0x8a, ["anned", "lift the ban"]),
+        (0x95, ["0x95", "limit on packets"]),
+        (0x97, ["0x97", "raised"]),
+        (0x9c, ["0x9C", "mqtt.url"]),
+        (0x9d, ["0x9D", "mqtt.url"]),
+        (0x9f, ["0x9F", "limit should be raised"]),
     ] {
         let broker = FakeBroker::start(Behaviour { connack: code, ..Behaviour::default() });
         assert_said(&place(&broker.url()), &parts);
+    }
+}
+
+#[test]
+fn a_subscription_that_is_refused_says_what_would_be_right() {
+    let inside = ["devices/+/heartbeat as \"heartbeatd\":"];
+    let outside = ["devices/+/heartbeat and heartbeatd/heartbeatd/echo as \"heartbeatd\":"];
+    for (version, code, parts) in [
+        ("3.1.1", 0x80, ["Unspecified error (0x80)", "access rules should allow \"heartbeatd\""]),
+        ("5", 0x80, ["Unspecified error (0x80)", "log should say what is wrong"]),
+        ("5", 0x87, ["Not authorized (0x87)", "access rules should allow \"heartbeatd\""]),
+        ("5", 0x8f, ["0x8F", "mqtt.topic should be one that the broker accepts"]),
+        ("5", 0x97, ["0x97", "more subscriptions"]),
+        ("5", 0x9e, ["0x9E", "mqtt.share_group should be unset"]),
+        ("5", 0xa1, ["0xA1", "the broker is at fault"]),
+        ("5", 0xa2, ["0xA2", "the broker should allow wildcards"]),
+    ] {
+        let behaviour = Behaviour { suback: Some(code), ..Behaviour::default() };
+        let broker = FakeBroker::start(behaviour);
+        let place = |place: Place| place.with("MQTT__VERSION", version);
+        // paho handles an answer to one filter and one to two differently.
+        for (place, topics) in [
+            (place(with_echo_inside(&broker.url())), inside),
+            (place(Place::new().with("MQTT__URL", &broker.url())), outside),
+        ] {
+            let service = place.start();
+            let line = service.await_log(&["mqtt_ingest", "cannot subscribe to"]);
+            for part in topics.iter().chain(&parts) {
+                assert!(line.contains(part), "no {part:?} in {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_the_broker_ends_says_what_would_be_right() {
+    for (code, parts) in [
+        (0x87, ["0x87", "mqtt.echo_topic"]),
+        (0x8b, ["0x8B", "back soon"]),
+        (0x8e, ["same client id", "mqtt.client_id"]),
+        (0x97, ["0x97", "limit"]),
+        (0x9d, ["0x9D", "mqtt.url"]),
+    ] {
+        let behaviour = Behaviour { disconnect: Some(code), ..Behaviour::default() };
+        let broker = FakeBroker::start(behaviour);
+        let place = Place::new().with("MQTT__URL", &broker.url());
+        let service = place.start();
+        let line = service.await_log(&["mqtt_ingest", "disconnected: "]);
+        for part in parts {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
     }
 }
 

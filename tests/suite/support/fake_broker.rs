@@ -17,6 +17,10 @@ pub struct Behaviour {
     pub closes: usize,
     /// The return code of CONNACK.
     pub connack: u8,
+    /// The code with which each subscription is refused.
+    pub suback: Option<u8>,
+    /// The reason code of a DISCONNECT of MQTT 5 that follows the answer to a subscription.
+    pub disconnect: Option<u8>,
     /// The highest QoS that is granted, and taken in a PUBLISH; 0 is "any".
     pub refuses_qos_above: Option<u8>,
 }
@@ -74,6 +78,13 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, subscriptions: &AtomicUsi
                     // Answered, and gone.
                     return stream.write_all(&answer).ok();
                 }
+                if let Some(code) = behaviour.disconnect {
+                    let goodbye = packet(0xe0, &[code, 0]);
+                    stream.write_all(&[answer, goodbye].concat()).ok()?;
+                    // Until the client goes: what it has sent unread would reset the
+                    // connection, and the goodbye be lost.
+                    return std::io::copy(&mut stream, &mut std::io::sink()).ok().map(drop);
+                }
                 let messages = behaviour.messages.iter().map(|topic| publish(topic, b"", v5));
                 [answer, messages.collect::<Vec<_>>().concat()].concat()
             }
@@ -107,7 +118,8 @@ fn suback(body: &[u8], v5: bool, behaviour: &Behaviour) -> Vec<u8> {
     while !filters.is_empty() {
         let (_, rest) = text(filters);
         let qos = rest[0] & 3;
-        answer.push(behaviour.refuses_qos_above.map_or(qos, |max| qos.min(max)));
+        let granted = behaviour.refuses_qos_above.map_or(qos, |max| qos.min(max));
+        answer.push(behaviour.suback.unwrap_or(granted));
         filters = &rest[1..];
     }
     packet(0x90, &answer)

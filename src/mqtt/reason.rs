@@ -1,0 +1,335 @@
+//! The reason codes with which a broker refuses something, and what would be right.
+
+use paho_mqtt as paho;
+use paho_mqtt::ReasonCode as Reason;
+
+use crate::escape::Quoted;
+
+const VERSION: &str = "mqtt.version should be one that the broker speaks";
+const LOG: &str = "the broker's log should say why";
+
+/// A subscription as far as a refusal is about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filter<'a> {
+    /// The key that has it: `mqtt.topic` or `mqtt.echo_topic`.
+    pub(super) key: &'static str,
+    pub(super) client_id: &'a str,
+    /// The number of filters that are subscribed to.
+    pub(super) of: usize,
+}
+
+/// A sentence on a CONNACK that refuses the connection. `None` if the error is not one.
+pub(super) fn not_connected(error: &paho::Error) -> Option<String> {
+    use paho::ConnectReturnCode as Code;
+    let (reason, properties) = match error {
+        paho::Error::ReasonCode(reason, properties) => (*reason, Some(properties)),
+        // MQTT 3.1.1 has five codes, which MQTT 5 has under other numbers.
+        paho::Error::ConnectReturn(code) => {
+            let reason = match code {
+                Code::UnacceptableProtocolVersion => Reason::UnsupportedProtocolVersion,
+                Code::IdentifierRejected => Reason::ClientIdentifierNotValid,
+                Code::BadUserNameOrPassword => Reason::BadUserNameOrPassword,
+                Code::NotAuthorized => Reason::NotAuthorized,
+                Code::ServerUnavailable => Reason::ServerUnavailable,
+                Code::Accepted => return None,
+            };
+            (reason, None)
+        }
+        _ => return None,
+    };
+    let what = match reason {
+        Reason::UnsupportedProtocolVersion => "the version of MQTT",
+        Reason::ClientIdentifierNotValid => "the client identifier",
+        Reason::BadUserNameOrPassword => "the user name or password",
+        Reason::NotAuthorized => "this client as not authorized",
+        _ => {
+            let (name, right) = (named(reason), connecting(reason));
+            let elsewhere = properties.map(server_reference).unwrap_or_default();
+            return Some(format!("the broker refuses the connection: {name}; {right}{elsewhere}"));
+        }
+    };
+    Some(format!("the broker refuses {what}: {}", connecting(reason)))
+}
+
+fn connecting(reason: Reason) -> &'static str {
+    match reason {
+        Reason::UnsupportedProtocolVersion => VERSION,
+        Reason::MalformedPacket | Reason::ProtocolError => {
+            "it does not understand this client: mqtt.version should be one that the broker speaks"
+        }
+        Reason::ClientIdentifierNotValid => "the broker should allow mqtt.client_id",
+        Reason::BadUserNameOrPassword => {
+            "mqtt.username and mqtt.password should be known to the broker"
+        }
+        Reason::NotAuthorized => {
+            "the broker should let mqtt.username and mqtt.client_id in, or wants credentials"
+        }
+        Reason::Banned => {
+            "its administrator should lift the ban, which may be on mqtt.client_id, on \
+             mqtt.username or on this machine's address"
+        }
+        Reason::BadAuthenticationMethod => {
+            "the broker should accept mqtt.username and mqtt.password or a certificate, because \
+             heartbeatd knows no other way to log in"
+        }
+        Reason::PacketTooLarge => {
+            "mqtt.client_id, mqtt.username and mqtt.password should be shorter, or the broker's \
+             limit on packets higher"
+        }
+        Reason::QuotaExceeded => {
+            "a limit of the broker is reached, on its clients or on what one may use; it should \
+             be raised"
+        }
+        _ => anywhere(reason),
+    }
+}
+
+/// A sentence on a filter that a SUBACK does not grant; `None` is a code that is missing
+/// in it.
+pub(super) fn not_subscribed(reason: Option<Reason>, filter: Filter<'_>) -> String {
+    let Filter { key, client_id, of } = filter;
+    let Some(reason) = reason else {
+        return "no answer: the broker left it out, which is a fault of the broker".to_owned();
+    };
+    let right = match reason {
+        Reason::NotAuthorized => {
+            format!("the broker's access rules should allow {client_id:?} to read it")
+        }
+        // MQTT 3.1.1 has no other code.
+        Reason::UnspecifiedError | Reason::ImplementationSpecificError => format!(
+            "the broker's access rules should allow {client_id:?} to read it; if they do, its log \
+             should say what is wrong"
+        ),
+        Reason::TopicFilterInvalid => format!(
+            "{key} should be one that the broker accepts: some limit the levels or the length of \
+             a filter, or where a '+' may stand"
+        ),
+        Reason::QuotaExceeded => format!(
+            "the broker should allow {client_id:?} more subscriptions, of which it needs {of}{}",
+            if of > 1 { "; with mqtt.echo_topic within mqtt.topic it needs one" } else { "" }
+        ),
+        _ => anywhere(reason).to_owned(),
+    };
+    format!("{}; {right}", named(reason))
+}
+
+/// A sentence on a DISCONNECT from the broker.
+pub(super) fn disconnected(reason: Reason, properties: &paho::Properties) -> String {
+    let right = match reason {
+        Reason::SessionTakenOver => {
+            return "another client has connected with the same client id; each needs an \
+                    mqtt.client_id of its own"
+                .to_owned();
+        }
+        Reason::Success => return format!("the broker closed it without a reason; {LOG}"),
+        Reason::NotAuthorized => {
+            "its access rules should allow this client to read mqtt.topic, and to read and write \
+             mqtt.echo_topic"
+        }
+        Reason::KeepAliveTimeout => {
+            "it heard nothing for 1.5 times mqtt.keep_alive: this machine or the network stood \
+             still, or mqtt.keep_alive should be longer"
+        }
+        Reason::ServerShuttingDown => "it should be back soon",
+        Reason::AdministrativeAction => {
+            "its administrator has ended the connection, and should know why"
+        }
+        Reason::MessageRateTooHigh => {
+            "its limit should allow an echo every mqtt.echo_interval, or mqtt.echo_interval should \
+             be longer"
+        }
+        Reason::MaximumConnectTime => {
+            "it limits the time that a connection may last: the limit should be raised, because \
+             heartbeats are missed at each end"
+        }
+        Reason::PacketTooLarge | Reason::QuotaExceeded | Reason::ReceiveMaximumExceeded => {
+            "a limit of the broker is reached; its log should say which, and it should be raised"
+        }
+        _ => anywhere(reason),
+    };
+    let elsewhere = server_reference(properties);
+    format!("the broker closed it: {}; {right}{elsewhere}", named(reason))
+}
+
+/// What is right wherever the code comes.
+fn anywhere(reason: Reason) -> &'static str {
+    match reason {
+        Reason::ServerUnavailable => "if that lasts, its log should say why",
+        Reason::ServerBusy => "if that lasts, it needs more resources or fewer clients",
+        Reason::ConnectionRateExceeded => {
+            "too many clients connect at once: this passes, or the broker's limit should be raised"
+        }
+        Reason::UseAnotherServer => "mqtt.url should for now be that of another broker",
+        Reason::ServerMoved => "mqtt.url should be that of another broker from now on",
+        Reason::TopicFilterInvalid | Reason::TopicNameInvalid => {
+            "mqtt.topic and mqtt.echo_topic should be topics that the broker accepts"
+        }
+        Reason::QosNotSupported => "mqtt.qos should be lower",
+        Reason::SharedSubscriptionsNotSupported => {
+            "mqtt.share_group should be unset, or the broker support shared subscriptions"
+        }
+        Reason::SubscriptionIdentifiersNotSupported => {
+            "heartbeatd sends none, so the broker is at fault; mqtt.version = \"3.1.1\" has none"
+        }
+        Reason::WildcardSubscriptionsNotSupported => {
+            "the broker should allow wildcards, because heartbeatd cannot do without the '+' in \
+             mqtt.topic"
+        }
+        Reason::MalformedPacket
+        | Reason::ProtocolError
+        | Reason::PacketIdentifierInUse
+        | Reason::PacketIdentifierNotFound
+        | Reason::ReceiveMaximumExceeded
+        | Reason::TopicAliasInvalid => {
+            "the broker and this client do not understand each other; mqtt.version may help, and \
+             the broker's log should say why"
+        }
+        _ => LOG,
+    }
+}
+
+/// The name and the number of a code.
+fn named(reason: Reason) -> String {
+    match reason {
+        Reason::MqttppV3Code => "a reason code that MQTT does not have".to_owned(),
+        _ => format!("{reason} (0x{:02X})", reason as u8),
+    }
+}
+
+/// The broker that one names to use in its place.
+fn server_reference(properties: &paho::Properties) -> String {
+    let reference = properties.get(paho::PropertyCode::ServerReference);
+    let reference = reference.and_then(|property| property.get_string());
+    reference.map_or(String::new(), |name| format!(", it names {}", Quoted(&name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODES: std::ops::RangeInclusive<u32> = 0x80..=0xa2;
+
+    fn connack(code: u32) -> String {
+        let error = paho::Error::ReasonCode(Reason::from(code), paho::Properties::new());
+        not_connected(&error).expect("it is a refusal")
+    }
+
+    fn suback(code: u32, key: &'static str, of: usize) -> String {
+        not_subscribed(Some(Reason::from(code)), Filter { key, client_id: "watcher", of })
+    }
+
+    fn disconnect(code: u32) -> String {
+        disconnected(Reason::from(code), &paho::Properties::new())
+    }
+
+    #[track_caller]
+    fn assert_said(said: &str, parts: &[&str]) {
+        for part in parts {
+            assert!(said.contains(part), "no {part:?} in {said}");
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_says_what_would_be_right() {
+        for (code, parts) in [
+            (0x80, &["0x80", "broker's log"][..]),
+            (0x81, &["0x81", "mqtt.version"]),
+            (0x84, &["version of MQTT", "mqtt.version"]),
+            (0x85, &["client identifier", "mqtt.client_id"]),
+            (0x86, &["user name or password", "mqtt.username"]),
+            (0x87, &["not authorized", "mqtt.username"]),
+            (0x88, &["unavailable (0x88)", "if that lasts", "log"]),
+            (0x89, &["busy (0x89)", "fewer clients"]),
+            (0x8a, &["anned (0x8A)", "lift the ban", "mqtt.client_id"]),
+            (0x8c, &["0x8C", "mqtt.username", "certificate"]),
+            (0x95, &["too large (0x95)", "mqtt.client_id", "limit on packets"]),
+            (0x97, &["uota exceeded (0x97)", "raised"]),
+            (0x9c, &["nother server (0x9C)", "mqtt.url", "for now"]),
+            (0x9d, &["moved (0x9D)", "mqtt.url", "from now on"]),
+            (0x9f, &["rate exceeded (0x9F)", "limit should be raised"]),
+        ] {
+            assert_said(&connack(code), parts);
+        }
+        for (code, parts) in [
+            (1, ["version of MQTT", "mqtt.version"]),
+            (2, ["client identifier", "mqtt.client_id"]),
+            (3, ["unavailable", "log should say why"]),
+            (4, ["user name or password", "mqtt.password"]),
+            (5, ["not authorized", "mqtt.client_id"]),
+        ] {
+            let error = paho::Error::from_connect_return_code(code);
+            assert_said(&not_connected(&error).expect("it is a refusal"), &parts);
+        }
+        assert_eq!(not_connected(&paho::Error::TcpTlsConnectFailure), None);
+    }
+
+    #[test]
+    fn a_refused_subscription_says_what_would_be_right() {
+        for (code, parts) in [
+            (0x80, &["Unspecified error (0x80)", "access rules", "\"watcher\"", "log"][..]),
+            (0x83, &["0x83", "access rules", "\"watcher\"", "log"]),
+            (0x87, &["Not authorized (0x87)", "access rules", "\"watcher\""]),
+            (0x8f, &["0x8F", "mqtt.echo_topic should be one that the broker accepts"]),
+            (0x91, &["0x91", "broker's log"]),
+            (0x97, &["uota exceeded (0x97)", "needs 2", "mqtt.echo_topic within mqtt.topic"]),
+            (0x9e, &["0x9E", "mqtt.share_group should be unset"]),
+            (0xa1, &["0xA1", "broker is at fault", "3.1.1"]),
+            (0xa2, &["0xA2", "allow wildcards", "mqtt.topic"]),
+            (0x7f, &["a reason code that MQTT does not have", "log"]),
+        ] {
+            assert_said(&suback(code, "mqtt.echo_topic", 2), parts);
+        }
+        assert_said(&suback(0x97, "mqtt.topic", 1), &["needs 1"]);
+        assert!(!suback(0x97, "mqtt.topic", 1).contains("mqtt.echo_topic"));
+        let filter = Filter { key: "mqtt.topic", client_id: "watcher", of: 2 };
+        assert_said(&not_subscribed(None, filter), &["no answer", "fault of the broker"]);
+    }
+
+    #[test]
+    fn a_connection_that_the_broker_ends_says_what_would_be_right() {
+        for (code, parts) in [
+            (0x00, &["without a reason", "log"][..]),
+            (0x80, &["0x80", "log"]),
+            (0x82, &["0x82", "mqtt.version"]),
+            (0x87, &["0x87", "mqtt.topic", "mqtt.echo_topic"]),
+            (0x89, &["0x89", "fewer clients"]),
+            (0x8b, &["0x8B", "back soon"]),
+            (0x8d, &["0x8D", "mqtt.keep_alive"]),
+            (0x8e, &["same client id", "mqtt.client_id"]),
+            (0x95, &["0x95", "raised"]),
+            (0x96, &["0x96", "mqtt.echo_interval"]),
+            (0x97, &["0x97", "raised"]),
+            (0x98, &["0x98", "administrator"]),
+            (0x9b, &["0x9B", "mqtt.qos"]),
+            (0x9c, &["0x9C", "mqtt.url"]),
+            (0x9d, &["0x9D", "mqtt.url"]),
+            (0x9e, &["0x9E", "mqtt.share_group"]),
+            (0xa0, &["0xA0", "limit should be raised"]),
+            (0xa2, &["0xA2", "wildcards"]),
+        ] {
+            assert_said(&disconnect(code), parts);
+        }
+    }
+
+    #[test]
+    fn the_broker_that_is_named_instead_is_shown_quoted() {
+        let mut properties = paho::Properties::new();
+        properties
+            .push_string(paho::PropertyCode::ServerReference, "b.example:1883 \u{202e}level=x")
+            .expect("it is a string");
+        let parts = ["mqtt.url", r#"it names "b.example:1883 \u{202e}level=x""#];
+        assert_said(&disconnected(Reason::ServerMoved, &properties), &parts);
+        let error = paho::Error::ReasonCode(Reason::ServerMoved, properties);
+        assert_said(&not_connected(&error).expect("it is a refusal"), &parts);
+    }
+
+    #[test]
+    fn every_code_has_a_sentence_of_its_own_kind() {
+        for code in CODES.filter(|&code| Reason::from(code) != Reason::MqttppV3Code) {
+            for said in [connack(code), suback(code, "mqtt.topic", 1), disconnect(code)] {
+                let ends = said.len() > 40 && !said.ends_with([';', ':', ' ', '.']);
+                assert!(ends && !said.contains("  "), "0x{code:02x}: {said}");
+            }
+        }
+    }
+}
