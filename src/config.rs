@@ -211,6 +211,16 @@ pub enum MqttVersion {
     V311,
 }
 
+impl MqttVersion {
+    /// As `mqtt.version` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V5 => "5",
+            Self::V311 => "3.1.1",
+        }
+    }
+}
+
 impl TryFrom<String> for MqttVersion {
     type Error = String;
 

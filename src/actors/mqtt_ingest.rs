@@ -28,6 +28,10 @@ const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 /// How often a missing connection, or missing echoes, are mentioned again.
 const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 
+/// How long an attempt to connect may take before it is found out what is wrong: the client
+/// itself gives one ten seconds.
+const DOUBTED_AFTER: Duration = Duration::from_secs(3);
+
 /// A connection that is lost sooner than this was lost right after it was made.
 const EARLY: Duration = Duration::from_secs(5);
 
@@ -64,6 +68,16 @@ pub enum Listening {
     Disconnected,
 }
 
+/// An attempt to connect.
+#[derive(Default)]
+struct Attempt {
+    number: u64,
+    /// What the client says of it, once it has failed.
+    failed: Option<ClientError>,
+    /// True once it has succeeded, or it was said why it does not.
+    explained: bool,
+}
+
 /// What happened since the last time, in order.
 struct Events(Vec<Event>);
 
@@ -80,8 +94,8 @@ pub struct MqttIngest {
     newest: u64,
     /// True while this side ends the connection: one that is made meanwhile ends, too.
     leaving: bool,
-    /// The number of the newest attempt to connect.
-    attempt: u64,
+    /// The newest attempt to connect.
+    attempt: Attempt,
     rounds: Rounds,
     /// Since when no echo comes back, once that was said.
     echo_missing: Option<Instant>,
@@ -118,7 +132,7 @@ impl MqttIngest {
             listening: Listening::Disconnected,
             newest: 0,
             leaving: false,
-            attempt: 0,
+            attempt: Attempt::default(),
             rounds: Rounds::new(confirm_interval),
             echo_missing: None,
             down_since: clock().monotonic,
@@ -208,21 +222,51 @@ impl MqttIngest {
     }
 
     fn connect(&mut self, ctx: &mut Context<Self>) {
-        self.attempt += 1;
-        let attempt = self.attempt;
+        let number = self.attempt.number + 1;
+        self.attempt = Attempt { number, ..Attempt::default() };
         let connecting = self.connection.connect().into_actor(self);
         ctx.spawn(connecting.map(move |connected, ingest, ctx| {
-            if let Err(error) = connected
-                && ingest.attempt == attempt
-                && ingest.listening == Listening::Disconnected
-            {
-                ingest.diagnose(ctx, move |reason, broker| {
-                    let why =
-                        reason.map_or(error.to_string(), |why| format!("cannot connect: {why}"));
-                    error!(target: TARGET, broker; "{why}; trying on until it succeeds");
-                });
+            if ingest.attempt.number != number {
+                return;
+            }
+            match connected {
+                Ok(()) => ingest.attempt.explained = true,
+                Err(error) => {
+                    ingest.attempt.failed = Some(error);
+                    ingest.explain(ctx);
+                }
             }
         }));
+        ctx.run_later(DOUBTED_AFTER, move |ingest, ctx| {
+            if ingest.attempt.number == number {
+                ingest.explain(ctx);
+            }
+        });
+    }
+
+    /// Says once why the newest attempt to connect does not succeed, if that is known.
+    fn explain(&mut self, ctx: &mut Context<Self>) {
+        if self.listening != Listening::Disconnected || self.attempt.explained {
+            return;
+        }
+        if let Some(ClientError::Refused(_)) = self.attempt.failed {
+            // No probe would know better, and it would only be refused as well.
+            return self.say_why_not_connected(None);
+        }
+        self.diagnose(ctx, |reason, ingest| ingest.say_why_not_connected(reason));
+    }
+
+    fn say_why_not_connected(&mut self, reason: Option<String>) {
+        let why = match (reason, &self.attempt.failed) {
+            (Some(reason), _) => format!("cannot connect: {reason}"),
+            (None, Some(error)) => error.to_string(),
+            // It is slow, and may succeed yet.
+            (None, None) => return,
+        };
+        if !std::mem::replace(&mut self.attempt.explained, true) {
+            let broker = self.connection.broker();
+            error!(target: TARGET, broker; "{why}; trying on until it succeeds");
+        }
     }
 
     /// Finds out why there is no connection, and has `say` say it unless there is one
@@ -230,7 +274,7 @@ impl MqttIngest {
     fn diagnose(
         &mut self,
         ctx: &mut Context<Self>,
-        say: impl FnOnce(Option<String>, &str) + 'static,
+        say: impl FnOnce(Option<String>, &mut Self) + 'static,
     ) {
         if self.diagnosing {
             return;
@@ -240,7 +284,7 @@ impl MqttIngest {
         ctx.spawn(diagnosing.map(|reason, ingest, _| {
             ingest.diagnosing = false;
             if ingest.listening == Listening::Disconnected && !ingest.leaving {
-                say(reason, ingest.connection.broker());
+                say(reason, ingest);
             }
         }));
     }
@@ -328,8 +372,9 @@ impl MqttIngest {
         match (self.proven(), self.echo_missing) {
             (Listening::Disconnected, _) => {
                 if let Some(seconds) = long_ago(self.down_since) {
-                    self.diagnose(ctx, move |reason, broker| {
+                    self.diagnose(ctx, move |reason, ingest| {
                         let why = reason.map_or(String::new(), |why| format!(": {why}"));
+                        let broker = ingest.connection.broker();
                         error!(target: TARGET, broker, seconds; "still not connected{why}; retrying");
                     });
                 }

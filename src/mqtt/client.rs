@@ -168,8 +168,9 @@ impl Connection for Client {
         let token = self.paho.connect(self.options.clone());
         let max_qos = Arc::clone(&self.max_qos);
         Box::pin(async move {
-            let accepted = token.await.map_err(|error| {
-                ClientError::Connect(not_connected(&error).unwrap_or_else(|| error.to_string()))
+            let accepted = token.await.map_err(|error| match not_connected(&error) {
+                Some(why) => ClientError::Refused(why),
+                None => ClientError::Connect(error.to_string()),
             })?;
             let max = accepted.properties().get(paho::PropertyCode::MaximumQos);
             let max = max.and_then(|property| property.get_byte());

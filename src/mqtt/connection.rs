@@ -71,9 +71,12 @@ pub enum ClientError {
     /// The client could not be made, or a file for TLS not be used.
     #[error("cannot set up the MQTT client: {0}")]
     Setup(String),
-    /// The broker was not reached, or refused.
+    /// The broker was not reached.
     #[error("cannot connect: {0}")]
     Connect(String),
+    /// The broker refuses the connection, and this is why.
+    #[error("cannot connect: {0}")]
+    Refused(String),
     /// The broker refuses the subscription, or one of the two.
     #[error("cannot subscribe to {topic} as {client_id:?}: {why}")]
     Subscribe {

@@ -1,8 +1,10 @@
 //! Finds out why no connection comes about: paho says "TCP/TLS connect failure" for
 //! nine different reasons.
 
+mod peer;
+
 use std::fmt::Display;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,17 +13,16 @@ use futures::channel::oneshot;
 use openssl::ssl::{HandshakeError, SslConnector, SslFiletype, SslMethod, SslVerifyMode};
 use openssl::x509::X509VerifyResult;
 
+use self::peer::Answer;
 use super::client::Broker;
-use crate::config::MqttConfig;
+use crate::config::{MqttConfig, MqttVersion};
 
 /// How long one step may take: to connect, or to wait for an answer.
 const STEP: Duration = Duration::from_secs(3);
 
-/// How long a broker that refuses this client's certificate may think about it.
-const AFTERTHOUGHT: Duration = Duration::from_secs(1);
-
-/// How long everything may take; a name server may take longer than that.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long everything may take. The steps together take less; a name server may take
+/// longer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where to connect to, and with what.
 #[derive(Clone, Debug)]
@@ -29,6 +30,7 @@ pub(super) struct Probe {
     host: String,
     port: u16,
     tls: bool,
+    version: MqttVersion,
     ca_file: Option<PathBuf>,
     cert_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
@@ -46,6 +48,7 @@ impl Probe {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: port.parse().ok()?,
             tls: scheme == "mqtts",
+            version: config.version,
             ca_file: config.ca_file.clone(),
             cert_file: config.cert_file.clone(),
             key_file: config.key_file.clone(),
@@ -67,7 +70,7 @@ impl Probe {
 
     fn find_fault(&self) -> Result<(), Reason> {
         let address = self.resolve()?;
-        if self.tls { self.handshake(address) } else { self.find_tls(address) }
+        if self.tls { self.handshake(address) } else { self.ask(address) }
     }
 
     fn resolve(&self) -> Result<SocketAddr, Reason> {
@@ -96,7 +99,60 @@ impl Probe {
         open().map_err(|error| unreachable(address, &error))
     }
 
-    /// A plain connection was tried: does the broker speak TLS here?
+    /// Asks for MQTT on a connection of its own.
+    fn plain_answer(&self, address: SocketAddr) -> Result<Answer, Reason> {
+        let mut stream = Self::open(address)?;
+        let asked = stream
+            .set_read_timeout(Some(peer::READ_TIMEOUT))
+            .and_then(|()| peer::ask(&mut stream, self.version));
+        asked.map_err(|error| unreachable(address, &error))
+    }
+
+    /// A plain connection was tried: does anybody speak MQTT here, or TLS?
+    fn ask(&self, address: SocketAddr) -> Result<(), Reason> {
+        let answer = self.plain_answer(address)?;
+        // Who speaks TLS does not wait for more of what is none, and answers no text.
+        let may_be_tls = match &answer {
+            Answer::Closed => true,
+            Answer::Other(bytes) => peer::describe(bytes).0.is_none(),
+            Answer::Mqtt | Answer::Nothing => false,
+        };
+        if may_be_tls {
+            self.find_tls(address)?;
+        }
+        self.expect_mqtt(address, &answer)
+    }
+
+    fn expect_mqtt(&self, address: SocketAddr, answer: &Answer) -> Result<(), Reason> {
+        let (over, port) = if self.tls { (" over TLS", 8883) } else { ("", 1883) };
+        let right =
+            format!("mqtt.url should have the host and port of an MQTT broker (usually {port})");
+        let reason = match answer {
+            Answer::Mqtt => return Ok(()),
+            Answer::Nothing => format!(
+                "{address} accepts connections and does not answer to MQTT{over} within {}: \
+                 {right}; if it has, the broker hangs or is overloaded",
+                crate::duration::format(peer::PATIENCE)
+            ),
+            Answer::Closed => format!(
+                "{address} accepts connections and closes them without an answer to MQTT{over}: \
+                 {right}; if it has, the broker does not take this client or mqtt.version = \
+                 \"{}\", or is down behind a proxy",
+                self.version.as_str()
+            ),
+            Answer::Other(bytes) => match peer::describe(bytes) {
+                (Some(protocol), said) => format!(
+                    "{address} speaks {protocol} instead of MQTT{over} (it answers {said}): {right}"
+                ),
+                (None, said) => {
+                    format!("{address} does not speak MQTT{over} (it answers {said}): {right}")
+                }
+            },
+        };
+        Err(reason)
+    }
+
+    /// Does anybody speak TLS, where MQTT without it was expected?
     fn find_tls(&self, address: SocketAddr) -> Result<(), Reason> {
         let Ok(mut builder) = SslConnector::builder(SslMethod::tls_client()) else { return Ok(()) };
         // Nothing is sent through it; only its language is of interest.
@@ -149,13 +205,15 @@ impl Probe {
         let connector = self.connector()?;
         match connector.connect(&self.host, Self::open(address)?) {
             Ok(mut stream) => {
-                // In TLS 1.3 a refusal of this client's certificate comes afterwards.
-                let _unlimited = stream.get_ref().set_read_timeout(Some(AFTERTHOUGHT));
-                match stream.ssl_read(&mut [0]) {
+                let _as_before = stream.get_ref().set_read_timeout(Some(peer::READ_TIMEOUT));
+                match peer::ask(&mut stream, self.version) {
+                    Ok(answer) => self.expect_mqtt(address, &answer),
+                    // In TLS 1.3 a refusal of this client's certificate comes afterwards.
                     Err(error) if error.to_string().contains("alert") => {
                         Err(self.refused(address, &error))
                     }
-                    _ => Ok(()),
+                    // An end without the goodbye of TLS.
+                    Err(_) => self.expect_mqtt(address, &Answer::Closed),
                 }
             }
             Err(HandshakeError::SetupFailure(error)) => Err(format!("TLS cannot be used: {error}")),
@@ -214,13 +272,21 @@ impl Probe {
     }
 
     fn no_tls(&self, address: SocketAddr, error: &dyn Display) -> Reason {
-        if speaks_plain_mqtt(address) {
-            return format!(
+        match self.plain_answer(address) {
+            Ok(Answer::Mqtt) => format!(
                 "{address} speaks MQTT without TLS: mqtt.url should begin with mqtt://, or have the \
                  port for TLS (usually 8883)"
-            );
+            ),
+            Ok(answer @ Answer::Other(_))
+                if let Err(reason) = self.expect_mqtt(address, &answer) =>
+            {
+                reason
+            }
+            _ => format!(
+                "{address} does not complete the TLS handshake ({error}): mqtt.url should have the \
+                 host and port of a broker that speaks TLS (usually 8883)"
+            ),
         }
-        format!("{address} does not complete the TLS handshake ({error}): is it a port for TLS?")
     }
 }
 
@@ -236,19 +302,4 @@ fn unreachable(address: SocketAddr, error: &std::io::Error) -> Reason {
         ),
         _ => format!("{address} cannot be reached: {error}"),
     }
-}
-
-/// Asks for a version of MQTT that does not exist: a broker refuses it in MQTT, and
-/// keeps nothing.
-fn speaks_plain_mqtt(address: SocketAddr) -> bool {
-    const NO_SUCH_VERSION: [u8; 14] =
-        [0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 0x7f, 2, 0, 10, 0, 0];
-    let ask = || {
-        let mut stream = Probe::open(address).ok()?;
-        stream.write_all(&NO_SUCH_VERSION).ok()?;
-        let mut answer = [0];
-        stream.read_exact(&mut answer).ok()?;
-        Some(answer[0])
-    };
-    ask() == Some(0x20)
 }

@@ -1,9 +1,13 @@
 //! Connecting, and what is said when that does not work; topics that no broker should
 //! pass on.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 
 use crate::support::fake_broker::{Behaviour, FakeBroker};
 use crate::support::service::Place;
@@ -298,6 +302,172 @@ fn a_connection_that_fails_says_why_and_what_would_be_right() {
         let broker = FakeBroker::start(Behaviour { connack: code, ..Behaviour::default() });
         assert_said(&place(&broker.url()), &parts);
     }
+}
+
+/// A peer that does this with each connection, and its port.
+fn peer(talk: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let talk = talk.clone();
+            std::thread::spawn(move || talk(stream));
+        }
+    });
+    port
+}
+
+/// How peers that are not brokers behave, and the beginning of what is said of them.
+const PEERS: [(Manner, &str); 8] = [
+    (Manner::Silent, "accepts connections and does not answer to MQTT"),
+    (Manner::Closes, "accepts connections and closes them without an answer to MQTT"),
+    (Manner::Greets(b"SSH-2.0-OpenSSH_9.2p1\r\n"), "speaks SSH instead of MQTT"),
+    (Manner::Greets(b"220 \"mail\" ready\r\n"), "does not speak MQTT"),
+    (Manner::Answers(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "speaks HTTP instead of MQTT"),
+    (Manner::Answers(b"AMQP\0\0\x09\x01"), "speaks AMQP instead of MQTT"),
+    (Manner::Answers(b"\xff\xfe\xfd"), "does not speak MQTT"),
+    (Manner::AnswersLines(b"<html>Bad request</html>"), "speaks HTTP instead of MQTT"),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    /// It takes everything and says nothing.
+    Silent,
+    /// It closes the connection at once.
+    Closes,
+    /// It says this first.
+    Greets(&'static [u8]),
+    /// It says this once it has heard anything.
+    Answers(&'static [u8]),
+    /// It says this to a whole line.
+    AnswersLines(&'static [u8]),
+}
+
+impl Manner {
+    fn talk(self, mut stream: impl Read + Write) -> Option<()> {
+        match self {
+            Self::Silent => (),
+            Self::Closes => return None,
+            Self::Greets(text) => stream.write_all(text).ok()?,
+            Self::Answers(text) => {
+                stream.read_exact(&mut [0]).ok()?;
+                stream.write_all(text).ok()?;
+            }
+            Self::AnswersLines(text) => {
+                let mut byte = [0];
+                while byte != *b"\n" {
+                    stream.read_exact(&mut byte).ok()?;
+                }
+                stream.write_all(text).ok()?;
+            }
+        }
+        std::io::copy(&mut stream, &mut std::io::sink()).ok().map(drop)
+    }
+
+    /// What is shown of the answer.
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Silent => "within 3s",
+            Self::Closes => "mqtt.version = \"5\"",
+            Self::Greets(b"220 \"mail\" ready\r\n") => r#"it answers "220 \"mail\" ready""#,
+            Self::Greets(_) => r#"it answers "SSH-2.0-OpenSSH_9.2p1""#,
+            Self::Answers([b'H', ..]) => r#"it answers "HTTP/1.1 400 Bad Request""#,
+            Self::Answers([b'A', ..]) => "the bytes 41 4d 51 50 00 00 09 01",
+            Self::Answers(_) => "the bytes ff fe fd",
+            Self::AnswersLines(_) => "<html>",
+        }
+    }
+}
+
+/// What is said of each, at once because some of them take their time.
+fn assert_all_said(url: &str, key_file: Option<&str>, ports: Vec<(u16, Vec<String>)>) {
+    let started: Vec<_> = ports
+        .into_iter()
+        .map(|(port, parts)| {
+            let place = Place::new().with("MQTT__URL", &format!("{url}:{port}"));
+            let place = match key_file {
+                Some(file) => place.with("MQTT__CA_FILE", file),
+                None => place,
+            };
+            let service = place.start();
+            (place, service, parts)
+        })
+        .collect();
+    for (_place, service, parts) in started {
+        let line = service.await_log(&["mqtt_ingest", "cannot connect"]);
+        for part in parts {
+            assert!(line.contains(&part), "no {part:?} in {line}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_is_no_broker_is_told_apart() {
+    let peers = PEERS.map(|(manner, said)| {
+        let port = peer(move |stream| {
+            let _ = manner.talk(stream);
+        });
+        let parts = [&format!("127.0.0.1:{port} {said}"), manner.shown(), "mqtt.url", "1883"];
+        (port, parts.map(str::to_owned).to_vec())
+    });
+    assert_all_said("mqtt://127.0.0.1", None, peers.to_vec());
+}
+
+#[test]
+fn a_peer_that_is_no_broker_is_told_apart_over_tls() {
+    let files = Certificates::new();
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).expect("TLS");
+    acceptor.set_certificate_chain_file(files.path("broker.pem")).expect("a certificate");
+    acceptor.set_private_key_file(files.path("broker.key"), SslFiletype::PEM).expect("a key");
+    let acceptor = acceptor.build();
+    let peers = PEERS.map(|(manner, said)| {
+        let acceptor = acceptor.clone();
+        let port = peer(move |stream| {
+            let _ = acceptor.accept(stream).ok().and_then(|stream| manner.talk(stream));
+        });
+        let parts =
+            [&format!("127.0.0.1:{port} {said} over TLS"), manner.shown(), "mqtt.url", "8883"];
+        (port, parts.map(str::to_owned).to_vec())
+    });
+    assert_all_said("mqtts://localhost", Some(&files.path("ca.pem")), peers.to_vec());
+}
+
+#[test]
+fn a_broker_that_is_probed_loses_no_session_and_learns_no_secret() {
+    let broker = Mosquitto::start_with("allow_zero_length_clientid false");
+    let place = Place::new().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    // The same broker by way of a peer that lets only probes through.
+    let (heard, port) = (Arc::new(Mutex::new(Vec::new())), broker.port);
+    let notes = Arc::clone(&heard);
+    let probed = peer(move |mut stream| {
+        let mut packet = [0; 1024];
+        let length = stream.read(&mut packet).unwrap_or(0);
+        let packet = &packet[..length];
+        let is_probe = packet.ends_with(&[0, 0, 0]);
+        if !is_probe {
+            return;
+        }
+        let mut upstream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
+        upstream.write_all(packet).expect("it reads");
+        let mut answer = [0; 64];
+        let count = upstream.read(&mut answer).unwrap_or(0);
+        notes.lock().expect("nobody panics").push((packet.to_vec(), answer[..count].to_vec()));
+        let _ = stream.write_all(&answer[..count]);
+    });
+    let other = Place::new()
+        .with("MQTT__URL", &format!("mqtt://127.0.0.1:{probed}"))
+        .with("MQTT__USERNAME", "watcher")
+        .with("MQTT__PASSWORD", "correct-horse");
+    let probing = other.start();
+    probing.await_log(&["mqtt_ingest", "cannot connect"]);
+    let heard = heard.lock().expect("nobody panics").clone();
+    let [(packet, answer)] = &heard[..] else { panic!("one probe: {heard:?}") };
+    let text = String::from_utf8_lossy(packet);
+    assert!(["watcher", "correct-horse", "heartbeatd"].iter().all(|s| !text.contains(s)), "{text}");
+    assert_eq!(answer[0], 0x20, "a CONNACK, whatever it says");
+    assert!(!service.log().join("\n").contains("disconnected"));
 }
 
 #[test]

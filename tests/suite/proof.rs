@@ -12,7 +12,7 @@ use futures::channel::oneshot;
 use heartbeatd::actors::mqtt_ingest::{Disconnect, Listening, MqttIngest, ReportListening};
 use heartbeatd::clock::system_clock;
 use heartbeatd::domain::EchoToken;
-use heartbeatd::mqtt::{Event, Inbox};
+use heartbeatd::mqtt::{ClientError, Event, Inbox};
 
 use crate::support::connection::{Answer, Asked, GRANTED, Line, Subscribed, no_answer, refused};
 use crate::support::database::TestDatabase;
@@ -60,6 +60,12 @@ impl Scene {
     fn connected(&self, connection: u64) {
         self.broker.number.set(connection);
         self.broker.inbox.push(Event::Connected { connection });
+    }
+
+    /// The attempt to connect fails; the client goes on trying.
+    fn fails(&self, error: ClientError) {
+        let attempt = self.broker.connects.borrow_mut().pop().expect("it connects");
+        attempt.send(Err(error)).expect("it is awaited");
     }
 
     fn lost(&self, connection: u64) {
@@ -251,4 +257,33 @@ async fn an_echo_of_an_earlier_connection_proves_nothing_on_a_later_one() {
     scene.broker.inbox.offer_echo(echo);
     scene.await_ignored("late", 1.0).await;
     assert_eq!(scene.proofs(), 0.0);
+}
+
+#[actix_rt::test]
+async fn an_attempt_to_connect_that_takes_long_is_explained_once_before_it_fails() {
+    let scene = Scene::with_echo().await;
+    let diagnosed = |count| scene.broker.diagnoses.borrow().len() == count;
+    let explain = |reason: Option<&str>| {
+        let answer = scene.broker.diagnoses.borrow_mut().pop().expect("it is asked");
+        answer.send(reason.map(str::to_owned)).expect("it is awaited");
+    };
+    // The attempt goes on, and nothing is known.
+    scene.until("it is doubted", || diagnosed(1)).await;
+    explain(None);
+    assert_eq!(scene.listening().await, Listening::Disconnected);
+    scene.fails(ClientError::Connect("in vain".to_owned()));
+    scene.until("it is asked again", || diagnosed(1)).await;
+    explain(Some("nobody is there"));
+    assert_eq!(scene.listening().await, Listening::Disconnected);
+    assert!(diagnosed(0));
+}
+
+#[actix_rt::test]
+async fn a_broker_that_refuses_the_connection_is_not_probed() {
+    let scene = Scene::with_echo().await;
+    scene.fails(ClientError::Refused("banned".to_owned()));
+    // Longer than it takes to doubt an attempt.
+    actix_rt::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(scene.listening().await, Listening::Disconnected);
+    assert!(scene.broker.diagnoses.borrow().is_empty());
 }

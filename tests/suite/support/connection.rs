@@ -31,6 +31,7 @@ pub struct Asked {
     pub echo_topic: Option<&'static str>,
     pub number: Cell<u64>,
     pub connects: RefCell<Vec<Answer<Result<(), ClientError>>>>,
+    pub diagnoses: RefCell<Vec<Answer<Option<String>>>>,
     pub goodbyes: RefCell<Vec<Answer<()>>>,
     pub subscriptions: RefCell<Vec<Answer<Subscribed>>>,
     /// Those that go to the broker; with being connected as the evidence, none.
@@ -46,6 +47,7 @@ impl Asked {
             echo_topic,
             number: Cell::new(0),
             connects: RefCell::default(),
+            diagnoses: RefCell::default(),
             goodbyes: RefCell::default(),
             subscriptions: RefCell::default(),
             echoes: RefCell::default(),
@@ -111,5 +113,9 @@ impl Connection for Line {
 
     fn disconnect(&self) -> LocalBoxFuture<'static, ()> {
         ask(&self.0.goodbyes)
+    }
+
+    fn diagnose(&self) -> LocalBoxFuture<'static, Option<String>> {
+        ask(&self.0.diagnoses)
     }
 }
