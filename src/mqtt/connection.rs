@@ -78,7 +78,7 @@ pub enum ClientError {
     #[error("cannot connect: {0}")]
     Refused(String),
     /// The broker refuses the subscription, or one of the two.
-    #[error("cannot subscribe to {topic} as {client_id:?}: {why}")]
+    #[error("cannot subscribe to {topic}: {why}")]
     Subscribe {
         /// What was refused.
         topic: String,
