@@ -78,6 +78,18 @@ struct Attempt {
     explained: bool,
 }
 
+impl Attempt {
+    /// What keeps it from succeeding, as the end of a sentence: what was just found, or else
+    /// what the client said.
+    fn still_failing(&self, reason: Option<String>) -> String {
+        let said = || match self.failed.as_ref()? {
+            ClientError::Connect(why) | ClientError::Refused(why) => Some(why.clone()),
+            other => Some(other.to_string()),
+        };
+        reason.or_else(said).map_or(String::new(), |why| format!(": {why}"))
+    }
+}
+
 /// What happened since the last time, in order.
 struct Events(Vec<Event>);
 
@@ -250,7 +262,7 @@ impl MqttIngest {
             return;
         }
         if let Some(ClientError::Refused(_)) = self.attempt.failed {
-            // No probe would know better, and it would only be refused as well.
+            // A probe does not know better.
             return self.say_why_not_connected(None);
         }
         self.diagnose(ctx, |reason, ingest| ingest.say_why_not_connected(reason));
@@ -373,7 +385,7 @@ impl MqttIngest {
             (Listening::Disconnected, _) => {
                 if let Some(seconds) = long_ago(self.down_since) {
                     self.diagnose(ctx, move |reason, ingest| {
-                        let why = reason.map_or(String::new(), |why| format!(": {why}"));
+                        let why = ingest.attempt.still_failing(reason);
                         let broker = ingest.connection.broker();
                         error!(target: TARGET, broker, seconds; "still not connected{why}; retrying");
                     });
@@ -450,6 +462,7 @@ impl MqttIngest {
             return;
         }
         self.newest = connection;
+        self.attempt.failed = None;
         self.up_since = (self.clock)().monotonic;
         self.is_now(Listening::Connected);
         info!(target: TARGET, broker = self.connection.broker(); "connected");
@@ -606,6 +619,16 @@ mod tests {
         fn handle(&mut self, _: Read, _: &mut Context<Self>) -> Self::Result {
             self.0.clone()
         }
+    }
+
+    #[test]
+    fn a_reminder_says_what_was_just_found_or_else_what_the_client_said() {
+        let mut attempt = Attempt::default();
+        assert_eq!(attempt.still_failing(None), "");
+        let (found, said) = ("nobody listens".to_owned(), "it is banned".to_owned());
+        attempt.failed = Some(ClientError::Refused(said));
+        assert_eq!(attempt.still_failing(None), ": it is banned");
+        assert_eq!(attempt.still_failing(Some(found)), ": nobody listens");
     }
 
     #[actix_rt::test]
