@@ -420,7 +420,7 @@ impl DeviceRegistry {
     /// Compares a reading with those before it.
     fn observe(&mut self, now: Reading) {
         let Some(by) = self.clock.lock().observe(now) else { return };
-        self.coverage.step_back(now.wall);
+        self.coverage.forget_the_future(now.wall);
         self.clock_was_set(by);
     }
 
@@ -430,7 +430,7 @@ impl DeviceRegistry {
     fn forget_the_future(&mut self) {
         let clock = self.clock.lock();
         if let (true, Some(now)) = (clock.is_clamp_due(), clock.now()) {
-            self.coverage.step_back(now);
+            self.coverage.forget_the_future(now);
         }
     }
 

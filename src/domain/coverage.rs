@@ -205,7 +205,8 @@ impl Coverage {
         if last <= now {
             return None;
         }
-        self.broken = None;
+        // One that is later may be of the new clock.
+        self.broken = self.broken.filter(|(at, _)| *at > now);
         let (earliest, times) = self.turned_back.unwrap_or((now, 0));
         self.turned_back = Some((earliest.min(now), times.saturating_add(1)));
         self.intervals.forget_after(now);
@@ -216,6 +217,16 @@ impl Coverage {
             self.causes.insert(now, GapCause::ClockStep);
         }
         Some(last - now)
+    }
+
+    /// The clock was set and shows `now`: whatever it called later has been before.
+    /// Returns by how much it was turned back, if that is known.
+    pub fn forget_the_future(&mut self, now: DateTime<Utc>) -> Option<TimeDelta> {
+        let by = self.step_back(now);
+        if let Some((at, _)) = &mut self.broken {
+            *at = now.min(*at);
+        }
+        by
     }
 
     /// Until when something is proven.
@@ -404,6 +415,28 @@ mod tests {
         coverage.proves(&[(0, 3)]);
         assert_eq!(coverage.confirm(0, 8), Confirmed::Extended);
         assert_eq!(coverage.0.gaps(at(0), at(8)), [], "the causes of the future are forgotten");
+    }
+
+    #[test]
+    fn a_break_of_a_clock_that_was_turned_back_breaks_nothing_later() {
+        let mut coverage = Growing::new();
+        coverage.confirm(0, 10);
+        coverage.0.interrupt(at(90), GapCause::Shed);
+        // It may yet come.
+        assert_eq!(coverage.confirm(0, 12), Confirmed::Extended);
+        coverage.proves(&[(0, 10)]);
+        coverage.0.forget_the_future(at(13));
+        assert_eq!(coverage.confirm(0, 17), began(10, 13, GapCause::Shed));
+        coverage.proves(&[(0, 10), (13, 17)]);
+    }
+
+    #[test]
+    fn a_break_that_is_later_than_a_proof_of_a_clock_turned_back_breaks_what_follows() {
+        let mut coverage = Growing::new();
+        coverage.confirm(0, 100);
+        coverage.0.interrupt(at(99), GapCause::Shed);
+        coverage.confirm(0, 98);
+        assert_eq!(coverage.confirm(0, 103), began(98, 99, GapCause::Shed));
     }
 
     #[test]
