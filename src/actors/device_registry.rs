@@ -6,6 +6,7 @@
 //! silent devices. Both run beside the mailbox, which never waits for the
 //! database, and take turns with each other.
 
+mod clock_step;
 mod flush;
 mod progress;
 mod sweep;
@@ -16,11 +17,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use log::{Level, debug, error, info, warn};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
+use self::clock_step::{ClockSteps, Told};
 use self::flush::Flushed;
 use self::progress::Progress;
 use self::sweep::{Sweep, Swept};
@@ -29,7 +31,7 @@ use crate::bounds::Bounds;
 use crate::config::{Config, DevicesConfig};
 use crate::domain::delivery::Attempt;
 use crate::domain::{
-    ClockWatch, Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Pending, Reading,
+    ClockWatch, Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Interval, Pending, Reading,
     RegistrationBudget, Rejection, Saved, Status, Transition,
 };
 use crate::line_budget::LineBudget;
@@ -183,6 +185,7 @@ pub struct DeviceRegistry {
     coverage: Coverage,
     saved: Saved,
     clock: Arc<Mutex<ClockWatch>>,
+    clock_steps: ClockSteps,
     registered: u64,
     /// How many devices heartbeats may register now.
     registrations: RegistrationBudget,
@@ -235,6 +238,7 @@ impl DeviceRegistry {
             turn: Arc::default(),
             progress: Arc::default(),
             clock: Arc::default(),
+            clock_steps: ClockSteps::default(),
             registered: 0,
             registrations,
             outage: None,
@@ -381,6 +385,7 @@ impl DeviceRegistry {
     /// Notices work on the database that does not get any further.
     fn watch_progress(&mut self) {
         let now = Instant::now();
+        tell(self.clock_steps.overdue(now));
         let stall = self.progress.longest_wait(now).filter(|stall| stall.lasts >= STALLED_AFTER);
         let failing = self.outage.as_ref().map_or(Duration::ZERO, |outage| outage.lasts(now));
         self.metrics.set_stalled(stall.map_or(failing, |stall| stall.lasts.max(failing)));
@@ -403,25 +408,14 @@ impl DeviceRegistry {
         }
     }
 
-    /// Takes in that the clock was set. What was known of the time is worthless.
-    fn clock_was_set(&mut self, by: TimeDelta) {
-        let seconds = by.num_milliseconds().abs() as f64 / 1000.0;
-        if by < TimeDelta::zero() {
-            warn!(
-                target: TARGET, seconds;
-                "the clock was turned back; devices last seen in its future count as seen at \
-                 the next check"
-            );
-        } else {
-            warn!(target: TARGET, seconds; "the clock was set forward; the step counts as no silence");
-        }
-    }
-
     /// Compares a reading with those before it.
     fn observe(&mut self, now: Reading) {
-        let Some(by) = self.clock.lock().observe(now) else { return };
+        let mut clock = self.clock.lock();
+        let before = clock.newest();
+        let Some(by) = clock.observe(now) else { return };
+        drop(clock);
         self.coverage.forget_the_future(now.wall);
-        self.clock_was_set(by);
+        tell(self.clock_steps.note(by, now.wall, before));
     }
 
     /// Forgets what is proven of the future before devices are clamped into it. They
@@ -446,12 +440,28 @@ impl DeviceRegistry {
         }
         let times = || heartbeats.iter().map(|heartbeat| heartbeat.received_at);
         let among = clock.received(times());
-        let since_proof = times().min().and_then(|earliest| self.coverage.step_back(earliest));
+        let Some(earliest) = times().min() else { return };
+        let since_proof = self.coverage.step_back(earliest);
         if let Some(by) = among.max(since_proof) {
             clock.was_set();
             drop(clock);
-            self.clock_was_set(-by);
+            // The newest reading may be of this clock already.
+            tell(self.clock_steps.note(-by, earliest, None));
         }
+    }
+
+    /// Takes in a time that was not listened to.
+    fn note_gap(&mut self, gap: Interval, cause: GapCause) {
+        let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
+        self.metrics.blind(seconds);
+        if cause == GapCause::ClockStep {
+            return tell(self.clock_steps.note_gap(gap));
+        }
+        let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
+        warn!(
+            target: TARGET, seconds, from, until, cause = cause.as_str();
+            "{cause}; no device's silence counts in this time"
+        );
     }
 
     /// A device's heartbeat was thrown away for want of room. It may be a registered
@@ -513,6 +523,7 @@ impl DeviceRegistry {
             lines: self.lines.clone(),
             progress: Arc::clone(&self.progress),
             clock: Arc::clone(&self.clock),
+            clamped: self.clock_steps.clamped(),
             base,
             coverage: self.saved.coverage().clone(),
             timeout: self.config.heartbeat.timeout,
@@ -574,19 +585,19 @@ impl Handler<ConfirmListening> for DeviceRegistry {
     fn handle(&mut self, message: ConfirmListening, _: &mut Context<Self>) {
         let ConfirmListening { since, until, after } = message;
         match self.coverage.confirm(since, until, after) {
-            Confirmed::Extended | Confirmed::Began { gap: None } => (),
+            Confirmed::Extended | Confirmed::Began { gap: None } => {
+                tell(self.clock_steps.proven());
+            }
             Confirmed::Began { gap: Some((gap, cause)) } => {
-                let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
-                self.metrics.blind(seconds);
-                let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
-                warn!(
-                    target: TARGET, seconds, from, until, cause = cause.as_str();
-                    "{cause}; no device's silence counts in this time"
-                );
+                self.note_gap(gap, cause);
+                tell(self.clock_steps.proven());
             }
             Confirmed::SteppedBack { by } => {
-                self.clock.lock().was_set();
-                self.clock_was_set(-by);
+                let mut clock = self.clock.lock();
+                let before = clock.newest();
+                clock.was_set();
+                drop(clock);
+                tell(self.clock_steps.note(-by, until, before));
             }
         }
         self.watch_fleet(until);
@@ -615,14 +626,21 @@ impl Handler<CheckOffline> for DeviceRegistry {
             }
             .into_actor(registry)
         });
-        Box::pin(check.map(move |(swept, clamp), registry, _| match swept {
-            Ok(swept) => Ok(registry.swept(swept, began, at)),
-            Err(error) => {
-                if clamp {
-                    registry.clock.lock().clamp_again();
+        Box::pin(check.map(move |(swept, clamp), registry, _| {
+            // Another check follows at once on one that the clock has made worthless.
+            if !matches!(swept, Err(CheckError::ClockSet)) {
+                tell(registry.clock_steps.checked(now));
+                registry.clock_steps.tell_of_others();
+            }
+            match swept {
+                Ok(swept) => Ok(registry.swept(swept, began, at)),
+                Err(error) => {
+                    if clamp {
+                        registry.clock.lock().clamp_again();
+                    }
+                    registry.check_failed(&error);
+                    Err(error)
                 }
-                registry.check_failed(&error);
-                Err(error)
             }
         }))
     }
@@ -675,6 +693,8 @@ impl Handler<Flush> for DeviceRegistry {
     type Result = ResponseActFuture<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
+        // It comes when the service ends.
+        tell(self.clock_steps.take());
         Box::pin(self.flush())
     }
 }
@@ -690,6 +710,12 @@ impl Handler<ReportHealth> for DeviceRegistry {
             checks: fault(self.failed_checks.as_ref()),
             fleet_silent: self.fleet_silent,
         }
+    }
+}
+
+fn tell(step: Option<Told>) {
+    if let Some(step) = step {
+        step.tell();
     }
 }
 

@@ -101,6 +101,11 @@ impl ClockWatch {
         self.clamp_due = true;
     }
 
+    /// The newest reading in this base.
+    pub fn newest(&self) -> Option<Reading> {
+        self.newest
+    }
+
     /// The latest time that has passed for certain in this base. Times after it come
     /// from a clock that was turned back.
     pub fn now(&self) -> Option<DateTime<Utc>> {

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use heartbeatd::actors::device_registry::{CheckError, CheckOffline, RecordHeartbeats};
+use heartbeatd::actors::device_registry::{
+    CheckError, CheckOffline, ConfirmListening, RecordHeartbeats,
+};
 use heartbeatd::clock::Reading;
-use heartbeatd::domain::{Heartbeat, Status};
+use heartbeatd::domain::{GapCause, Heartbeat, Status};
 
 use crate::specification::on_both_databases;
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::fleet::{Fleet, at, id, reading};
+use crate::support::log_lines::{keep_lines, take_lines};
 
 on_both_databases! {
     a_check_that_is_handled_late_is_no_step_of_the_clock
@@ -77,6 +80,93 @@ async fn a_check_that_is_handled_late_is_no_step_of_the_clock(database: TestData
     fleet.heartbeat("late", "", at(390)).await;
     fleet.listening(at(391)).await;
     assert_eq!(fleet.check_only(at(391)).await.newly_offline, 0, "nothing was forgotten");
+}
+
+/// A proof that follows a step of the clock.
+async fn proven_after_a_step(fleet: &Fleet, until: i64) {
+    let (since, until) = (at(until), at(until));
+    let confirm = ConfirmListening { since, until, after: GapCause::ClockStep };
+    fleet.registry.send(confirm).await.expect("it lives");
+}
+
+async fn checked(fleet: &Fleet, now: Reading) {
+    let checked = fleet.registry.send(CheckOffline { now }).await.expect("it lives");
+    checked.expect("it checks");
+}
+
+#[actix_rt::test]
+async fn a_clock_set_back_is_one_line_with_all_that_is_known() {
+    let fleet = Fleet::on(TestDatabase::sqlite()).await;
+    heard(&fleet, &["a", "b", "c"], set(2 * HOUR, 2 * HOUR)).await;
+    fleet.check_only(at(2 * HOUR)).await;
+    fleet.listening(at(2 * HOUR)).await;
+    keep_lines();
+    // A batch of both clocks, an echo that was sent before it was read, and a check.
+    let now = set(HOUR + 5, 2 * HOUR + 5);
+    let times = [2 * HOUR + 1, HOUR + 3, HOUR + 4];
+    let heartbeats = times.map(|time| Heartbeat::parse(id("a"), b"", at(time))).to_vec();
+    fleet.registry.send(RecordHeartbeats { heartbeats, now }).await.expect("it lives");
+    proven_after_a_step(&fleet, HOUR + 2).await;
+    proven_after_a_step(&fleet, HOUR + 6).await;
+    checked(&fleet, set(HOUR + 7, 2 * HOUR + 7)).await;
+    checked(&fleet, set(HOUR + 70, 2 * HOUR + 70)).await;
+    let lines = take_lines();
+    let [line] = &lines[..] else { panic!("not one line: {lines:#?}") };
+    for part in ["device_registry the clock was turned back", " seconds=3600 ", " devices=2"] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_clock_set_forward_is_one_line_with_all_that_is_known() {
+    let fleet = Fleet::on(TestDatabase::sqlite()).await;
+    heard(&fleet, &["a"], set(60, 60)).await;
+    fleet.check_only(at(61)).await;
+    fleet.listening(at(62)).await;
+    keep_lines();
+    proven_after_a_step(&fleet, HOUR + 64).await;
+    heard(&fleet, &["a"], set(HOUR + 65, 65)).await;
+    checked(&fleet, set(HOUR + 66, 66)).await;
+    checked(&fleet, set(HOUR + 120, 120)).await;
+    let lines = take_lines();
+    let [line] = &lines[..] else { panic!("not one line: {lines:#?}") };
+    let (from, until) = (at(62).to_rfc3339(), at(HOUR + 64).to_rfc3339());
+    let gap = format!(" blind_from={from} blind_until={until}");
+    for part in ["device_registry the clock was set forward", " seconds=3600 ", &gap] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_clock_set_forward_and_back_between_two_checks_is_two_lines() {
+    let fleet = Fleet::on(TestDatabase::sqlite()).await;
+    heard(&fleet, &["a", "b"], set(60, 60)).await;
+    fleet.check_only(at(61)).await;
+    keep_lines();
+    heard(&fleet, &["a"], set(HOUR + 62, 62)).await;
+    fleet.flush().await;
+    heard(&fleet, &["b"], set(64, 64)).await;
+    proven_after_a_step(&fleet, 65).await;
+    checked(&fleet, set(66, 66)).await;
+    let lines = take_lines();
+    let [forward, back] = &lines[..] else { panic!("not two lines: {lines:#?}") };
+    assert!(forward.contains("set forward") && forward.contains(" seconds=3600 "), "{forward}");
+    assert!(back.contains("turned back") && back.contains(" seconds=3600 "), "{back}");
+    assert!(back.contains(" devices=1"), "{back}");
+}
+
+#[actix_rt::test]
+async fn devices_of_a_future_that_a_start_finds_are_one_line() {
+    let fleet = Fleet::on(TestDatabase::sqlite()).await;
+    heard(&fleet, &["a", "b"], set(HOUR, HOUR)).await;
+    fleet.flush().await;
+    let registry = fleet.next_process().await;
+    keep_lines();
+    let now = set(60, HOUR + 60);
+    registry.send(CheckOffline { now }).await.expect("it lives").expect("it checks");
+    let lines = take_lines();
+    let [line] = &lines[..] else { panic!("not one line: {lines:#?}") };
+    assert!(line.contains("in the future of the clock devices=2"), "{line}");
 }
 
 /// Transitions of a device that comes and goes, and the clocks after the last.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -26,6 +27,8 @@ pub(super) struct Sweep {
     pub(super) lines: Lines,
     pub(super) progress: Arc<Progress>,
     pub(super) clock: Arc<Mutex<ClockWatch>>,
+    /// Counts the devices whose last_seen_at was in the future of the clock.
+    pub(super) clamped: Arc<AtomicU64>,
     /// The time base to which `coverage` and `now` belong.
     pub(super) base: u64,
     pub(super) coverage: Coverage,
@@ -84,7 +87,6 @@ impl Sweep {
     /// A device that was last seen in the future would not be missed until then.
     async fn clamp_future(&self, work: &Work) -> Result<(), CheckError> {
         let at_once = self.bounds.marked_at_once as u64;
-        let mut devices = 0;
         loop {
             let turn = self.turn().await?;
             // Later than this check's own time, if flushes came in between.
@@ -92,18 +94,11 @@ impl Sweep {
             let clamped = self.store.clamp_last_seen(now, at_once).await?;
             drop(turn);
             work.step();
-            devices += clamped;
+            self.clamped.fetch_add(clamped, Ordering::Relaxed);
             if clamped < at_once {
-                break;
+                return Ok(());
             }
         }
-        if devices > 0 {
-            info!(
-                target: TARGET, devices;
-                "counted as seen now: their last_seen_at was in the future of the clock"
-            );
-        }
-        Ok(())
     }
 
     /// Finds the silent devices and marks them offline. Returns how many went

@@ -5,5 +5,6 @@ pub mod database;
 pub mod devices;
 pub mod fake_broker;
 pub mod fleet;
+pub mod log_lines;
 pub mod proxy;
 pub mod service;
