@@ -22,6 +22,7 @@ mod truth;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use actix::prelude::*;
@@ -36,6 +37,9 @@ const SCHEDULES: u64 = 300;
 /// what it changes. Others are run by hand, see above.
 const FIRST_SEED: u64 = 3000;
 
+/// How many schedules fail before no further one is begun.
+const MAX_FAILED: usize = 20;
+
 /// More threads than processors: each waits for its database most of the time.
 const THREADS_PER_PROCESSOR: usize = 2;
 
@@ -48,6 +52,7 @@ fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one()
 
     let template = empty_database();
     let (next, offline) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = Mutex::new(Vec::new());
     let began = Instant::now();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -55,34 +60,27 @@ fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one()
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= schedules {
+                    if number >= schedules || lock(&failed).len() >= MAX_FAILED {
                         break;
                     }
                     let seed = first.wrapping_add(number);
-                    let unfinished = Unfinished { seed, next: &next };
-                    let transitions = run(seed, &template);
-                    std::mem::forget(unfinished);
-                    offline.fetch_add(transitions, Ordering::Relaxed);
+                    // The panic has been printed, with the course of events.
+                    match std::panic::catch_unwind(|| run(seed, &template)) {
+                        Ok(transitions) => _ = offline.fetch_add(transitions, Ordering::Relaxed),
+                        Err(_printed) => lock(&failed).push(seed),
+                    }
                 }
             });
         }
     });
-    let offline = offline.into_inner();
+    let (offline, failed) = (offline.into_inner(), lock(&failed).clone());
     println!("{schedules} schedules, {offline} offline transitions, {:?}", began.elapsed());
+    assert!(failed.is_empty(), "SIMULATION_SEED={failed:?} fail, each by itself");
     assert!(offline > schedules / 4, "devices must die for anything to be shown");
 }
 
-/// Names the schedule that panics, and has the others end with it.
-struct Unfinished<'a> {
-    seed: u64,
-    next: &'a AtomicU64,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        let schedules = self.next.swap(u64::MAX / 2, Ordering::Relaxed);
-        eprintln!("SIMULATION_SEED={} fails, after some {schedules} schedules", self.seed);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The file of a database with the schema and nothing else.

@@ -30,6 +30,8 @@ pub struct Truth {
     heard: BTreeMap<usize, i64>,
     /// And where a crash would lose that.
     handed_heard: Vec<(usize, i64)>,
+    /// And when it really was, whether the service still knows that or not.
+    last_heard: BTreeMap<usize, i64>,
     flushing: Option<Flushing>,
     /// The steps of the clock, and how long each was.
     steps: Vec<(i64, i64)>,
@@ -61,6 +63,7 @@ impl Truth {
 
     pub fn is_heard(&mut self, device: usize, at: i64) {
         self.handed_heard.push((device, at));
+        self.last_heard.insert(device, at);
     }
 
     pub fn count_heard(&self) -> usize {
@@ -128,6 +131,13 @@ impl Truth {
         self.heard.get(&device).copied()
     }
 
+    /// When the device was last heard, unless a flush does not know that yet. Where a crash
+    /// or a full store has lost it, the service may look for a device that is dead for longer.
+    pub fn dead_since(&self, device: usize) -> Option<i64> {
+        let last = self.last_heard.get(&device).copied();
+        last.filter(|_| self.heard_again(device).is_none())
+    }
+
     /// When the device was heard again, if a flush does not know that yet.
     pub fn heard_again(&self, device: usize) -> Option<i64> {
         let again = self.handed_heard.iter().find(|(heard, _)| *heard == device);
@@ -140,6 +150,11 @@ impl Truth {
             |stretch: &Stretch| (stretch.until.min(until) - stretch.from.max(from)).max(0);
         let certain = self.listened.iter().rev().take_while(|stretch| stretch.until > from);
         certain.map(clipped).sum::<i64>() + self.handed.iter().map(clipped).sum::<i64>()
+    }
+
+    /// Until when is known for sure.
+    pub fn listened_until(&self) -> i64 {
+        self.listened.last().map_or(0, |stretch| stretch.until)
     }
 
     /// How far a clock may have been off since `from` without being noticed. What was proven

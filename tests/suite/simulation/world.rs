@@ -23,7 +23,7 @@ use self::process::{Check, Done, Process};
 use super::clocks;
 use super::database::Held;
 use super::sink::Delivery;
-use super::truth::Truth;
+use super::truth::{Stretch, Truth};
 use crate::support::fleet::id;
 
 /// All times are in milliseconds.
@@ -64,6 +64,9 @@ struct Kind {
     /// A sink that is slow is waited for in real time.
     impatient: bool,
     retention: i64,
+    /// Little happens, and the clock is never set, which makes every silence begin anew: a
+    /// device falls silent over several disturbances.
+    gentle: bool,
     /// A burst of faults is followed by a calm, so many times.
     bursts: u32,
 }
@@ -167,6 +170,10 @@ pub struct World {
     is_healed: bool,
     /// Since when nothing is wrong.
     calm_since: i64,
+    /// Since when what is heard is proven, but for the first proof of it.
+    proving_since: i64,
+    /// And when it was, before.
+    proven: Vec<Stretch>,
     started_at: i64,
 }
 
@@ -214,7 +221,7 @@ impl World {
             outage: (0, 0),
             frozen: Vec::new(),
             frozen_until: 0,
-            busy: rng.u8(0..30),
+            busy: if kind.gentle { 1 } else { rng.u8(0..30) },
             broker_down_until: 0,
             wanted: false,
             link: None,
@@ -239,6 +246,8 @@ impl World {
             truth: Truth::default(),
             is_healed: false,
             calm_since: 0,
+            proving_since: 0,
+            proven: Vec::new(),
             started_at: 0,
             rng,
             kind,
@@ -254,7 +263,8 @@ impl World {
     /// Runs the schedule; returns how many times a device went offline.
     pub async fn run(mut self) -> u64 {
         for burst in 1..=self.kind.bursts {
-            let until = self.now + self.rng.i64(20 * SECOND..100 * SECOND);
+            let lasts = if self.kind.gentle { 4 } else { 1 };
+            let until = self.now + lasts * self.rng.i64(20 * SECOND..100 * SECOND);
             self.is_healed = false;
             while self.now < until {
                 self.turn(true).await;
@@ -292,10 +302,14 @@ impl World {
 
     async fn turn(&mut self, faults: bool) {
         self.settle().await;
+        if !self.is_proving() {
+            self.proof_breaks();
+        }
         if !self.is_calm() {
             self.calm_since = self.now;
         }
-        if faults && self.rng.u8(0..8) == 0 {
+        let seldom = if self.kind.gentle { 64 } else { 8 };
+        if faults && self.rng.u8(0..seldom) == 0 {
             self.something_happens().await;
             self.settle().await;
         }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::domain::{Coverage, Evidence, Status, Transition, Verdict};
-use heartbeatd::store::Device;
+use heartbeatd::store;
 
 use super::super::sink::Delivery;
+use super::super::truth::Stretch;
 use super::{
-    ACKNOWLEDGE, CHECK_INTERVAL, GIVE_UP, LAG, MARK, Mood, PRUNE, RECORD, SECOND, World, clocks,
-    name, number,
+    ACKNOWLEDGE, CHECK_INTERVAL, Device, GIVE_UP, LAG, MARK, Mood, PRUNE, RECORD, SECOND, World,
+    clocks, name, number,
 };
 use crate::support::fleet::start;
 use heartbeatd::actors::alert_sink::AlertError;
@@ -113,32 +114,45 @@ impl World {
         }
     }
 
-    async fn fleet(&self) -> Vec<Device> {
+    async fn fleet(&self) -> Vec<store::Device> {
         self.commands.devices(None, None, 10_000).await.expect("it reads")
     }
 
-    /// Each device that was silent for long enough while nothing was wrong is offline.
+    /// Each device that was silent for long enough while nothing was wrong is offline,
+    /// also if something was between.
     pub(super) async fn assert_dead_are_found(&mut self, began: i64) {
-        if began - self.calm_since < 20 * SECOND {
-            return;
-        }
         for row in self.fleet().await {
             let device = number(row.id.as_str());
-            let (Some(heard), None) = (self.truth.heard(device), self.truth.heard_again(device))
-            else {
-                continue;
-            };
+            let Some(heard) = self.truth.dead_since(device) else { continue };
             if ![Status::Online, Status::Error].contains(&row.status) {
                 continue;
             }
             let Self { devices, calm_since, .. } = &*self;
-            let since = heard.max(*calm_since).max(devices[device].changed_at);
-            let bound = devices[device].timeout + CHECK_INTERVAL + LAG;
+            let Device { changed_at, timeout, .. } = devices[device];
+            let since = heard.max(*calm_since).max(changed_at);
             self.assert(
-                began - since <= bound,
+                began - since <= timeout + CHECK_INTERVAL + LAG || began - calm_since < 20 * SECOND,
                 format_args!("{row:?} is dead since {heard}, calm since {calm_since}"),
             );
+            // A clock that is set makes the silence begin anew.
+            let since = heard.max(changed_at).max(self.truth.last_step().unwrap_or(0));
+            let proven = self.proven_between(since, began);
+            self.assert(
+                proven <= timeout || self.kind.forgets_coverage(),
+                format_args!("{row:?} is dead since {heard}, {proven} are proven since {since}"),
+            );
         }
+    }
+
+    /// How much of this time is sure to be proven, whatever was between.
+    fn proven_between(&self, from: i64, until: i64) -> i64 {
+        let last = Stretch { from: self.proving_since, until };
+        let all = self.proven.iter().chain([&last]);
+        let proven = |stretch: &Stretch| {
+            // Not before its first echo, and not after its last, which may have been late.
+            (stretch.until - LAG).min(until) - (stretch.from + LAG).max(from)
+        };
+        all.map(|stretch| proven(stretch).max(0)).sum()
     }
 
     /// What `device show` claims to have been listened to really was.

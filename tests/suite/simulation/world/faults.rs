@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use heartbeatd::store::{Outcome, Point, Selection};
 
+use super::super::truth::Stretch;
 use super::{Mood, SECOND, World, clocks, device_id, name, shown};
 
 impl World {
@@ -26,6 +27,11 @@ impl World {
 
     /// Nothing is wrong that a device or a check would suffer from.
     pub(super) fn is_calm(&self) -> bool {
+        self.is_proving() && self.frozen.is_empty() && self.now >= self.outage.0
+    }
+
+    /// The service can prove what it hears.
+    pub(super) fn is_proving(&self) -> bool {
         let subscribed = self.link.as_ref().is_some_and(|link| link.subscribed);
         self.process.is_some()
             && !self.draining
@@ -33,9 +39,21 @@ impl World {
             && !self.cut
             && self.subscriptions.is_empty()
             && self.now >= self.paused_until
-            && self.frozen.is_empty()
-            && self.now >= self.outage.0
             && self.now >= self.slow_until
+    }
+
+    /// Something disturbs the proof, or did until now.
+    pub(super) fn is_disturbed(&mut self) {
+        self.calm_since = self.now;
+        self.proof_breaks();
+    }
+
+    pub(super) fn proof_breaks(&mut self) {
+        let proven = Stretch { from: self.proving_since, until: self.now };
+        if proven.until > proven.from {
+            self.proven.push(proven);
+        }
+        self.proving_since = self.now;
     }
 
     fn somewhen(&mut self, at_most: i64) -> i64 {
@@ -156,9 +174,12 @@ impl World {
     }
 
     pub(super) fn set_clock(&mut self, by: i64) {
+        if self.kind.gentle {
+            return;
+        }
         clocks::set_by(by);
         self.truth.clock_steps(self.now, by);
-        self.calm_since = self.now;
+        self.is_disturbed();
         if let Some(check) = &mut self.check {
             check.clean = false;
         }

@@ -260,7 +260,7 @@ impl World {
         }
         let handed = self.hand_over(arrived);
         if handed.shed > 0 {
-            self.calm_since = self.now;
+            self.is_disturbed();
         }
         self.settle().await;
         let process = self.process.as_ref().expect("it runs");
@@ -269,7 +269,7 @@ impl World {
         if self.kind.strangers > 0 && self.no_room_for(handed.shed) {
             self.note(format_args!("no room for all of it"));
             self.truth.unhand(handed.heard, handed.from);
-            self.calm_since = self.now;
+            self.is_disturbed();
         }
     }
 

@@ -83,8 +83,14 @@ impl Kind {
             replays: rng.u8(0..4) == 0,
             impatient: rng.u8(0..8) == 0,
             retention: rng.i64(60 * SECOND..200 * SECOND),
+            gentle: rng.u8(0..3) == 0,
             bursts: if crowd { 1 } else { rng.u32(1..=2) },
         }
+    }
+
+    /// Coverage is thrown away to bound how many intervals there are.
+    pub fn forgets_coverage(&self) -> bool {
+        self.bounds.max_intervals < 10_000
     }
 
     pub fn is_crowd(&self) -> bool {
@@ -267,12 +273,14 @@ impl World {
         self.down_until = until;
         self.paused_until = self.now;
         self.held.append(&mut self.frozen);
-        self.calm_since = self.now;
+        self.is_disturbed();
         self.lose_link(false);
         self.wanted = false;
         self.queue.clear();
         self.subscriptions.clear();
         self.truth.crash();
+        let written = self.truth.listened_until();
+        self.proven.iter_mut().for_each(|proven| proven.until = proven.until.min(written));
         (self.flushing, self.draining, self.check) = (false, false, None);
         self.asked.clear();
         if let Some((_, delivery)) = self.delivery.take() {
