@@ -18,7 +18,7 @@ use crate::config::MAX_TIMEOUT;
 use crate::domain::device_id::{InvalidDeviceId, RESERVED_PREFIX};
 use crate::domain::{DeviceId, Evidence, Status};
 use crate::escape::Escaped;
-use crate::store::{Device, OpenMode};
+use crate::store::{Damage, Device, Found, OpenMode};
 
 /// How many devices are read at once: the list of a large fleet streams.
 const PAGE: u64 = 1000;
@@ -47,7 +47,7 @@ pub(super) enum Command {
     /// Show one device, and why it is offline or why it is not
     Show {
         /// Its id
-        id: DeviceId,
+        id: String,
         /// One JSON object
         #[arg(long)]
         json: bool,
@@ -123,7 +123,11 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
         Command::List { status, json } => list(config, status, json).await,
         Command::Show { id, json } => {
             let store = open(config, OpenMode::Existing).await?;
-            let Some(device) = store.device(&id).await? else { return unknown(&id) };
+            let device = match store.look_up(&id).await? {
+                Some(Found::Device(device)) => *device,
+                Some(Found::Damaged(columns)) => return damaged(&id, &columns),
+                None => return unknown(&id),
+            };
             let evidence = evidence::gather(config, &store, &device).await?;
             if json {
                 output::json(&Shown { device, evidence })?;
@@ -140,7 +144,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             let shown = timeout.unwrap_or(config.heartbeat.timeout);
             let shown = crate::duration::format(shown);
             let shown = format!("{id} may now be silent for {shown}");
-            if set { report(true, &shown, "") } else { unknown(&id) }
+            if set { report(true, &shown, "") } else { unknown(id.as_str()) }
         }
     }
 }
@@ -216,6 +220,22 @@ fn report(done: bool, yes: &str, no: &str) -> anyhow::Result<ExitCode> {
     Ok(exit::NEGATIVE.into())
 }
 
-fn unknown(id: &DeviceId) -> anyhow::Result<ExitCode> {
+fn unknown(id: &str) -> anyhow::Result<ExitCode> {
+    let id = remove::shown(id);
     report(false, "", &format!("there is no device {id}; `heartbeatd device list` shows all"))
+}
+
+/// The row is there, and not one that heartbeatd has written.
+fn damaged(id: &str, columns: &[Damage]) -> anyhow::Result<ExitCode> {
+    let columns: Vec<_> = columns.iter().map(Damage::to_string).collect();
+    report(
+        false,
+        "",
+        &format!(
+            "device {} cannot be read: {}; correct that in the table device, or let \
+             `heartbeatd device remove` take the device away",
+            remove::shown(id),
+            columns.join("; "),
+        ),
+    )
 }

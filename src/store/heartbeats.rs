@@ -7,7 +7,7 @@ use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::history::NewTransition;
 use super::listening::Proven;
-use super::removal;
+use super::raw_id;
 use super::rows::{self, Columns, Type};
 use super::unreadable::named;
 use super::{DeviceStore, Result, device_id, millis};
@@ -322,9 +322,9 @@ impl DeviceStore {
         let ids = rejections.iter().filter_map(Rejection::device_id).map(DeviceId::as_str);
         let sql = format!(
             "DELETE FROM device WHERE {NEWBORN} AND id IN (SELECT id FROM ({rows}) AS rejected)",
-            rows = rows::select(self.backend(), "$1", removal::ID),
+            rows = rows::select(self.backend(), "$1", raw_id::ID),
         );
-        self.execute(transaction, &sql, [removal::bind(ids)]).await?;
+        self.execute(transaction, &sql, [raw_id::bind(ids)]).await?;
         Ok(())
     }
 

@@ -4,7 +4,8 @@
 use chrono::{DateTime, Utc};
 use entity::listening_interval::{Column, Entity, Model};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
 };
 
 use super::rows::{self, Columns, Type};
@@ -43,10 +44,14 @@ impl DeviceStore {
             .filter(Column::StartedAt.lte(millis(until)))
             .order_by_desc(Column::StartedAt)
             .limit(MAX_INTERVALS as u64);
-        let mut rows =
-            self.read("read the coverage", async |db| query.clone().all(db).await).await?;
-        rows.reverse();
-        Ok(rows.into_iter().map(Listened::from).collect())
+        self.read("read the coverage", async |db| {
+            let rows = db.query_all_raw(query.build(self.backend())).await?;
+            // What cannot be read proves nothing.
+            let readable =
+                |row| self.readable("a listening interval", Model::from_query_result(row, ""));
+            Ok(rows.iter().rev().filter_map(readable).map(Listened::from).collect())
+        })
+        .await
     }
 
     /// Saves what an instance has proven, in the transaction that writes the

@@ -5,6 +5,7 @@
 //! repeated of them in SQL is held against them by a test.
 
 mod confirmation;
+mod damage;
 mod exclusive;
 mod file;
 mod fleet;
@@ -15,6 +16,7 @@ mod listening;
 mod open;
 mod outbox;
 mod pool;
+mod raw_id;
 mod removal;
 mod rows;
 mod silence;
@@ -29,6 +31,7 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use sea_orm::{DbBackend, DbErr, QueryResult};
 
+pub use damage::{Damage, Found};
 pub use exclusive::Holder;
 pub use fleet::Device;
 pub use heartbeats::{Recorded, RecordingRules};
@@ -37,6 +40,7 @@ pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
 pub use open::{OpenMode, Unusable};
 pub use outbox::OutboxSize;
+pub use raw_id::RawId;
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use silence::{Grounds, OwnTimeouts, Stale, StaleFrom};
 pub use unreadable::Unreadable;

@@ -11,7 +11,8 @@ use sea_orm::{
     QueryFilter, QueryResult, Value,
 };
 
-use super::rows::{self, Columns, Type};
+use super::raw_id::{self, ID, RawId, bind};
+use super::rows;
 use super::{DeviceStore, Result, millis, time};
 use crate::domain::Heartbeat;
 
@@ -25,13 +26,11 @@ const REMEMBERED: TimeDelta = TimeDelta::days(1);
 /// further off was remembered by a clock that has been set back since.
 const TOLERATED_FUTURE: TimeDelta = TimeDelta::minutes(1);
 
-pub(super) const ID: Columns = &[("id", Type::Text)];
-
 /// The devices that meet all of these conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// One of these ids; any text, so that a row with an id that is not accepted any
-    /// more can be removed.
+    /// more can be removed, or bytes spelled as [`RawId`] does.
     pub ids: Option<Vec<String>>,
     /// An id that matches this pattern: `*` is any text, `?` one character.
     pub matching: Option<String>,
@@ -45,8 +44,8 @@ pub struct Selection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
     /// Its id, as the database has it.
-    pub id: String,
-    /// When its last heartbeat was received.
+    pub id: RawId,
+    /// When its last heartbeat was received, as far as it can be read.
     pub last_seen_at: Option<DateTime<Utc>>,
     /// Its own timeout; `None`: `heartbeat.timeout`.
     pub timeout: Option<Duration>,
@@ -62,7 +61,7 @@ impl DeviceStore {
     pub async fn selected(
         &self,
         selection: &Selection,
-        after: Option<&str>,
+        after: Option<&RawId>,
     ) -> Result<Vec<Selected>> {
         self.read("select devices", async |db| self.select_devices(db, selection, after).await)
             .await
@@ -77,23 +76,26 @@ impl DeviceStore {
     pub async fn remove(
         &self,
         selection: &Selection,
-        after: Option<&str>,
+        after: Option<&RawId>,
         at: DateTime<Utc>,
     ) -> Result<Vec<Selected>> {
         self.write("remove devices", async |transaction| {
             let selected = self.select_devices(transaction, selection, after).await?;
-            let ids = || bind(selected.iter().map(|device| &*device.id));
-            let rows = rows::select(self.backend(), "$1", ID);
+            // By the same condition, not by what was read: an id may be anything.
+            let (condition, values) = condition(self.backend(), selection, after);
             let forget =
-                format!("DELETE FROM device WHERE id IN (SELECT id FROM ({rows}) AS gone)");
-            self.execute(transaction, &forget, [ids()]).await?;
+                format!("DELETE FROM device WHERE id IN (SELECT id FROM device WHERE {condition})");
+            self.execute(transaction, &forget, values).await?;
+            // No heartbeat has an id that is not a text.
+            let texts = bind(selected.iter().filter_map(|device| device.id.text()));
+            let rows = rows::select(self.backend(), "$1", ID);
             let remember = format!(
                 "INSERT INTO device_removal (device_id, removed_at) \
                  SELECT id, {at} FROM ({rows}) AS gone WHERE true \
                  ON CONFLICT (device_id) DO UPDATE SET removed_at = excluded.removed_at",
                 at = millis(at),
             );
-            self.execute(transaction, &remember, [ids()]).await?;
+            self.execute(transaction, &remember, [texts]).await?;
             Ok(selected)
         })
         .await
@@ -103,12 +105,12 @@ impl DeviceStore {
         &self,
         db: &impl ConnectionTrait,
         selection: &Selection,
-        after: Option<&str>,
+        after: Option<&RawId>,
     ) -> Result<Vec<Selected>, DbErr> {
         let (condition, values) = condition(self.backend(), selection, after);
         let sql = format!(
-            "SELECT id, last_seen_at, timeout_seconds FROM device \
-             WHERE {condition} ORDER BY id LIMIT {REMOVED_AT_ONCE}"
+            "SELECT {id}, last_seen_at, timeout_seconds FROM device WHERE {condition}",
+            id = RawId::columns(self.backend()),
         );
         self.select(db, &sql, values).await?.iter().map(Selected::read).collect()
     }
@@ -130,9 +132,13 @@ impl DeviceStore {
         );
         let ids = bind(devices.iter().map(|heartbeat| heartbeat.device_id.as_str()));
         let rows = self.select(transaction, &sql, [ids]).await?;
-        let read =
-            |row: &QueryResult| Ok((row.try_get("", "device_id")?, row.try_get("", "removed_at")?));
-        rows.iter().map(read).collect()
+        let read = |row: &QueryResult| {
+            let id: String = row.try_get("", "device_id")?;
+            Ok((id, row.try_get("", "removed_at")?))
+        };
+        // One that cannot be read does not keep the others from being written.
+        let readable = |row| self.readable("a removal", read(row));
+        Ok(rows.iter().filter_map(readable).collect())
     }
 
     /// They are registered again.
@@ -174,20 +180,22 @@ impl DeviceStore {
 
 impl Selected {
     fn read(row: &QueryResult) -> Result<Self, DbErr> {
-        let timeout: Option<i64> = row.try_get("", "timeout_seconds")?;
+        // What cannot be read does not save a row from being removed.
+        let timeout: Option<i64> = row.try_get("", "timeout_seconds").ok().flatten();
         Ok(Self {
-            id: row.try_get("", "id")?,
-            last_seen_at: time("last_seen_at", row)?,
+            id: RawId::read(row)?,
+            last_seen_at: time("last_seen_at", row).ok().flatten(),
             timeout: timeout.map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
         })
     }
 }
 
-/// The selection as SQL, and its parameters.
+/// The condition, the order and the limit of the next selected rows as SQL, and the
+/// parameters.
 fn condition(
     backend: DbBackend,
     selection: &Selection,
-    after: Option<&str>,
+    after: Option<&RawId>,
 ) -> (String, Vec<Value>) {
     let Selection { ids, matching, silent_since, registered_since } = selection;
     let mut values: Vec<Value> = Vec::new();
@@ -197,25 +205,33 @@ fn condition(
     };
     let mut all = vec!["true".to_owned()];
     if let Some(after) = after {
-        all.push(format!("id > {}", placeholder(after.into())));
+        all.push(format!("id > {}", after.bind(&mut placeholder)));
     }
     if let Some(ids) = ids {
-        let ids = placeholder(bind(ids.iter().map(String::as_str)));
-        let rows = rows::select(backend, &ids, ID);
-        all.push(format!("id IN (SELECT id FROM ({rows}) AS listed)"));
+        all.push(format!("id IN ({})", raw_id::listed(backend, ids, &mut placeholder)));
     }
     if let Some(pattern) = matching {
         let (operator, pattern) = like(backend, pattern);
         all.push(format!("id {operator} {}", placeholder(pattern.into())));
     }
+    let (seen, registered) = (instant(backend, "last_seen_at"), instant(backend, "registered_at"));
     if let Some(instant) = silent_since {
         let instant = placeholder(millis(*instant).into());
-        all.push(format!("coalesce(last_seen_at, registered_at) < {instant}"));
+        all.push(format!("coalesce({seen}, {registered}) < {instant}"));
     }
     if let Some(instant) = registered_since {
-        all.push(format!("registered_at >= {}", placeholder(millis(*instant).into())));
+        all.push(format!("{registered} >= {}", placeholder(millis(*instant).into())));
     }
-    (all.join(" AND "), values)
+    (format!("{} ORDER BY id LIMIT {REMOVED_AT_ONCE}", all.join(" AND ")), values)
+}
+
+/// The instant in a column; null if there is anything else, which on SQLite would be later
+/// than every instant.
+fn instant(backend: DbBackend, column: &str) -> String {
+    match backend {
+        DbBackend::Postgres => column.to_owned(),
+        _ => format!("CASE typeof({column}) WHEN 'integer' THEN {column} END"),
+    }
 }
 
 /// A pattern of `*` and `?` as the database spells it, and its operator. SQLite's LIKE
@@ -230,8 +246,4 @@ fn like(backend: DbBackend, pattern: &str) -> (&'static str, String) {
     };
     let operator = if backend == DbBackend::Postgres { "LIKE" } else { "GLOB" };
     (operator, pattern.chars().map(spelled).collect())
-}
-
-pub(super) fn bind<'a>(ids: impl IntoIterator<Item = &'a str>) -> Value {
-    rows::bind(ids.into_iter().map(|id| [Value::from(id)]))
 }

@@ -253,7 +253,7 @@ fn is_closed(error: &DbErr) -> bool {
 }
 
 /// True if the database has answered, with something that cannot be understood.
-fn is_unreadable(error: &DbErr) -> bool {
+pub(super) fn is_unreadable(error: &DbErr) -> bool {
     use sqlx::Error::{ColumnDecode, ColumnIndexOutOfBounds, ColumnNotFound, Decode};
     match driver_error(error) {
         Some(error) => matches!(

@@ -7,9 +7,10 @@ use std::ops::Bound;
 use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryResult,
-    QuerySelect, QueryTrait, Select, TryGetable, Value,
+    QuerySelect, QueryTrait, Select, TryGetable, Value, sqlx,
 };
 
+use super::transaction::driver_error;
 use super::{DeviceStore, Result, root};
 use crate::domain::Status;
 use crate::escape::in_quotes;
@@ -99,7 +100,7 @@ impl DeviceStore {
         read.inspect_err(|why| {
             let mut collector = self.unreadable.lock();
             if collector.rows.len() < TOLD_APART {
-                let told = format!("{row}: {}", root(why));
+                let told = format!("{row}: {}", reason(why));
                 collector.rows.insert(told.chars().take(TOLD_CHARS).collect());
             } else {
                 collector.beyond += 1;
@@ -121,22 +122,38 @@ impl DeviceStore {
         T: TryFrom<E::Model, Error = DbErr>,
     {
         let mut read = Vec::new();
-        let mut page = query.clone();
+        let (mut page, mut skipped) = (query.clone(), 0);
         loop {
             let missing = limit.saturating_sub(read.len() as u64);
-            let rows = db.query_all_raw(page.limit(missing).build(self.backend())).await?;
+            let rows = db.query_all_raw(page.clone().limit(missing).build(self.backend())).await?;
             let model = |row: &QueryResult| E::Model::from_query_result(row, "");
             read.extend(rows.iter().filter_map(|row| {
                 self.readable(&key.named(row), model(row).and_then(T::try_from))
             }));
             let Some(last) = rows.last().filter(|_| rows.len() as u64 == missing) else { break };
-            // Behind a row without a key there is nothing to go on from.
-            let Some(beyond) = key.beyond(last).filter(|_| (read.len() as u64) < limit) else {
+            if read.len() as u64 >= limit {
                 break;
+            }
+            page = if let Some(beyond) = key.beyond(last) {
+                skipped = 0;
+                query.clone().filter(beyond)
+            } else {
+                // Its key cannot be read either, so the rows until it are counted off.
+                skipped += missing;
+                page.offset(skipped)
             };
-            page = query.clone().filter(beyond);
         }
         Ok(read)
+    }
+}
+
+/// Why a row cannot be read, without the driver's types.
+fn reason(why: &DbErr) -> String {
+    match driver_error(why) {
+        Some(sqlx::Error::ColumnDecode { index, .. }) => {
+            format!("column {index} holds something of another type")
+        }
+        _ => root(why).to_string(),
     }
 }
 

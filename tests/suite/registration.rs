@@ -198,7 +198,7 @@ async fn devices_are_selected_by_all_conditions_together(database: TestDatabase)
     fleet.flush().await;
     let selected = async |selection: Selection| {
         let selected = fleet.store.selected(&selection, None).await.expect("it reads");
-        let mut ids: Vec<_> = selected.into_iter().map(|device| device.id).collect();
+        let mut ids: Vec<_> = selected.into_iter().map(|device| device.id.to_string()).collect();
         ids.sort();
         ids
     };
@@ -246,7 +246,7 @@ async fn many_devices_are_removed_in_bounded_portions(database: TestDatabase) {
     let selection = Selection { matching: Some("d-*".to_owned()), ..Default::default() };
     let (mut after, mut sizes) = (None, Vec::new());
     while let Some(last) = {
-        let removed = fleet.store.remove(&selection, after.as_deref(), at(1)).await;
+        let removed = fleet.store.remove(&selection, after.as_ref(), at(1)).await;
         let removed = removed.expect("it writes");
         sizes.push(removed.len());
         removed.last().map(|device| device.id.clone())

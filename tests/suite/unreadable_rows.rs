@@ -211,3 +211,118 @@ async fn a_check_of_many_timeouts_takes_little_longer_than_one_of_none(database:
     println!("{DEVICES} devices with {TIMEOUTS} timeouts: {many:?}, with one: {one:?}");
     assert!(many < 100 * one, "{many:?}, with one timeout {one:?}");
 }
+
+/// A row of a SQLite database that another program has damaged.
+struct Damaged {
+    /// Its id as SQL.
+    id: &'static str,
+    /// Its id as an argument.
+    argument: &'static str,
+    /// The column that is damaged, and what stands there as SQL.
+    column: &'static str,
+    value: &'static str,
+    /// What `device show` says of it.
+    said: &'static str,
+}
+
+const fn damaged(
+    id: &'static str,
+    argument: &'static str,
+    (column, value): (&'static str, &'static str),
+    said: &'static str,
+) -> Damaged {
+    Damaged { id, argument, column, value, said }
+}
+
+const DAMAGED: [Damaged; 13] = [
+    damaged("'seen'", "seen", ("last_seen_at", "'soon'"), r#"is the text "soon", not a time"#),
+    damaged("'late'", "late", ("last_seen_at", "9e18 + 1"), "is the number 9000000000000000000"),
+    damaged("'known'", "known", ("registered_at", "x'00ff'"), "is the bytes x'00ff', not a time"),
+    damaged("'out'", "out", ("timeout_seconds", "'ten'"), r#"the text "ten", not a whole number"#),
+    damaged("'up'", "up", ("uptime_seconds", "'a' || char(27)"), r#"the text "a\u{1b}", not a"#),
+    damaged("'free'", "free", ("free_memory", "1.5"), "the number 1.5, not a whole number"),
+    damaged("'skew'", "skew", ("clock_skew_ms", "zeroblob(99)"), "00'…, not a whole number"),
+    damaged("'text'", "text", ("error", "x'6869'"), "is the bytes x'6869', not a text"),
+    damaged("'state'", "state", ("status", "'asleep'"), r#"is the text "asleep", not one of"#),
+    damaged("'long'", "long", ("free_memory", "printf('%.9999c', 'x')"), "xxx\"…, not a whole"),
+    damaged("'a/b'", "a/b", ("id", ""), r#"is the text "a/b", not an id that is accepted: "#),
+    damaged("x'61ff'", "x'61ff'", ("id", ""), "is the bytes x'61ff', not a text"),
+    damaged(
+        "CAST(x'62ff' AS TEXT)",
+        "x'62ff'",
+        ("id", ""),
+        "is the text \"b\u{fffd}\", not a text",
+    ),
+];
+
+/// A database with the damaged rows and a good one.
+async fn damaged_place() -> Place {
+    let place = Place::new();
+    assert!(place.run(&["device", "add", "good"]).status.success());
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    for Damaged { id, column, value, .. } in DAMAGED {
+        let columns = "id, status, last_seen_at, registered_at";
+        let values = format!("({id}, 'online', 0, 0)");
+        database.execute(&format!("INSERT INTO device ({columns}) VALUES {values}")).await;
+        if column != "id" {
+            let damage = format!("UPDATE device SET {column} = {value} WHERE id = {id}");
+            database.execute(&damage).await;
+        }
+    }
+    place
+}
+
+fn output(place: &Place, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let out = place.run(arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+#[actix_rt::test]
+async fn a_damaged_row_is_shown_by_its_column_and_removed_by_its_id() {
+    let place = damaged_place().await;
+    for Damaged { argument, column, said, .. } in DAMAGED {
+        for json in [&["--json"][..], &[]] {
+            let arguments = [&["device", "show", argument][..], json].concat();
+            let (code, out, err) = output(&place, &arguments);
+            assert_eq!((code, &*out), (Some(1), ""), "{argument}: {err}");
+            assert!(err.contains(&format!(": {column} is ")), "no {column:?} in {err}");
+            assert!(err.contains(said), "no {said:?} in {err}");
+            assert!(err.lines().count() == 1 && err.len() < 600, "{err}");
+            assert!(!err.contains("Rust type") && !err.contains('\u{1b}'), "{err}");
+        }
+    }
+    let (_, _, listed) = output(&place, &["device", "list"]);
+    assert!(listed.contains("rows cannot be read"), "{listed}");
+    assert!(!listed.contains("Rust type"), "{listed}");
+    for Damaged { argument, .. } in DAMAGED {
+        let (code, out, err) = output(&place, &["device", "remove", argument]);
+        assert_eq!(code, Some(0), "{argument}: {err}");
+        assert!(out.starts_with("removed "), "{out}");
+        assert_eq!(output(&place, &["device", "remove", argument]).0, Some(1), "it is gone");
+        assert_eq!(output(&place, &["device", "show", argument]).0, Some(1), "it is gone");
+    }
+    assert_eq!(output(&place, &["device", "show", "good"]).0, Some(0));
+}
+
+#[actix_rt::test]
+async fn damaged_rows_are_removed_by_pattern_and_by_age() {
+    let place = damaged_place().await;
+    let (code, out, err) = output(&place, &["device", "remove", "--matching", "*", "--dry-run"]);
+    assert_eq!(code, Some(0), "{err}");
+    for id in ["\"a/b\"", "x'61ff'", "x'62ff'", "seen", "14 devices would be removed"] {
+        assert!(out.lines().any(|line| line == id), "no {id:?} in {out}");
+    }
+    // One that was heard in the far future is not old; what is no time counts as absent.
+    let old = ["device", "remove", "--silent-for", "30d", "--dry-run"];
+    let (code, out, err) = output(&place, &old);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.ends_with("12 devices would be removed\n"), "{out}");
+    let young = ["device", "remove", "--registered-since", "1h", "--dry-run"];
+    let (code, out, err) = output(&place, &young);
+    assert_eq!((code, &*out), (Some(0), "good\n1 device would be removed\n"), "{err}");
+    let (code, out, err) = output(&place, &["device", "remove", "--silent-for", "30d"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("removed 12 devices"), "{out}");
+    assert_eq!(place.json(&["device", "list", "--json"]).as_array().map(Vec::len), Some(1));
+}

@@ -14,7 +14,7 @@ use crate::Config;
 use crate::clock::system_clock;
 use crate::domain::DeviceId;
 use crate::escape::{Escaped, in_quotes};
-use crate::store::{DeviceStore, OpenMode, REMOVED_AT_ONCE, Selected, Selection};
+use crate::store::{DeviceStore, OpenMode, REMOVED_AT_ONCE, RawId, Selected, Selection};
 
 #[derive(Debug, Args)]
 #[command(group(
@@ -73,9 +73,9 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         missing.extend(arguments.ids.iter().map(String::as_str));
     }
     let (mut count, mut still_heard) = (0, 0);
-    let mut after: Option<String> = None;
+    let mut after: Option<RawId> = None;
     loop {
-        let page = next(&store, &selection, after.as_deref(), arguments.dry_run).await;
+        let page = next(&store, &selection, after.as_ref(), arguments.dry_run).await;
         let page = page.inspect_err(|_| {
             if count > 0 && !arguments.dry_run {
                 log::error!(target: "heartbeatd", "{count} devices were removed before this:");
@@ -86,7 +86,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
             page.iter().filter(|device| heard_ago(config, device, now).is_some()).count();
         print(config, &arguments, &page, now)?;
         for device in &page {
-            missing.remove(&*device.id);
+            missing.remove(&*device.id.to_string());
         }
         match page.last() {
             Some(last) if page.len() == REMOVED_AT_ONCE => after = Some(last.id.clone()),
@@ -113,7 +113,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
 async fn next(
     store: &DeviceStore,
     selection: &Selection,
-    after: Option<&str>,
+    after: Option<&RawId>,
     dry_run: bool,
 ) -> anyhow::Result<Vec<Selected>> {
     if dry_run {
@@ -136,7 +136,7 @@ fn print(
 ) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     for device in page {
-        let id = shown(&device.id);
+        let id = shown_raw(&device.id);
         if arguments.dry_run {
             writeln!(out, "{id}")?;
         } else if arguments.names_devices() {
@@ -189,8 +189,12 @@ fn devices(count: usize) -> String {
 
 /// An id as it may be written to a terminal: one that is accepted stands as in the other
 /// commands, one that is not accepted any more in quotes.
-fn shown(id: &str) -> String {
+pub(super) fn shown(id: &str) -> String {
     if id.parse::<DeviceId>().is_ok() { Escaped(id).to_string() } else { in_quotes(id) }
+}
+
+fn shown_raw(id: &RawId) -> String {
+    id.text().map_or_else(|| id.to_string(), shown)
 }
 
 #[cfg(test)]

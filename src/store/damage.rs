@@ -1,0 +1,204 @@
+//! The columns of a device's row that cannot be read, and what stands there: SQLite keeps
+//! a text in a column of numbers if another program puts it there.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use chrono::DateTime;
+use entity::device::Entity;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
+
+use super::transaction::is_unreadable;
+use super::{Device, DeviceStore, Result, raw_id};
+use crate::domain::{DeviceId, Status};
+use crate::escape::Quoted;
+
+/// How many bytes of a value that is not a text are shown.
+const SHOWN_AS_HEX: usize = 32;
+
+/// A row that was looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It can be read.
+    Device(Box<Device>),
+    /// It cannot be read, because of these columns.
+    Damaged(Vec<Damage>),
+}
+
+/// A column that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Its name.
+    pub column: &'static str,
+    /// What stands there, quoted and bounded.
+    pub found: String,
+    /// What should stand there instead, or what is wrong with it.
+    pub expected: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { column, found, expected } = self;
+        write!(f, "{column} is {found}, not {expected}")
+    }
+}
+
+/// What a column may hold.
+#[derive(Clone, Copy, Debug)]
+enum Holds {
+    Id,
+    Status,
+    Text,
+    Number,
+    Time,
+}
+
+/// A column of table device.
+struct Column {
+    name: &'static str,
+    holds: Holds,
+    /// True if there must be something.
+    required: bool,
+}
+
+const fn required(name: &'static str, holds: Holds) -> Column {
+    Column { name, holds, required: true }
+}
+
+const fn optional(name: &'static str, holds: Holds) -> Column {
+    Column { name, holds, required: false }
+}
+
+const COLUMNS: [Column; 10] = [
+    required("id", Holds::Id),
+    required("status", Holds::Status),
+    optional("last_seen_at", Holds::Time),
+    optional("timeout_seconds", Holds::Number),
+    optional("uptime_seconds", Holds::Number),
+    optional("free_memory", Holds::Number),
+    optional("clock_skew_ms", Holds::Number),
+    optional("error", Holds::Text),
+    optional("payload_error", Holds::Text),
+    required("registered_at", Holds::Time),
+];
+
+impl DeviceStore {
+    /// The row with this id, which may be any text, or spell bytes as
+    /// [`RawId`](super::RawId) does.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn look_up(&self, id: &str) -> Result<Option<Found>> {
+        self.read("read the device", async |db| {
+            let row = Entity::find_by_id(id).one(db).await;
+            let device = row.and_then(|row| row.map(Device::try_from).transpose());
+            let damage = match device {
+                Ok(Some(device)) => return Ok(Some(Found::Device(Box::new(device)))),
+                Ok(None) => return Ok(self.damage(db, id).await?.map(Found::Damaged)),
+                Err(error) if is_unreadable(&error) => (self.damage(db, id).await?, error),
+                Err(error) => return Err(error),
+            };
+            match damage {
+                (Some(columns), _) if !columns.is_empty() => Ok(Some(Found::Damaged(columns))),
+                // Whatever it was, it is not there any more.
+                (_, error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// The damaged columns of the row with this id, or with the bytes that it spells.
+    async fn damage(
+        &self,
+        db: &impl ConnectionTrait,
+        id: &str,
+    ) -> Result<Option<Vec<Damage>>, DbErr> {
+        let mut values = Vec::new();
+        let ids = raw_id::listed(self.backend(), &[id.to_owned()], |value| {
+            values.push(value);
+            format!("${}", values.len())
+        });
+        let columns = COLUMNS.each_ref().map(|column| column.raw(self.backend())).join(", ");
+        let sql = format!("SELECT {columns} FROM device WHERE id IN ({ids}) LIMIT 1");
+        let row = self.select(db, &sql, values).await?.pop();
+        row.map(|row| COLUMNS.iter().filter_map(|column| column.damage(&row).transpose()).collect())
+            .transpose()
+    }
+}
+
+impl Column {
+    /// The type and the bytes of what stands there.
+    fn raw(&self, backend: DbBackend) -> String {
+        let name = self.name;
+        if backend != DbBackend::Postgres {
+            return format!("typeof({name}) AS {name}_type, CAST({name} AS BLOB) AS {name}_raw");
+        }
+        let kind = match self.holds {
+            Holds::Id | Holds::Status | Holds::Text => "text",
+            Holds::Number | Holds::Time => "integer",
+        };
+        format!(
+            "CASE WHEN {name} IS NULL THEN 'null' ELSE '{kind}' END AS {name}_type, \
+             convert_to(CAST({name} AS text), 'UTF8') AS {name}_raw"
+        )
+    }
+
+    fn damage(&self, row: &QueryResult) -> Result<Option<Damage>, DbErr> {
+        let kind: String = row.try_get("", &format!("{}_type", self.name))?;
+        let raw: Option<Vec<u8>> = row.try_get("", &format!("{}_raw", self.name))?;
+        let raw = raw.unwrap_or_default();
+        let expected = self.expected(&kind, &raw);
+        Ok(expected.map(|expected| Damage {
+            column: self.name,
+            found: shown(&kind, &raw),
+            expected: expected.into_owned(),
+        }))
+    }
+
+    /// What should stand there instead of this; `None`: it is right.
+    fn expected(&self, kind: &str, raw: &[u8]) -> Option<Cow<'static, str>> {
+        let text = str::from_utf8(raw).ok();
+        let is_right = match (self.holds, kind, text) {
+            (_, "null", _) => !self.required,
+            (Holds::Id, "text", Some(id)) => match id.parse::<DeviceId>() {
+                Ok(_) => true,
+                Err(why) => return Some(format!("an id that is accepted: {why}").into()),
+            },
+            (Holds::Status, "text", Some(text)) => Status::ALL.iter().any(|s| s.as_str() == text),
+            (Holds::Text, "text", Some(_)) | (Holds::Number, "integer", _) => true,
+            (Holds::Time, "integer", Some(number)) => {
+                number.parse().ok().and_then(DateTime::from_timestamp_millis).is_some()
+            }
+            _ => false,
+        };
+        (!is_right).then(|| self.holds.described())
+    }
+}
+
+impl Holds {
+    fn described(self) -> Cow<'static, str> {
+        match self {
+            Self::Status => {
+                format!("one of {}", Status::ALL.map(|s| s.to_string()).join(", ")).into()
+            }
+            Self::Id | Self::Text => "a text in UTF-8".into(),
+            Self::Number => "a whole number".into(),
+            Self::Time => "a time in whole milliseconds since 1970".into(),
+        }
+    }
+}
+
+fn shown(kind: &str, raw: &[u8]) -> String {
+    match (kind, str::from_utf8(raw)) {
+        ("null", _) => "empty".to_owned(),
+        ("integer" | "real", _) => format!("the number {}", String::from_utf8_lossy(raw)),
+        ("text", _) => format!("the text {}", Quoted(&String::from_utf8_lossy(raw))),
+        _ => {
+            let hex: String =
+                raw.iter().take(SHOWN_AS_HEX).map(|byte| format!("{byte:02x}")).collect();
+            let more = if raw.len() > SHOWN_AS_HEX { "…" } else { "" };
+            format!("the bytes x'{hex}'{more}")
+        }
+    }
+}
