@@ -16,7 +16,7 @@ use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
 use crate::domain::device_id::{InvalidDeviceId, RESERVED_PREFIX};
-use crate::domain::{DeviceId, Evidence, Status};
+use crate::domain::{DeviceId, Evidence, Status, UnusableTimeout};
 use crate::escape::Escaped;
 use crate::store::{Damage, Device, Found, OpenMode};
 
@@ -184,19 +184,33 @@ fn row(device: &Device) -> Vec<String> {
     ]
 }
 
+/// The timeout that is in effect, as far as it is the device's own.
 fn timeout_of(device: &Device) -> Option<String> {
-    device.timeout().map(crate::duration::format)
+    match device.timeout_error {
+        None => device.timeout().map(crate::duration::format),
+        Some(UnusableTimeout::NotPositive(s)) => Some(format!("default ({s} s is unusable)")),
+        Some(UnusableTimeout::Endless(s)) => Some(format!("none ({s} s is unusable)")),
+    }
+}
+
+/// The same with its reason.
+fn timeout_shown(config: &Config, device: &Device) -> String {
+    let default = crate::duration::format(config.heartbeat.timeout);
+    match device.timeout_error {
+        None => timeout_of(device).unwrap_or_else(|| format!("{default} (default)")),
+        Some(why @ UnusableTimeout::NotPositive(_)) => format!("{default} (default): {why}"),
+        Some(why @ UnusableTimeout::Endless(_)) => format!("none: {why}"),
+    }
 }
 
 fn show(config: &Config, device: &Device) -> io::Result<()> {
-    let default = || format!("{} (default)", crate::duration::format(config.heartbeat.timeout));
     let optional = |number: Option<i64>, unit| number.map(|number| format!("{number} {unit}"));
     let mut out = io::stdout().lock();
     for (name, value) in [
         ("device", Some(device.id.to_string())),
         ("status", Some(device.status.to_string())),
         ("last seen", Some(output::time(device.last_seen_at))),
-        ("timeout", Some(timeout_of(device).unwrap_or_else(default))),
+        ("timeout", Some(timeout_shown(config, device))),
         ("uptime", optional(device.uptime_seconds, "s")),
         ("free memory", optional(device.free_memory, "bytes")),
         ("clock skew", optional(device.clock_skew_ms, "ms")),

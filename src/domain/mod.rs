@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod device_id;
 pub mod evidence;
 pub mod heartbeat;
+mod own_timeout;
 pub mod payload;
 pub mod pending;
 mod reading;
@@ -25,6 +26,7 @@ pub use coverage::{
 pub use device_id::DeviceId;
 pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};
+pub use own_timeout::{OwnTimeout, UnusableTimeout};
 pub use payload::PayloadError;
 pub use pending::{Batch, Pending, sort_by_device};
 pub use reading::Reading;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id};
-use crate::domain::{DeviceId, Status};
+use crate::domain::{DeviceId, OwnTimeout, Status, UnusableTimeout};
 
 /// A registered device, as `device list --json` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,8 +23,10 @@ pub struct Device {
     pub status: Status,
     /// When its last heartbeat was received.
     pub last_seen_at: Option<DateTime<Utc>>,
-    /// Its own timeout; `None`: `heartbeat.timeout`.
+    /// Its own timeout, as its row has it; `None`: `heartbeat.timeout`.
     pub timeout_seconds: Option<i64>,
+    /// Why that cannot be used, and what holds instead.
+    pub timeout_error: Option<UnusableTimeout>,
     /// Seconds since it booted, as it last told.
     pub uptime_seconds: Option<i64>,
     /// Bytes of free memory, as it last told.
@@ -40,9 +42,9 @@ pub struct Device {
 }
 
 impl Device {
-    /// Its own timeout; `None`: `heartbeat.timeout`.
+    /// Its own timeout that is in effect; `None`: `heartbeat.timeout` is.
     pub fn timeout(&self) -> Option<Duration> {
-        self.timeout_seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs()))
+        self.timeout_seconds.map(OwnTimeout::of)?.in_effect()
     }
 }
 
@@ -175,6 +177,7 @@ impl TryFrom<Model> for Device {
             status: row.status.into(),
             last_seen_at: row.last_seen_at.map(|time| time.0),
             timeout_seconds: row.timeout_seconds,
+            timeout_error: row.timeout_seconds.and_then(|s| OwnTimeout::of(s).usable().err()),
             uptime_seconds: row.uptime_seconds,
             free_memory: row.free_memory,
             clock_skew_ms: row.clock_skew_ms,

@@ -14,7 +14,7 @@ use sea_orm::{
 use super::raw_id::{self, ID, RawId, bind};
 use super::rows;
 use super::{DeviceStore, Result, millis, time};
-use crate::domain::Heartbeat;
+use crate::domain::{Heartbeat, OwnTimeout};
 
 /// How many devices one transaction removes: the service waits for no longer than that.
 pub const REMOVED_AT_ONCE: usize = 1_000;
@@ -47,7 +47,7 @@ pub struct Selected {
     pub id: RawId,
     /// When its last heartbeat was received, as far as it can be read.
     pub last_seen_at: Option<DateTime<Utc>>,
-    /// Its own timeout; `None`: `heartbeat.timeout`.
+    /// Its own timeout that is in effect; `None`: `heartbeat.timeout` is.
     pub timeout: Option<Duration>,
 }
 
@@ -185,7 +185,7 @@ impl Selected {
         Ok(Self {
             id: RawId::read(row)?,
             last_seen_at: time("last_seen_at", row).ok().flatten(),
-            timeout: timeout.map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
+            timeout: timeout.map(OwnTimeout::of).and_then(OwnTimeout::in_effect),
         })
     }
 }

@@ -10,7 +10,7 @@ use super::history::NewTransition;
 use super::rows::{self, Columns, Type};
 use super::unreadable::named;
 use super::{DeviceStore, Result, device_id, millis, time};
-use crate::domain::{Coverage, Cutoffs, DeviceId, Status, Transition};
+use crate::domain::{Coverage, Cutoffs, DeviceId, OwnTimeout, Status, Transition};
 
 /// On what grounds devices are marked offline.
 #[derive(Clone, Copy, Debug)]
@@ -54,9 +54,6 @@ impl StaleFrom {
     }
 }
 
-/// A hundred years: the longest timeout that is compared with anything.
-const MAX_TIMEOUT_SECONDS: i64 = 100 * 365 * 24 * 60 * 60;
-
 /// The distinct timeouts that devices have of their own.
 pub type OwnTimeouts = Vec<Duration>;
 
@@ -83,12 +80,9 @@ impl DeviceStore {
     fn own_timeout(&self, row: &QueryResult) -> Option<Duration> {
         let device: Option<String> = row.try_get("", "id").ok();
         let seconds = row.try_get::<i64>("", "timeout_seconds").and_then(|seconds| {
-            if (1..=MAX_TIMEOUT_SECONDS).contains(&seconds) {
-                return Ok(seconds.unsigned_abs());
-            }
-            Err(DbErr::Type(format!("a timeout_seconds of {seconds}")))
+            OwnTimeout::of(seconds).usable().map_err(|why| DbErr::Type(why.to_string()))
         });
-        self.readable(&named("device", &device), seconds).map(Duration::from_secs)
+        self.readable(&named("device", &device), seconds)
     }
 
     /// Sets the last heartbeat of devices that were last seen after `now` to `now`: the
@@ -276,7 +270,10 @@ impl Silent {
             device_id: device_id(&id)?,
             from: Status::from(row.try_get::<entity::Status>("", "status")?),
             last_seen_at: time("last_seen_at", row)?,
-            timeout: seconds.filter(|seconds| *seconds > 0).and_then(TimeDelta::try_seconds),
+            timeout: seconds
+                .map(OwnTimeout::of)
+                .and_then(OwnTimeout::in_effect)
+                .and_then(|timeout| TimeDelta::from_std(timeout).ok()),
             cutoff: time("cutoff", row)?,
         })
     }

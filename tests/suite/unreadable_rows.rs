@@ -326,3 +326,39 @@ async fn damaged_rows_are_removed_by_pattern_and_by_age() {
     assert!(out.starts_with("removed 12 devices"), "{out}");
     assert_eq!(place.json(&["device", "list", "--json"]).as_array().map(Vec::len), Some(1));
 }
+
+#[actix_rt::test]
+async fn a_timeout_that_cannot_be_used_is_shown_with_the_one_in_effect() {
+    let place = Place::new();
+    assert!(place.run(&["device", "add", "good", "--timeout", "90s"]).status.success());
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    let endless = i64::MAX.to_string();
+    let rows = [("less", "-7"), ("zero", "0"), ("endless", &*endless), ("long", "3153600001")];
+    let rows = rows.map(|(id, timeout)| row(id, "online", timeout));
+    import(&database, &rows.each_ref().map(String::as_str)).await;
+    let listed = output(&place, &["device", "list"]).1;
+    for (device, cell, shown) in [
+        ("good", "1m 30s", "1m 30s\n"),
+        ("less", "default (-7 s is unusable)", "3s (default): a timeout_seconds of -7 is unusable"),
+        ("zero", "default (0 s is unusable)", "3s (default): a timeout_seconds of 0 is unusable"),
+        (
+            "endless",
+            "none (9223372036854775807 s",
+            "none: a timeout_seconds of 9223372036854775807",
+        ),
+        ("long", "none (3153600001 s is unusable)", "none: a timeout_seconds of 3153600001 is"),
+    ] {
+        let line = listed.lines().find(|line| line.starts_with(device)).expect(device);
+        assert!(line.contains(cell), "no {cell:?} in {listed}");
+        let (code, out, err) = output(&place, &["device", "show", device]);
+        assert_eq!(code, Some(0), "{err}");
+        let expected = format!("timeout      {shown}");
+        assert!(out.contains(&expected), "no {expected:?} in {out}");
+    }
+    let shown = place.json(&["device", "show", "less", "--json"]);
+    assert_eq!(shown["timeout_seconds"], -7);
+    let why = shown["timeout_error"].as_str().expect("a text");
+    assert!(why.ends_with("the default is in effect"), "{why}");
+    assert_eq!(shown["evidence"]["timeout_seconds"], 3.0, "{shown}");
+    assert!(place.json(&["device", "show", "good", "--json"])["timeout_error"].is_null());
+}
