@@ -3,16 +3,24 @@
 
 use chrono::{DateTime, Utc};
 use entity::{delivery, status_transition};
+use futures::TryStreamExt;
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Set,
+    ColumnTrait, Condition, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, Set, StreamTrait,
 };
 
+use super::unreadable::Key;
 use super::{DeviceStore, Result, millis};
+use crate::domain::Transition;
 use crate::domain::delivery::{Attempt, Probe};
 
 /// The one row of its table: there is one delivery at a time.
 const ONLY: i32 = 1;
+
+/// How many alerts of the outbox, the first ones, are read to know its size. Those that
+/// cannot be read are among them sooner or later: the others are delivered past them.
+const EXAMINED: u64 = 10_000;
 
 /// The size and the age of the outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,19 +41,30 @@ pub(super) fn is_undelivered() -> Condition {
 }
 
 impl DeviceStore {
-    /// The size and the age of the outbox.
+    /// The size and the age of the outbox, without the alerts that cannot be read: they are
+    /// never delivered. Of more than 10,000 of
+    /// those the rest counts as waiting.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn outbox_size(&self) -> Result<OutboxSize> {
-        use status_transition::{Column, Entity};
+        use status_transition::{Column, Entity, Model};
+        let undelivered = Entity::find().filter(is_undelivered()).order_by_asc(Column::Sequence);
         self.read("read the size of the outbox", async |db| {
-            let alerts = Entity::find().filter(is_undelivered()).count(db).await?;
-            let first = Entity::find().filter(is_undelivered()).order_by_asc(Column::Sequence);
-            let oldest = first.select_only().column(Column::At).limit(1);
-            let oldest: Option<i64> = oldest.into_tuple().one(db).await?;
-            Ok(OutboxSize { alerts, oldest: oldest.and_then(DateTime::from_timestamp_millis) })
+            let count = undelivered.clone().count(db).await?;
+            let first = undelivered.clone().limit(EXAMINED).build(self.backend());
+            let mut rows = db.stream_raw(first).await?;
+            let (mut unreadable, mut oldest) = (0, None);
+            while let Some(row) = rows.try_next().await? {
+                let alert = Model::from_query_result(&row, "").and_then(Transition::try_from);
+                let name = Key::Ascending(Column::Sequence).named(&row);
+                match self.readable(&name, alert) {
+                    Some(alert) => oldest = oldest.or(Some(alert.at)),
+                    None => unreadable += 1,
+                }
+            }
+            Ok(OutboxSize { alerts: count.saturating_sub(unreadable), oldest })
         })
         .await
     }

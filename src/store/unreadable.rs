@@ -187,7 +187,7 @@ impl<C: ColumnTrait> Key<C> {
     }
 
     /// What a row is called where it is named.
-    fn named(self, row: &QueryResult) -> String {
+    pub(super) fn named(self, row: &QueryResult) -> String {
         let name = self.column().as_str().to_owned();
         match self {
             Self::Text(_) => named(&name, &row.try_get::<String>("", &name).ok()),

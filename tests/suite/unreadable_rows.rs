@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use heartbeatd::domain::Status;
 use heartbeatd::domain::coverage::{Cutoff, Cutoffs};
-use heartbeatd::store::{Stale, StaleFrom};
+use heartbeatd::store::{OutboxSize, Stale, StaleFrom};
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
@@ -12,6 +12,7 @@ use crate::support::fleet::{Fleet, at, id};
 use crate::support::service::Place;
 
 on_both_databases! {
+    alerts_that_cannot_be_read_are_not_in_the_size_and_the_age_of_the_outbox
     rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
     rows_that_cannot_be_read_do_not_take_the_place_of_others
     every_check_finds_the_devices_whose_status_is_none_and_counts_them_as_nothing
@@ -361,4 +362,28 @@ async fn a_timeout_that_cannot_be_used_is_shown_with_the_one_in_effect() {
     assert!(why.ends_with("the default is in effect"), "{why}");
     assert_eq!(shown["evidence"]["timeout_seconds"], 3.0, "{shown}");
     assert!(place.json(&["device", "show", "good", "--json"])["timeout_error"].is_null());
+}
+
+async fn alerts_that_cannot_be_read_are_not_in_the_size_and_the_age_of_the_outbox(
+    database: TestDatabase,
+) {
+    let store = database.open().await;
+    let insert = async |device: &str, from: &str, seconds: i64| {
+        let at = at(seconds).timestamp_millis();
+        let columns = "device_id, from_status, to_status, at";
+        let values = format!("('{device}', '{from}', 'offline', {at})");
+        let insert = format!("INSERT INTO status_transition ({columns}) VALUES {values}");
+        database.execute(&insert).await;
+    };
+    let size = async || store.outbox_size().await.expect("it reads");
+    for (device, from) in [("a/b", "online"), ("", "online"), ("weird", "asleep")] {
+        insert(device, from, 0).await;
+    }
+    assert_eq!(size().await, OutboxSize::default(), "none can be delivered");
+    assert_eq!(store.undelivered_offline(10).await.expect("it reads"), []);
+    assert_eq!(store.take_unreadable().count, 3, "each is named");
+    insert("dead", "online", 100).await;
+    insert("c/d", "online", 150).await;
+    insert("late", "error", 200).await;
+    assert_eq!(size().await, OutboxSize { alerts: 2, oldest: Some(at(100)) });
 }
