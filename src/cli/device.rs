@@ -15,7 +15,7 @@ use super::{evidence, exit, open};
 use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
-use crate::domain::device_id::{InvalidDeviceId, RESERVED_PREFIX};
+use crate::domain::device_id::InvalidDeviceId;
 use crate::domain::{DeviceId, Evidence, Status, UnusableTimeout};
 use crate::escape::Escaped;
 use crate::store::{Damage, Device, Found, OpenMode};
@@ -82,14 +82,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     crate::duration::parse(text).map_err(|error| Escaped(error).to_string())
 }
 
-fn new_id(text: &str) -> Result<DeviceId, String> {
-    let id: DeviceId = text.parse().map_err(|error: InvalidDeviceId| error.to_string())?;
-    if id.is_reserved() {
-        return Err(format!(
-            "ids that begin with {RESERVED_PREFIX:?} are reserved for echoes of the service"
-        ));
-    }
-    Ok(id)
+fn new_id(text: &str) -> Result<DeviceId, InvalidDeviceId> {
+    DeviceId::of_device(text)
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -45,6 +45,16 @@ impl DeviceId {
         &self.0
     }
 
+    /// The id of a device.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidDeviceId`] if the text is not an id, or if it is a reserved one.
+    pub fn of_device(text: &str) -> Result<Self, InvalidDeviceId> {
+        let id: Self = text.parse()?;
+        if id.is_reserved() { Err(InvalidDeviceId::Reserved) } else { Ok(id) }
+    }
+
     /// True if no device has this id: it begins with [`RESERVED_PREFIX`].
     pub fn is_reserved(&self) -> bool {
         is_reserved(&self.0)
@@ -75,6 +85,9 @@ pub enum InvalidDeviceId {
     /// A blank that cannot be seen.
     #[error("a device id neither begins nor ends with a blank; this one does with {}", code_point(*.0))]
     BlankAtEnd(char),
+    /// It is kept for echoes.
+    #[error("ids that begin with {RESERVED_PREFIX:?} are reserved for echoes of the service")]
+    Reserved,
 }
 
 fn code_point(c: char) -> String {

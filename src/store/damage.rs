@@ -161,7 +161,7 @@ impl Column {
         let text = str::from_utf8(raw).ok();
         let is_right = match (self.holds, kind, text) {
             (_, "null", _) => !self.required,
-            (Holds::Id, "text", Some(id)) => match id.parse::<DeviceId>() {
+            (Holds::Id, "text", Some(id)) => match DeviceId::of_device(id) {
                 Ok(_) => true,
                 Err(why) => return Some(format!("an id that is accepted: {why}").into()),
             },

@@ -247,6 +247,6 @@ fn time(column: &str, row: &QueryResult) -> Result<Option<DateTime<Utc>>, DbErr>
 }
 
 fn device_id(text: &str) -> Result<DeviceId, DbErr> {
-    text.parse()
-        .map_err(|error| DbErr::Type(format!("the database holds device {text:?}: {error}")))
+    DeviceId::of_device(text)
+        .map_err(|why| DbErr::Type(format!("the database holds device {text:?}: {why}")))
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use heartbeatd::domain::Status;
 use heartbeatd::domain::coverage::{Cutoff, Cutoffs};
-use heartbeatd::store::{OutboxSize, Stale, StaleFrom};
+use heartbeatd::store::{Found, OutboxSize, Stale, StaleFrom};
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
@@ -12,6 +12,7 @@ use crate::support::fleet::{Fleet, at, id};
 use crate::support::service::Place;
 
 on_both_databases! {
+    a_device_with_a_reserved_id_is_left_out_of_checks_and_named
     alerts_that_cannot_be_read_are_not_in_the_size_and_the_age_of_the_outbox
     rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
     rows_that_cannot_be_read_do_not_take_the_place_of_others
@@ -386,4 +387,26 @@ async fn alerts_that_cannot_be_read_are_not_in_the_size_and_the_age_of_the_outbo
     insert("c/d", "online", 150).await;
     insert("late", "error", 200).await;
     assert_eq!(size().await, OutboxSize { alerts: 2, oldest: Some(at(100)) });
+}
+
+async fn a_device_with_a_reserved_id_is_left_out_of_checks_and_named(database: TestDatabase) {
+    drop(database.open().await);
+    let echo = "heartbeatd-echo-17";
+    let rows = [row(echo, "online", "NULL"), row("heartbeatd-ech", "online", "NULL")];
+    import(&database, &rows.each_ref().map(String::as_str)).await;
+    let fleet = Fleet::on(database).await;
+    for (checks, found) in [(1, &["heartbeatd-ech"][..]), (2, &[])] {
+        assert_eq!(fleet.check(at(200)).await, found);
+        let page = fleet.metrics.encode().expect("a page");
+        let counted = format!("heartbeatd_unreadable_rows_total {checks}\n");
+        assert!(page.contains(&counted), "{page}");
+    }
+    assert_eq!(fleet.store.devices(None, None, 9).await.expect("it lists").len(), 1);
+    let unreadable = fleet.store.take_unreadable();
+    assert!(unreadable.examples[0].contains("are reserved for echoes"), "{unreadable:?}");
+    let Some(Found::Damaged(columns)) = fleet.store.look_up(echo).await.expect("it reads") else {
+        panic!("it is shown");
+    };
+    assert!(columns[0].to_string().contains("are reserved for echoes"), "{columns:?}");
+    assert!(fleet.remove(echo, at(200)).await);
 }
