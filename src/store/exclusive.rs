@@ -1,8 +1,8 @@
 //! One service at a time on a database.
 //!
-//! A lock keeps a second one out: on SQLite on a file beside the database's, which the
-//! kernel releases when the process ends; on PostgreSQL of a session that does nothing
-//! else, which ends when the server has missed its process. A session can end while its
+//! A lock keeps a second one out: on SQLite on the database's file and on one beside it,
+//! which the kernel releases when the process ends; on PostgreSQL of a session that does
+//! nothing else, which ends when the server has missed its process. A session can end while its
 //! process lives on, so there is a fence besides: the row of table `instance` has the
 //! token of whoever started last, and every transaction of a service reads it.
 
@@ -93,11 +93,31 @@ pub(super) struct Exclusive {
 
 enum Lock {
     /// Unlocked by being closed.
-    File(#[expect(dead_code, reason = "it is kept open")] File),
+    Files(#[expect(dead_code, reason = "they are kept open")] LockedFiles),
     /// A session, held by a task.
     Session(JoinHandle<()>),
     /// A database in memory.
     Private,
+}
+
+/// The files of a SQLite database that are locked.
+struct LockedFiles {
+    /// The one beside the database's, which says who has it.
+    _note: File,
+    /// The database's own, whatever name it was opened by: a hard link or a mount has no
+    /// lock file in common with it. `None`: its file system does not do that.
+    ///
+    /// Closing it releases the locks that SQLite has in this process, so it is opened
+    /// before SQLite opens it and closed after.
+    _database: Option<File>,
+}
+
+/// Why there is no lock.
+enum Refused {
+    /// Another service has it, which may have said who it is.
+    By(Option<Holder>),
+    /// Another service has opened the database's file by another name.
+    UnderAnotherName(PathBuf),
 }
 
 impl Drop for Lock {
@@ -204,30 +224,43 @@ impl Lock {
     async fn take(url: &DatabaseUrl) -> Result<Self> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
-            let holder = match Self::attempt(url).await? {
+            let refused = match Self::attempt(url).await? {
                 Ok(lock) => return Ok(lock),
-                Err(holder) => holder,
+                Err(refused) => refused,
             };
             if Instant::now() >= deadline {
-                return Err(StoreError::InUse { url: url.clone(), holder });
+                return Err(match refused {
+                    Refused::By(holder) => StoreError::InUse { url: url.clone(), holder },
+                    Refused::UnderAnotherName(path) => StoreError::InUseByAnotherName { path },
+                });
             }
             sleep(LOCK_RETRY).await;
         }
     }
 
-    async fn attempt(url: &DatabaseUrl) -> Result<Result<Self, Option<Holder>>> {
+    async fn attempt(url: &DatabaseUrl) -> Result<Result<Self, Refused>> {
         let failed = |error| Origin::failed_to_open(url, OpenMode::Migrate, error);
         if !url.is_sqlite() {
             let session = lock_session(url).await.map_err(|error| failed(connection_error(error)));
-            return session.map(|locked| locked.map(|session| Self::hold(url.clone(), session)));
+            return session.map(|locked| match locked {
+                Ok(session) => Ok(Self::hold(url.clone(), session)),
+                Err(holder) => Err(Refused::By(holder)),
+            });
         }
         let Some(path) = file::of_url(url) else { return Ok(Ok(Self::Private)) };
         if file::may_be_created(url) {
             file::create_private(&path).map_err(|error| failed(unopened(&path, &error)))?;
         }
-        let lock = lock_path(&path).map_err(|error| failed(unopened(&path, &error)))?;
-        let locked = lock_file(&lock).map_err(|error| failed(unopened(&lock, &error)))?;
-        Ok(locked.map(Self::File))
+        let note = lock_path(&path).map_err(|error| failed(unopened(&path, &error)))?;
+        let at_note = |error| failed(unopened(&note, &error));
+        let locked = match lock_file(&note).map_err(at_note)? {
+            Ok(locked) => locked,
+            Err(holder) => return Ok(Err(Refused::By(holder))),
+        };
+        let database = lock_database(&path).map_err(|error| failed(unopened(&path, &error)))?;
+        let Ok(database) = database else { return Ok(Err(Refused::UnderAnotherName(path))) };
+        note_holder(&locked).map_err(at_note)?;
+        Ok(Ok(Self::Files(LockedFiles { _note: locked, _database: database })))
     }
 
     /// Keeps a session with the lock for as long as this lives, and takes a new one when
@@ -267,19 +300,13 @@ fn lock_path(database: &Path) -> io::Result<PathBuf> {
     Ok(name.into())
 }
 
-/// Locks the file for this process and notes that. `Err`: another one has it.
+/// Locks the file beside the database for this process. `Err`: another one has it.
 fn lock_file(path: &Path) -> io::Result<Result<File, Option<Holder>>> {
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false).mode(PRIVATE);
-    let mut file = options.open(path)?;
+    let file = options.open(path)?;
     match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0)?;
-            file.rewind()?;
-            serde_json::to_writer(&file, &Holder::this_process())?;
-            file.flush()?;
-            Ok(Ok(file))
-        }
+        Ok(()) => Ok(Ok(file)),
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
             // What it holds only explains; it may be half written.
@@ -287,6 +314,31 @@ fn lock_file(path: &Path) -> io::Result<Result<File, Option<Holder>>> {
             Ok(Err(serde_json::from_str(&text).ok()))
         }
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn note_holder(mut file: &File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    serde_json::to_writer(file, &Holder::this_process())?;
+    file.flush()
+}
+
+/// Locks the database's file itself, by `flock`: it belongs to the inode, so every name of
+/// the file has it, and SQLite's own locks, which are of another kind, do not meet it.
+/// `Err`: another service has it.
+///
+/// Where the two are of one kind, as on NFS, a file that is open for reading cannot be
+/// locked, and is left alone.
+fn lock_database(path: &Path) -> io::Result<Result<Option<File>, ()>> {
+    let file = File::open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Ok(Some(file))),
+        Err(TryLockError::WouldBlock) => Ok(Err(())),
+        Err(TryLockError::Error(error)) => {
+            log::debug!(target: "heartbeatd", "the database's file cannot be locked: {error}");
+            Ok(Ok(None))
+        }
     }
 }
 

@@ -123,6 +123,15 @@ pub enum StoreError {
         /// The other service, if it has said who it is.
         holder: Option<Holder>,
     },
+    /// Another service has the database's file, which it has opened by another name.
+    #[error(
+        "another heartbeatd uses the database file {} by another name, such as a hard link or \
+         a mount; give this one a database of its own", path.display()
+    )]
+    InUseByAnotherName {
+        /// Its path, as this one was told it.
+        path: PathBuf,
+    },
     /// Another service has taken the database over: this one may not write any more, and
     /// must end instead of trying again.
     #[error(
@@ -200,8 +209,10 @@ impl DeviceStore {
     ///
     /// [`StoreError::Statement`] if the driver cannot close them.
     pub async fn close(self) -> Result<()> {
+        let closed = self.pool.lease().db.close().await;
+        // Not before: the locks that SQLite has on the file go with it.
         self.release();
-        self.pool.lease().db.close().await.map_err(failed_to("close the database"))
+        closed.map_err(failed_to("close the database"))
     }
 
     /// Whether the database answers.

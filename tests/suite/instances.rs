@@ -1,7 +1,7 @@
 //! A second service on one database: refused while the first lives, and welcome as soon
 //! as it is gone.
 
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::service::{Place, Service};
 use servers::eventually;
 
@@ -64,6 +64,50 @@ fn a_link_to_a_file_does_not_let_a_second_service_in() {
     std::os::unix::fs::symlink(place.path().join("heartbeatd.db"), &link).expect("a link");
     let url = format!("sqlite://{}?mode=rwc", link.display());
     assert_second_is_refused(&Place::new().with("DATABASE__URL", &url), &first);
+}
+
+#[test]
+fn another_name_of_a_file_does_not_let_a_second_service_in() {
+    let place = Place::new();
+    let mut first = start(&place);
+    let file = place.path().join("heartbeatd.db");
+    let second = Place::new();
+    let link = second.path().join("elsewhere.db");
+    std::fs::hard_link(&file, &link).expect("a link");
+    let url = format!("sqlite://{}?mode=rwc", link.display());
+    let second = second.with("DATABASE__URL", &url);
+    let assert_refused = || {
+        let mut second = second.start();
+        let code = second.await_exit();
+        second.await_log(&["another heartbeatd uses the database file", "by another name"]);
+        assert_eq!(code, UNAVAILABLE, "{}", second.log().join("\n"));
+    };
+    assert_refused();
+    // What a command opens and closes meanwhile does not unlock it.
+    assert!(place.run(&["device", "add", "a"]).status.success());
+    assert_refused();
+    first.signal("KILL");
+    first.await_exit();
+    let mut second = start(&second);
+    second.signal("TERM");
+    assert_eq!(second.await_exit(), Some(0), "{}", second.log().join("\n"));
+}
+
+#[actix_rt::test]
+async fn the_lock_of_a_file_leaves_sqlites_own_locks_alone() {
+    let place = Place::new();
+    let service = start(&place);
+    // A command in another process waits for the lock of one in this process, and the
+    // service for both.
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    let locked = lock_sqlite(&database.url).await;
+    let refused = place.run(&["device", "add", "waits"]);
+    assert_eq!(refused.status.code(), UNAVAILABLE, "SQLite's lock holds");
+    locked.rollback().await.expect("it ends");
+    assert!(place.run(&["device", "add", "waits"]).status.success());
+    let shm = place.path().join("heartbeatd.db-shm");
+    assert!(shm.exists(), "the command was not the last one to have it open");
+    drop(service);
 }
 
 /// What another service does when it starts, past the lock.
