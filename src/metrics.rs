@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use crate::domain::payload::DroppedField;
+use crate::domain::payload::{self, DroppedField};
 use crate::domain::{EchoIgnored, PayloadError, Rejection, Status, Transition};
 use crate::store::OutboxSize;
 
@@ -70,6 +70,9 @@ struct FromTo {
     from: &'static str,
     to: &'static str,
 }
+
+/// The reasons for which a delivery fails.
+const DELIVERY_FAILURES: [&str; 3] = ["sink", "timeout", "outbox"];
 
 /// From one millisecond, the time of a small flush, to half a minute.
 const SECONDS: [f64; 14] =
@@ -238,10 +241,34 @@ impl Metrics {
             max_files,
             registry: Registry::default(),
         };
-        for status in Status::ALL {
-            let _at_zero = metrics.devices.get_or_create(&StatusLabel { status: status.as_str() });
-        }
+        metrics.begin_at_zero();
         Self { registry: all, ..metrics }
+    }
+
+    /// Makes every series that there may be: a rate over one that appears with its first
+    /// event misses that event, and an alarm on one that does not exist cannot be tried.
+    fn begin_at_zero(&self) {
+        for (family, reasons) in [
+            (&self.rejected, &Rejection::REASONS[..]),
+            (&self.payload_errors, &PayloadError::REASONS),
+            (&self.echoes_ignored, &EchoIgnored::ALL.map(EchoIgnored::as_str)),
+            (&self.deliveries_failed, &DELIVERY_FAILURES),
+        ] {
+            for reason in reasons {
+                let _at_zero = family.get_or_create(&Reason { reason });
+            }
+        }
+        for field in payload::FIELDS {
+            let _at_zero = self.fields_dropped.get_or_create(&Field { field });
+        }
+        for from in Status::ALL {
+            let _at_zero = self.devices.get_or_create(&StatusLabel { status: from.as_str() });
+            let next = [from.on_heartbeat(false), from.on_heartbeat(true), from.on_silence()];
+            for to in next.into_iter().filter(|to| *to != from) {
+                let (from, to) = (from.as_str(), to.as_str());
+                let _at_zero = self.transitions.get_or_create(&FromTo { from, to });
+            }
+        }
     }
 
     /// Everything in the text format that Prometheus scrapes.
@@ -268,7 +295,9 @@ impl Metrics {
 
     /// A message was no evidence of life.
     pub fn rejected(&self, rejection: &Rejection) {
-        self.rejected.get_or_create(&Reason { reason: rejection.reason() }).inc();
+        let reason = rejection.reason();
+        debug_assert!(Rejection::REASONS.contains(&reason), "{reason} is not in the list");
+        self.rejected.get_or_create(&Reason { reason }).inc();
     }
 
     /// So many messages were thrown away unread because too many were waiting.
@@ -294,9 +323,11 @@ impl Metrics {
     /// A payload, or a part of it, could not be read.
     pub fn payload_unreadable(&self, error: &PayloadError) {
         if let Some(reason) = error.reason() {
+            debug_assert!(PayloadError::REASONS.contains(&reason), "{reason} is not in the list");
             self.payload_errors.get_or_create(&Reason { reason }).inc();
         }
         for DroppedField { name: field, .. } in error.dropped_fields() {
+            debug_assert!(payload::FIELDS.contains(field), "{field} is not in the list");
             self.fields_dropped.get_or_create(&Field { field }).inc();
         }
     }
@@ -389,6 +420,7 @@ impl Metrics {
 
     /// Counts a delivery that failed.
     pub fn delivery_failed(&self, reason: &'static str) {
+        debug_assert!(DELIVERY_FAILURES.contains(&reason), "{reason} is not in the list");
         self.deliveries_failed.get_or_create(&Reason { reason }).inc();
     }
 
@@ -408,4 +440,41 @@ impl Default for Metrics {
 fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
     registry.register(name, help, metric.clone());
     metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_has_its_series_at_zero_before_anything_happens() {
+        let page = Metrics::new().encode().expect("it prints");
+        let families: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        assert!(families.len() > 25, "{page}");
+        for family in families {
+            let is_series = |line: &&str| {
+                let of_family = line.strip_prefix(family);
+                of_family.is_some_and(|rest| rest.starts_with(['{', '_', ' ']))
+                    && !line.starts_with('#')
+            };
+            let series: Vec<_> = page.lines().filter(is_series).collect();
+            assert!(!series.is_empty(), "{family} has no series");
+            for line in series {
+                assert!(line.ends_with(" 0") || line.ends_with(" 0.0"), "{line}");
+            }
+        }
+        for series in [
+            r#"heartbeatd_heartbeats_rejected_total{reason="retained"} 0"#,
+            r#"heartbeatd_payload_errors_total{reason="not_json"} 0"#,
+            r#"heartbeatd_heartbeat_fields_dropped_total{field="timestamp"} 0"#,
+            r#"heartbeatd_transitions_total{from="online",to="offline"} 0"#,
+            r#"heartbeatd_deliveries_failed_total{reason="timeout"} 0"#,
+            r#"heartbeatd_echoes_ignored_total{reason="late"} 0"#,
+        ] {
+            assert!(page.lines().any(|line| line == series), "no {series} in {page}");
+        }
+    }
 }

@@ -136,6 +136,19 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// The values of the `reason` label in the metrics.
+    pub const REASONS: [&str; 9] = [
+        "retained",
+        "invalid_device_id",
+        "invalid_topic",
+        "removed",
+        "unknown_device",
+        "registration_rate",
+        "fleet_full",
+        "refused_by_database",
+        "shed",
+    ];
+
     /// The value of the `reason` label in the metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -38,6 +38,9 @@ pub enum PayloadError {
     Fields(Vec<DroppedField>),
 }
 
+/// The names of the fields that are known.
+pub const FIELDS: [&str; 4] = ["timestamp", "uptime_seconds", "free_memory", "error"];
+
 /// A known field that counts as absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DroppedField {
@@ -48,6 +51,9 @@ pub struct DroppedField {
 }
 
 impl PayloadError {
+    /// The values of the `reason` label in the metrics.
+    pub const REASONS: [&str; 3] = ["too_large", "not_json", "not_an_object"];
+
     /// The value of the `reason` label in the metrics; `None`: single fields, which are
     /// counted by their names.
     pub fn reason(&self) -> Option<&'static str> {

@@ -137,6 +137,9 @@ pub enum EchoIgnored {
 }
 
 impl EchoIgnored {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Unknown, Self::Used, Self::Late, Self::Retained];
+
     /// Its name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
