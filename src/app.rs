@@ -21,19 +21,22 @@ use crate::actors::ticker::{self, Ticker};
 use crate::clock::{Clock, system_clock};
 use crate::config::{Config, HttpListen};
 use crate::drain::Draining;
-use crate::http::HttpServer;
-use crate::limits;
+use crate::http::{self, HttpServer};
+use crate::limits::{self, Needed, TooFewFiles};
 use crate::metrics::Metrics;
-use crate::mqtt::{Broker, Client, ClientError};
+use crate::mqtt::{self, Broker, Client, ClientError};
 #[cfg(feature = "embedded-broker")]
 use crate::mqtt::{EmbeddedBroker, EmbeddedError};
-use crate::store::{DeviceStore, StoreError};
+use crate::store::{self, DeviceStore, StoreError};
 
 /// How long a drain may take. Supervisors kill after ten seconds and more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The pause between two attempts to write what is left.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
+
+/// The actors, each with a runtime on a thread of its own.
+const ACTORS: u64 = 5;
 
 /// The running service.
 ///
@@ -69,6 +72,9 @@ pub struct AppBuilder {
 /// Why the service does not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// The limit of open files is too low to start.
+    #[error(transparent)]
+    OpenFiles(#[from] TooFewFiles),
     /// The database is not to be had.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -183,10 +189,11 @@ impl AppBuilder {
     /// # Errors
     ///
     /// If the database, an address to listen on, or a file for TLS cannot be
-    /// used.
+    /// used, or if the limit of open files is too low.
     pub async fn start(self) -> Result<App, AppError> {
         let Self { config, sink, clock } = self;
         limits::raise();
+        needed_files(&config).check()?;
         let metrics = Arc::new(Metrics::new());
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
@@ -254,4 +261,21 @@ impl AppBuilder {
             embedded,
         })
     }
+}
+
+/// The open files that a service by `config` needs at least, besides the runtime that it
+/// is started on.
+pub(crate) fn needed_files(config: &Config) -> Needed {
+    let serves = config.http.listen != HttpListen::Off;
+    let embeds = cfg!(feature = "embedded-broker") && config.mqtt.url.is_none();
+    let needed = Needed::default()
+        .runtimes(ACTORS + u64::from(serves) + u64::from(embeds))
+        .with("the database", store::open_files(&config.database.url))
+        .with("the MQTT client", mqtt::CLIENT_OPEN_FILES);
+    let needed = if serves { needed.with("HTTP", http::OPEN_FILES) } else { needed };
+    #[cfg(feature = "embedded-broker")]
+    if embeds {
+        return needed.with("the embedded broker", mqtt::EMBEDDED_OPEN_FILES).clients();
+    }
+    needed
 }

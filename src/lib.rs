@@ -43,3 +43,4 @@ pub mod store;
 
 pub use app::{App, AppBuilder, AppError};
 pub use config::Config;
+pub use limits::TooFewFiles;

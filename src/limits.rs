@@ -1,6 +1,8 @@
 //! Open files: sockets are files, so a fleet at the embedded broker needs many. The service
-//! takes as many as it may have, keeps some for itself, and says when they run short.
+//! takes as many as it may have, keeps some for itself, and says when they run short. With
+//! fewer than it needs it does not start.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,8 +23,108 @@ const SHORT_PERCENT: u64 = 90;
 
 /// How many files the clients of the embedded broker leave to the rest of the service: the
 /// database, HTTP, threads, and a margin.
-#[cfg(feature = "embedded-broker")]
 const RESERVED: u64 = 128;
+
+/// The fewest clients for which the embedded broker is worth starting.
+const LEAST_CLIENTS: u64 = 16;
+
+/// How many files a runtime of tokio has open: its poller twice, a waker, and a copy of
+/// the socket by which signals are passed on.
+const PER_RUNTIME: u64 = 4;
+
+/// How many files the first runtime has open: besides, both ends of that socket.
+pub const MAIN_RUNTIME: u64 = PER_RUNTIME + 2;
+
+/// How many files are open for a moment now and then: a name server is asked, a
+/// certificate is read, the open files are counted.
+const PASSING: u64 = 4;
+
+/// The open files that something needs at least, part by part.
+#[derive(Clone, Debug, Default)]
+pub struct Needed {
+    parts: Vec<(&'static str, u64)>,
+    has_clients: bool,
+}
+
+/// The limit of open files is too low to start.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "the limit of open files is {limit}, but at least {least} are needed: {needed}; raise the \
+     limit (LimitNOFILE of the unit, ulimit -n)"
+)]
+pub struct TooFewFiles {
+    /// The limit of this process.
+    limit: u64,
+    /// The least limit that is enough.
+    least: u64,
+    /// Their purposes.
+    needed: String,
+}
+
+impl Needed {
+    /// For a command: a runtime and a database.
+    pub fn by_command(database: u64) -> Self {
+        Self::default().with("the main thread", MAIN_RUNTIME).with("the database", database)
+    }
+
+    /// Adds `files` for `what`.
+    #[must_use]
+    pub fn with(mut self, what: &'static str, files: u64) -> Self {
+        self.parts.push((what, files));
+        self
+    }
+
+    /// Adds what `count` runtimes need. Each actor has one, as have HTTP and the embedded
+    /// broker.
+    #[must_use]
+    pub fn runtimes(self, count: u64) -> Self {
+        self.with("threads", count * PER_RUNTIME)
+    }
+
+    /// Adds the clients of the embedded broker, which leave [`RESERVED`] files alone.
+    #[cfg(feature = "embedded-broker")]
+    #[must_use]
+    pub fn clients(mut self) -> Self {
+        self.has_clients = true;
+        self
+    }
+
+    /// Checks that the limit is enough, besides what is open already.
+    ///
+    /// # Errors
+    ///
+    /// If it is not.
+    pub fn check(&self) -> Result<(), TooFewFiles> {
+        self.check_against(max_open(), open_files())
+    }
+
+    fn check_against(&self, limit: u64, open: u64) -> Result<(), TooFewFiles> {
+        let own = open + PASSING + self.parts.iter().map(|(_, files)| files).sum::<u64>();
+        let least = if self.has_clients { own.max(RESERVED) + LEAST_CLIENTS } else { own };
+        if limit >= least {
+            return Ok(());
+        }
+        let mut needed = format!("{open} are open already, {self}, {PASSING} for a moment");
+        if least > own {
+            needed = format!(
+                "{needed}, and {} for HTTP's connections and for devices at the embedded broker, \
+                 of which each needs one more",
+                least - own
+            );
+        }
+        Err(TooFewFiles { limit, least, needed })
+    }
+}
+
+impl fmt::Display for Needed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (what, files)) in self.parts.iter().enumerate() {
+            let comma = if n > 0 { ", " } else { "" };
+            write!(f, "{comma}{files} for {what}")?;
+        }
+        Ok(())
+    }
+}
 
 /// Raises the limit of open files to what the system allows, and says so if that changes
 /// it. A system that refuses leaves it as it was.
@@ -75,8 +177,7 @@ pub fn max_clients() -> u64 {
 
 #[cfg(feature = "embedded-broker")]
 fn clients_of(max_open: u64) -> u64 {
-    // A limit that is hardly enough for anything is shared.
-    max_open - RESERVED.min(max_open / 2)
+    max_open.saturating_sub(RESERVED)
 }
 
 /// True if an error means that there are no files left.
@@ -194,7 +295,28 @@ mod tests {
     fn clients_leave_files_to_the_service() {
         assert_eq!(clients_of(1_048_576), 1_048_448);
         assert_eq!(clients_of(1024), 896);
-        assert_eq!(clients_of(100), 50);
+        assert_eq!(clients_of(144), 16);
+    }
+
+    #[test]
+    fn fewer_files_than_needed_are_refused_with_what_would_be_right() {
+        let needed = Needed::default().runtimes(2).with("the database", 20);
+        assert!(needed.check_against(37, 5).is_ok());
+        let error = needed.check_against(36, 5).expect_err("one is missing").to_string();
+        let expected = "the limit of open files is 36, but at least 37 are needed: 5 are open \
+                        already, 8 for threads, 20 for the database, 4 for a moment; raise the \
+                        limit (LimitNOFILE of the unit, ulimit -n)";
+        assert_eq!(error, expected);
+    }
+
+    #[cfg(feature = "embedded-broker")]
+    #[test]
+    fn an_embedded_broker_needs_files_for_devices_too() {
+        let needed = Needed::default().runtimes(2).clients();
+        assert!(needed.check_against(RESERVED + LEAST_CLIENTS, 5).is_ok());
+        assert!(needed.check_against(RESERVED + LEAST_CLIENTS - 1, 5).is_err());
+        // A parent may have left many open.
+        assert!(needed.check_against(RESERVED + LEAST_CLIENTS, RESERVED).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use log::error;
 use crate::app::AppError;
 use crate::config::ConfigError;
 use crate::escape::Escaped;
+use crate::limits::TooFewFiles;
 use crate::mqtt::ClientError;
 use crate::store::StoreError;
 
@@ -73,13 +74,14 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     error!(target: "heartbeatd", "{error}");
-    if error.is::<ConfigError>() {
+    if error.is::<ConfigError>() || error.is::<TooFewFiles>() {
         return EX_CONFIG.into();
     }
     let code = match error.downcast_ref::<AppError>() {
         Some(
             AppError::Client(ClientError::Setup(_))
             | AppError::NoBroker
+            | AppError::OpenFiles(_)
             | AppError::Store(StoreError::Url(_)),
         ) => EX_CONFIG,
         #[cfg(feature = "embedded-broker")]

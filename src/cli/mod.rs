@@ -14,11 +14,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::Config;
 use crate::config::Loaded;
-use crate::line_budget;
+use crate::limits::{self, Needed, TooFewFiles};
 pub use crate::logging::init as init_logger;
 use crate::store::{DeviceStore, OpenMode};
+use crate::{Config, app, line_budget, store};
 
 /// Watches a fleet of MQTT devices: keeps when each was last seen and tells when
 /// one falls silent.
@@ -66,9 +66,14 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::on_config(&error),
     };
     let config = loaded.config.clone();
+    let command = cli.command.unwrap_or(Command::Run);
+    // The runtime itself panics without a file to open.
+    if let Err(error) = check_open_files(&command, &config) {
+        return exit::on_error(&error.into());
+    }
     let system = actix_rt::System::new();
     let done = system.block_on(async {
-        match cli.command.unwrap_or(Command::Run) {
+        match command {
             Command::Run => run::run(loaded).await,
             Command::Device(command) => device::run(&config, command).await,
             Command::History(arguments) => history::run(&config, arguments).await,
@@ -78,6 +83,20 @@ pub fn main() -> ExitCode {
     let code = done.unwrap_or_else(|error| exit::on_error(&error));
     line_budget::tell_all();
     code
+}
+
+fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFiles> {
+    let needed = match command {
+        Command::Run => {
+            limits::raise();
+            app::needed_files(config).with("the main thread", limits::MAIN_RUNTIME)
+        }
+        Command::Device(_) | Command::History(_) => {
+            Needed::by_command(store::open_files(&config.database.url))
+        }
+        Command::CheckConfig => Needed::by_command(0),
+    };
+    needed.check()
 }
 
 /// The database for a command that only needs what is there.

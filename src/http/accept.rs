@@ -18,6 +18,10 @@ use crate::line_budget::LineBudget;
 /// How many descriptors are held back.
 const RESERVED: usize = 16;
 
+/// The files that HTTP has open without a connection: the listener, the original of its
+/// copies, and these.
+pub(crate) const OPEN_FILES: u64 = 2 + RESERVED as u64;
+
 /// How long to wait after a failure that will not be over at once.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -23,6 +23,7 @@ use actix_web::web::{self, Data};
 use actix_web::{FromRequest, Resource, Responder, guard};
 
 use self::accept::Acceptor;
+pub(crate) use self::accept::OPEN_FILES;
 use self::connection::{Connection, Connections};
 use crate::actors::device_registry::DeviceRegistry;
 use crate::actors::mqtt_ingest::MqttIngest;

@@ -22,6 +22,15 @@ pub use topic::{InvalidTopicPattern, TopicPattern};
 
 use crate::domain::{EchoIgnored, EchoToken};
 
+/// The files that the client has open: its connection, paho's waker, and the probe that
+/// finds out why there is no connection.
+pub(crate) const CLIENT_OPEN_FILES: u64 = 4;
+
+/// The files that the embedded broker has open for this service: its listener, and its end
+/// of the client's connection.
+#[cfg(feature = "embedded-broker")]
+pub(crate) const EMBEDDED_OPEN_FILES: u64 = 2;
+
 /// Where the service publishes to itself unless told otherwise; a client id is one
 /// topic level.
 pub fn echo_topic(client_id: &str) -> String {

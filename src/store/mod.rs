@@ -38,6 +38,7 @@ pub use heartbeats::{Recorded, RecordingRules};
 #[doc(hidden)]
 pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
+pub(crate) use open::open_files;
 pub use open::{OpenMode, Unusable};
 pub use outbox::OutboxSize;
 pub use raw_id::RawId;

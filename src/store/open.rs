@@ -27,6 +27,14 @@ use crate::address::DatabaseUrl;
 /// readers.
 const MAX_CONNECTIONS: u32 = 4;
 
+/// The most files that a store has open: those of its connections, twice because they are
+/// replaced before they are closed, and its lock. A connection to SQLite has the database
+/// and its log open; all share an index of the log.
+pub(crate) fn open_files(url: &DatabaseUrl) -> u64 {
+    let (per_connection, shared) = if url.is_sqlite() { (2, 2) } else { (1, 1) };
+    2 * per_connection * u64::from(MAX_CONNECTIONS) + shared
+}
+
 /// The pages of a new SQLite file, in bytes; one that exists keeps its own. A flush of
 /// a large fleet writes a few rows on nearly every page, twice: with SQLite's own 4,096
 /// most of its time is system calls.

@@ -1,4 +1,4 @@
-//! Open files that run short stop nothing that matters.
+//! Open files that run short stop nothing that matters, and too few stop the start.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::service::{Place, Service};
 use servers::eventually;
+use servers::mosquitto::Mosquitto;
+
+/// The exit code of what a supervisor need not try again.
+const CONFIGURATION: Option<i32> = Some(78);
 
 /// Starts the service with these limits of open files.
 fn start(place: &Place, soft: u32, hard: u32) -> Service {
@@ -41,6 +45,90 @@ fn healthy(service: &Service) {
     let began = Instant::now();
     assert_eq!(service.get("/healthz").0, 200);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// Starts the service with too few open files; it says how many it needs.
+fn start_with_too_few(place: &Place, limit: u32) -> u32 {
+    let mut service = start(place, limit, limit);
+    let code = service.await_exit();
+    let line = service.await_log(&["the limit of open files is", "LimitNOFILE", "ulimit -n"]);
+    assert_eq!((code, service.log().len()), (CONFIGURATION, 1), "{:?}", service.log());
+    assert!(line.contains(&format!("the limit of open files is {limit}, ")), "{line}");
+    least_in(&line)
+}
+
+fn least_in(line: &str) -> u32 {
+    let (_, rest) = line.split_once("at least ").expect(line);
+    rest.split(' ').next().and_then(|number| number.parse().ok()).expect(line)
+}
+
+/// Too few end the service at its start, the number that it names is enough, and one less
+/// is not.
+fn the_least_number_is_right(place: &Place, publish: impl Fn(&Service)) {
+    let least = start_with_too_few(place, 48);
+    for limit in [8, 16, 32, least - 1] {
+        assert_eq!(start_with_too_few(place, limit), least, "at {limit}");
+    }
+    let mut service = start(place, least, least);
+    service.await_listening();
+    publish(&service);
+    place.await_statuses(&["pump online"]);
+    place.await_statuses(&["pump offline"]);
+    let failed = |line: &String| line.contains("Too many open") || line.contains("unable to open");
+    assert!(!service.log().iter().any(failed), "{:?}", service.log());
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0));
+}
+
+#[test]
+fn too_few_open_files_for_the_embedded_broker_end_the_service_at_its_start() {
+    the_least_number_is_right(&Place::new(), |service| {
+        let devices: Vec<_> = (0..10)
+            .map(|n| Device::connect(service.broker_port(), &format!("device-{n}")))
+            .collect();
+        assert!(devices.iter().all(Option::is_some), "devices are let in");
+        let mut pump = Device::connect(service.broker_port(), "pump").expect("it is let in");
+        pump.heartbeat("pump");
+        healthy(service);
+    });
+}
+
+#[test]
+fn too_few_open_files_for_an_external_broker_end_the_service_at_its_start() {
+    let broker = Mosquitto::start();
+    let url = format!("mqtt://127.0.0.1:{}", broker.port);
+    for http in ["127.0.0.1:0", "off"] {
+        let place = Place::new().with("MQTT__URL", &url).with("HTTP__LISTEN", http);
+        the_least_number_is_right(&place, |service| {
+            let mut pump = Device::connect(broker.port, "pump").expect("it is let in");
+            pump.heartbeat("pump");
+            if http != "off" {
+                healthy(service);
+            }
+        });
+    }
+}
+
+#[test]
+fn too_few_open_files_end_a_command_with_the_number_that_is_right() {
+    let place = Place::new();
+    assert!(place.run(&["device", "add", "pump"]).status.success());
+    let run = |limit: u32, command: &str| {
+        let script = format!("ulimit -n {limit}; exec \"$0\" {command}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_heartbeatd")]);
+        place.prepared(shell).output().expect("sh starts")
+    };
+    for command in ["device list", "device show pump", "history", "check-config"] {
+        let refused = run(8, command);
+        let errors = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), CONFIGURATION, "{command}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        let least = least_in(&errors);
+        assert_eq!(run(least - 1, command).status.code(), CONFIGURATION, "{command}");
+        let done = run(least, command);
+        assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+    }
 }
 
 #[test]

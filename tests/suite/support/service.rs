@@ -45,7 +45,8 @@ impl Place {
         self.prepared(command)
     }
 
-    fn prepared(&self, mut command: Command) -> Command {
+    /// A command that runs in the folder, with the environment.
+    pub fn prepared(&self, mut command: Command) -> Command {
         command
             .current_dir(self.folder.path())
             .env_remove("RUST_LOG")
