@@ -86,7 +86,7 @@ pub enum AppError {
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
     /// The address for HTTP is taken or not this machine's.
-    #[error("http.listen = {address}: {source}")]
+    #[error("cannot listen on http.listen = {address}: {source}; {}", listening_remedy(source))]
     Http {
         /// Which.
         address: SocketAddr,
@@ -167,6 +167,25 @@ impl App {
         }
         info!(target: "heartbeatd", "everything is written");
         Ok(())
+    }
+}
+
+/// What helps against an address that cannot be listened on.
+fn listening_remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    match error.kind() {
+        AddrInUse => {
+            "another process listens there, perhaps another heartbeatd: stop it, or set \
+             http.listen to a free address or to \"off\""
+        }
+        AddrNotAvailable => {
+            "this machine has no such address: set http.listen to one that it has, or to \
+             0.0.0.0 for all of them"
+        }
+        PermissionDenied => {
+            "ports below 1024 need a privilege: set http.listen to a port from 1024 up"
+        }
+        _ => "set http.listen to an address of this machine, or to \"off\"",
     }
 }
 

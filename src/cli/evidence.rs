@@ -71,9 +71,11 @@ pub(super) fn explain(
         .iter()
         .filter(|gap| gap.cause.is_some() || gap.interval.length() > fresh)
         .collect();
-    let unknown =
-        evidence.gaps.is_empty() && evidence.listened < evidence.until - evidence.silent_since;
-    if unknown && evidence.verdict == Verdict::Offline {
+    // One that rests on nothing has no gaps, and the line above says so.
+    let forgotten = evidence.gaps.is_empty()
+        && evidence.listened > evidence.timeout
+        && evidence.listened < evidence.until - evidence.silent_since;
+    if forgotten && evidence.verdict == Verdict::Offline {
         writeln!(out, "not counted  the rest; the gaps are not kept any more")?;
     }
     let hidden = gaps.len().saturating_sub(SHOWN);

@@ -13,7 +13,7 @@ use crate::limits::TooFewFiles;
 use crate::mqtt::ClientError;
 use crate::store::StoreError;
 
-/// No such device, or there is one already.
+/// No such device, there is one already, or its row cannot be read.
 pub(super) const NEGATIVE: u8 = 1;
 const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;

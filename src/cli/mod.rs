@@ -39,8 +39,8 @@ Every key of config.toml can be overridden by HEARTBEATD_<SECTION>__<KEY>, for \
 example HEARTBEATD_MQTT__URL or HEARTBEATD_HEARTBEAT__TIMEOUT. RUST_LOG sets what \
 is logged (default: info; of a library only where it names it).
 
-Exit codes: 0 done, 1 no such device, 64 usage, 69 a needed service is \
-unavailable, 70 internal error, 78 configuration.";
+Exit codes: 0 done, 1 no such device (add: it is there already), 64 usage, 69 a \
+needed service is unavailable, 70 internal error, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

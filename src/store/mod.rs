@@ -85,7 +85,7 @@ pub enum StoreError {
     #[error("cannot open the database {0}")]
     Url(InvalidUrl),
     /// A statement failed.
-    #[error("cannot {action}: {}", root(source))]
+    #[error("cannot {action}: {}{}", root(source), remedy(source))]
     Statement {
         /// What was to be done.
         action: &'static str,
@@ -243,6 +243,12 @@ fn root(error: &DbErr) -> &dyn std::error::Error {
         root = source;
     }
     root
+}
+
+/// What helps against a statement's failure, if that is known.
+fn remedy(error: &DbErr) -> &'static str {
+    let read_only = error.to_string().contains("attempt to write a readonly database");
+    if read_only { open::NOT_WRITABLE } else { "" }
 }
 
 fn failed_to(action: &'static str) -> impl Fn(DbErr) -> StoreError {

@@ -581,14 +581,27 @@ pub(super) fn unopened(path: &Path, error: &std::io::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(format!("{}: {error}", path.display())))
 }
 
+/// What helps if a SQLite database cannot be written.
+pub(super) const NOT_WRITABLE: &str = "; the user of heartbeatd must be allowed to write the file, the files beside it and their \
+     folder, also to read: change their owner, or set database.url to a folder that can be written";
+
 /// What may help against an error of opening.
 fn hint(url: &str, mode: OpenMode, error: &DbErr) -> &'static str {
     let text = error.to_string();
     // What PgBouncer says itself, and what a session that changes hands leads to.
     const OF_A_POOLER: [&str; 4] =
         ["pgbouncer", "unsupported startup parameter", "prepared statement", "pooling mode"];
+    let sqlite = url.starts_with("sqlite");
     match mode {
-        OpenMode::Existing if url.starts_with("sqlite") => {
+        _ if sqlite && text.contains("Read-only file system") => {
+            "; mount it writable, allow heartbeatd to write there (ReadWritePaths= of systemd, a \
+             volume of a container), or set database.url to a folder that can be written"
+        }
+        _ if sqlite && text.contains("Permission denied") => NOT_WRITABLE,
+        OpenMode::Migrate | OpenMode::Create if sqlite && text.contains("No such file") => {
+            "; its folder must be there, and so must the file unless the URL says mode=rwc"
+        }
+        OpenMode::Existing if sqlite => {
             "; if there is none yet, `heartbeatd run` and `heartbeatd device add` make one"
         }
         _ if OF_A_POOLER.iter().any(|symptom| text.contains(symptom)) => {
@@ -605,6 +618,29 @@ fn hint(url: &str, mode: OpenMode, error: &DbErr) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_opened_has_the_remedy_that_fits() {
+        for (mode, why, remedy) in [
+            (
+                OpenMode::Migrate,
+                "/x/h.db: Read-only file system (os error 30)",
+                "be allowed to write",
+            ),
+            (
+                OpenMode::Create,
+                "/x/h.db.lock: Permission denied (os error 13)",
+                "be allowed to write",
+            ),
+            (OpenMode::Migrate, "/x/h.db: No such file or directory (os error 2)", "mode=rwc"),
+            (OpenMode::Existing, "(14) unable to open database file", "make one"),
+        ] {
+            let error = DbErr::Conn(RuntimeErr::Internal(why.to_owned()));
+            let hint = hint("sqlite:///x/h.db", mode, &error);
+            assert!(hint.contains(remedy), "{why}: {hint}");
+            assert!(!super::hint("postgres://h/d", mode, &error).contains("be allowed"));
+        }
+    }
 
     #[track_caller]
     fn check(applied: &[&str], expected: &Schema) {

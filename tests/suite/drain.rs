@@ -145,6 +145,7 @@ fn a_second_service_started_by_mistake_leaves_the_first_on_its_broker() {
     let errors = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(69), "{errors}");
     assert!(errors.contains(&format!("http.listen = {http}")), "{errors}");
+    assert!(errors.contains("another process listens there"), "{errors}");
     assert!(!errors.contains("connected"), "{errors}");
     let echoes = "heartbeatd_echo_latency_seconds_count";
     service.await_metric(echoes, service.metric(echoes) + 2.0);

@@ -410,3 +410,15 @@ async fn a_device_with_a_reserved_id_is_left_out_of_checks_and_named(database: T
     assert!(columns[0].to_string().contains("are reserved for echoes"), "{columns:?}");
     assert!(fleet.remove(echo, at(200)).await);
 }
+
+#[actix_rt::test]
+async fn a_device_that_was_imported_offline_is_not_said_to_have_lost_its_gaps() {
+    let place = Place::new();
+    assert!(place.run(&["device", "add", "good"]).status.success());
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    import(&database, &[&row("imported", "offline", "NULL")]).await;
+    let (code, out, err) = output(&place, &["device", "show", "imported"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("what it rested on was not kept"), "{out}");
+    assert!(!out.contains("any more"), "there never were any: {out}");
+}
