@@ -625,7 +625,7 @@ mod tests {
             (
                 OpenMode::Migrate,
                 "/x/h.db: Read-only file system (os error 30)",
-                "be allowed to write",
+                "mount it writable",
             ),
             (
                 OpenMode::Create,
