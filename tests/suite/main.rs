@@ -6,6 +6,7 @@
 //! fails the test and says what to install.
 
 mod bad_input;
+mod client_library;
 mod clock;
 mod configuration;
 mod connecting;

@@ -101,5 +101,11 @@ fn run(seed: u64, template: &[u8]) -> u64 {
     let path = folder.path().join("simulation.db");
     std::fs::write(&path, template).expect("a file");
     let url = format!("sqlite://{}", path.display());
-    System::new().block_on(async { World::new(seed, &url).await.run().await })
+    let system = System::new();
+    let runtime = system.runtime().tokio_runtime().handle().clone();
+    let transitions = system.block_on(async { World::new(seed, &url).await.run().await });
+    // Connections that what is still running holds are closed on the way out.
+    let _entered = runtime.enter();
+    drop(system);
+    transitions
 }
