@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use heartbeatd::{cli, panics};
 
 fn main() -> ExitCode {
+    // The first to initialize OpenSSL decides whether `exit` cleans it up. It must not: a
+    // thread that still takes a random token from it would crash the process at its end.
+    openssl::init();
     cli::init_logger();
     panics::end_the_process();
     cli::main()
