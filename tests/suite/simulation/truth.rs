@@ -33,7 +33,7 @@ pub struct Truth {
     /// And when it really was, whether the service still knows that or not.
     last_heard: BTreeMap<usize, i64>,
     flushing: Option<Flushing>,
-    /// The steps of the clock, and how long each was.
+    /// The steps of the clock, and how long each was; below zero, it was set back.
     steps: Vec<(i64, i64)>,
 }
 
@@ -124,7 +124,7 @@ impl Truth {
     }
 
     pub fn clock_steps(&mut self, now: i64, by: i64) {
-        self.steps.push((now, by.abs()));
+        self.steps.push((now, by));
     }
 
     pub fn heard(&self, device: usize) -> Option<i64> {
@@ -161,17 +161,24 @@ impl Truth {
     /// before it was set back by so little reaches beyond that moment as well.
     pub fn unnoticed(&self, from: i64) -> i64 {
         let since = self.steps.iter().filter(|(at, _)| *at >= from - NOTICED);
-        since.map(|(_, by)| (*by).min(UNNOTICED)).sum()
+        since.map(|(_, by)| by.abs().min(UNNOTICED)).sum()
     }
 
     /// By how much the clock was set since `from`, in all.
     pub fn set_by(&self, from: i64) -> i64 {
-        self.steps.iter().filter(|(at, _)| *at >= from - NOTICED).map(|(_, by)| by).sum()
+        self.steps.iter().filter(|(at, _)| *at >= from - NOTICED).map(|(_, by)| by.abs()).sum()
+    }
+
+    /// True if the clock shows something else than it would if it had not been set from
+    /// `from` until `until`. That it was wrong for a while in between may go unnoticed.
+    pub fn is_set(&self, from: i64, until: i64) -> bool {
+        let steps = self.steps.iter().filter(|(at, _)| (from..until).contains(at));
+        steps.map(|(_, by)| by).sum::<i64>().abs() >= NOTICED
     }
 
     /// When the clock was last set before `now`, by more than may go unnoticed.
     pub fn last_noticed(&self, now: i64) -> Option<i64> {
-        let noticed = self.steps.iter().filter(|(at, by)| *at < now && *by >= NOTICED);
+        let noticed = self.steps.iter().filter(|(at, by)| *at < now && by.abs() >= NOTICED);
         noticed.map(|(at, _)| *at).max()
     }
 

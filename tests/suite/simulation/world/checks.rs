@@ -317,10 +317,10 @@ impl World {
                 wall - at >= retention,
                 format_args!("{sequence} of {at} is deleted at {wall}"),
             );
-            let disturbed = self.truth.last_noticed(began).unwrap_or(0).max(self.started_at);
+            let since = now - steady;
             self.assert(
-                now - disturbed >= steady,
-                format_args!("{sequence} is deleted, but the clock was set at {disturbed}"),
+                self.started_at <= since && !self.truth.is_set(since, began),
+                format_args!("{sequence} is deleted, but the clock was set after {since}"),
             );
             if self.truth.last_noticed(now) < Some(written) {
                 let age = now - written + self.truth.set_by(written);

@@ -278,8 +278,9 @@ impl World {
         self.wanted = false;
         self.queue.clear();
         self.subscriptions.clear();
-        self.truth.crash();
+        // Not what a transaction may have written of which nobody knows.
         let written = self.truth.listened_until();
+        self.truth.crash();
         self.proven.iter_mut().for_each(|proven| proven.until = proven.until.min(written));
         (self.flushing, self.draining, self.check) = (false, false, None);
         self.asked.clear();
