@@ -12,9 +12,14 @@ use servers::mosquitto::Mosquitto;
 /// The exit code of what a supervisor need not try again.
 const CONFIGURATION: Option<i32> = Some(78);
 
+/// Closes the sockets of clients in other tests: paho's C library lets child processes
+/// inherit them, and they would be counted.
+const CLOSE_INHERITED: &str = "for file in /proc/self/fd/*; do file=${file##*/}; \
+                               [ $file -le 2 ] || eval \"exec $file>&-\"; done";
+
 /// Starts the service with these limits of open files.
 fn start(place: &Place, soft: u32, hard: u32) -> Service {
-    place.start_after(&format!("ulimit -Sn {soft}; ulimit -Hn {hard}"))
+    place.start_after(&format!("{CLOSE_INHERITED}; ulimit -Sn {soft}; ulimit -Hn {hard}"))
 }
 
 /// A device's connection, made by hand: MQTT 3.1.1.
@@ -114,8 +119,8 @@ fn too_few_open_files_end_a_command_with_the_number_that_is_right() {
     let place = Place::new();
     assert!(place.run(&["device", "add", "pump"]).status.success());
     let run = |limit: u32, command: &str| {
-        let script = format!("ulimit -n {limit}; exec \"$0\" {command}");
-        let mut shell = Command::new("sh");
+        let script = format!("{CLOSE_INHERITED}; ulimit -n {limit}; exec \"$0\" {command}");
+        let mut shell = Command::new("bash");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_heartbeatd")]);
         place.prepared(shell).output().expect("sh starts")
     };

@@ -96,7 +96,7 @@ impl Place {
 
     /// Starts it in a shell that has done this before.
     pub fn start_after(&self, preparation: &str) -> Service {
-        let mut shell = Command::new("sh");
+        let mut shell = Command::new("bash");
         let script = format!("{preparation}; exec \"$0\" run");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_heartbeatd")]);
         Service::start(self.prepared(shell))

@@ -60,8 +60,7 @@ impl World {
         }
         for transition in new.into_iter().rev() {
             let at = millis(transition.at);
-            let ago = (millis(clocks::wall()) - at).max(0);
-            self.written.insert(transition.sequence, (self.now - ago, at));
+            self.written.insert(transition.sequence, (self.now - ago(transition.at), at));
             if transition.to == Status::Offline {
                 self.went_offline(&transition);
             }
@@ -134,8 +133,12 @@ impl World {
                 began - since <= timeout + CHECK_INTERVAL + LAG || began - calm_since < 20 * SECOND,
                 format_args!("{row:?} is dead since {heard}, calm since {calm_since}"),
             );
-            // A clock that is set makes the silence begin anew.
-            let since = heard.max(changed_at).max(self.truth.last_step().unwrap_or(0));
+            // A clock that is set makes the silence begin anew, at the first check that gets
+            // through.
+            let step = self.truth.last_step().unwrap_or(0);
+            let seen = row.last_seen_at.map_or(0, |at| self.now - ago(at));
+            let anew = if step >= heard { seen.max(step) } else { 0 };
+            let since = heard.max(changed_at).max(anew);
             let proven = self.proven_between(since, began);
             self.assert(
                 proven <= timeout || self.kind.forgets_coverage(),
@@ -355,6 +358,11 @@ impl World {
             );
         }
     }
+}
+
+/// How long ago the clock would have shown this.
+fn ago(at: DateTime<Utc>) -> i64 {
+    (clocks::wall() - at).num_milliseconds().max(0)
 }
 
 fn millis(at: DateTime<Utc>) -> i64 {
