@@ -6,8 +6,8 @@ use entity::{delivery, status_transition};
 use futures::TryStreamExt;
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Set, StreamTrait,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set, StreamTrait,
 };
 
 use super::unreadable::Key;
@@ -69,15 +69,18 @@ impl DeviceStore {
         .await
     }
 
-    /// The delivery that was begun last, if there ever was one.
+    /// The delivery that was begun last, if there ever was one. One that cannot be read
+    /// counts as none: the next one takes its place.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn last_delivery(&self) -> Result<Option<Attempt>> {
         self.read("read the last delivery", async |db| {
-            let row = delivery::Entity::find_by_id(ONLY).one(db).await?;
-            Ok(row.map(Attempt::from))
+            let last = delivery::Entity::find_by_id(ONLY).build(self.backend());
+            let Some(row) = db.query_one_raw(last).await? else { return Ok(None) };
+            let read = delivery::Model::from_query_result(&row, "");
+            Ok(self.readable("delivery", read).map(Attempt::from))
         })
         .await
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::device_removal::{Column, Entity};
+use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
     QueryFilter, QueryResult, Value,
@@ -157,6 +158,23 @@ impl DeviceStore {
         );
         self.execute(transaction, &sql, [bind(ids)]).await?;
         Ok(())
+    }
+
+    /// Removals in the future of a clock that was turned back count as made at `now`: no
+    /// heartbeat would register such a device again until then. One that was received
+    /// before the clock was turned back counts as received at `now`, too, and does not.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn clamp_removals(&self, now: DateTime<Utc>) -> Result<()> {
+        let update = Entity::update_many()
+            .col_expr(Column::RemovedAt, Expr::value(millis(now)))
+            .filter(Column::RemovedAt.gt(millis(now + TOLERATED_FUTURE)));
+        self.write("clamp removals from the future", async |transaction| {
+            update.clone().exec(transaction).await.map(drop)
+        })
+        .await
     }
 
     /// Forgets the removals that no waiting heartbeat can be older than, and those that a

@@ -1,12 +1,15 @@
 //! A clock that is set: before, during and after a check.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::channel::oneshot::{self, Receiver};
 use heartbeatd::actors::device_registry::{
-    CheckError, CheckOffline, ConfirmListening, RecordHeartbeats,
+    CheckError, CheckOffline, ConfirmListening, Flush, RecordHeartbeats, ReportHealth,
 };
 use heartbeatd::clock::Reading;
 use heartbeatd::domain::{GapCause, Heartbeat, Status};
+use heartbeatd::store::{Interference, Interfering, Outcome, Point};
 
 use crate::specification::on_both_databases;
 use crate::support::database::{TestDatabase, lock_sqlite};
@@ -18,6 +21,7 @@ on_both_databases! {
     a_clock_that_is_wrong_for_a_moment_deletes_no_history
     history_is_deleted_by_a_clock_that_has_proven_itself
     a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device
+    a_heartbeat_that_is_written_while_a_check_waits_is_not_of_the_future
 }
 
 const HOUR: i64 = 60 * 60;
@@ -211,4 +215,43 @@ async fn a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device
         checked.expect("it checks");
     }
     assert_eq!(fleet.device("pump").await, before);
+}
+
+/// Has the next COMMIT wait until it is released.
+struct NextCommitWaits(Mutex<Option<Receiver<()>>>);
+
+impl Interference for NextCommitWaits {
+    fn at(&self, point: Point) -> Interfering {
+        let is_commit = matches!(point, Point::Commit(_));
+        let released = is_commit.then(|| self.0.lock().expect("nobody panics").take()).flatten();
+        Box::pin(async {
+            if let Some(released) = released {
+                released.await.expect("it is released");
+            }
+            Outcome::GoOn
+        })
+    }
+}
+
+/// The first check of a process clamps, because nobody knows what the clock did before.
+async fn a_heartbeat_that_is_written_while_a_check_waits_is_not_of_the_future(
+    database: TestDatabase,
+) {
+    let (release, released) = oneshot::channel();
+    let waits = Arc::new(NextCommitWaits(Mutex::new(Some(released))));
+    let store = database.open().await.interfere(waits);
+    let fleet = Fleet::with_store(database, store, |_| ()).await;
+    fleet.heartbeat("pump", "", at(10)).await;
+    let check = fleet.registry.send(CheckOffline { now: reading(at(20)) });
+    let later = async {
+        fleet.heartbeat("pump", "", at(25)).await;
+        let flush = fleet.registry.send(Flush);
+        // Handled by now, and so is the flush: it is the next one.
+        fleet.registry.send(ReportHealth).await.expect("it lives");
+        release.send(()).expect("the check's own flush waits");
+        flush.await.expect("it lives").expect("it writes");
+    };
+    let (checked, ()) = futures::join!(check, later);
+    checked.expect("it lives").expect("it checks");
+    assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(25)));
 }

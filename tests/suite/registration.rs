@@ -16,6 +16,7 @@ on_both_databases! {
     a_heartbeat_from_before_a_removal_does_not_bring_the_device_back
     a_heartbeat_that_waits_out_an_outage_does_not_bring_a_removed_device_back
     a_device_that_is_removed_and_added_again_keeps_its_new_timeout
+    a_removal_in_the_future_of_a_clock_turned_back_keeps_its_device_away_until_the_next_check
     a_removal_is_forgotten_after_a_day_and_when_the_clock_was_set_back
     devices_are_selected_by_all_conditions_together
     many_devices_are_removed_in_bounded_portions
@@ -161,6 +162,20 @@ async fn a_device_that_is_removed_and_added_again_keeps_its_new_timeout(database
     fleet.flush().await;
     let device = fleet.device("pump").await;
     assert_eq!((device.timeout(), device.registered_at), (timeout, at(11)));
+}
+
+async fn a_removal_in_the_future_of_a_clock_turned_back_keeps_its_device_away_until_the_next_check(
+    database: TestDatabase,
+) {
+    let fleet = Fleet::on(database).await;
+    assert!(fleet.store.register(&id("pump"), None, at(0)).await.expect("it writes"));
+    assert!(fleet.remove("pump", at(86_400)).await);
+    assert!(fleet.check(at(20)).await.is_empty());
+    for (heard, is_back) in [(20, false), (21, true)] {
+        fleet.heartbeat("pump", "", at(heard)).await;
+        fleet.flush().await;
+        assert_eq!(is_registered(&fleet, "pump").await, is_back, "{heard}");
+    }
 }
 
 async fn a_removal_is_forgotten_after_a_day_and_when_the_clock_was_set_back(

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use heartbeatd::domain::Status;
 use heartbeatd::domain::coverage::{Cutoff, Cutoffs};
+use heartbeatd::domain::delivery::{Attempt, Probe};
 use heartbeatd::store::{Found, OutboxSize, Stale, StaleFrom};
 
 use crate::specification::on_both_databases;
@@ -15,6 +16,7 @@ on_both_databases! {
     a_device_with_a_reserved_id_is_left_out_of_checks_and_named
     alerts_that_cannot_be_read_are_not_in_the_size_and_the_age_of_the_outbox
     rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
+    a_delivery_that_cannot_be_read_does_not_hold_up_the_next
     rows_that_cannot_be_read_do_not_take_the_place_of_others
     every_check_finds_the_devices_whose_status_is_none_and_counts_them_as_nothing
     rows_that_cannot_be_read_are_named_in_turn
@@ -70,6 +72,22 @@ async fn rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing(datab
     let named = unreadable.examples.join("; ");
     assert!(named.contains(r#""a/b""#), "{named}");
     assert!(unreadable.count >= 3, "{unreadable:?}");
+}
+
+async fn a_delivery_that_cannot_be_read_does_not_hold_up_the_next(database: TestDatabase) {
+    drop(database.open().await);
+    import(&database, &[&row("dead", "online", "NULL")]).await;
+    let columns = "id, head, size, tries, probe";
+    let damaged = format!("INSERT INTO delivery ({columns}) VALUES (1, 1, 0, 99, 'zz')");
+    database.execute(&damaged).await;
+    let fleet = Fleet::on(database).await;
+    assert_eq!(fleet.check(at(200)).await, ["dead"]);
+    assert_eq!(fleet.store.last_delivery().await.expect("it reads"), None);
+    let named = fleet.store.take_unreadable().examples.join("; ");
+    assert!(named.contains("delivery") && named.contains("zz"), "{named}");
+    let next = Attempt { head: 1, size: 1, tries: 1, probe: Probe::Not };
+    fleet.store.begin_delivery(&next).await.expect("it writes");
+    assert_eq!(fleet.store.last_delivery().await.expect("it reads"), Some(next));
 }
 
 #[actix_rt::test]

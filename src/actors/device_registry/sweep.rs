@@ -84,14 +84,17 @@ impl Sweep {
         Ok(turn)
     }
 
-    /// A device that was last seen in the future would not be missed until then.
+    /// A device that was last seen in the future would not be missed until then, and one
+    /// that was removed there would not be registered again.
     async fn clamp_future(&self, work: &Work) -> Result<(), CheckError> {
+        let turn = self.turn().await?;
+        self.store.clamp_removals(self.latest()).await?;
+        drop(turn);
+        work.step();
         let at_once = self.bounds.marked_at_once as u64;
         loop {
             let turn = self.turn().await?;
-            // Later than this check's own time, if flushes came in between.
-            let now = self.clock.lock().now().map_or(self.now, |now| now.max(self.now));
-            let clamped = self.store.clamp_last_seen(now, at_once).await?;
+            let clamped = self.store.clamp_last_seen(self.latest(), at_once).await?;
             drop(turn);
             work.step();
             self.clamped.fetch_add(clamped, Ordering::Relaxed);
@@ -99,6 +102,12 @@ impl Sweep {
                 return Ok(());
             }
         }
+    }
+
+    /// The latest time that has passed: later than this check's own, if flushes came in
+    /// between.
+    fn latest(&self) -> DateTime<Utc> {
+        self.clock.lock().now().map_or(self.now, |now| now.max(self.now))
     }
 
     /// Finds the silent devices and marks them offline. Returns how many went
