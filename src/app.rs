@@ -104,7 +104,12 @@ pub enum AppError {
     Serve(std::io::Error),
     /// The database did not take what was received until the service had to end.
     #[error(
-        "{heartbeats} heartbeats are lost, they could not be written within {}: {why}",
+        "{} lost, not written within {}: {why}",
+        match heartbeats {
+            0 => "the proof of the last seconds of listening is".to_owned(),
+            1 => "1 heartbeat is".to_owned(),
+            many => format!("{many} heartbeats are"),
+        },
         crate::duration::format(DRAIN_TIMEOUT)
     )]
     NotWritten {

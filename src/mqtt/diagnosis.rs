@@ -115,7 +115,7 @@ impl Probe {
         let may_be_tls = match &answer {
             Answer::Closed => true,
             Answer::Other(bytes) => peer::describe(bytes).0.is_none(),
-            Answer::Mqtt | Answer::Nothing => false,
+            Answer::Mqtt | Answer::Mqtt311 | Answer::Nothing => false,
         };
         if may_be_tls {
             self.find_tls(address)?;
@@ -128,7 +128,11 @@ impl Probe {
         let right =
             format!("mqtt.url should have the host and port of an MQTT broker (usually {port})");
         let reason = match answer {
-            Answer::Mqtt => return Ok(()),
+            Answer::Mqtt311 if self.version == MqttVersion::V5 => format!(
+                "{address} speaks MQTT 3.1.1 and not 5: mqtt.version should be \"{}\"",
+                MqttVersion::V311.as_str()
+            ),
+            Answer::Mqtt | Answer::Mqtt311 => return Ok(()),
             Answer::Nothing => format!(
                 "{address} accepts connections and does not answer to MQTT{over} within {}: \
                  {right}; if it has, the broker hangs or is overloaded",

@@ -302,6 +302,9 @@ fn a_connection_that_fails_says_why_and_what_would_be_right() {
         let broker = FakeBroker::start(Behaviour { connack: code, ..Behaviour::default() });
         assert_said(&place(&broker.url()), &parts);
     }
+    let behaviour = Behaviour { refuses_v5: true, ..Behaviour::default() };
+    let parts = ["speaks MQTT 3.1.1 and not 5", "mqtt.version should be \"3.1.1\""];
+    assert_said(&place(&FakeBroker::start(behaviour).url()), &parts);
 }
 
 /// A peer that does this with each connection, and its port.

@@ -111,7 +111,7 @@ async fn a_database_that_stays_locked_ends_the_drain_in_time_and_the_loss_is_sai
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(69), "{:?}", service.log());
     assert!(told.elapsed() < Duration::from_secs(14), "{:?}", told.elapsed());
-    service.await_log(&["1 heartbeats are lost", "locked"]);
+    service.await_log(&["1 heartbeat is lost", "locked"]);
     assert!(!service.log().join("\n").contains("everything is written"));
     lock.rollback().await.expect("it is released");
 }

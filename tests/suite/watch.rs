@@ -39,7 +39,7 @@ fn a_database_that_vanishes_without_a_word_is_said_and_the_drain_is_bounded_and_
 
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(69), "{:#?}", service.log());
-    service.await_log(&["1 heartbeats are lost"]);
+    service.await_log(&["1 heartbeat is lost"]);
 }
 
 /// Has the next COMMIT wait for ever.

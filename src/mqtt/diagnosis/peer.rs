@@ -33,6 +33,8 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) enum Answer {
     /// A CONNACK.
     Mqtt,
+    /// A CONNACK as in MQTT 3.1.1, also if MQTT 5 was asked for.
+    Mqtt311,
     /// Nothing in time.
     Nothing,
     /// The end of the connection.
@@ -61,7 +63,7 @@ pub(super) fn ask(stream: &mut (impl Read + Write), version: MqttVersion) -> io:
             answer => answer,
         };
     }
-    if answer == Answer::Mqtt {
+    if matches!(answer, Answer::Mqtt | Answer::Mqtt311) {
         let _closed = stream.write_all(&DISCONNECT);
     }
     Ok(answer)
@@ -99,7 +101,7 @@ fn hear(stream: &mut impl Read, patience: Duration) -> io::Result<Answer> {
             },
         }
         if is_connack(&heard) {
-            return Ok(Answer::Mqtt);
+            return Ok(if is_of_3_1_1(&heard) { Answer::Mqtt311 } else { Answer::Mqtt });
         }
         if heard.len() >= ENOUGH || heard.contains(&b'\n') {
             break;
@@ -119,6 +121,11 @@ fn is_connack(bytes: &[u8]) -> bool {
     let length = rest.iter().take(LENGTH_BYTES).position(|byte| byte & 0x80 == 0);
     let flags = length.and_then(|last| rest.get(last + 1));
     rest.first().is_some_and(|&length| length >= 2) && flags.is_some_and(|&flags| flags <= 1)
+}
+
+/// True for a CONNACK without properties, or with a return code that MQTT 5 does not have.
+fn is_of_3_1_1(connack: &[u8]) -> bool {
+    connack[1] == 2 || matches!(connack, [_, _, _, 1..=0x7f, ..])
 }
 
 /// The protocol of an answer that is not MQTT, if it is one that is often mistaken for it,
@@ -193,14 +200,16 @@ mod tests {
 
     #[test]
     fn a_connack_whatever_it_says_is_mqtt_and_is_answered_with_a_disconnect() {
-        for says in [
-            &[&[0x20, 2, 0, 0][..]][..],
-            &[&[0x20, 2, 0, 5]],
-            &[&[0x20], &[3, 0], &[0x87, 0]],
-            &[&[0x20, 0x80, 1, 0, 0x9d]],
+        for (says, expected) in [
+            (&[&[0x20, 2, 0, 0][..]][..], Answer::Mqtt311),
+            (&[&[0x20, 2, 0, 5]], Answer::Mqtt311),
+            (&[&[0x20, 3, 0, 1, 0]], Answer::Mqtt311),
+            (&[&[0x20, 3, 0, 0, 0]], Answer::Mqtt),
+            (&[&[0x20], &[3, 0], &[0x87, 0]], Answer::Mqtt),
+            (&[&[0x20, 0x80, 1, 0, 0x9d]], Answer::Mqtt),
         ] {
             let (answer, heard) = asked(says, true);
-            assert_eq!(answer, Answer::Mqtt, "{says:?}");
+            assert_eq!(answer, expected, "{says:?}");
             assert_eq!(heard, [connect(MqttVersion::V5), &[0xe0, 0]].concat());
         }
     }

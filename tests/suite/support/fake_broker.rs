@@ -17,6 +17,8 @@ pub struct Behaviour {
     pub closes: usize,
     /// The return code of CONNACK.
     pub connack: u8,
+    /// It speaks MQTT 3.1.1 only, and says so to whoever asks for 5.
+    pub refuses_v5: bool,
     /// The code with which each subscription is refused.
     pub suback: Option<u8>,
     /// The reason code of a DISCONNECT of MQTT 5 that follows the answer to a subscription.
@@ -65,6 +67,10 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, subscriptions: &AtomicUsi
             1 => {
                 let (_name, rest) = text(&body);
                 v5 = rest[0] == 5;
+                if v5 && behaviour.refuses_v5 {
+                    let refused = packet(0x20, &[0, 1]);
+                    return stream.write_all(&refused).ok();
+                }
                 let properties: &[u8] = if v5 { &[0] } else { &[] };
                 packet(0x20, &[&[0, behaviour.connack], properties].concat())
             }
