@@ -22,16 +22,25 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     let Loaded { config, .. } = loaded;
     config.check_secrets()?;
     config.check_files()?;
-    let app = App::build(config.clone()).start().await.map_err(anyhow::Error::new)?;
-    greet(&app, &config);
 
-    let signal = async {
+    let mut signal = pin!(async {
         match select(pin!(terminate.recv()), pin!(interrupt.recv())).await {
             Either::Left(_) => "SIGTERM",
             Either::Right(_) => "SIGINT",
         }
+    });
+    // A database that does not answer takes a while to be given up.
+    let starting = App::build(config.clone()).start();
+    let app = match select(signal.as_mut(), pin!(starting)).await {
+        Either::Left((name, _)) => {
+            info!(target: "heartbeatd", "{name} during the start: nothing was received yet, stopping");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Either::Right((started, _)) => started.map_err(anyhow::Error::new)?,
     };
-    let failed = match select(pin!(signal), pin!(app.failed())).await {
+    greet(&app, &config);
+
+    let failed = match select(signal, pin!(app.failed())).await {
         Either::Left((name, _)) => {
             info!(target: "heartbeatd", "{name}: writing what was received, then stopping");
             Ok(())

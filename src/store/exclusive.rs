@@ -248,6 +248,7 @@ impl Lock {
             });
         }
         let Some(path) = file::of_url(url) else { return Ok(Ok(Self::Private)) };
+        file::expect_file(&path).map_err(|error| failed(unopened(&path, &error)))?;
         if file::may_be_created(url) {
             file::create_private(&path).map_err(|error| failed(unopened(&path, &error)))?;
         }

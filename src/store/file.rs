@@ -37,6 +37,18 @@ fn mode(url: &DatabaseUrl) -> Option<String> {
     pairs.find_map(|(key, value)| (key == "mode").then(|| value.into_owned()))
 }
 
+/// Refuses what is neither a file nor missing: to open a named pipe may take for ever.
+pub(super) fn expect_file(path: &Path) -> io::Result<()> {
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_file() => {
+            let what = "it is not a file: database.url should have the path of one";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+        // One that is missing may be created.
+        _ => Ok(()),
+    }
+}
+
 /// Creates an empty file for this user only, unless there is a file.
 ///
 /// One that is there is not touched, not even opened: closing it would release the

@@ -165,6 +165,9 @@ impl Origin {
         url.check().map_err(StoreError::Url)?;
         let path = file::of_url(&url);
         let mut origin = Self { url, mode, file: None, created: false };
+        if let Some(path) = &path {
+            file::expect_file(path).map_err(|error| origin.failed(unopened(path, &error)))?;
+        }
         if let Some(path) = &path
             && mode != OpenMode::Existing
             && file::may_be_created(&origin.url)

@@ -1,6 +1,7 @@
 //! The service is told to end: it finishes what it has begun, within its bound, and
 //! says what it could not do.
 
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -151,4 +152,18 @@ fn a_second_service_started_by_mistake_leaves_the_first_on_its_broker() {
     service.await_metric(echoes, service.metric(echoes) + 2.0);
     let log = service.log().join("\n");
     assert!(!log.contains("disconnected"), "{log}");
+}
+
+#[test]
+fn a_service_that_is_told_to_end_while_it_waits_for_its_database_ends_at_once() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = silent.local_addr().expect("it is bound").port();
+    let url = format!("postgres://heartbeatd@127.0.0.1:{port}/heartbeatd");
+    let mut service = Place::new().with("DATABASE__URL", &url).start();
+    let (_open, _) = silent.accept().expect("it connects");
+    let told = Instant::now();
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
+    assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
+    service.await_log(&["SIGTERM during the start"]);
 }

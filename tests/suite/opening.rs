@@ -230,6 +230,18 @@ async fn another_programs_file_is_left_alone() {
     }
 }
 
+#[test]
+fn a_named_pipe_is_no_database_and_holds_up_nothing() {
+    let place = Place::new();
+    let made = Command::new("mkfifo").arg(place.path().join("heartbeatd.db")).status();
+    assert!(made.expect("mkfifo starts").success());
+    for command in ["run", "device list", "device add pump"] {
+        let output = place.run(&command.split(' ').collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(69), "{command}: {}", errors(&output));
+        assert!(errors(&output).contains("it is not a file"), "{}", errors(&output));
+    }
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }
