@@ -105,11 +105,7 @@ pub enum AppError {
     /// The database did not take what was received until the service had to end.
     #[error(
         "{} lost, not written within {}: {why}",
-        match heartbeats {
-            0 => "the proof of the last seconds of listening is".to_owned(),
-            1 => "1 heartbeat is".to_owned(),
-            many => format!("{many} heartbeats are"),
-        },
+        what_is(*heartbeats),
         crate::duration::format(DRAIN_TIMEOUT)
     )]
     NotWritten {
@@ -172,6 +168,15 @@ impl App {
         }
         info!(target: "heartbeatd", "everything is written");
         Ok(())
+    }
+}
+
+/// The subject of what is lost with so many heartbeats.
+fn what_is(heartbeats: usize) -> String {
+    match heartbeats {
+        0 => "the proof of the last seconds of listening is".to_owned(),
+        1 => "1 heartbeat is".to_owned(),
+        many => format!("{many} heartbeats are"),
     }
 }
 

@@ -15,7 +15,6 @@ use super::{evidence, exit, open};
 use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
-use crate::domain::device_id::InvalidDeviceId;
 use crate::domain::{DeviceId, Evidence, Status, UnusableTimeout};
 use crate::escape::Escaped;
 use crate::store::{Damage, Device, Found, OpenMode};
@@ -28,7 +27,7 @@ pub(super) enum Command {
     /// Register a device before its first heartbeat
     Add {
         /// Its id, as it stands in the topic of its heartbeats
-        #[arg(value_parser = new_id)]
+        #[arg(value_parser = DeviceId::of_device)]
         id: DeviceId,
         /// How long it may be silent, such as 90s or 5m; without it
         /// heartbeat.timeout
@@ -80,10 +79,6 @@ pub(super) struct TimeoutChoice(Option<Duration>);
 fn duration(text: &str) -> Result<Duration, String> {
     // A unit may consist of letters that nobody sees.
     crate::duration::parse(text).map_err(|error| Escaped(error).to_string())
-}
-
-fn new_id(text: &str) -> Result<DeviceId, InvalidDeviceId> {
-    DeviceId::of_device(text)
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

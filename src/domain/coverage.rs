@@ -220,13 +220,11 @@ impl Coverage {
     }
 
     /// The clock was set and shows `now`: whatever it called later has been before.
-    /// Returns by how much it was turned back, if that is known.
-    pub fn forget_the_future(&mut self, now: DateTime<Utc>) -> Option<TimeDelta> {
-        let by = self.step_back(now);
+    pub fn forget_the_future(&mut self, now: DateTime<Utc>) {
+        self.step_back(now);
         if let Some((at, _)) = &mut self.broken {
             *at = now.min(*at);
         }
-        by
     }
 
     /// Until when something is proven.

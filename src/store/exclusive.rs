@@ -248,10 +248,8 @@ impl Lock {
             });
         }
         let Some(path) = file::of_url(url) else { return Ok(Ok(Self::Private)) };
-        file::expect_file(&path).map_err(|error| failed(unopened(&path, &error)))?;
-        if file::may_be_created(url) {
-            file::create_private(&path).map_err(|error| failed(unopened(&path, &error)))?;
-        }
+        file::prepare(&path, file::may_be_created(url))
+            .map_err(|error| failed(unopened(&path, &error)))?;
         let note = lock_path(&path).map_err(|error| failed(unopened(&path, &error)))?;
         let at_note = |error| failed(unopened(&note, &error));
         let locked = match lock_file(&note).map_err(at_note)? {

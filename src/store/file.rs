@@ -37,23 +37,26 @@ fn mode(url: &DatabaseUrl) -> Option<String> {
     pairs.find_map(|(key, value)| (key == "mode").then(|| value.into_owned()))
 }
 
-/// Refuses what is neither a file nor missing: to open a named pipe may take for ever.
-pub(super) fn expect_file(path: &Path) -> io::Result<()> {
-    match path.metadata() {
-        Ok(metadata) if !metadata.is_file() => {
-            let what = "it is not a file: database.url should have the path of one";
-            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
-        }
-        // One that is missing may be created.
-        _ => Ok(()),
+/// Makes sure that a path can be opened as a database: creates the file if it is missing and
+/// `create` is true.
+///
+/// # Errors
+///
+/// If it cannot be created, or is something else than a file: to open a named pipe may take
+/// for ever.
+pub(super) fn prepare(path: &Path, create: bool) -> io::Result<()> {
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        let what = "it is not a file: database.url should have the path of one";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
+    if create { create_private(path) } else { Ok(()) }
 }
 
 /// Creates an empty file for this user only, unless there is a file.
 ///
 /// One that is there is not touched, not even opened: closing it would release the
 /// locks that this process has on it.
-pub(super) fn create_private(path: &Path) -> io::Result<()> {
+fn create_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         created => created.map(drop),

@@ -166,13 +166,8 @@ impl Origin {
         let path = file::of_url(&url);
         let mut origin = Self { url, mode, file: None, created: false };
         if let Some(path) = &path {
-            file::expect_file(path).map_err(|error| origin.failed(unopened(path, &error)))?;
-        }
-        if let Some(path) = &path
-            && mode != OpenMode::Existing
-            && file::may_be_created(&origin.url)
-        {
-            file::create_private(path).map_err(|error| origin.failed(unopened(path, &error)))?;
+            let create = mode != OpenMode::Existing && file::may_be_created(&origin.url);
+            file::prepare(path, create).map_err(|error| origin.failed(unopened(path, &error)))?;
         }
         let db = origin.connect().await.map_err(|error| origin.failed(error))?;
         match origin.prepare(&db).await {

@@ -42,8 +42,7 @@ pub(super) fn is_undelivered() -> Condition {
 
 impl DeviceStore {
     /// The size and the age of the outbox, without the alerts that cannot be read: they are
-    /// never delivered. Of more than 10,000 of
-    /// those the rest counts as waiting.
+    /// never delivered. Of more than 10,000 of those the rest counts as waiting.
     ///
     /// # Errors
     ///

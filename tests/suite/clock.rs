@@ -1,20 +1,19 @@
 //! A clock that is set: before, during and after a check.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::channel::oneshot::{self, Receiver};
 use heartbeatd::actors::device_registry::{
     CheckError, CheckOffline, ConfirmListening, Flush, RecordHeartbeats, ReportHealth,
 };
 use heartbeatd::clock::Reading;
 use heartbeatd::domain::{GapCause, Heartbeat, Status};
-use heartbeatd::store::{Interference, Interfering, Outcome, Point};
 
 use crate::specification::on_both_databases;
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::fleet::{Fleet, at, id, reading};
 use crate::support::log_lines::{keep_lines, take_lines};
+use crate::support::next_commit::NextCommit;
 
 on_both_databases! {
     a_check_that_is_handled_late_is_no_step_of_the_clock
@@ -217,29 +216,13 @@ async fn a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device
     assert_eq!(fleet.device("pump").await, before);
 }
 
-/// Has the next COMMIT wait until it is released.
-struct NextCommitWaits(Mutex<Option<Receiver<()>>>);
-
-impl Interference for NextCommitWaits {
-    fn at(&self, point: Point) -> Interfering {
-        let is_commit = matches!(point, Point::Commit(_));
-        let released = is_commit.then(|| self.0.lock().expect("nobody panics").take()).flatten();
-        Box::pin(async {
-            if let Some(released) = released {
-                released.await.expect("it is released");
-            }
-            Outcome::GoOn
-        })
-    }
-}
-
 /// The first check of a process clamps, because nobody knows what the clock did before.
 async fn a_heartbeat_that_is_written_while_a_check_waits_is_not_of_the_future(
     database: TestDatabase,
 ) {
-    let (release, released) = oneshot::channel();
-    let waits = Arc::new(NextCommitWaits(Mutex::new(Some(released))));
-    let store = database.open().await.interfere(waits);
+    let next_commit = Arc::new(NextCommit::default());
+    let release = next_commit.waits();
+    let store = database.open().await.interfere(next_commit);
     let fleet = Fleet::with_store(database, store, |_| ()).await;
     fleet.heartbeat("pump", "", at(10)).await;
     let check = fleet.registry.send(CheckOffline { now: reading(at(20)) });

@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::devices::Devices;
 use crate::support::fleet::{Fleet, at};
+use crate::support::next_commit::NextCommit;
 use crate::support::proxy::Proxy;
 use crate::support::service::Place;
 use heartbeatd::actors::device_registry::{Flush, ReportHealth};
-use heartbeatd::store::{Interference, Interfering, Outcome, Point};
+use heartbeatd::store::Interference;
 use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
@@ -42,27 +42,16 @@ fn a_database_that_vanishes_without_a_word_is_said_and_the_drain_is_bounded_and_
     service.await_log(&["1 heartbeat is lost"]);
 }
 
-/// Has the next COMMIT wait for ever.
-#[derive(Default)]
-struct NextCommitHangs(AtomicBool);
-
-impl Interference for NextCommitHangs {
-    fn at(&self, point: Point) -> Interfering {
-        let hangs = matches!(point, Point::Commit(_)) && self.0.swap(false, Ordering::SeqCst);
-        Box::pin(async move { if hangs { std::future::pending().await } else { Outcome::GoOn } })
-    }
-}
-
 #[actix_rt::test]
 async fn a_statement_that_waits_is_a_fault_after_ten_seconds_and_heartbeats_are_kept() {
     let database = TestDatabase::sqlite();
-    let hang = Arc::new(NextCommitHangs::default());
-    let store = database.open().await.interfere(Arc::clone(&hang) as Arc<dyn Interference>);
+    let next_commit = Arc::new(NextCommit::default());
+    let store = database.open().await.interfere(Arc::clone(&next_commit) as Arc<dyn Interference>);
     let fleet = Fleet::with_store(database, store, |_| ()).await;
     fleet.heartbeat("pump", "", at(0)).await;
     fleet.flush().await;
     fleet.heartbeat("pump", "", at(60)).await;
-    hang.0.store(true, Ordering::SeqCst);
+    let _never_released = next_commit.waits();
     let flush = fleet.registry.send(Flush);
     let began = Instant::now();
     let watching = async {

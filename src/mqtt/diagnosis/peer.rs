@@ -125,7 +125,7 @@ fn is_connack(bytes: &[u8]) -> bool {
 
 /// True for a CONNACK without properties, or with a return code that MQTT 5 does not have.
 fn is_of_3_1_1(connack: &[u8]) -> bool {
-    connack[1] == 2 || matches!(connack, [_, _, _, 1..=0x7f, ..])
+    matches!(connack, [_, 2, ..] | [_, 3..=0x7f, _, 1..=0x7f, ..])
 }
 
 /// The protocol of an answer that is not MQTT, if it is one that is often mistaken for it,

@@ -6,5 +6,6 @@ pub mod devices;
 pub mod fake_broker;
 pub mod fleet;
 pub mod log_lines;
+pub mod next_commit;
 pub mod proxy;
 pub mod service;
