@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Write};
 
+use crate::domain::device_id::is_invisible;
+
 /// Wraps text or anything that can be shown: hazardous characters are escaped as in a
 /// string literal of Rust, all others stay. For text that is one line among ours.
 pub struct Escaped<T>(pub T);
@@ -69,22 +71,7 @@ impl<W: Write> Write for Escaping<W> {
 /// zero-width characters among them), separators other than the blank, unassigned and
 /// private ones, and letters that show nothing.
 pub fn is_hazardous(c: char) -> bool {
-    match c {
-        ' '..='~' => false,
-        // Characters that Unicode calls letters, marks or symbols and nobody sees.
-        '\u{34f}'
-        | '\u{115f}'
-        | '\u{1160}'
-        | '\u{17b4}'
-        | '\u{17b5}'
-        | '\u{180b}'..='\u{180f}'
-        | '\u{2800}'
-        | '\u{3164}'
-        | '\u{fe00}'..='\u{fe0f}'
-        | '\u{ffa0}'
-        | '\u{e0100}'..='\u{e01ef}' => true,
-        _ => !is_printable(c),
-    }
+    !matches!(c, ' '..='~') && (is_invisible(c) || !is_printable(c))
 }
 
 /// Asks the standard library, which knows Unicode's categories: it escapes what is not

@@ -31,13 +31,14 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     };
     let mut left = arguments.limit;
     let mut before = None;
-    while left > 0 {
+    // A page of none has the header all the same.
+    loop {
         let limit = left.min(PAGE);
         let page = store.history(arguments.device.as_ref(), before, limit).await?;
         list.write(&page)?;
         left -= page.len() as u64;
         match page.last() {
-            Some(last) if page.len() as u64 == limit => before = Some(last.sequence),
+            Some(last) if left > 0 && page.len() as u64 == limit => before = Some(last.sequence),
             _ => break,
         }
     }

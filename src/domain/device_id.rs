@@ -23,7 +23,7 @@ pub fn is_reserved(text: &str) -> bool {
 /// invisible one, or one that means something in a topic (`/`, `+`, `#`); no blank at
 /// either end.
 ///
-/// So two ids that differ look different, and none changes the text around it.
+/// So nothing of an id is hidden, and none changes the text around it.
 ///
 /// Up to 24 bytes are held inline, so the usual id costs no allocation.
 ///
@@ -130,11 +130,15 @@ impl FromStr for DeviceId {
 }
 
 /// True for the categories Cf (format: bidi controls, zero-width characters, U+FEFF, soft
-/// hyphen), Zl and Zp (line and paragraph separator), and for the other characters that
-/// Unicode tells programs not to draw.
+/// hyphen), Zl and Zp (line and paragraph separator) and Co (private use: it is what a font
+/// makes of it), for the other characters that Unicode tells programs not to draw, and for
+/// the Braille pattern without a dot.
 pub(crate) fn is_invisible(c: char) -> bool {
-    use GeneralCategory::{Format, LineSeparator, ParagraphSeparator};
-    matches!(c.general_category(), Format | LineSeparator | ParagraphSeparator) || is_ignorable(c)
+    use GeneralCategory::{Format, LineSeparator, ParagraphSeparator, PrivateUse};
+    let category = c.general_category();
+    matches!(category, Format | LineSeparator | ParagraphSeparator | PrivateUse)
+        || is_ignorable(c)
+        || c == '\u{2800}'
 }
 
 /// The property Default_Ignorable_Code_Point without the category Cf, from
@@ -225,7 +229,9 @@ mod tests {
             '\u{2066}',
             '\u{2069}',
             '\u{206f}',
+            '\u{2800}',
             '\u{3164}',
+            '\u{e000}',
             '\u{fe0f}',
             '\u{feff}',
             '\u{fff9}',

@@ -17,7 +17,7 @@ use super::TopicPattern;
 use super::connection::{ClientError, Connection, Granted};
 use super::diagnosis::Probe;
 use super::inbox::{Event, Inbox};
-use super::reason::{Filter, disconnected, not_connected, not_subscribed};
+use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed};
 use crate::clock::Clock;
 use crate::config::{MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
@@ -170,7 +170,7 @@ impl Connection for Client {
         Box::pin(async move {
             let accepted = token.await.map_err(|error| match not_connected(&error) {
                 Some(why) => ClientError::Refused(why),
-                None => ClientError::Connect(error.to_string()),
+                None => ClientError::Connect(failed(&error)),
             })?;
             let max = accepted.properties().get(paho::PropertyCode::MaximumQos);
             let max = max.and_then(|property| property.get_byte());
@@ -219,7 +219,7 @@ impl Connection for Client {
                     let code = failed_code(&error).map(|code| code as i32);
                     let (topic, why) = code
                         .and_then(|code| refused(&topics, &[code], &client_id))
-                        .unwrap_or_else(|| (topic, error.to_string()));
+                        .unwrap_or_else(|| (topic, failed(&error)));
                     Err(ClientError::Subscribe { topic, client_id, why })
                 }
                 Err(_elapsed) => Err(ClientError::NoAnswer { topic }),

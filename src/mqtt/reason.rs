@@ -51,6 +51,21 @@ pub(super) fn not_connected(error: &paho::Error) -> Option<String> {
     Some(format!("the broker refuses {what}: {}", connecting(reason)))
 }
 
+/// The failure of a request that no code of the broker explains, in words of ours where the
+/// library's are about itself.
+pub(super) fn failed(error: &paho::Error) -> String {
+    match error {
+        paho::Error::Disconnected | paho::Error::OperationIncomplete => {
+            "the connection was lost before the broker answered".to_owned()
+        }
+        paho::Error::Failure => {
+            "the connection or the broker's answer failed in a way that MQTT has no code for"
+                .to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
 fn connecting(reason: Reason) -> &'static str {
     match reason {
         Reason::UnsupportedProtocolVersion => VERSION,
@@ -261,6 +276,21 @@ mod tests {
             assert_said(&not_connected(&error).expect("it is a refusal"), &parts);
         }
         assert_eq!(not_connected(&paho::Error::TcpTlsConnectFailure), None);
+    }
+
+    #[test]
+    fn a_failure_without_a_code_is_not_told_in_words_about_the_library() {
+        for (code, part) in [
+            (-1, "no code for"),
+            (-3, "lost before the broker answered"),
+            (-11, "lost before the broker answered"),
+            // CONNACK of MQTT 3.1.1 with a return code that is reserved.
+            (6, "no code for"),
+        ] {
+            let error = paho::Error::from(code);
+            assert!(failed(&error).contains(part), "{code}: {}", failed(&error));
+        }
+        assert!(failed(&paho::Error::TcpConnectTimeout).contains("timeout"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 
 use super::{Result, StoreError};
 use crate::address::DatabaseUrl;
+use crate::escape::Quoted;
 
 /// A database is for the user who runs the service: it names devices and says when
 /// they are silent. SQLite gives the files beside it the same mode.
@@ -45,9 +46,19 @@ fn mode(url: &DatabaseUrl) -> Option<String> {
 /// If it cannot be created, or is something else than a file: to open a named pipe may take
 /// for ever.
 pub(super) fn prepare(path: &Path, create: bool) -> io::Result<()> {
-    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        let what = "it is not a file: database.url should have the path of one";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match (path.metadata(), path.read_link()) {
+        (Ok(metadata), _) if !metadata.is_file() => {
+            return wrong("it is not a file: database.url should have the path of one".to_owned());
+        }
+        (Err(error), Ok(target)) if error.kind() == io::ErrorKind::NotFound => {
+            let target = Quoted(&target.to_string_lossy()).to_string();
+            return wrong(format!(
+                "it is a link to {target}, and there is no such file: database.url should have \
+                 the path of a file, or the link lead to one"
+            ));
+        }
+        _ => (),
     }
     if create { create_private(path) } else { Ok(()) }
 }

@@ -589,6 +589,8 @@ fn hint(url: &str, mode: OpenMode, error: &DbErr) -> &'static str {
     // What PgBouncer says itself, and what a session that changes hands leads to.
     const OF_A_POOLER: [&str; 4] =
         ["pgbouncer", "unsupported startup parameter", "prepared statement", "pooling mode"];
+    // NOTADB and CORRUPT.
+    const DAMAGE: [&str; 2] = ["file is not a database", "disk image is malformed"];
     let sqlite = url.starts_with("sqlite");
     match mode {
         _ if sqlite && text.contains("Read-only file system") => {
@@ -596,6 +598,10 @@ fn hint(url: &str, mode: OpenMode, error: &DbErr) -> &'static str {
              volume of a container), or set database.url to a folder that can be written"
         }
         _ if sqlite && text.contains("Permission denied") => NOT_WRITABLE,
+        _ if sqlite && DAMAGE.iter().any(|symptom| text.contains(symptom)) => {
+            "; it is another program's, encrypted or damaged: set database.url to the file of \
+             heartbeatd, or move it away and restore it from a backup"
+        }
         OpenMode::Migrate | OpenMode::Create if sqlite && text.contains("No such file") => {
             "; its folder must be there, and so must the file unless the URL says mode=rwc"
         }
@@ -632,6 +638,8 @@ mod tests {
             ),
             (OpenMode::Migrate, "/x/h.db: No such file or directory (os error 2)", "mode=rwc"),
             (OpenMode::Existing, "(14) unable to open database file", "make one"),
+            (OpenMode::Existing, "(code: 26) file is not a database", "restore it"),
+            (OpenMode::Migrate, "(code: 11) database disk image is malformed", "restore it"),
         ] {
             let error = DbErr::Conn(RuntimeErr::Internal(why.to_owned()));
             let hint = hint("sqlite:///x/h.db", mode, &error);

@@ -236,4 +236,8 @@ fn devices_are_managed_from_the_command_line() {
     let table = run(&["device", "list"]).1;
     assert!(table.starts_with("DEVICE  STATUS"), "{table}");
     assert_eq!(place.json(&["history", "--json"]), Value::Array(vec![]));
+    for limit in ["0", "10"] {
+        let table = run(&["history", "--limit", limit]).1;
+        assert!(table.starts_with("SEQUENCE  AT"), "--limit {limit}: {table:?}");
+    }
 }

@@ -242,6 +242,27 @@ fn a_named_pipe_is_no_database_and_holds_up_nothing() {
     }
 }
 
+#[test]
+fn a_link_to_nothing_is_named_with_where_it_leads() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("gone/h.db", place.path().join("heartbeatd.db")).expect("a link");
+    for command in COMMANDS.into_iter().chain([["run"].as_slice()]) {
+        assert_refused(&place, command, &["a link to \"gone/h.db\"", "no such file"]);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_database_is_named_and_left_alone() {
+    let place = Place::new();
+    let file = place.path().join("heartbeatd.db");
+    let text = "a shopping list\n".repeat(100);
+    fs::write(&file, &text).expect("a file");
+    for command in COMMANDS.into_iter().chain([["run"].as_slice()]) {
+        assert_refused(&place, command, &["file is not a database", "restore it from a backup"]);
+    }
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), text);
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }
