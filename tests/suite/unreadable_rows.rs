@@ -13,6 +13,7 @@ use crate::support::fleet::{Fleet, at, id};
 use crate::support::service::Place;
 
 on_both_databases! {
+    timeouts_that_cannot_be_used_are_left_out_of_a_check_and_named
     a_device_with_a_reserved_id_is_left_out_of_checks_and_named
     alerts_that_cannot_be_read_are_not_in_the_size_and_the_age_of_the_outbox
     rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
@@ -198,6 +199,24 @@ async fn a_device_whose_status_is_none_is_online_once_it_is_heard(database: Test
     let device = fleet.device("weird").await;
     assert_eq!((device.status, device.last_seen_at), (Status::Online, Some(at(10))));
     assert_eq!(fleet.status("other").await, Status::Online);
+}
+
+async fn timeouts_that_cannot_be_used_are_left_out_of_a_check_and_named(database: TestDatabase) {
+    let store = database.open().await;
+    let rows = [
+        row("negative", "online", "-5"),
+        row("usual", "online", "300"),
+        row("zero", "online", "0"),
+    ];
+    import(&database, &rows.each_ref().map(String::as_str)).await;
+    let own = store.own_timeouts().await.expect("it reads");
+    assert_eq!(own, [Duration::from_secs(300)]);
+    let unusable = store.take_unreadable();
+    assert_eq!(unusable.count, 2, "{unusable:?}");
+    for (device, timeout) in [("negative", "-5"), ("zero", "0")] {
+        let is_named = |line: &String| line.contains(device) && line.contains(timeout);
+        assert!(unusable.examples.iter().any(is_named), "{unusable:?}");
+    }
 }
 
 async fn a_check_of_many_timeouts_takes_little_longer_than_one_of_none(database: TestDatabase) {
