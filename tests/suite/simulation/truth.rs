@@ -169,10 +169,11 @@ impl Truth {
         self.steps.iter().filter(|(at, _)| *at >= from - NOTICED).map(|(_, by)| by.abs()).sum()
     }
 
-    /// True if the clock shows something else than it would if it had not been set from
-    /// `from` until `until`. That it was wrong for a while in between may go unnoticed.
+    /// True if the clock shows something else than it would if it had not been set after
+    /// `from` and before `until`. That it was wrong for a while in between may go unnoticed.
+    /// A step in the millisecond `from` may have been before the clock was read in it.
     pub fn is_set(&self, from: i64, until: i64) -> bool {
-        let steps = self.steps.iter().filter(|(at, _)| (from..until).contains(at));
+        let steps = self.steps.iter().filter(|(at, _)| from < *at && *at < until);
         steps.map(|(_, by)| by).sum::<i64>().abs() >= NOTICED
     }
 
