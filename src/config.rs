@@ -18,9 +18,8 @@ mod load;
 pub(crate) use self::bounds::MAX_TIMEOUT;
 pub use self::error::{ConfigError, Place};
 pub use self::load::Loaded;
-pub use crate::address::{BrokerUrl, DatabaseUrl, InvalidUrl};
 use crate::mqtt::TopicPattern;
-pub use crate::secrets::Secret;
+pub use crate::secrets::{BrokerUrl, DatabaseUrl, InvalidUrl, Secret};
 
 /// The prefix of the environment variables that override keys:
 /// `HEARTBEATD_MQTT__URL` is `mqtt.url`.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig, Secret};
+use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig};
 use crate::domain::device_id::{RESERVED_PREFIX, is_invisible, is_reserved};
 use crate::duration;
 use crate::secrets::HIDDEN;
@@ -35,7 +35,7 @@ impl Config {
         if let Some(token) = &self.http.token {
             let long = token.reveal().chars().count() >= MIN_TOKEN_CHARACTERS;
             let expected = "at least 8 characters, because a shorter one can be guessed";
-            check("http.token", HIDDEN, long || is_placeholder(token), expected)?;
+            check("http.token", HIDDEN, long || token.is_placeholder(), expected)?;
             let valid = !token.reveal().contains(char::is_control);
             let expected =
                 "no line break and no other control character, because no header holds one";
@@ -165,12 +165,6 @@ fn validate_credentials(mqtt: &MqttConfig) -> Result<(), ConfigError> {
         check("mqtt.password", HIDDEN, valid, "at most 65535 bytes, none of them U+0000")?;
     }
     Ok(())
-}
-
-/// True for what `check-config` prints in a secret's place: it is no secret, but what is
-/// printed is to be a valid configuration. `run` refuses it.
-pub(super) fn is_placeholder(secret: &Secret) -> bool {
-    secret.reveal() == HIDDEN
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -6,8 +6,7 @@ use std::path::Path;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 
-use super::bounds::is_placeholder;
-use super::{Config, ConfigError, MqttConfig};
+use super::{Config, ConfigError, MqttConfig, Secret};
 use crate::secrets::HIDDEN;
 
 impl Config {
@@ -52,14 +51,13 @@ impl Config {
                 .to_owned(),
             place: None,
         };
-        if self.mqtt.password.as_ref().is_some_and(is_placeholder) {
+        if self.mqtt.password.as_ref().is_some_and(Secret::is_placeholder) {
             return Err(stars("mqtt.password"));
         }
-        if self.http.token.as_ref().is_some_and(is_placeholder) {
+        if self.http.token.as_ref().is_some_and(Secret::is_placeholder) {
             return Err(stars("http.token"));
         }
-        let url = self.database.url.reveal();
-        if url.contains(&format!(":{HIDDEN}@")) || url.contains(&format!("={HIDDEN}")) {
+        if self.database.url.has_placeholder() {
             return Err(stars("database.url"));
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::{
     Config, ConfigError, DEFAULT_PATH, DatabaseConfig, DatabaseUrl, ENVIRONMENT_PREFIX, Place,
     Secret,
 };
-use crate::secrets::HIDDEN;
+use crate::secrets::{HIDDEN, is_secret_key};
 
 /// The most that a configuration or a secret may hold, in bytes. Nobody writes more,
 /// and `/dev/zero` has no end.
@@ -342,17 +342,17 @@ impl Places {
         };
         let place = self.0.get(&key);
         let value = place.map_or(HIDDEN, |(_, value)| value);
-        let value = if is_secret(&key) { HIDDEN.to_owned() } else { value.to_owned() };
+        let value = if is_secret_key(&key) { HIDDEN.to_owned() } else { value.to_owned() };
         ConfigError::Value { key, value, expected, place: place.map(|(place, _)| place.clone()) }
     }
 
     /// True if whoever reads the file reads a secret.
     fn has_secret_in_file(&self, config: &Config) -> bool {
         let in_file = |key| matches!(self.0.get(key), Some((Place::File { .. }, _)));
-        let url_has_secret = config.database.url.to_string().contains(HIDDEN);
+        let database = &config.database;
         in_file("mqtt.password")
             || in_file("http.token")
-            || (in_file("database.url") && config.database.url_file.is_none() && url_has_secret)
+            || (in_file("database.url") && database.url_file.is_none() && database.url.has_secret())
     }
 
     /// Adds the place to an error that knows only the key.
@@ -394,12 +394,6 @@ fn known_key<'a>(
     })
 }
 
-/// True for keys whose values are never shown as they are.
-fn is_secret(key: &str) -> bool {
-    let name = key.rsplit('.').next().unwrap_or(key);
-    ["url", "password", "token"].contains(&name)
-}
-
 /// Checks that a value is of its key's kind, as far as that is written differently, and
 /// returns it as it may be shown. Nothing is silently rounded or made a text.
 fn check_kind(
@@ -410,7 +404,7 @@ fn check_kind(
 ) -> Result<String, ConfigError> {
     let shown = match value.get_ref() {
         // A section may have become the URL that belongs into it.
-        _ if is_secret(key) || known.is_object() => HIDDEN.to_owned(),
+        _ if is_secret_key(key) || known.is_object() => HIDDEN.to_owned(),
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.as_str().to_owned(),
@@ -430,7 +424,7 @@ fn check_kind(
         (Json::Bool(_), _) => "true or false is expected".to_owned(),
         (_, DeValue::String(_)) => return Ok(shown),
         // Its type says what is wrong with it, if anything is.
-        (_, DeValue::Integer(number)) if !is_secret(key) && fits(number) => return Ok(shown),
+        (_, DeValue::Integer(number)) if !is_secret_key(key) && fits(number) => return Ok(shown),
         _ => "text in quotes is expected".to_owned(),
     };
     Err(wrong_kind(key, &shown, &expected, at(&value.span())))

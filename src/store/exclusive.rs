@@ -28,8 +28,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::file::{self, PRIVATE};
 use super::open::{Origin, connection_error, unopened};
 use super::{DeviceStore, OpenMode, PATIENCE, Result, StoreError};
-use crate::address::DatabaseUrl;
 use crate::clock::system_clock;
+use crate::secrets::DatabaseUrl;
 
 /// How long a starting service waits for the lock: one that was just killed may not be
 /// gone yet.

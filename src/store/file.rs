@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 
 use super::{Result, StoreError};
-use crate::address::DatabaseUrl;
 use crate::escape::Quoted;
+use crate::secrets::DatabaseUrl;
 
 /// A database is for the user who runs the service: it names devices and says when
 /// they are silent. SQLite gives the files beside it the same mode.

@@ -49,8 +49,8 @@ pub use unreadable::Unreadable;
 use self::exclusive::Exclusive;
 use self::open::Origin;
 use self::pool::Pool;
-use crate::address::{DatabaseUrl, InvalidUrl};
 use crate::domain::DeviceId;
+use crate::secrets::{DatabaseUrl, InvalidUrl};
 
 /// How long a connection may take to be made or to become free, and how long
 /// SQLite waits for another process's lock, before a statement fails. Writes are

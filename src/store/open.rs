@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::file::{self, DatabaseFile};
 use super::transaction::driver_error;
 use super::{PATIENCE, Result, StoreError};
-use crate::address::DatabaseUrl;
+use crate::secrets::DatabaseUrl;
 
 /// Flushes and checks take turns, so one connection writes; the others are for
 /// readers.
