@@ -12,6 +12,7 @@
 //! | [`actors`] | `DeviceRegistry`, `MqttIngest`, `Ticker`, `Courier`, `AlertSink` |
 //! | [`store`] | all SQL |
 //! | [`mqtt`] | the MQTT client and the embedded broker |
+//! | `views` | devices, transitions and evidence as JSON and in words |
 //! | [`metrics`] | what is counted and measured |
 //!
 //! `docs/architecture.md` has the bird's-eye view and the invariants.
@@ -40,6 +41,7 @@ mod outage;
 pub mod panics;
 mod secrets;
 pub mod store;
+mod views;
 
 pub use app::{App, AppBuilder, AppError};
 pub use config::Config;

@@ -8,19 +8,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use serde::Serialize;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::output::{self, Table};
-use super::{evidence, exit, open};
+use super::{exit, open};
 use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
-use crate::domain::{DeviceId, Evidence, Status, UnusableTimeout};
+use crate::domain::{DeviceId, OwnTimeout, Status, UnusableTimeout};
 use crate::escape::Escaped;
-use crate::store::{Damage, Device, Found, OpenMode};
-
-/// How many devices are read at once: the list of a large fleet streams.
-const PAGE: u64 = 1000;
+use crate::store::{Damage, Found, OpenMode};
+use crate::views::{
+    DeviceDetail, DeviceView, Devices, EvidenceSettings, Explanation, gather_evidence, text,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -37,7 +37,7 @@ pub(super) enum Command {
     /// List the devices
     List {
         /// Only those with this status
-        #[arg(long)]
+        #[arg(long, value_parser = status())]
         status: Option<Status>,
         /// One JSON array
         #[arg(long)]
@@ -64,17 +64,25 @@ pub(super) enum Command {
     },
 }
 
-/// What `device show --json` prints.
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    device: Device,
-    evidence: Option<Evidence>,
-}
-
 /// A timeout, or back to the default.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimeoutChoice(Option<Duration>);
+
+/// Parses a status by its name.
+fn status() -> impl TypedValueParser<Value = Status> {
+    let names = Status::ALL.map(|status| PossibleValue::new(status.as_str()).help(meaning(status)));
+    PossibleValuesParser::new(names)
+        .try_map(|name| Status::named(&name).ok_or("it is not the name of a status"))
+}
+
+fn meaning(status: Status) -> &'static str {
+    match status {
+        Status::Provisioning => "Registered, never heard",
+        Status::Online => "Heard within its timeout",
+        Status::Offline => "Silent for longer than its timeout",
+        Status::Error => "Heard within its timeout, and its last heartbeat reported an error",
+    }
+}
 
 fn duration(text: &str) -> Result<Duration, String> {
     // A unit may consist of letters that nobody sees.
@@ -110,22 +118,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             report(added, &format!("added {id}"), &format!("{id} is registered already"))
         }
         Command::List { status, json } => list(config, status, json).await,
-        Command::Show { id, json } => {
-            let store = open(config, OpenMode::Existing).await?;
-            let device = match store.look_up(&id).await? {
-                Some(Found::Device(device)) => *device,
-                Some(Found::Damaged(columns)) => return damaged(&id, &columns),
-                None => return unknown(&id),
-            };
-            let evidence = evidence::gather(config, &store, &device).await?;
-            if json {
-                output::json(&Shown { device, evidence })?;
-            } else {
-                show(config, &device)?;
-                evidence::explain(config, device.status, evidence.as_ref())?;
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Show { id, json } => show(config, &id, json).await,
         Command::Remove(arguments) => remove::run(config, arguments).await,
         Command::SetTimeout { id, timeout: TimeoutChoice(timeout) } => {
             let store = open(config, OpenMode::Existing).await?;
@@ -140,19 +133,14 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
 
 async fn list(config: &Config, status: Option<Status>, json: bool) -> anyhow::Result<ExitCode> {
     let store = open(config, OpenMode::Existing).await?;
-    let mut list: Box<dyn output::List<Device>> = if json {
+    let mut list: Box<dyn output::List<DeviceView>> = if json {
         Box::new(output::JsonArray::new())
     } else {
         Box::new(Table::new(&["DEVICE", "STATUS", "LAST SEEN", "TIMEOUT", "ERROR"], row))
     };
-    let mut after: Option<DeviceId> = None;
-    loop {
-        let page = store.devices(status, after.as_ref(), PAGE).await?;
+    let mut devices = Devices::new(&store, status);
+    while let Some(page) = devices.next_page().await? {
         list.write(&page)?;
-        match page.last() {
-            Some(last) if page.len() as u64 == PAGE => after = Some(last.id.clone()),
-            _ => break,
-        }
     }
     list.end()?;
     output::tell_unreadable(
@@ -163,53 +151,81 @@ async fn list(config: &Config, status: Option<Status>, json: bool) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(device: &Device) -> Vec<String> {
+fn row(device: &DeviceView) -> Vec<String> {
     vec![
         device.id.to_string(),
         device.status.to_string(),
-        output::time(device.last_seen_at),
-        timeout_of(device).unwrap_or_default(),
+        text::time(device.last_seen_at),
+        own_timeout(device).unwrap_or_default(),
         device.error.clone().unwrap_or_default(),
     ]
 }
 
-/// The timeout that is in effect, as far as it is the device's own.
-fn timeout_of(device: &Device) -> Option<String> {
-    match device.timeout_error {
-        None => device.timeout().map(crate::duration::format),
-        Some(UnusableTimeout::NotPositive(s)) => Some(format!("default ({s} s is unusable)")),
-        Some(UnusableTimeout::Endless(s)) => Some(format!("none ({s} s is unusable)")),
-    }
+/// The device's own timeout, or what is in effect instead; `None` for the default.
+fn own_timeout(device: &DeviceView) -> Option<String> {
+    Some(match OwnTimeout::of(device.timeout_seconds?) {
+        OwnTimeout::Usable(s) => crate::duration::format(Duration::from_secs(s)),
+        OwnTimeout::NotPositive(s) => format!("default ({s} s is unusable)"),
+        OwnTimeout::Endless(s) => format!("none ({s} s is unusable)"),
+    })
 }
 
-/// The same with its reason.
-fn timeout_shown(config: &Config, device: &Device) -> String {
-    let default = crate::duration::format(config.heartbeat.timeout);
+/// The timeout that is in effect, and the reason if it is not the device's own.
+fn timeout_in_effect(config: &Config, device: &DeviceView) -> String {
+    let default = format!("{} (default)", crate::duration::format(config.heartbeat.timeout));
     match device.timeout_error {
-        None => timeout_of(device).unwrap_or_else(|| format!("{default} (default)")),
-        Some(why @ UnusableTimeout::NotPositive(_)) => format!("{default} (default): {why}"),
+        None => own_timeout(device).unwrap_or(default),
+        Some(why @ UnusableTimeout::NotPositive(_)) => format!("{default}: {why}"),
         Some(why @ UnusableTimeout::Endless(_)) => format!("none: {why}"),
     }
 }
 
-fn show(config: &Config, device: &Device) -> io::Result<()> {
+async fn show(config: &Config, id: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let store = open(config, OpenMode::Existing).await?;
+    let device = match store.look_up(id).await? {
+        Some(Found::Device(device)) => *device,
+        Some(Found::Damaged(columns)) => return damaged(id, &columns),
+        None => return unknown(id),
+    };
+    let settings = EvidenceSettings::from(config);
+    let evidence = gather_evidence(&settings, &store, &device, system_clock().wall).await?;
+    if json {
+        output::json(&DeviceDetail::new(device, evidence))?;
+    } else {
+        let explanation = Explanation::of(device.status, evidence.as_ref(), &settings);
+        print(config, &device.into())?;
+        explain(&explanation)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(config: &Config, device: &DeviceView) -> io::Result<()> {
     let optional = |number: Option<i64>, unit| number.map(|number| format!("{number} {unit}"));
     let mut out = io::stdout().lock();
     for (name, value) in [
         ("device", Some(device.id.to_string())),
         ("status", Some(device.status.to_string())),
-        ("last seen", Some(output::time(device.last_seen_at))),
-        ("timeout", Some(timeout_shown(config, device))),
+        ("last seen", Some(text::time(device.last_seen_at))),
+        ("timeout", Some(timeout_in_effect(config, device))),
         ("uptime", optional(device.uptime_seconds, "s")),
         ("free memory", optional(device.free_memory, "bytes")),
         ("clock skew", optional(device.clock_skew_ms, "ms")),
         ("error", device.error.clone()),
         ("unreadable", device.payload_error.clone()),
-        ("registered", Some(output::time(Some(device.registered_at)))),
+        ("registered", Some(text::time(Some(device.registered_at)))),
     ] {
         if let Some(value) = value {
             writeln!(out, "{name:<12} {}", Escaped(value))?;
         }
+    }
+    Ok(())
+}
+
+fn explain(explanation: &Explanation) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "why          {}", explanation.sentence)?;
+    for part in &explanation.not_counted {
+        writeln!(out, "not counted  {part}")?;
     }
     Ok(())
 }

@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use super::open;
 use super::output::{self, JsonArray, List, Table};
 use crate::Config;
-use crate::domain::{DeviceId, Transition};
+use crate::domain::DeviceId;
 use crate::store::OpenMode;
-
-const PAGE: u64 = 1000;
+use crate::views::{TransitionView, Transitions, text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -24,38 +23,30 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let store = open(config, OpenMode::Existing).await?;
-    let mut list: Box<dyn List<Transition>> = if arguments.json {
+    let mut list: Box<dyn List<TransitionView>> = if arguments.json {
         Box::new(JsonArray::new())
     } else {
         Box::new(Table::new(&["SEQUENCE", "AT", "DEVICE", "CHANGE", "LAST SEEN", "DELIVERED"], row))
     };
-    let mut left = arguments.limit;
-    let mut before = None;
-    // A page of none has the header all the same.
-    loop {
-        let limit = left.min(PAGE);
-        let page = store.history(arguments.device.as_ref(), before, limit).await?;
+    let mut transitions = Transitions::new(&store, arguments.device.as_ref(), arguments.limit);
+    // The first page may be empty: the table has its header all the same.
+    while let Some(page) = transitions.next_page().await? {
         list.write(&page)?;
-        left -= page.len() as u64;
-        match page.last() {
-            Some(last) if left > 0 && page.len() as u64 == limit => before = Some(last.sequence),
-            _ => break,
-        }
     }
     list.end()?;
     output::tell_unreadable(&store, "correct or delete them in the table status_transition");
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(transition: &Transition) -> Vec<String> {
+fn row(transition: &TransitionView) -> Vec<String> {
     vec![
         transition.sequence.to_string(),
-        output::time(Some(transition.at)),
+        text::time(Some(transition.at)),
         transition.device_id.to_string(),
         format!("{} -> {}", transition.from, transition.to),
-        output::time(transition.last_seen_at),
+        text::time(transition.last_seen_at),
         match (&transition.delivered_at, &transition.given_up) {
-            (Some(at), _) => output::time(Some(*at)),
+            (Some(at), _) => text::time(Some(*at)),
             (None, Some(given_up)) => format!("given up: {}", given_up.why),
             (None, None) => String::new(),
         },

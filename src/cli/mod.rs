@@ -2,7 +2,6 @@
 
 mod check_config;
 mod device;
-mod evidence;
 mod exit;
 mod greeting;
 mod history;

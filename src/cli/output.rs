@@ -3,7 +3,6 @@
 
 use std::io::{self, Write};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::escape::Escaped;
@@ -108,11 +107,6 @@ pub(super) fn tell_unreadable(store: &DeviceStore, remedy: &str) {
     let more = if count > examples.len() as u64 { "; …" } else { "" };
     let examples = examples.join("; ");
     log::warn!(target: "heartbeatd", "{left_out} ({examples}{more}); {remedy}");
-}
-
-/// A time for people: UTC, to the second.
-pub(super) fn time(time: Option<DateTime<Utc>>) -> String {
-    time.map_or_else(|| "never".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 #[cfg(test)]

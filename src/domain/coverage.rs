@@ -27,7 +27,6 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 
 pub use self::intervals::{Interval, Intervals};
 pub use self::saved::{Saved, Saving};
@@ -40,8 +39,7 @@ const GRACE: u32 = 3;
 pub const MAX_INTERVALS: usize = 10_000;
 
 /// Why nothing is proven for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GapCause {
     /// The service was not running, or had not reached the broker yet.
     NotRunning,
@@ -92,10 +90,9 @@ pub struct Listened {
 }
 
 /// A stretch of time that counts for nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// From the last proof to the next.
-    #[serde(flatten)]
     pub interval: Interval,
     /// Why; `None` if nothing is known, as about the time after the newest proof.
     pub cause: Option<GapCause>,

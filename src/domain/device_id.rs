@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use compact_str::CompactString;
-use serde::Serialize;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// The most characters that an id may have.
@@ -35,8 +34,7 @@ pub fn is_reserved(text: &str) -> bool {
 /// assert!("pump/17".parse::<DeviceId>().is_err());
 /// # Ok::<(), heartbeatd::domain::device_id::InvalidDeviceId>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId(CompactString);
 
 impl DeviceId {

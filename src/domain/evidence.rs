@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Serialize, Serializer};
 
 use super::{Coverage, Gap, Status, Transition};
 
 /// What a device's status rests on: its silence, and how much of it was listened
 /// to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// What follows from the rest.
     pub verdict: Verdict,
@@ -18,18 +17,15 @@ pub struct Evidence {
     /// For a device that is offline, the check that found it; else now.
     pub until: DateTime<Utc>,
     /// The timeout that decides, or decided.
-    #[serde(rename = "timeout_seconds", serialize_with = "seconds")]
     pub timeout: TimeDelta,
     /// How much of the silence was listened to.
-    #[serde(rename = "listened_seconds", serialize_with = "seconds")]
     pub listened: TimeDelta,
     /// What of the silence was not, oldest first; empty if that is not known any more.
     pub gaps: Vec<Gap>,
 }
 
 /// What the evidence comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Its timeout has not been listened to since its last heartbeat.
     NotSilent,
@@ -63,8 +59,13 @@ impl Evidence {
         let listened = kept.unwrap_or_else(|| coverage.intervals().covered(silent_since, until));
         let verdict = match status {
             Status::Offline => Verdict::Offline,
-            _ if listened > timeout => Verdict::Silent,
-            _ => Verdict::NotSilent,
+            Status::Provisioning | Status::Online | Status::Error => {
+                if listened > timeout {
+                    Verdict::Silent
+                } else {
+                    Verdict::NotSilent
+                }
+            }
         };
         let gaps = coverage.gaps(silent_since, until);
         let missed: TimeDelta = gaps.iter().map(|gap| gap.interval.length()).sum();
@@ -73,10 +74,6 @@ impl Evidence {
         let gaps = if listened + missed <= until - silent_since { gaps } else { Vec::new() };
         Some(Self { verdict, silent_since, until, timeout, listened, gaps })
     }
-}
-
-fn seconds<S: Serializer>(time: &TimeDelta, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.num_milliseconds() as f64 / 1000.0)
 }
 
 #[cfg(test)]

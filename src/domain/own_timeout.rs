@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 /// A hundred years in seconds: the longest timeout that is compared with anything.
 const LONGEST: i64 = 100 * 365 * 24 * 60 * 60;
 
@@ -63,12 +61,6 @@ pub enum UnusableTimeout {
          offline"
     )]
     Endless(u64),
-}
-
-impl Serialize for UnusableTimeout {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 #[cfg(test)]

@@ -10,13 +10,11 @@
 use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 
 use super::DeviceId;
 
 /// Where a device stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Status {
     /// Registered, never seen.
     Provisioning,
@@ -31,6 +29,11 @@ pub enum Status {
 impl Status {
     /// All there are.
     pub const ALL: [Self; 4] = [Self::Provisioning, Self::Online, Self::Offline, Self::Error];
+
+    /// The status of this name; `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
 
     /// The status after a heartbeat: whatever it was before, the device lives.
     pub fn on_heartbeat(self, reports_error: bool) -> Self {
@@ -70,7 +73,7 @@ impl log::kv::ToValue for Status {
 }
 
 /// One status change of one device, as it stands in the history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// Ever growing, never reused: the key by which a receiver recognises a
     /// transition that it already has.
@@ -86,16 +89,12 @@ pub struct Transition {
     /// The device's last heartbeat as of then.
     pub last_seen_at: Option<DateTime<Utc>>,
     /// For `offline`: the instant that the last heartbeat was older than.
-    #[serde(skip)]
     pub cutoff: Option<DateTime<Utc>>,
     /// For `offline`: the timeout that decided.
-    #[serde(skip)]
     pub timeout: Option<TimeDelta>,
     /// For `offline`: how much of the silence was listened to.
-    #[serde(skip)]
     pub listened: Option<TimeDelta>,
     /// For `offline`: the instance that listened, as `mqtt.client_id` names it.
-    #[serde(skip)]
     pub instance: Option<String>,
     /// When the alert sink acknowledged it; only `offline` ones are delivered.
     pub delivered_at: Option<DateTime<Utc>>,
@@ -104,7 +103,7 @@ pub struct Transition {
 }
 
 /// An alert that was given up for the sake of the others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// When it was.
     pub at: DateTime<Utc>,
@@ -115,6 +114,19 @@ pub struct GivenUp {
 #[cfg(test)]
 mod tests {
     use super::Status::{self, *};
+
+    #[test]
+    fn all_has_every_status_and_each_is_found_by_its_name() {
+        // A fifth status does not compile here: it belongs into `Status::ALL`, too.
+        let count = match Provisioning {
+            Provisioning | Online | Offline | Error => 4,
+        };
+        assert_eq!(Status::ALL.len(), count);
+        for status in Status::ALL {
+            assert_eq!(Status::named(status.as_str()), Some(status));
+        }
+        assert_eq!(Status::named("Online"), None);
+    }
 
     #[test]
     fn a_heartbeat_brings_every_status_online_and_an_error_report_to_error() {

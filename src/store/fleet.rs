@@ -8,14 +8,13 @@ use chrono::{DateTime, Utc};
 use entity::device::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, Set, TryInsertResult};
-use serde::Serialize;
 
 use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id};
-use crate::domain::{DeviceId, OwnTimeout, Status, UnusableTimeout};
+use crate::domain::{DeviceId, OwnTimeout, Status};
 
-/// A registered device, as `device list --json` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A registered device.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Its id.
     pub id: DeviceId,
@@ -25,8 +24,6 @@ pub struct Device {
     pub last_seen_at: Option<DateTime<Utc>>,
     /// Its own timeout, as its row has it; `None`: `heartbeat.timeout`.
     pub timeout_seconds: Option<i64>,
-    /// Why that cannot be used, and what holds instead.
-    pub timeout_error: Option<UnusableTimeout>,
     /// Seconds since it booted, as it last told.
     pub uptime_seconds: Option<i64>,
     /// Bytes of free memory, as it last told.
@@ -177,7 +174,6 @@ impl TryFrom<Model> for Device {
             status: row.status.into(),
             last_seen_at: row.last_seen_at.map(|time| time.0),
             timeout_seconds: row.timeout_seconds,
-            timeout_error: row.timeout_seconds.and_then(|s| OwnTimeout::of(s).usable().err()),
             uptime_seconds: row.uptime_seconds,
             free_memory: row.free_memory,
             clock_skew_ms: row.clock_skew_ms,

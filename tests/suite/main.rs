@@ -35,4 +35,5 @@ mod specification;
 mod support;
 mod unit_file;
 mod unreadable_rows;
+mod views;
 mod watch;

@@ -1,0 +1,100 @@
+//! Devices: one, a list, and one with the evidence for its status.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::evidence::EvidenceView;
+use super::paging::Progress;
+use super::{as_optional_text, as_text};
+use crate::domain::{DeviceId, Evidence, OwnTimeout, Status, UnusableTimeout};
+use crate::store::{Device, DeviceStore, StoreError};
+
+/// A device.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DeviceView {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) id: DeviceId,
+    #[serde(serialize_with = "as_text")]
+    pub(crate) status: Status,
+    /// The time of its last heartbeat.
+    pub(crate) last_seen_at: Option<DateTime<Utc>>,
+    /// Its own timeout, as its row has it; null for the default.
+    pub(crate) timeout_seconds: Option<i64>,
+    /// The reason why its own timeout cannot be used, and what is in effect instead.
+    #[serde(serialize_with = "as_optional_text")]
+    pub(crate) timeout_error: Option<UnusableTimeout>,
+    /// Seconds since it booted, as it last told.
+    pub(crate) uptime_seconds: Option<i64>,
+    /// Bytes of free memory, as it last told.
+    pub(crate) free_memory: Option<i64>,
+    /// Its clock minus the service's.
+    pub(crate) clock_skew_ms: Option<i64>,
+    /// The error that its last heartbeat reported.
+    pub(crate) error: Option<String>,
+    /// The reason why its last payload, or a part of it, could not be read.
+    pub(crate) payload_error: Option<String>,
+    /// The time at which it became known.
+    pub(crate) registered_at: DateTime<Utc>,
+}
+
+impl From<Device> for DeviceView {
+    fn from(device: Device) -> Self {
+        let timeout = device.timeout_seconds.map(OwnTimeout::of);
+        Self {
+            id: device.id,
+            status: device.status,
+            last_seen_at: device.last_seen_at,
+            timeout_seconds: device.timeout_seconds,
+            timeout_error: timeout.and_then(|timeout| timeout.usable().err()),
+            uptime_seconds: device.uptime_seconds,
+            free_memory: device.free_memory,
+            clock_skew_ms: device.clock_skew_ms,
+            error: device.error,
+            payload_error: device.payload_error,
+            registered_at: device.registered_at,
+        }
+    }
+}
+
+/// A device with the evidence for its status.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DeviceDetail {
+    #[serde(flatten)]
+    pub(crate) device: DeviceView,
+    /// Null for a device that was never heard.
+    evidence: Option<EvidenceView>,
+}
+
+impl DeviceDetail {
+    /// Joins a device with what [`gather_evidence`](super::gather_evidence) has found.
+    pub(crate) fn new(device: Device, evidence: Option<Evidence>) -> Self {
+        Self { device: device.into(), evidence: evidence.map(EvidenceView::from) }
+    }
+}
+
+/// A list of devices in the order of their ids, read page by page.
+pub(crate) struct Devices<'a> {
+    store: &'a DeviceStore,
+    status: Option<Status>,
+    progress: Progress<DeviceId>,
+}
+
+impl<'a> Devices<'a> {
+    /// Begins the list of all devices, or of those with `status`.
+    pub(crate) fn new(store: &'a DeviceStore, status: Option<Status>) -> Self {
+        Self { store, status, progress: Progress::of_at_most(u64::MAX) }
+    }
+
+    /// Reads the next page; `None` after the last one. Devices whose rows cannot be read are
+    /// left out and do not shorten a page.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub(crate) async fn next_page(&mut self) -> Result<Option<Vec<DeviceView>>, StoreError> {
+        let Some(limit) = self.progress.limit() else { return Ok(None) };
+        let page = self.store.devices(self.status, self.progress.last(), limit).await?;
+        self.progress.note(limit, &page, |last| last.id.clone());
+        Ok(Some(page.into_iter().map(DeviceView::from).collect()))
+    }
+}

@@ -1,0 +1,310 @@
+//! Evidence: why a device is offline, or why it is not.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Serialize, Serializer};
+
+use super::text;
+use crate::Config;
+use crate::domain::{Coverage, Evidence, Gap, GapCause, Status, Verdict};
+use crate::store::{Device, DeviceStore, StoreError};
+
+/// The most gaps that an explanation lists; the newest.
+const LISTED_GAPS: usize = 20;
+
+/// The evidence for a device's status.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct EvidenceView {
+    verdict: &'static str,
+    /// The time of the last heartbeat, with which the silence began.
+    silent_since: DateTime<Utc>,
+    /// For an offline device the time of the check that found it, otherwise now.
+    until: DateTime<Utc>,
+    #[serde(serialize_with = "as_seconds")]
+    timeout_seconds: TimeDelta,
+    /// The listened part of the silence.
+    #[serde(serialize_with = "as_seconds")]
+    listened_seconds: TimeDelta,
+    /// The other part, oldest first; empty if it is not known any more.
+    gaps: Vec<GapView>,
+}
+
+/// A time that does not count as silence.
+#[derive(Clone, Debug, Serialize)]
+struct GapView {
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+    /// Null if it is not known.
+    cause: Option<&'static str>,
+}
+
+impl From<Evidence> for EvidenceView {
+    fn from(evidence: Evidence) -> Self {
+        Self {
+            verdict: match evidence.verdict {
+                Verdict::NotSilent => "not_silent",
+                Verdict::Silent => "silent",
+                Verdict::Offline => "offline",
+            },
+            silent_since: evidence.silent_since,
+            until: evidence.until,
+            timeout_seconds: evidence.timeout,
+            listened_seconds: evidence.listened,
+            gaps: evidence.gaps.into_iter().map(GapView::from).collect(),
+        }
+    }
+}
+
+impl From<Gap> for GapView {
+    fn from(Gap { interval, cause }: Gap) -> Self {
+        Self { from: interval.from, until: interval.until, cause: cause.map(GapCause::as_str) }
+    }
+}
+
+fn as_seconds<S: Serializer>(time: &TimeDelta, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.num_milliseconds() as f64 / 1000.0)
+}
+
+/// The settings of the service on which evidence depends.
+#[derive(Clone, Debug)]
+pub(crate) struct EvidenceSettings {
+    /// The instance that listens now, by its `mqtt.client_id`.
+    instance: String,
+    /// The default timeout.
+    timeout: Duration,
+    /// The time between two confirmations that the service is listening.
+    confirm_interval: Duration,
+}
+
+impl From<&Config> for EvidenceSettings {
+    fn from(config: &Config) -> Self {
+        Self {
+            instance: config.mqtt.client_id.clone(),
+            timeout: config.heartbeat.timeout,
+            confirm_interval: config.mqtt.confirm_interval(),
+        }
+    }
+}
+
+/// Reads and weighs the evidence for a device's status as of `now`. `None` if the device was
+/// never heard.
+///
+/// # Errors
+///
+/// If the database fails.
+pub(crate) async fn gather_evidence(
+    settings: &EvidenceSettings,
+    store: &DeviceStore,
+    device: &Device,
+    now: DateTime<Utc>,
+) -> Result<Option<Evidence>, StoreError> {
+    let Some(last_seen_at) = device.last_seen_at else { return Ok(None) };
+    let newest = store.history(Some(&device.id), None, 1).await?;
+    let newest = newest.first();
+    // The instance that took it offline, or else the one that listens now.
+    let instance = newest.and_then(|newest| newest.instance.as_ref());
+    let instance = instance.unwrap_or(&settings.instance);
+    let listened = store.listened(instance, last_seen_at, now).await?;
+    let coverage = Coverage::new(settings.confirm_interval).with(listened);
+    let timeout = device.timeout().unwrap_or(settings.timeout);
+    let seen = device.last_seen_at;
+    Ok(Evidence::weigh(device.status, seen, timeout, newest, &coverage, now))
+}
+
+/// The evidence for a device's status in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Explanation {
+    /// The sentence that says why the device is offline, or why it is not.
+    pub(crate) sentence: String,
+    /// The parts of the silence that do not count, oldest first.
+    pub(crate) not_counted: Vec<String>,
+}
+
+impl Explanation {
+    /// Puts the evidence for `status` into words.
+    pub(crate) fn of(
+        status: Status,
+        evidence: Option<&Evidence>,
+        settings: &EvidenceSettings,
+    ) -> Self {
+        let Some(evidence) = evidence else {
+            let sentence = format!("{status}: never heard, so it cannot fall silent");
+            return Self { sentence, not_counted: Vec::new() };
+        };
+        Self {
+            sentence: format!("{status}: {}", reason(evidence)),
+            not_counted: not_counted(evidence, settings),
+        }
+    }
+}
+
+/// The evidence as one sentence, without the status.
+fn reason(evidence: &Evidence) -> String {
+    let silence = text::duration(evidence.until - evidence.silent_since);
+    let (listened, timeout) = (text::duration(evidence.listened), text::duration(evidence.timeout));
+    let until = text::time(Some(evidence.until));
+    match evidence.verdict {
+        // Found by a version that kept nothing else.
+        Verdict::Offline if evidence.listened <= evidence.timeout => {
+            format!("found silent by the check at {until}; what it rested on was not kept")
+        }
+        Verdict::Offline => format!(
+            "{listened} of its {silence} of silence until the check at {until} were listened to, \
+             more than its timeout of {timeout}"
+        ),
+        Verdict::Silent => format!(
+            "{listened} of its {silence} of silence were listened to, more than its timeout of \
+             {timeout}: the next check takes it offline"
+        ),
+        Verdict::NotSilent => format!(
+            "heard {silence} ago, of which {listened} were listened to; it is offline when that \
+             is more than {timeout}"
+        ),
+    }
+}
+
+fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> {
+    if gaps_are_forgotten(evidence) {
+        return vec!["the rest; the gaps are not kept any more".to_owned()];
+    }
+    // The newest seconds are not proven before the next echo.
+    let fresh = TimeDelta::from_std(3 * settings.confirm_interval).unwrap_or(TimeDelta::MAX);
+    let is_told = |gap: &&Gap| gap.cause.is_some() || gap.interval.length() > fresh;
+    let gaps: Vec<_> = evidence.gaps.iter().filter(is_told).collect();
+    let older = gaps.len().saturating_sub(LISTED_GAPS);
+    let older_told = (older > 0).then(|| format!("{older} older gaps, and"));
+    older_told.into_iter().chain(gaps[older..].iter().map(|gap| gap_in_words(gap))).collect()
+}
+
+/// True for an offline device of which only the sum of its listened silence is left. One
+/// that rests on nothing has no gaps either, and its sentence says so.
+fn gaps_are_forgotten(evidence: &Evidence) -> bool {
+    evidence.verdict == Verdict::Offline
+        && evidence.gaps.is_empty()
+        && evidence.listened > evidence.timeout
+        && evidence.listened < evidence.until - evidence.silent_since
+}
+
+fn gap_in_words(Gap { interval, cause }: &Gap) -> String {
+    let (from, until) = (text::time(Some(interval.from)), text::time(Some(interval.until)));
+    let cause = cause.map_or_else(
+        || "nothing proves that the service was listening".to_owned(),
+        |cause| cause.to_string(),
+    );
+    format!("{} from {from} to {until}: {cause}", text::duration(interval.length()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Interval;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_435_200 + seconds, 0).expect("small")
+    }
+
+    fn gap(from: i64, until: i64, cause: Option<GapCause>) -> Gap {
+        Gap { interval: Interval { from: at(from), until: at(until) }, cause }
+    }
+
+    /// A device that was silent for 300 s, of which 120 s were listened to.
+    fn evidence(verdict: Verdict, timeout: i64, gaps: Vec<Gap>) -> Evidence {
+        Evidence {
+            verdict,
+            silent_since: at(0),
+            until: at(300),
+            timeout: TimeDelta::seconds(timeout),
+            listened: TimeDelta::seconds(120),
+            gaps,
+        }
+    }
+
+    fn explain(status: Status, evidence: Option<&Evidence>) -> Explanation {
+        let settings = EvidenceSettings {
+            instance: "heartbeatd".to_owned(),
+            timeout: Duration::from_secs(180),
+            confirm_interval: Duration::from_secs(5),
+        };
+        Explanation::of(status, evidence, &settings)
+    }
+
+    #[test]
+    fn each_verdict_has_its_sentence() {
+        for (status, verdict, timeout, expected) in [
+            (
+                Status::Error,
+                Verdict::NotSilent,
+                180,
+                "error: heard 5m ago, of which 2m were listened to; it is offline when that is \
+                 more than 3m",
+            ),
+            (
+                Status::Online,
+                Verdict::Silent,
+                60,
+                "online: 2m of its 5m of silence were listened to, more than its timeout of 1m: \
+                 the next check takes it offline",
+            ),
+            (
+                Status::Offline,
+                Verdict::Offline,
+                60,
+                "offline: 2m of its 5m of silence until the check at 2026-11-23T12:05:00Z were \
+                 listened to, more than its timeout of 1m",
+            ),
+            (
+                Status::Offline,
+                Verdict::Offline,
+                120,
+                "offline: found silent by the check at 2026-11-23T12:05:00Z; what it rested on was \
+                 not kept",
+            ),
+        ] {
+            let evidence = evidence(verdict, timeout, Vec::new());
+            assert_eq!(explain(status, Some(&evidence)).sentence, expected);
+        }
+        let never_heard = explain(Status::Provisioning, None);
+        assert_eq!(never_heard.sentence, "provisioning: never heard, so it cannot fall silent");
+        assert!(never_heard.not_counted.is_empty());
+    }
+
+    #[test]
+    fn the_gaps_are_listed_except_for_the_newest_seconds_that_no_echo_has_proven_yet() {
+        let restart = gap(100, 270, Some(GapCause::NotRunning));
+        let unproven = |length: i64| gap(300 - length, 300, None);
+        for (newest, expected) in [
+            (unproven(15), &[][..]),
+            (
+                unproven(16),
+                &[
+                    "16s from 2026-11-23T12:04:44Z to 2026-11-23T12:05:00Z: nothing proves that the \
+                   service was listening",
+                ],
+            ),
+        ] {
+            let evidence = evidence(Verdict::NotSilent, 180, vec![restart, newest]);
+            let told = explain(Status::Online, Some(&evidence)).not_counted;
+            let first = "2m 50s from 2026-11-23T12:01:40Z to 2026-11-23T12:04:30Z: the service was \
+                         not running or not connected yet";
+            assert_eq!(told, [&[first], expected].concat());
+        }
+    }
+
+    #[test]
+    fn of_many_gaps_the_older_ones_are_counted() {
+        let gaps = (0..30).map(|n| gap(6 * n, 6 * n + 1, Some(GapCause::NoEcho))).collect();
+        let told = explain(Status::Online, Some(&evidence(Verdict::NotSilent, 180, gaps)));
+        assert_eq!(told.not_counted.len(), 1 + LISTED_GAPS);
+        assert_eq!(told.not_counted[0], "10 older gaps, and");
+        assert!(told.not_counted[1].contains("from 2026-11-23T12:01:00Z"));
+    }
+
+    #[test]
+    fn gaps_that_are_not_kept_any_more_are_said_to_be() {
+        let told = explain(Status::Offline, Some(&evidence(Verdict::Offline, 60, Vec::new())));
+        assert_eq!(told.not_counted, ["the rest; the gaps are not kept any more"]);
+        let imported = evidence(Verdict::Offline, 180, Vec::new());
+        assert!(explain(Status::Offline, Some(&imported)).not_counted.is_empty());
+    }
+}

@@ -1,0 +1,174 @@
+//! The JSON of the commands, byte for byte: programs rely on each key, and on their order.
+
+use crate::support::database::TestDatabase;
+use crate::support::service::Place;
+
+/// A device in each status: one with every column set, one with none, and one whose timeout is
+/// unusable.
+const DEVICES: &str = "
+    INSERT INTO device (id, status, last_seen_at, timeout_seconds, uptime_seconds, free_memory,
+                        clock_skew_ms, error, payload_error, registered_at)
+    VALUES
+    ('fan', 'provisioning', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1795435200000),
+    ('press', 'error', 1795435200250, -7, 60, NULL, -3, 'valve \"B\" stuck é', NULL, 1795435200000),
+    ('pump \"1\"', 'online', 1795435201000, 90, 3600, 123456, 0, NULL, 'error: not a text', 1795435200001),
+    ('valve', 'offline', 1795435260000, 60, NULL, NULL, NULL, NULL, NULL, 1795435200000)";
+
+/// The silence of the device `valve`, with a gap of each cause and one without a cause.
+const LISTENING: &str = "
+    INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause)
+    VALUES
+    ('gateway', 1795435200000, 1795435300500, NULL),
+    ('gateway', 1795435310000, 1795435320000, 'not_running'),
+    ('gateway', 1795435330000, 1795435340000, 'disconnected'),
+    ('gateway', 1795435350000, 1795435360000, 'no_echo'),
+    ('gateway', 1795435370000, 1795435380000, 'shed'),
+    ('gateway', 1795435390000, 1795435400000, 'clock_step'),
+    ('gateway', 1795435410000, 1795435420000, NULL)";
+
+/// An alert that was given up, and the way of the device `valve` to offline.
+const TRANSITIONS: &str = "
+    INSERT INTO status_transition (device_id, from_status, to_status, at, last_seen_at, cutoff,
+                                   timeout_ms, listened_ms, instance, delivered_at, given_up_at,
+                                   given_up_why)
+    VALUES
+    ('fan', 'online', 'offline', 1795435250000, 1795435000000, 1795435070000, 180000, 250000,
+     'gateway', NULL, 1795435260000, 'too long'),
+    ('valve', 'provisioning', 'online', 1795435260000, 1795435260000, NULL, NULL, NULL, NULL,
+     NULL, NULL, NULL),
+    ('valve', 'online', 'offline', 1795435420000, 1795435260000, 1795435360000, 60000, 100500,
+     'gateway', 1795435420005, NULL, NULL)";
+
+const DEVICE_LIST: &str = r#"[
+{"id":"fan","status":"provisioning","last_seen_at":null,"timeout_seconds":null,"timeout_error":null,"uptime_seconds":null,"free_memory":null,"clock_skew_ms":null,"error":null,"payload_error":null,"registered_at":"2026-11-23T12:00:00Z"},
+{"id":"press","status":"error","last_seen_at":"2026-11-23T12:00:00.250Z","timeout_seconds":-7,"timeout_error":"a timeout_seconds of -7 is unusable: it is not positive; the default is in effect","uptime_seconds":60,"free_memory":null,"clock_skew_ms":-3,"error":"valve \"B\" stuck é","payload_error":null,"registered_at":"2026-11-23T12:00:00Z"},
+{"id":"pump \"1\"","status":"online","last_seen_at":"2026-11-23T12:00:01Z","timeout_seconds":90,"timeout_error":null,"uptime_seconds":3600,"free_memory":123456,"clock_skew_ms":0,"error":null,"payload_error":"error: not a text","registered_at":"2026-11-23T12:00:00.001Z"},
+{"id":"valve","status":"offline","last_seen_at":"2026-11-23T12:01:00Z","timeout_seconds":60,"timeout_error":null,"uptime_seconds":null,"free_memory":null,"clock_skew_ms":null,"error":null,"payload_error":null,"registered_at":"2026-11-23T12:00:00Z"}
+]
+"#;
+
+const DEVICE_NEVER_HEARD: &str = r#"{
+  "id": "fan",
+  "status": "provisioning",
+  "last_seen_at": null,
+  "timeout_seconds": null,
+  "timeout_error": null,
+  "uptime_seconds": null,
+  "free_memory": null,
+  "clock_skew_ms": null,
+  "error": null,
+  "payload_error": null,
+  "registered_at": "2026-11-23T12:00:00Z",
+  "evidence": null
+}
+"#;
+
+const DEVICE_OFFLINE: &str = r#"{
+  "id": "valve",
+  "status": "offline",
+  "last_seen_at": "2026-11-23T12:01:00Z",
+  "timeout_seconds": 60,
+  "timeout_error": null,
+  "uptime_seconds": null,
+  "free_memory": null,
+  "clock_skew_ms": null,
+  "error": null,
+  "payload_error": null,
+  "registered_at": "2026-11-23T12:00:00Z",
+  "evidence": {
+    "verdict": "offline",
+    "silent_since": "2026-11-23T12:01:00Z",
+    "until": "2026-11-23T12:03:40Z",
+    "timeout_seconds": 60.0,
+    "listened_seconds": 100.5,
+    "gaps": [
+      {
+        "from": "2026-11-23T12:01:40.500Z",
+        "until": "2026-11-23T12:01:50Z",
+        "cause": "not_running"
+      },
+      {
+        "from": "2026-11-23T12:02:00Z",
+        "until": "2026-11-23T12:02:10Z",
+        "cause": "disconnected"
+      },
+      {
+        "from": "2026-11-23T12:02:20Z",
+        "until": "2026-11-23T12:02:30Z",
+        "cause": "no_echo"
+      },
+      {
+        "from": "2026-11-23T12:02:40Z",
+        "until": "2026-11-23T12:02:50Z",
+        "cause": "shed"
+      },
+      {
+        "from": "2026-11-23T12:03:00Z",
+        "until": "2026-11-23T12:03:10Z",
+        "cause": "clock_step"
+      },
+      {
+        "from": "2026-11-23T12:03:20Z",
+        "until": "2026-11-23T12:03:30Z",
+        "cause": null
+      }
+    ]
+  }
+}
+"#;
+
+const HISTORY: &str = r#"[
+{"sequence":3,"device_id":"valve","from":"online","to":"offline","at":"2026-11-23T12:03:40Z","last_seen_at":"2026-11-23T12:01:00Z","delivered_at":"2026-11-23T12:03:40.005Z","given_up":null},
+{"sequence":2,"device_id":"valve","from":"provisioning","to":"online","at":"2026-11-23T12:01:00Z","last_seen_at":"2026-11-23T12:01:00Z","delivered_at":null,"given_up":null},
+{"sequence":1,"device_id":"fan","from":"online","to":"offline","at":"2026-11-23T12:00:50Z","last_seen_at":"2026-11-23T11:56:40Z","delivered_at":null,"given_up":{"at":"2026-11-23T12:01:00Z","why":"too long"}}
+]
+"#;
+
+async fn place() -> Place {
+    let place = Place::new();
+    assert!(place.run(&["device", "add", "first"]).status.success());
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    for sql in ["DELETE FROM device", DEVICES, LISTENING, TRANSITIONS] {
+        database.execute(sql).await;
+    }
+    place
+}
+
+#[track_caller]
+fn assert_prints(place: &Place, arguments: &[&str], expected: &str) {
+    let out = place.run(arguments);
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && errors.is_empty(), "{arguments:?}: {errors}");
+    let printed = String::from_utf8(out.stdout).expect("it is text");
+    assert_eq!(printed, expected, "{arguments:?} printed\n{printed}");
+}
+
+/// The lines of a list that contain `text`, as a list.
+fn only(list: &str, text: &str) -> String {
+    let items = list.lines().filter(|line| line.contains(text));
+    let items: Vec<_> = items.map(|line| line.trim_end_matches(',')).collect();
+    format!("[\n{}\n]\n", items.join(",\n"))
+}
+
+#[actix_rt::test]
+async fn the_json_of_devices_stays_as_it_is() {
+    let place = place().await;
+    assert_prints(&place, &["device", "list", "--json"], DEVICE_LIST);
+    for status in ["provisioning", "online", "offline", "error"] {
+        let expected = only(DEVICE_LIST, &format!(r#""status":"{status}""#));
+        assert_prints(&place, &["device", "list", "--json", "--status", status], &expected);
+    }
+    assert_prints(&place, &["device", "show", "fan", "--json"], DEVICE_NEVER_HEARD);
+    assert_prints(&place, &["device", "show", "valve", "--json"], DEVICE_OFFLINE);
+}
+
+#[actix_rt::test]
+async fn the_json_of_transitions_stays_as_it_is() {
+    let place = place().await;
+    assert_prints(&place, &["history", "--json"], HISTORY);
+    let of_fan = only(HISTORY, r#""device_id":"fan""#);
+    assert_prints(&place, &["history", "fan", "--json"], &of_fan);
+    let newest = only(HISTORY, r#""sequence":3"#);
+    assert_prints(&place, &["history", "valve", "--limit", "1", "--json"], &newest);
+    assert_prints(&place, &["history", "pump", "--json"], "[]\n");
+}
