@@ -261,12 +261,12 @@ impl AppBuilder {
             sink.unwrap_or_else(|| on_own_thread("alert_sink", AlertSink::default).recipient());
         let courier = on_own_thread("courier", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
-            let patience = config.alerts.timeout;
+            let patience = config.alerts.timeout.get();
             move || Courier::new(registry, sink, patience, clock, metrics)
         });
         let ticker = on_own_thread("ticker", {
             let (registry, courier) = (registry.clone(), courier.clone().recipient());
-            let check_interval = config.heartbeat.check_interval;
+            let check_interval = config.heartbeat.check_interval.get();
             move || Ticker::new(check_interval, registry, courier, clock)
         });
 

@@ -1,41 +1,51 @@
-//! The configuration: `config.toml`, overlaid with the environment, validated
-//! before anything starts.
+//! The configuration: `config.toml`, overlaid with the environment.
 //!
-//! Loading opens no port and no database: `heartbeatd check-config` does nothing
-//! else.
+//! All of it is read and checked before anything starts: each value as it is parsed
+//! (`values`), then the rules between keys (`consistency`). Loading opens no port and no
+//! database; `heartbeatd check-config` does nothing else.
+//!
+//! The defaults are those of the `config.toml` in the repository, which is compiled in.
+//! A new key is a field here, a line there, and if it has bounds a function in `values`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-mod bounds;
+mod consistency;
 mod error;
 mod files;
 mod load;
+mod values;
 
-pub(crate) use self::bounds::MAX_TIMEOUT;
 pub use self::error::{ConfigError, Place};
 pub use self::load::Loaded;
+pub(crate) use self::values::MAX_TIMEOUT;
+use self::values::echo_interval;
+pub use self::values::{InvalidValue, NonZeroDuration, Qos, WholeSeconds};
 use crate::mqtt::TopicPattern;
 pub use crate::secrets::{BrokerUrl, DatabaseUrl, InvalidUrl, Secret};
 
-/// The prefix of the environment variables that override keys:
-/// `HEARTBEATD_MQTT__URL` is `mqtt.url`.
+/// The prefix of the environment variables that override keys: `HEARTBEATD_MQTT__URL`
+/// sets `mqtt.url`.
 pub const ENVIRONMENT_PREFIX: &str = "HEARTBEATD";
 
-/// Where the configuration is looked for when no path is given.
+/// The path of the configuration if none is given.
 pub const DEFAULT_PATH: &str = "config.toml";
 
-/// All that can be configured. [`Config::default`] is what `config.toml` in the
-/// repository spells out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// The file that explains every key and has every default.
+const DEFAULTS: &str = include_str!("../config.toml");
+
+/// The whole configuration. [`Config::default`] is what `config.toml` in the repository
+/// says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
-    /// When a device counts as silent, and how often that is looked at.
+    /// The silence after which a device is offline, and the intervals of the work.
     pub heartbeat: HeartbeatConfig,
-    /// Who may register.
+    /// The devices that may register.
     pub devices: DevicesConfig,
     /// The broker.
     pub mqtt: MqttConfig,
@@ -43,140 +53,113 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// Health and metrics.
     pub http: HttpConfig,
-    /// Handing over offline devices.
+    /// The delivery of offline devices.
     pub alerts: AlertsConfig,
     /// Past status changes.
     pub history: HistoryConfig,
 }
 
-/// `[heartbeat]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HeartbeatConfig {
-    /// How long a device may be silent before it is offline.
-    #[serde(with = "crate::duration")]
-    pub timeout: Duration,
-    /// How often silent devices are looked for.
-    #[serde(with = "crate::duration")]
-    pub check_interval: Duration,
-    /// How often received heartbeats are written to the database.
-    #[serde(with = "crate::duration")]
-    pub flush_interval: Duration,
-    /// How far a device's clock may be off before a warning is logged.
-    #[serde(with = "crate::duration")]
-    pub max_clock_skew: Duration,
+impl Default for Config {
+    fn default() -> Self {
+        static PARSED: LazyLock<Config> = LazyLock::new(|| {
+            toml::from_str(DEFAULTS).expect("the config.toml that is compiled in is valid")
+        });
+        PARSED.clone()
+    }
 }
 
-impl Default for HeartbeatConfig {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(180),
-            check_interval: Duration::from_secs(60),
-            flush_interval: Duration::from_secs(1),
-            max_clock_skew: Duration::from_secs(30),
-        }
-    }
+/// `[heartbeat]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatConfig {
+    /// The silence after which a device is offline, unless it has its own timeout.
+    #[serde(deserialize_with = "values::timeout")]
+    pub timeout: NonZeroDuration,
+    /// The time between two checks for silent devices.
+    #[serde(deserialize_with = "values::check_interval")]
+    pub check_interval: NonZeroDuration,
+    /// The time between two writes of received heartbeats to the database.
+    #[serde(deserialize_with = "values::flush_interval")]
+    pub flush_interval: NonZeroDuration,
+    /// The skew of a device's clock above which a warning is logged.
+    #[serde(
+        deserialize_with = "values::max_clock_skew",
+        serialize_with = "crate::duration::serialize"
+    )]
+    pub max_clock_skew: Duration,
 }
 
 /// `[devices]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct DevicesConfig {
-    /// Whether a device's first heartbeat registers it.
+    /// True if a device's first heartbeat registers it.
     pub auto_register: bool,
-    /// How many devices heartbeats may register; also bounds the memory.
+    /// The most devices that heartbeats may register; also bounds the memory.
+    #[serde(deserialize_with = "values::device_count")]
     pub max_devices: u64,
-    /// How many devices heartbeats may register in a second, once the burst is used up.
+    /// The devices that heartbeats may register per second, once the burst is used up.
+    #[serde(deserialize_with = "values::registrations")]
     pub registration_rate: u64,
-    /// How many devices heartbeats may register at once.
+    /// The devices that heartbeats may register at once.
+    #[serde(deserialize_with = "values::registrations")]
     pub registration_burst: u64,
-}
-
-impl Default for DevicesConfig {
-    fn default() -> Self {
-        Self {
-            auto_register: true,
-            max_devices: 1_000_000,
-            registration_rate: 1_000,
-            registration_burst: 100_000,
-        }
-    }
 }
 
 /// `[mqtt]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct MqttConfig {
     /// `mqtt://host:1883` or `mqtts://host:8883`; unset: the embedded broker.
     pub url: Option<BrokerUrl>,
     /// The name by which the broker knows this instance.
+    #[serde(deserialize_with = "values::topic_level")]
     pub client_id: String,
-    /// Where heartbeats are published; exactly one level is `+`, the device id.
+    /// The topic of heartbeats; exactly one level is `+`, the device id.
     pub topic: TopicPattern,
-    /// The quality of service of the subscription: 0, 1 or 2.
-    pub qos: u8,
-    /// How long the connection may be idle before it is probed.
-    #[serde(with = "crate::duration")]
-    pub keep_alive: Duration,
-    /// How often the service proves to itself that it is listening.
-    #[serde(with = "crate::duration")]
-    pub echo_interval: Duration,
-    /// Where that is published; unset: see [`MqttConfig::echo_topic`].
+    /// The quality of service of the subscription and the echoes.
+    pub qos: Qos,
+    /// The idle time after which the connection is probed.
+    pub keep_alive: WholeSeconds,
+    /// The time between two echoes, which prove that the service is listening. `None`:
+    /// being connected is the proof.
+    #[serde(with = "echo_interval")]
+    pub echo_interval: Option<NonZeroDuration>,
+    /// The topic of echoes; for the default see [`MqttConfig::echo_topic`].
     pub echo_topic: Option<String>,
-    /// Several instances share the heartbeats of one group.
+    /// The group whose members share the heartbeats.
+    #[serde(default, deserialize_with = "values::share_group")]
     pub share_group: Option<String>,
     /// The version of the protocol.
     pub version: MqttVersion,
-    /// Who this instance is to the broker.
+    /// The user name for the broker.
+    #[serde(default, deserialize_with = "values::username")]
     pub username: Option<String>,
-    /// What proves it.
+    /// The password for the broker.
     pub password: Option<Secret>,
     /// A file that holds the password instead.
     pub password_file: Option<PathBuf>,
-    /// The certificate authority that signed the broker's certificate (PEM).
+    /// The certificate authority that signed the broker's certificate (PEM); unset: those
+    /// that the system trusts.
     pub ca_file: Option<PathBuf>,
     /// This instance's certificate (PEM).
     pub cert_file: Option<PathBuf>,
     /// The key of that certificate (PEM).
     pub key_file: Option<PathBuf>,
-    /// How many received messages may wait to be processed.
+    /// The most received messages that may wait to be processed.
+    #[serde(deserialize_with = "values::backlog")]
     pub max_backlog: usize,
     /// The broker in this process.
     pub embedded: EmbeddedConfig,
 }
 
-impl Default for MqttConfig {
-    fn default() -> Self {
-        Self {
-            url: None,
-            client_id: "heartbeatd".to_owned(),
-            topic: TopicPattern::default(),
-            qos: 1,
-            keep_alive: Duration::from_secs(30),
-            echo_interval: Duration::from_secs(5),
-            echo_topic: None,
-            share_group: None,
-            version: MqttVersion::V5,
-            username: None,
-            password: None,
-            password_file: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-            max_backlog: 1_000_000,
-            embedded: EmbeddedConfig::default(),
-        }
-    }
-}
-
 impl MqttConfig {
-    /// Where echoes are published: `mqtt.echo_topic`, else `heartbeatd/CLIENT_ID/echo`,
-    /// or with the embedded broker a reserved device's topic, so that the very
-    /// subscription of the heartbeats is proven. `None` with `echo_interval` at zero.
+    /// The topic on which echoes are published: `mqtt.echo_topic`, else
+    /// `heartbeatd/CLIENT_ID/echo`. With the embedded broker the default is a reserved
+    /// device's topic, so that echoes prove the subscription of the heartbeats itself.
+    /// `None` if there are no echoes.
     pub fn echo_topic(&self) -> Option<String> {
-        if self.echo_interval.is_zero() {
-            return None;
-        }
+        self.echo_interval?;
         let inside = self.url.is_none() && self.share_group.is_none();
         Some(match &self.echo_topic {
             Some(topic) => topic.clone(),
@@ -190,11 +173,11 @@ impl MqttConfig {
         format!("{}{}", crate::domain::device_id::RESERVED_PREFIX, self.client_id)
     }
 
-    /// How often listening is confirmed: by an echo, or with `echo_interval` at
-    /// zero once a second for as long as the subscription stands.
+    /// The time between two confirmations of listening: that between echoes, or without
+    /// echoes one second, for as long as the subscription stands.
     pub fn confirm_interval(&self) -> Duration {
         const WITHOUT_ECHO: Duration = Duration::from_secs(1);
-        if self.echo_interval.is_zero() { WITHOUT_ECHO } else { self.echo_interval }
+        self.echo_interval.map_or(WITHOUT_ECHO, NonZeroDuration::get)
     }
 }
 
@@ -211,7 +194,7 @@ pub enum MqttVersion {
 }
 
 impl MqttVersion {
-    /// As `mqtt.version` has it.
+    /// The version as `mqtt.version` writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V5 => "5",
@@ -227,19 +210,19 @@ impl TryFrom<String> for MqttVersion {
         match text.as_str() {
             "5" => Ok(Self::V5),
             "3.1.1" => Ok(Self::V311),
-            other => Err(format!("{other:?} is no version of MQTT: \"5\" or \"3.1.1\"")),
+            other => Err(format!("{other:?} is not a version of MQTT: \"5\" or \"3.1.1\"")),
         }
     }
 }
 
 /// `[mqtt.embedded]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct EmbeddedConfig {
-    /// Where devices connect to; port 0: any free one.
+    /// The address that devices connect to; port 0: any free one.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-    /// Who may connect, as `mosquitto_passwd` writes it; unset: anybody, from
+    /// The users that may connect, in a file of `mosquitto_passwd`; unset: anybody, from
     /// this machine only.
     pub users_file: Option<PathBuf>,
 }
@@ -252,15 +235,9 @@ fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAd
     })
 }
 
-impl Default for EmbeddedConfig {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), users_file: None }
-    }
-}
-
 /// `[database]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
     /// `sqlite://PATH?mode=rwc` or `postgres://USER@HOST/NAME`.
     pub url: DatabaseUrl,
@@ -268,68 +245,43 @@ pub struct DatabaseConfig {
     pub url_file: Option<PathBuf>,
 }
 
-impl Default for DatabaseConfig {
-    fn default() -> Self {
-        Self { url: "sqlite://heartbeatd.db?mode=rwc".to_owned().into(), url_file: None }
-    }
-}
-
 /// `[http]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct HttpConfig {
-    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    /// The address at which `/healthz`, `/readyz` and `/metrics` are served.
     pub listen: HttpListen,
-    /// What a request that changes something has to present.
+    /// The token that a request must present to change something.
     pub token: Option<Secret>,
     /// A file that holds the token instead.
     pub token_file: Option<PathBuf>,
 }
 
-impl Default for HttpConfig {
-    fn default() -> Self {
-        let listen = HttpListen::At(SocketAddr::from(([127, 0, 0, 1], 8080)));
-        Self { listen, token: None, token_file: None }
-    }
-}
-
-/// Where HTTP is served, if at all.
+/// The address at which HTTP is served, if it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpListen {
-    /// Not at all.
+    /// HTTP is not served.
     Off,
-    /// Here; port 0: any free one.
+    /// This address; port 0: any free one.
     At(SocketAddr),
 }
 
 /// `[alerts]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct AlertsConfig {
-    /// How long the alert sink may take for one delivery.
-    #[serde(with = "crate::duration")]
-    pub timeout: Duration,
-}
-
-impl Default for AlertsConfig {
-    fn default() -> Self {
-        Self { timeout: Duration::from_secs(30) }
-    }
+    /// The time that the alert sink may take for one delivery.
+    #[serde(deserialize_with = "values::alert_timeout")]
+    pub timeout: NonZeroDuration,
 }
 
 /// `[history]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct HistoryConfig {
-    /// How long status changes are kept.
-    #[serde(with = "crate::duration")]
-    pub retention: Duration,
-}
-
-impl Default for HistoryConfig {
-    fn default() -> Self {
-        Self { retention: Duration::from_secs(90 * 24 * 60 * 60) }
-    }
+    /// The time for which status changes are kept.
+    #[serde(deserialize_with = "values::retention")]
+    pub retention: NonZeroDuration,
 }
 
 impl<'de> Deserialize<'de> for HttpListen {
@@ -355,8 +307,8 @@ impl Serialize for HttpListen {
 }
 
 impl Config {
-    /// Reads `path` (without one: `config.toml` in the working directory, if
-    /// there is one) and the environment, and validates what they say.
+    /// Reads the file at `path` and the environment, and checks both. Without a path it is
+    /// `config.toml` in the working directory, if there is such a file.
     ///
     /// # Errors
     ///

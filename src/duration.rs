@@ -1,7 +1,7 @@
 //! Durations as people write them: `500ms`, `90s`, `3m`, `1h 30m`, `90d`.
 //!
-//! The largest unit that is written is a day: a month and a year have no length that
-//! everybody agrees on. For a configuration's fields: `#[serde(with = "crate::duration")]`.
+//! The largest unit that is written is a day, because the length of a month or a year is
+//! ambiguous.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serializer, de};
 const SECOND: u128 = 1_000_000_000;
 const DAY: u128 = 24 * 60 * 60 * SECOND;
 
-/// The units that are written, in nanoseconds, from large to small.
+/// The units in which durations are written, in nanoseconds, from large to small.
 const WRITTEN: [(&str, u128); 7] = [
     ("d", DAY),
     ("h", 60 * 60 * SECOND),
@@ -33,11 +33,11 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, InvalidDuration> {
     Err(InvalidDuration { why: why.into() })
 }
 
-/// Reads a duration: numbers with their units, the sum of which it is.
+/// Reads a duration: the sum of numbers with units.
 ///
 /// # Errors
 ///
-/// [`InvalidDuration`] if a unit is missing or unknown, or if it is too long for a
+/// [`InvalidDuration`] if a unit is missing or unknown, or if the sum is too long for a
 /// [`Duration`].
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let mut rest = text.trim();
@@ -67,10 +67,10 @@ fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
 
 fn in_nanoseconds(number: &str, unit: &str) -> Result<u128, InvalidDuration> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    // As many digits as there are nanoseconds in a year: the product fits.
+    // Enough digits for the nanoseconds of a year, and few enough for the product to fit.
     const DIGITS: usize = 17;
     let (Ok(whole), Ok(parts)) = (whole.parse::<u128>(), fraction.parse::<u128>()) else {
-        return invalid("a number is missing or not one");
+        return invalid("a number is missing or malformed");
     };
     if unit.is_empty() {
         return invalid(format!("{number} has no unit: {number}s is meant?"));
@@ -78,7 +78,7 @@ fn in_nanoseconds(number: &str, unit: &str) -> Result<u128, InvalidDuration> {
     let length = length(unit)?;
     let scale = 10_u128.checked_pow(fraction.len() as u32).filter(|_| fraction.len() <= DIGITS);
     let Some(scale) = scale.filter(|scale| (parts * length).is_multiple_of(*scale)) else {
-        return invalid("it has parts of a nanosecond");
+        return invalid("it has fractions of a nanosecond");
     };
     Ok(whole.saturating_mul(length).saturating_add(parts * length / scale))
 }
@@ -100,7 +100,7 @@ fn length(unit: &str) -> Result<u128, InvalidDuration> {
     })
 }
 
-/// Writes a duration so that [`parse`] reads exactly the same.
+/// Writes a duration so that [`parse`] returns exactly the same one.
 pub fn format(duration: Duration) -> String {
     let mut rest = duration.as_nanos();
     let mut text = String::new();
@@ -165,9 +165,9 @@ mod tests {
             ("s", "a number"),
             ("1..5s", "a number"),
             ("1s, 2s", "a number"),
-            ("0.5ns", "parts of a nanosecond"),
-            ("0.1234567890123456789012345678901234567890s", "a number is missing or not one"),
-            ("0.000000000000000000001d", "parts of a nanosecond"),
+            ("0.5ns", "fractions of a nanosecond"),
+            ("0.1234567890123456789012345678901234567890s", "a number is missing or malformed"),
+            ("0.000000000000000000001d", "fractions of a nanosecond"),
             ("1000000000000000d", "too long"),
             ("18446744073709551615s 1000ms", "too long"),
             ("340282366920938463463374607431768211455d", "too long"),

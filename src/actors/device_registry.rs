@@ -281,7 +281,7 @@ impl DeviceRegistry {
         ctx.run_later(after, |registry, ctx| {
             let began = Instant::now();
             let flush = registry.flush().map(move |_logged, registry, ctx| {
-                let interval = registry.config.heartbeat.flush_interval;
+                let interval = registry.config.heartbeat.flush_interval.get();
                 registry.schedule_flush(interval.saturating_sub(began.elapsed()), ctx);
             });
             ctx.spawn(flush);
@@ -481,7 +481,7 @@ impl DeviceRegistry {
         // A gap is no silence, here as anywhere.
         let silent = self.coverage.intervals().covered(heard, proven_until);
         let silent = silent.to_std().unwrap_or_default();
-        if silent < self.config.heartbeat.timeout / 2 {
+        if silent < self.config.heartbeat.timeout.get() / 2 {
             return;
         }
         if self.fleet_silent.replace(silent).is_none() {
@@ -526,9 +526,9 @@ impl DeviceRegistry {
             clamped: self.clock_steps.clamped(),
             base,
             coverage: self.saved.coverage().clone(),
-            timeout: self.config.heartbeat.timeout,
+            timeout: self.config.heartbeat.timeout.get(),
             instance: self.config.mqtt.client_id.clone(),
-            retention: self.config.history.retention,
+            retention: self.config.history.retention.get(),
             now,
         }
     }
@@ -558,7 +558,7 @@ impl Actor for DeviceRegistry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.schedule_flush(self.config.heartbeat.flush_interval, ctx);
+        self.schedule_flush(self.config.heartbeat.flush_interval.get(), ctx);
         ctx.run_interval(WATCH_INTERVAL, |registry, _| registry.watch_progress());
     }
 }

@@ -123,7 +123,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
         Command::SetTimeout { id, timeout: TimeoutChoice(timeout) } => {
             let store = open(config, OpenMode::Existing).await?;
             let set = store.set_timeout(&id, timeout).await?;
-            let shown = timeout.unwrap_or(config.heartbeat.timeout);
+            let shown = timeout.unwrap_or(config.heartbeat.timeout.get());
             let shown = crate::duration::format(shown);
             let shown = format!("{id} may now be silent for {shown}");
             if set { report(true, &shown, "") } else { unknown(id.as_str()) }
@@ -172,7 +172,7 @@ fn own_timeout(device: &DeviceView) -> Option<String> {
 
 /// The timeout that is in effect, and the reason if it is not the device's own.
 fn timeout_in_effect(config: &Config, device: &DeviceView) -> String {
-    let default = format!("{} (default)", crate::duration::format(config.heartbeat.timeout));
+    let default = format!("{} (default)", crate::duration::format(config.heartbeat.timeout.get()));
     match device.timeout_error {
         None => own_timeout(device).unwrap_or(default),
         Some(why @ UnusableTimeout::NotPositive(_)) => format!("{default}: {why}"),

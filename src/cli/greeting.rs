@@ -10,8 +10,8 @@ use crate::{App, Config, duration};
 
 /// Says what runs where and how to try it.
 pub(super) fn greet(app: &App, config: &Config) {
-    let timeout = duration::format(config.heartbeat.timeout);
-    let check_interval = duration::format(config.heartbeat.check_interval);
+    let timeout = duration::format(config.heartbeat.timeout.get());
+    let check_interval = duration::format(config.heartbeat.check_interval.get());
     let database = config.database.url.to_string();
     let version = env!("CARGO_PKG_VERSION");
     info!(target: "heartbeatd", database, timeout, check_interval; "heartbeatd {version}");
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn command(change: impl FnOnce(&mut MqttConfig), embedded: Option<&str>) -> String {
-        let mut mqtt = MqttConfig::default();
+        let mut mqtt = Config::default().mqtt;
         change(&mut mqtt);
         let embedded = embedded.map(|address| address.parse().expect("an address"));
         command_to_try(&mqtt, embedded).expect("there is a broker")

@@ -1,12 +1,12 @@
-//! What is wrong with a configuration, and where that stands.
+//! The errors of a configuration, each with its place.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// The place where a value comes from.
+/// The place where a value is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A file; line and column count from 1.
+    /// A position in a file. Lines and columns count from 1.
     File {
         /// The file's path.
         path: PathBuf,
@@ -15,7 +15,7 @@ pub enum Place {
         /// The column, in characters.
         column: usize,
     },
-    /// The variable of this name in the environment.
+    /// The environment variable of this name.
     Environment(String),
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong with the configuration. No message quotes a line of a file: it may
+/// An error in the configuration. No message quotes a line of a file, because the line may
 /// hold a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -45,9 +45,9 @@ pub enum ConfigError {
     /// Text that is not TOML.
     #[error("configuration: {place}: {why}")]
     Syntax {
-        /// The place of the first character that does not fit.
+        /// The position of the first character that does not fit.
         place: Place,
-        /// What the parser says.
+        /// The parser's message.
         why: String,
     },
     /// A key that does not exist.
@@ -57,9 +57,9 @@ pub enum ConfigError {
         quoted(known)
     )]
     UnknownKey {
-        /// Where it is set.
+        /// The place where it is set.
         place: Place,
-        /// The section it stands in; empty for the file's top.
+        /// The section that it is in; empty at the top of the file.
         section: String,
         /// The key's name.
         name: String,
@@ -73,25 +73,25 @@ pub enum ConfigError {
         key: String,
         /// The value, or `***` if it may be a secret.
         value: String,
-        /// What would be right, and why.
+        /// The allowed values, and the reason.
         expected: String,
-        /// Where it is set; `None` for a configuration that was not loaded.
+        /// The place where it is set; `None` if the configuration was not loaded.
         place: Option<Place>,
     },
-    /// A key that another one needs.
+    /// A key that is not set, but that another key needs.
     #[error("configuration: {key} is not set: {expected}")]
     Missing {
         /// The key, with its section.
         key: &'static str,
-        /// What to do, and why.
+        /// The remedy, and the reason.
         expected: String,
     },
-    /// A variable of the environment that is not UTF-8.
+    /// An environment variable that is not UTF-8.
     #[error("configuration: {place}: its {what} is not UTF-8")]
     NotUtf8 {
         /// The variable.
         place: Place,
-        /// Its name or its value.
+        /// The part that is not: "name" or "value".
         what: &'static str,
     },
 }

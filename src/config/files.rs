@@ -1,4 +1,5 @@
-//! The files that a configuration names: whether they can be used, and who may read them.
+//! Checks of the files that a configuration names: that they can be used, and that only
+//! their owner can read those with secrets.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,9 +11,9 @@ use super::{Config, ConfigError, MqttConfig, Secret};
 use crate::secrets::HIDDEN;
 
 impl Config {
-    /// Checks what a running service will need of its files: certificates, a key and
-    /// users. [`Config::load`] does not, because a command that only needs the database
-    /// may run as a user who cannot read them.
+    /// Checks the files that a running service needs: certificates, a key and users.
+    /// [`Config::load`] does not, because a command that needs only the database may run as
+    /// a user who cannot read them.
     ///
     /// # Errors
     ///
@@ -37,8 +38,8 @@ impl Config {
         Ok(())
     }
 
-    /// Refuses what [`Config::validate`] lets pass so that what `check-config` prints is
-    /// a configuration: the three stars in a secret's place.
+    /// Refuses `***` in a secret's place. [`Config::validate`] accepts it, so that the output
+    /// of `check-config` is a valid configuration.
     ///
     /// # Errors
     ///
@@ -47,8 +48,7 @@ impl Config {
         let stars = |key: &str| ConfigError::Value {
             key: key.to_owned(),
             value: HIDDEN.to_owned(),
-            expected: "this is what check-config prints in a secret's place: set the secret"
-                .to_owned(),
+            expected: "check-config prints this in place of the secret: set the secret".to_owned(),
             place: None,
         };
         if self.mqtt.password.as_ref().is_some_and(Secret::is_placeholder) {
@@ -63,7 +63,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is odd about the files, one line each.
+    /// Returns warnings about the files, one line each.
     pub(super) fn file_warnings(&self, own: Option<&Path>) -> Vec<String> {
         let mqtt = &self.mqtt;
         let mut warnings = unused(mqtt);
@@ -83,7 +83,7 @@ impl Config {
     }
 }
 
-/// Files and credentials that nothing reads.
+/// Returns a warning for each file and credential that nothing reads.
 fn unused(mqtt: &MqttConfig) -> Vec<String> {
     let mut warnings = Vec::new();
     let tls = mqtt.url.as_ref().is_some_and(super::BrokerUrl::is_tls);
@@ -106,8 +106,8 @@ fn unused(mqtt: &MqttConfig) -> Vec<String> {
     warnings
 }
 
-/// A warning if others than the file's owner may read it. Those that systemd hands over
-/// (`LoadCredential`) lie in a folder that nobody else enters.
+/// Returns a warning if others than its owner can read the file. Not for a file that systemd
+/// provides (`LoadCredential`), because it is in a folder that no other user can enter.
 fn readable_by_others(key: &str, file: &Path) -> Option<String> {
     let of_systemd = std::env::var_os("CREDENTIALS_DIRECTORY");
     if of_systemd.is_some_and(|folder| !folder.is_empty() && file.starts_with(folder)) {
@@ -115,7 +115,7 @@ fn readable_by_others(key: &str, file: &Path) -> Option<String> {
     }
     let metadata = std::fs::metadata(file).ok()?;
     if !metadata.is_file() {
-        // A pipe or a device keeps nothing, and a folder cannot be read as a file.
+        // A pipe or a device stores nothing, and a folder cannot be read as a file.
         return None;
     }
     let mode = metadata.permissions().mode() & 0o777;
@@ -146,7 +146,7 @@ fn pem(key: &str, file: &Path, what: &str) -> Result<Vec<u8>, ConfigError> {
     Err(unusable(key, file, format!("there is no -----BEGIN {what}----- in it: PEM is expected")))
 }
 
-/// Binary files are DER, the other form of the same.
+/// Explains a file that is not PEM. A binary file is probably DER, which can be converted.
 fn not_pem(file: &Path, why: &str, what: &str) -> String {
     if !why.contains("UTF-8") {
         return why.to_owned();
@@ -170,7 +170,7 @@ fn certificates(key: &str, file: &Path) -> Result<Vec<X509>, ConfigError> {
 fn private_key(key: &str, file: &Path) -> Result<PKey<Private>, ConfigError> {
     let bytes = pem(key, file, "PRIVATE KEY")?;
     let mut encrypted = false;
-    // Without a callback OpenSSL would ask the terminal.
+    // Without a callback OpenSSL would ask on the terminal.
     let parsed = PKey::private_key_from_pem_callback(&bytes, |_| {
         encrypted = true;
         Ok(0)

@@ -1,5 +1,5 @@
-//! Reading a configuration: the file, overlaid with the environment, and the files
-//! that hold secrets.
+//! Reads a configuration: the defaults, overlaid with the file and the environment, and the
+//! files that hold secrets.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,29 +13,28 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::{
-    Config, ConfigError, DEFAULT_PATH, DatabaseConfig, DatabaseUrl, ENVIRONMENT_PREFIX, Place,
-    Secret,
+    Config, ConfigError, DEFAULT_PATH, DEFAULTS, DatabaseUrl, ENVIRONMENT_PREFIX, Place, Secret,
 };
 use crate::secrets::{HIDDEN, is_secret_key};
 
-/// The most that a configuration or a secret may hold, in bytes. Nobody writes more,
-/// and `/dev/zero` has no end.
+/// The largest file that is read, in bytes. No configuration and no secret is larger, and
+/// `/dev/zero` has no end.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A configuration, and what its operator should know of it.
+/// A configuration, and what its operator should know about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The configuration; its values are valid.
+    /// The configuration. It is valid.
     pub config: Config,
-    /// What is odd about it, one line each: for `run` and `check-config` to say.
+    /// Warnings about it for `run` and `check-config` to log, one line each.
     pub warnings: Vec<String>,
-    /// Variables of the environment that a Kubernetes Service has put there.
+    /// The number of environment variables that a Kubernetes Service has set.
     pub kubernetes_variables: usize,
 }
 
 impl Loaded {
-    /// Reads `path`, or without one [`DEFAULT_PATH`] if there is such a file, then the
-    /// environment, and validates what they say.
+    /// Reads the file at `path` and the environment, and checks both. Without a path it is
+    /// [`DEFAULT_PATH`], if there is such a file.
     ///
     /// # Errors
     ///
@@ -73,15 +72,18 @@ impl Loaded {
     }
 }
 
-/// Both of them, the environment last. Its values are texts, which become what each key is.
+/// Overlays the defaults with the file, and both with the environment. The environment's
+/// values are texts, which are parsed as each key requires.
 fn overlay(
     file: &str,
     environment: BTreeMap<String, String>,
 ) -> Result<Config, config::ConfigError> {
+    let toml = |text| config::File::from_str(text, config::FileFormat::Toml);
     let environment =
         config::Environment::default().source(Some(environment.into_iter().collect()));
     config::Config::builder()
-        .add_source(config::File::from_str(file, config::FileFormat::Toml))
+        .add_source(toml(DEFAULTS))
+        .add_source(toml(file))
         .add_source(environment)
         .build()?
         .try_deserialize()
@@ -95,8 +97,9 @@ impl Config {
         }
         if let Some(secret) = read_secret("database.url_file", &self.database.url_file)? {
             let url: DatabaseUrl = secret.reveal().to_owned().into();
-            // The default is set in config.toml too: it contradicts nothing.
-            let set = (self.database.url != DatabaseConfig::default().url)
+            // A copy of the repository's config.toml sets the default, which contradicts
+            // nothing.
+            let set = (self.database.url != Config::default().database.url)
                 .then(|| Secret::from(self.database.url.reveal().to_owned()));
             one_of("database.url", set.as_ref(), &secret, &url.to_string())?;
             self.database.url = url;
@@ -109,8 +112,8 @@ impl Config {
     }
 }
 
-/// Refuses a secret that is set and also stands, differently, in a file. What
-/// `check-config` prints names the file and has `printed` in the secret's place.
+/// Refuses a secret that is set and differs from the one in its file. `printed` is what
+/// `check-config` prints in the secret's place, beside the name of the file; it is accepted.
 fn one_of(
     key: &str,
     set: Option<&Secret>,
@@ -187,17 +190,17 @@ pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
 /// The variables that are meant for this program.
 #[derive(Debug, Default)]
 struct Environment {
-    /// Values by their keys: `mqtt.url`.
+    /// The values, by key (`mqtt.url`).
     keys: BTreeMap<String, String>,
-    /// Names by their keys: `HEARTBEATD_MQTT__URL`.
+    /// The variables' names (`HEARTBEATD_MQTT__URL`), by key.
     names: BTreeMap<String, String>,
     warnings: Vec<String>,
     kubernetes_variables: usize,
 }
 
 impl Environment {
-    /// A name with `__` after the prefix is a key. Others have the prefix by chance: a
-    /// Kubernetes Service called heartbeatd puts a dozen of them into every container.
+    /// Keeps the variables whose name has `__` after the prefix. Others have the prefix by
+    /// chance: a Kubernetes Service called heartbeatd sets a dozen in every container.
     fn new(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let mut environment = Self::default();
         for (name, value) in variables {
@@ -222,7 +225,7 @@ impl Environment {
         Ok(environment)
     }
 
-    /// The values of these are never shown.
+    /// Warns about a variable that is not a key, without its value.
     fn set_aside(&mut self, name: &str, rest: &str) {
         if is_of_kubernetes(rest) {
             self.kubernetes_variables += 1;
@@ -245,8 +248,8 @@ fn without_prefix(name: &str) -> Option<&str> {
     rest.strip_prefix('_')
 }
 
-/// True for what Kubernetes puts there: `SERVICE_HOST`, `SERVICE_PORT_HTTP`, `PORT`,
-/// `PORT_1883_TCP_ADDR`, also behind the rest of a longer name (`MQTT_SERVICE_HOST`).
+/// True for names that Kubernetes sets: `SERVICE_HOST`, `SERVICE_PORT_HTTP`, `PORT`,
+/// `PORT_1883_TCP_ADDR`, also at the end of a longer name (`MQTT_SERVICE_HOST`).
 fn is_of_kubernetes(rest: &str) -> bool {
     let rest = format!("_{rest}");
     let is_port = |rest: &str| {
@@ -264,17 +267,17 @@ fn is_of_kubernetes(rest: &str) -> bool {
         || is_port(&rest)
 }
 
-/// Where each key is set, and to what.
+/// The place and the value of each key that is set.
 #[derive(Debug, Default)]
 struct Places(BTreeMap<String, (Place, String)>);
 
 impl Places {
-    /// Notes what the file sets, and refuses what is no key.
+    /// Notes the keys that the file sets, and refuses unknown ones.
     fn add_file(&mut self, path: &Path, text: &str, schema: &Json) -> Result<(), ConfigError> {
         let at = |span: &Range<usize>| place_in(path, text, span.start);
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             place: at(&error.span().unwrap_or_default()),
-            // The message alone: `Display` quotes the line.
+            // Only the message, because `Display` quotes the line.
             why: error.message().to_owned(),
         })?;
         self.add_table("", table.get_ref(), schema, &at)
@@ -303,7 +306,7 @@ impl Places {
         Ok(())
     }
 
-    /// Notes what the environment sets, and refuses what is no key.
+    /// Notes the keys that the environment sets, and refuses unknown ones.
     fn add_environment(
         &mut self,
         environment: &Environment,
@@ -326,7 +329,8 @@ impl Places {
         Ok(())
     }
 
-    /// Says in our words, and without the value of a secret, what serde says.
+    /// Turns serde's error into one with the key, its place, and its value unless that may
+    /// be a secret.
     fn explain(&self, path: &Path, error: &config::ConfigError) -> ConfigError {
         use config::ConfigError::{At, Type};
         let (key, expected) = match error {
@@ -335,8 +339,8 @@ impl Places {
             _ => (&None, String::new()),
         };
         let Some(key) = key.clone() else {
-            // It does not come to that: the file has been parsed, its keys are known. What
-            // the library says may quote a line.
+            // Not reached: the file was parsed before and its keys are known. The library's
+            // message is dropped, because it may quote a line.
             let why = "a value in it or in the environment cannot be represented".to_owned();
             return ConfigError::File { path: path.to_owned(), why };
         };
@@ -346,7 +350,7 @@ impl Places {
         ConfigError::Value { key, value, expected, place: place.map(|(place, _)| place.clone()) }
     }
 
-    /// True if whoever reads the file reads a secret.
+    /// True if the configuration file itself contains a secret.
     fn has_secret_in_file(&self, config: &Config) -> bool {
         let in_file = |key| matches!(self.0.get(key), Some((Place::File { .. }, _)));
         let database = &config.database;
@@ -355,7 +359,7 @@ impl Places {
             || (in_file("database.url") && database.url_file.is_none() && database.url.has_secret())
     }
 
-    /// Adds the place to an error that knows only the key.
+    /// Adds the place to an error that has only the key.
     fn locate(&self, error: ConfigError) -> ConfigError {
         match error {
             ConfigError::Value { key, value, expected, place: None } => {
@@ -379,7 +383,7 @@ fn join(section: &str, name: &str) -> String {
     if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
-/// What the default configuration has under that name.
+/// Looks up a name in a section of the default configuration.
 fn known_key<'a>(
     schema: &'a Json,
     section: &str,
@@ -394,8 +398,8 @@ fn known_key<'a>(
     })
 }
 
-/// Checks that a value is of its key's kind, as far as that is written differently, and
-/// returns it as it may be shown. Nothing is silently rounded or made a text.
+/// Checks that a value has the TOML type of its key, so that nothing is silently rounded or
+/// turned into a text, and returns the value in the form that may be shown.
 fn check_kind(
     key: &str,
     value: &Spanned<DeValue<'_>>,
@@ -403,13 +407,13 @@ fn check_kind(
     at: &impl Fn(&Range<usize>) -> Place,
 ) -> Result<String, ConfigError> {
     let shown = match value.get_ref() {
-        // A section may have become the URL that belongs into it.
+        // A section may have been replaced by the URL that belongs in it.
         _ if is_secret_key(key) || known.is_object() => HIDDEN.to_owned(),
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.as_str().to_owned(),
         DeValue::Boolean(boolean) => boolean.to_string(),
-        // Whatever is in there may belong to another key.
+        // What is inside may belong to another key.
         DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => HIDDEN.to_owned(),
     };
     let expected = match (known, value.get_ref()) {
@@ -423,14 +427,14 @@ fn check_kind(
         (Json::Bool(_), DeValue::Boolean(_) | DeValue::String(_)) => return Ok(shown),
         (Json::Bool(_), _) => "true or false is expected".to_owned(),
         (_, DeValue::String(_)) => return Ok(shown),
-        // Its type says what is wrong with it, if anything is.
+        // The key's own type refuses it if it is wrong.
         (_, DeValue::Integer(number)) if !is_secret_key(key) && fits(number) => return Ok(shown),
         _ => "text in quotes is expected".to_owned(),
     };
     Err(wrong_kind(key, &shown, &expected, at(&value.span())))
 }
 
-/// True if the integer is one of TOML's, which have 64 bits; the parser takes any number of
+/// True if the integer fits in 64 bits, as TOML requires. The parser accepts any number of
 /// digits.
 fn fits(number: &DeInteger<'_>) -> bool {
     i64::from_str_radix(number.as_str(), number.radix()).is_ok()

@@ -125,14 +125,14 @@ impl Client {
                 echo_topic: echo_topic
                     .clone()
                     .filter(|topic| config.topic.device_level(topic).is_none()),
-                qos: config.qos,
+                qos: config.qos.into(),
                 version: config.version,
                 client_id: config.client_id.clone(),
             },
             echo_topic,
             inbox,
             connections,
-            qos: Arc::new(AtomicU8::new(config.qos)),
+            qos: Arc::new(AtomicU8::new(config.qos.into())),
             max_qos: Arc::new(AtomicU8::new(2)),
             probe: Probe::new(broker, config),
         })
@@ -327,7 +327,7 @@ fn connect_options(
         }
     };
     options
-        .keep_alive_interval(config.keep_alive)
+        .keep_alive_interval(config.keep_alive.get())
         .connect_timeout(PATIENCE)
         .automatic_reconnect(RECONNECT_MIN, RECONNECT_MAX);
     if let Some((name, password)) = &broker.credentials {

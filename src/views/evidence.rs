@@ -81,7 +81,7 @@ impl From<&Config> for EvidenceSettings {
     fn from(config: &Config) -> Self {
         Self {
             instance: config.mqtt.client_id.clone(),
-            timeout: config.heartbeat.timeout,
+            timeout: config.heartbeat.timeout.get(),
             confirm_interval: config.mqtt.confirm_interval(),
         }
     }

@@ -11,7 +11,7 @@ use heartbeatd::domain::{GapCause, Heartbeat, Status};
 
 use crate::specification::on_both_databases;
 use crate::support::database::{TestDatabase, lock_sqlite};
-use crate::support::fleet::{Fleet, at, id, reading};
+use crate::support::fleet::{Fleet, at, id, non_zero, reading};
 use crate::support::log_lines::{keep_lines, take_lines};
 use crate::support::next_commit::NextCommit;
 
@@ -175,7 +175,8 @@ async fn devices_of_a_future_that_a_start_finds_are_one_line() {
 /// Transitions of a device that comes and goes, and the clocks after the last.
 async fn with_history(database: TestDatabase) -> Fleet {
     let retention = Duration::from_secs(90 * DAY as u64);
-    let fleet = Fleet::configured(database, |config| config.history.retention = retention).await;
+    let fleet =
+        Fleet::configured(database, |config| config.history.retention = non_zero(retention)).await;
     for round in 0..2 {
         fleet.heartbeat("pump", "", at(round * 300)).await;
         assert_eq!(fleet.check(at(round * 300 + 181)).await, ["pump"]);

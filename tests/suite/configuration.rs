@@ -89,7 +89,7 @@ fn what_check_config_prints_is_a_configuration() {
     let place = Place::new();
     let out = place.run(&["check-config"]);
     let printed = load(&String::from_utf8_lossy(&out.stdout)).expect("it is valid");
-    assert_eq!(printed.heartbeat.timeout.as_secs(), 3);
+    assert_eq!(printed.heartbeat.timeout.get().as_secs(), 3);
     assert_eq!(printed.database, Config::default().database);
 }
 

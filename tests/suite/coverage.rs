@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
-use crate::support::fleet::{Fleet, at, reading};
+use crate::support::fleet::{Fleet, at, non_zero, reading};
 use crate::support::service::Place;
 use servers::mosquitto::{Mosquitto, flood, heartbeat};
 
@@ -240,10 +240,10 @@ async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
     let broker = Mosquitto::start();
     let mut config = heartbeatd::Config::default();
     config.mqtt.url = Some(broker.url().parse().expect("a URL"));
-    config.mqtt.echo_interval = std::time::Duration::from_millis(100);
-    config.heartbeat.timeout = std::time::Duration::from_secs(1);
-    config.heartbeat.check_interval = std::time::Duration::from_millis(100);
-    config.heartbeat.flush_interval = std::time::Duration::from_millis(50);
+    config.mqtt.echo_interval = Some(non_zero(std::time::Duration::from_millis(100)));
+    config.heartbeat.timeout = non_zero(std::time::Duration::from_secs(1));
+    config.heartbeat.check_interval = non_zero(std::time::Duration::from_millis(100));
+    config.heartbeat.flush_interval = non_zero(std::time::Duration::from_millis(50));
     config.database.url = database.url.clone().into();
     config.http.listen = heartbeatd::config::HttpListen::Off;
     let app = heartbeatd::App::build(config).clock(clock).start().await.expect("it starts");

@@ -13,7 +13,7 @@ use heartbeatd::{App, Config};
 use tokio::sync::Notify;
 
 use crate::support::database::{TestDatabase, lock_sqlite};
-use crate::support::fleet::id;
+use crate::support::fleet::{id, non_zero};
 use crate::support::service::{Place, Service};
 use servers::mosquitto::{Mosquitto, heartbeat};
 use servers::process::free_port;
@@ -50,10 +50,10 @@ async fn a_delivery_under_way_is_finished_and_its_alerts_are_told_once_over_two_
     let broker = Mosquitto::start();
     let mut config = Config::default();
     config.mqtt.url = Some(broker.url().parse().expect("a URL"));
-    config.mqtt.echo_interval = Duration::from_millis(100);
-    config.heartbeat.timeout = Duration::from_secs(1);
-    config.heartbeat.check_interval = Duration::from_millis(100);
-    config.heartbeat.flush_interval = Duration::from_millis(50);
+    config.mqtt.echo_interval = Some(non_zero(Duration::from_millis(100)));
+    config.heartbeat.timeout = non_zero(Duration::from_secs(1));
+    config.heartbeat.check_interval = non_zero(Duration::from_millis(100));
+    config.heartbeat.flush_interval = non_zero(Duration::from_millis(50));
     config.database.url = database.url.clone().into();
     config.http.listen = HttpListen::Off;
 

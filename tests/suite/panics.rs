@@ -42,7 +42,8 @@ fn config() -> Config {
     let mut config = Config::default();
     config.mqtt.embedded.listen = ([127, 0, 0, 1], 0).into();
     config.http.listen = heartbeatd::config::HttpListen::Off;
-    config.heartbeat.check_interval = std::time::Duration::from_millis(10);
+    config.heartbeat.check_interval =
+        crate::support::fleet::non_zero(std::time::Duration::from_millis(10));
     config
 }
 

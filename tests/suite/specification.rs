@@ -6,7 +6,7 @@ use std::time::Duration;
 use heartbeatd::domain::Status;
 
 use crate::support::database::TestDatabase;
-use crate::support::fleet::{Fleet, at, id};
+use crate::support::fleet::{Fleet, at, id, non_zero};
 
 macro_rules! on_both_databases {
     ($($name:ident)*) => {
@@ -272,7 +272,8 @@ async fn an_offline_transition_is_delivered_until_it_is_acknowledged(database: T
 async fn old_history_is_deleted_but_never_what_still_matters(database: TestDatabase) {
     let day = 24 * 60 * 60;
     let retention = Duration::from_secs(90 * 24 * 60 * 60);
-    let fleet = Fleet::configured(database, |config| config.history.retention = retention).await;
+    let fleet =
+        Fleet::configured(database, |config| config.history.retention = non_zero(retention)).await;
     fleet.heartbeats(&["back", "gone"], "", at(0)).await;
     assert_eq!(fleet.check(at(181)).await, ["back", "gone"]);
     fleet.heartbeats(&["back", "undelivered"], "", at(200)).await;

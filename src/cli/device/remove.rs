@@ -152,7 +152,7 @@ fn print(
 /// still sends.
 fn heard_ago(config: &Config, device: &Selected, now: DateTime<Utc>) -> Option<Duration> {
     let ago = (now - device.last_seen_at?).to_std().unwrap_or_default();
-    let timeout = device.timeout.unwrap_or(config.heartbeat.timeout);
+    let timeout = device.timeout.unwrap_or(config.heartbeat.timeout.get());
     (ago <= timeout).then_some(Duration::from_secs(ago.as_secs()))
 }
 

@@ -12,6 +12,7 @@ use heartbeatd::actors::device_registry::{
     Found, ReadOutbox, RecordHeartbeats,
 };
 use heartbeatd::clock::Reading;
+use heartbeatd::config::NonZeroDuration;
 use heartbeatd::domain::{DeviceId, GapCause, Heartbeat, Status, Transition};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{Device, DeviceStore, Selection};
@@ -40,6 +41,11 @@ pub fn id(text: &str) -> DeviceId {
     text.parse().expect(text)
 }
 
+/// The duration as the configuration has it.
+pub fn non_zero(duration: Duration) -> NonZeroDuration {
+    duration.try_into().expect("not zero")
+}
+
 pub struct Fleet {
     pub registry: Addr<DeviceRegistry>,
     pub store: DeviceStore,
@@ -65,9 +71,9 @@ impl Fleet {
     ) -> Self {
         let mut config = Config::default();
         // Flushes happen when the test says so.
-        config.heartbeat.flush_interval = Duration::from_secs(24 * 60 * 60);
+        config.heartbeat.flush_interval = non_zero(Duration::from_secs(24 * 60 * 60));
         // However much time a test skips, it has been listened to.
-        config.mqtt.echo_interval = Duration::from_secs(365 * 24 * 60 * 60);
+        config.mqtt.echo_interval = Some(non_zero(Duration::from_secs(365 * 24 * 60 * 60)));
         change(&mut config);
         let found = Found::read(&store, &config).await.expect("it reads");
         let metrics = Arc::new(Metrics::new());

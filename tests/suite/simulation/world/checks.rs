@@ -173,7 +173,7 @@ impl World {
             let instance = &config.mqtt.client_id;
             let listened = self.commands.listened(instance, seen, now).await.expect("it reads");
             let coverage = Coverage::new(config.mqtt.confirm_interval()).with(listened);
-            let timeout = row.timeout().unwrap_or(config.heartbeat.timeout);
+            let timeout = row.timeout().unwrap_or(config.heartbeat.timeout.get());
             let newest = newest.first();
             let evidence = Evidence::weigh(row.status, Some(seen), timeout, newest, &coverage, now);
             let Some(evidence) = evidence.filter(|e| e.verdict != Verdict::Offline) else {

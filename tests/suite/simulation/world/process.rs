@@ -24,6 +24,7 @@ use super::{
     CHECK_INTERVAL, ECHO_INTERVAL, FLUSH_INTERVAL, Kind, Mood, SECOND, TIMEOUT, World, clocks,
 };
 use crate::support::connection::{Asked, Line};
+use crate::support::fleet::non_zero;
 use heartbeatd::mqtt::Inbox;
 
 /// Longer than any schedule takes in real time.
@@ -99,10 +100,10 @@ impl Kind {
 
     pub fn config(&self) -> Config {
         let mut config = Config::default();
-        let millis = |millis: i64| Duration::from_millis(millis as u64);
+        let millis = |millis: i64| non_zero(Duration::from_millis(millis as u64));
         config.heartbeat.timeout = millis(TIMEOUT);
-        config.heartbeat.flush_interval = NEVER;
-        config.mqtt.echo_interval = if self.echo { millis(ECHO_INTERVAL) } else { Duration::ZERO };
+        config.heartbeat.flush_interval = non_zero(NEVER);
+        config.mqtt.echo_interval = self.echo.then(|| millis(ECHO_INTERVAL));
         config.history.retention = millis(self.retention);
         config.devices.max_devices = self.max_devices;
         if self.strangers > 0 {

@@ -1,0 +1,153 @@
+//! The rules between keys, and those for secrets, which may come from files.
+
+use std::fmt;
+
+use super::values::{MAX_MQTT_BYTES, is_unseen};
+use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig, Secret};
+use crate::domain::device_id::{RESERVED_PREFIX, is_reserved};
+use crate::secrets::HIDDEN;
+
+/// A shorter token can be guessed within a second.
+const MIN_TOKEN_CHARACTERS: usize = 8;
+
+impl Config {
+    /// Checks what no value can tell by itself: the keys that belong together, and the
+    /// secrets. [`Config::load`] does this; call it for a configuration that was changed.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] for the first key that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        validate_mqtt(&self.mqtt)?;
+        if let Some(token) = &self.http.token {
+            validate_token(token)?;
+        }
+        self.database.url.check().map_err(|InvalidUrl { shown, expected }| ConfigError::Value {
+            key: "database.url".to_owned(),
+            value: shown,
+            expected,
+            place: None,
+        })
+    }
+}
+
+fn validate_token(token: &Secret) -> Result<(), ConfigError> {
+    let long = token.reveal().chars().count() >= MIN_TOKEN_CHARACTERS;
+    let expected = "at least 8 characters, because a shorter one can be guessed";
+    check("http.token", HIDDEN, long || token.is_placeholder(), expected)?;
+    let valid = !token.reveal().contains(char::is_control);
+    let expected = "no line break and no other control character, because no header holds one";
+    check("http.token", HIDDEN, valid, expected)
+}
+
+fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    check_echo_topic(mqtt)?;
+    check_embedded_topics(mqtt)?;
+    if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
+        let expected = "set the URL of a broker, because this heartbeatd was built without one";
+        return Err(ConfigError::Missing { key: "mqtt.url", expected: expected.to_owned() });
+    }
+    // Leaves room for a device's id, a share group and their separators.
+    let fits = mqtt.topic.to_string().len() <= MAX_MQTT_BYTES - 1024;
+    check("mqtt.topic", "…", fits, "shorter than 64 KB, which is MQTT's bound on topics")?;
+    validate_credentials(mqtt)?;
+    let EmbeddedConfig { listen, users_file } = &mqtt.embedded;
+    check(
+        "mqtt.embedded.listen",
+        listen,
+        listen.ip().is_loopback() || users_file.is_some(),
+        "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file: \
+         whoever can reach another address can report for every device",
+    )
+}
+
+fn validate_credentials(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    let MqttConfig { username, password, cert_file, key_file, .. } = mqtt;
+    needs(("mqtt.password", password.is_some()), ("mqtt.username", username.is_some()))?;
+    needs(("mqtt.cert_file", cert_file.is_some()), ("mqtt.key_file", key_file.is_some()))?;
+    needs(("mqtt.key_file", key_file.is_some()), ("mqtt.cert_file", cert_file.is_some()))?;
+    if let Some(password) = &mqtt.password {
+        let password = password.reveal();
+        let expected = "a password is expected, because an empty one protects nothing; without \
+                        mqtt.password only the name is sent";
+        check("mqtt.password", "\"\"", !password.is_empty(), expected)?;
+        let valid = password.len() <= MAX_MQTT_BYTES && !password.contains('\0');
+        check("mqtt.password", HIDDEN, valid, "at most 65535 bytes, none of them U+0000")?;
+    }
+    Ok(())
+}
+
+fn check(
+    key: &str,
+    value: impl fmt::Display,
+    valid: bool,
+    expected: impl Into<String>,
+) -> Result<(), ConfigError> {
+    if valid {
+        return Ok(());
+    }
+    let (key, value, expected) = (key.to_owned(), value.to_string(), expected.into());
+    Err(ConfigError::Value { key, value, expected, place: None })
+}
+
+/// Refuses a key that is set without the key that it needs. A `bool` is true if the key is
+/// set.
+fn needs(set: (&str, bool), needed: (&'static str, bool)) -> Result<(), ConfigError> {
+    match (set, needed) {
+        ((set, true), (key, false)) => {
+            let expected = format!("set it as well, because {set} is set");
+            Err(ConfigError::Missing { key, expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that an echo inside the heartbeats' filter is not taken for a device's heartbeat
+/// and comes back to this instance.
+fn check_echo_topic(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    let Some(topic) = mqtt.echo_topic.clone().or_else(|| mqtt.echo_topic()) else { return Ok(()) };
+    let check =
+        |valid, expected: &str| check("mqtt.echo_topic", format!("{topic:?}"), valid, expected);
+    let valid = (1..=1024).contains(&topic.len())
+        && !topic.starts_with('$')
+        && !topic.contains(|c: char| is_unseen(c) || matches!(c, '+' | '#'));
+    check(
+        valid,
+        "1 to 1024 bytes, no '+', no '#', no control character, no invisible one, and no '$' at \
+         the beginning, as in \"heartbeatd/CLIENT_ID/echo\"",
+    )?;
+    let Some(device) = mqtt.topic.device_level(&topic) else { return Ok(()) };
+    let suggested = mqtt.topic.topic_of(&mqtt.reserved_id());
+    check(
+        is_reserved(device),
+        &format!(
+            "it matches mqtt.topic, where only device ids that begin with \"{RESERVED_PREFIX}\" \
+             are reserved for echoes: {suggested:?}"
+        ),
+    )?;
+    check(
+        mqtt.share_group.is_none(),
+        &format!(
+            "outside mqtt.topic = \"{}\", because with mqtt.share_group another member of the \
+             group would receive the echo",
+            mqtt.topic
+        ),
+    )
+}
+
+/// Refuses topics with a level that begins with `$` if the embedded broker is used, because
+/// it takes such a topic for invalid.
+fn check_embedded_topics(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    if mqtt.url.is_some() {
+        return Ok(());
+    }
+    let expected = "no level that begins with '$', because the embedded broker does not take one; \
+                    or mqtt.url, the URL of a broker that does";
+    let topics =
+        [("mqtt.topic", Some(mqtt.topic.to_string())), ("mqtt.echo_topic", mqtt.echo_topic())];
+    for (key, topic) in topics {
+        let topic = topic.unwrap_or_default();
+        check(key, format!("{topic:?}"), !topic.contains("/$"), expected)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! The types of values, and the bounds of each key: a value that has been read is valid.
+//!
+//! A type holds what the code relies on (a timeout is not zero). The bounds that only spare
+//! the operator a mistake are checked by the function that reads the key.
+
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::domain::device_id::is_invisible;
+use crate::duration;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest timeout of a device. Silence that may last longer is never noticed.
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// The most bytes of a text in MQTT, which gives its length two bytes.
+pub(super) const MAX_MQTT_BYTES: usize = 65_535;
+
+/// A duration of whole milliseconds, at least one.
+///
+/// ```
+/// use std::time::Duration;
+/// use heartbeatd::config::NonZeroDuration;
+///
+/// let minute: NonZeroDuration = Duration::from_secs(60).try_into()?;
+/// assert_eq!(minute.get(), Duration::from_secs(60));
+/// assert!(NonZeroDuration::try_from(Duration::ZERO).is_err());
+/// assert!(NonZeroDuration::try_from(Duration::from_micros(1500)).is_err());
+/// # Ok::<(), heartbeatd::config::InvalidValue>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NonZeroDuration(Duration);
+
+/// A value that its type does not allow. Says what would be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(&'static str);
+
+impl NonZeroDuration {
+    /// The duration.
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<Duration> for NonZeroDuration {
+    type Error = InvalidValue;
+
+    fn try_from(duration: Duration) -> Result<Self, InvalidValue> {
+        let valid = !duration.is_zero() && is_whole_milliseconds(duration);
+        valid.then_some(Self(duration)).ok_or(InvalidValue("whole milliseconds, at least 1ms"))
+    }
+}
+
+impl Serialize for NonZeroDuration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        duration::serialize(&self.0, serializer)
+    }
+}
+
+/// A duration of 1 s to 65,535 s in whole seconds, as MQTT writes the keep-alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WholeSeconds(NonZeroU16);
+
+impl WholeSeconds {
+    /// The duration.
+    pub fn get(self) -> Duration {
+        Duration::from_secs(self.0.get().into())
+    }
+}
+
+impl TryFrom<Duration> for WholeSeconds {
+    type Error = InvalidValue;
+
+    fn try_from(duration: Duration) -> Result<Self, InvalidValue> {
+        let seconds = u16::try_from(duration.as_secs()).ok().and_then(NonZeroU16::new);
+        let whole = seconds.filter(|_| duration.subsec_nanos() == 0);
+        let expected = "whole seconds, 1s to 65535s, because MQTT gives it two bytes";
+        whole.map(Self).ok_or(InvalidValue(expected))
+    }
+}
+
+impl<'de> Deserialize<'de> for WholeSeconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        duration::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for WholeSeconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        duration::serialize(&self.get(), serializer)
+    }
+}
+
+/// A quality of service of MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Qos {
+    /// A message may be lost.
+    AtMostOnce = 0,
+    /// A message may arrive twice.
+    AtLeastOnce = 1,
+    /// A message arrives once, at twice the packets.
+    ExactlyOnce = 2,
+}
+
+impl TryFrom<u8> for Qos {
+    type Error = InvalidValue;
+
+    fn try_from(level: u8) -> Result<Self, InvalidValue> {
+        match level {
+            0 => Ok(Self::AtMostOnce),
+            1 => Ok(Self::AtLeastOnce),
+            2 => Ok(Self::ExactlyOnce),
+            _ => Err(InvalidValue("0, 1 or 2")),
+        }
+    }
+}
+
+impl From<Qos> for u8 {
+    fn from(qos: Qos) -> Self {
+        qos as Self
+    }
+}
+
+/// Reads `heartbeat.timeout`.
+pub(super) fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroDuration, D::Error> {
+    non_zero_within(
+        MILLISECOND..=MAX_TIMEOUT,
+        "a device that may be silent for longer is not watched",
+        duration::deserialize(from)?,
+    )
+}
+
+/// Reads `heartbeat.check_interval`.
+pub(super) fn check_interval<'de, D>(from: D) -> Result<NonZeroDuration, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    non_zero_within(
+        MILLISECOND..=DAY,
+        "a silent device is found up to this much later",
+        duration::deserialize(from)?,
+    )
+}
+
+/// Reads `heartbeat.flush_interval`.
+pub(super) fn flush_interval<'de, D>(from: D) -> Result<NonZeroDuration, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    non_zero_within(
+        Duration::from_millis(10)..=HOUR,
+        "each flush is a transaction, and a kill -9 loses what arrived since the last one",
+        duration::deserialize(from)?,
+    )
+}
+
+/// Reads `heartbeat.max_clock_skew`.
+pub(super) fn max_clock_skew<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    within(
+        Duration::ZERO..=365 * DAY,
+        "a clock that is off by more was never set",
+        duration::deserialize(from)?,
+    )
+}
+
+/// `mqtt.echo_interval`, in which `0s` is `None`.
+pub(super) mod echo_interval {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D>(from: D) -> Result<Option<NonZeroDuration>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        let interval = duration::deserialize(from)?;
+        if interval.is_zero() {
+            return Ok(None);
+        }
+        let why = "or 0s to turn the echo off: one has to come back before the next is sent, and \
+                   silence is proven only up to the last";
+        non_zero_within(Duration::from_millis(100)..=HOUR, why, interval).map(Some)
+    }
+
+    pub(crate) fn serialize<S>(value: &Option<NonZeroDuration>, to: S) -> Result<S::Ok, S::Error>
+    where
+        S: Serializer,
+    {
+        duration::serialize(&value.map_or(Duration::ZERO, NonZeroDuration::get), to)
+    }
+}
+
+/// Reads `alerts.timeout`.
+pub(super) fn alert_timeout<'de, D>(from: D) -> Result<NonZeroDuration, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    non_zero_within(
+        Duration::from_millis(100)..=HOUR,
+        "a sink on another machine needs time, and one that hangs should be noticed",
+        duration::deserialize(from)?,
+    )
+}
+
+/// Reads `history.retention`.
+pub(super) fn retention<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroDuration, D::Error> {
+    non_zero_within(
+        SECOND..=36_500 * DAY,
+        "a change is kept until somebody can have looked at it",
+        duration::deserialize(from)?,
+    )
+}
+
+fn non_zero_within<E: serde::de::Error>(
+    bounds: RangeInclusive<Duration>,
+    why: &str,
+    value: Duration,
+) -> Result<NonZeroDuration, E> {
+    within(bounds, why, value)?.try_into().map_err(E::custom)
+}
+
+fn within<E: serde::de::Error>(
+    bounds: RangeInclusive<Duration>,
+    why: &str,
+    value: Duration,
+) -> Result<Duration, E> {
+    if !bounds.contains(&value) {
+        let (least, most) = (duration::format(*bounds.start()), duration::format(*bounds.end()));
+        return Err(E::custom(format!("at least {least} and at most {most}; {why}")));
+    }
+    is_whole_milliseconds(value).then_some(value).ok_or_else(|| E::custom("whole milliseconds"))
+}
+
+/// Times are kept in milliseconds: a fraction of one would silently be lost.
+fn is_whole_milliseconds(duration: Duration) -> bool {
+    duration.subsec_nanos().is_multiple_of(MILLISECOND.subsec_nanos())
+}
+
+/// Reads a number of devices, each of which takes memory.
+pub(super) fn device_count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    count(u64::deserialize(from)?, "each may take 150 bytes of memory")
+}
+
+/// Reads a number of devices that register at once or in a second.
+pub(super) fn registrations<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    count(u64::deserialize(from)?, "no fleet has more")
+}
+
+/// Reads `mqtt.max_backlog`.
+pub(super) fn backlog<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    let messages = usize::deserialize(from)?;
+    count(messages as u64, "each may take 150 bytes of memory").map(|_| messages)
+}
+
+fn count<E: serde::de::Error>(number: u64, why: &str) -> Result<u64, E> {
+    const MANY: u64 = 100_000_000;
+    let error = || E::custom(format!("at least 1 and at most {MANY}, because {why}"));
+    (1..=MANY).contains(&number).then_some(number).ok_or_else(error)
+}
+
+/// Reads a text that is one level of a topic.
+pub(super) fn topic_level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    let valid = (1..=128).contains(&text.len())
+        && !text.contains(|c: char| is_unseen(c) || matches!(c, '/' | '+' | '#'));
+    let expected = "1 to 128 bytes, no control character, no invisible one, no '/', '+', '#'";
+    valid.then_some(text).ok_or_else(|| D::Error::custom(expected))
+}
+
+/// Reads `mqtt.share_group`.
+pub(super) fn share_group<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    topic_level(from).map(Some)
+}
+
+/// Reads `mqtt.username`.
+pub(super) fn username<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(from)?;
+    let valid = (1..=MAX_MQTT_BYTES).contains(&name.len()) && !name.contains(is_unseen);
+    let expected = "1 to 65535 bytes, no control character, no invisible one";
+    valid.then_some(Some(name)).ok_or_else(|| D::Error::custom(expected))
+}
+
+/// True for a character that a device id must not contain either: texts that differ should
+/// look different.
+pub(super) fn is_unseen(c: char) -> bool {
+    c.is_control() || is_invisible(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_types_hold_what_the_code_relies_on() {
+        let duration = |text| duration::parse(text).expect(text);
+        for (text, non_zero, whole_seconds) in [
+            ("0s", false, false),
+            ("1ns", false, false),
+            ("1ms", true, false),
+            ("1s", true, true),
+            ("1s 1us", false, false),
+            ("65535s", true, true),
+            ("65536s", true, false),
+        ] {
+            assert_eq!(NonZeroDuration::try_from(duration(text)).is_ok(), non_zero, "{text}");
+            assert_eq!(WholeSeconds::try_from(duration(text)).is_ok(), whole_seconds, "{text}");
+        }
+        let levels: Vec<u8> = (0..=u8::MAX).flat_map(Qos::try_from).map(u8::from).collect();
+        assert_eq!(levels, [0, 1, 2]);
+    }
+}
