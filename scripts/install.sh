@@ -1,7 +1,7 @@
 # Sourced by the other scripts: installs what is missing, on Debian and Ubuntu.
 
-# install_packages THING... - a THING is a program or a file, and after a colon
-# the package that has it, if that is called otherwise.
+# install_packages THING... - a THING is a program or a file. If its package has another
+# name, that follows after a colon.
 install_packages() {
     local thing probe missing=()
     for thing in "$@"; do
@@ -36,8 +36,8 @@ have() {
     esac
 }
 
-# Debian starts a server that it installs. What is installed here is for tests
-# that start their own; and mosquitto would take the port that heartbeatd uses.
+# Stops the servers that were just installed, because Debian starts them. Tests start their
+# own, and mosquitto would take the port that heartbeatd uses.
 leave_services_alone() {
     [ -d /run/systemd/system ] || return 0
     local service
@@ -48,10 +48,37 @@ leave_services_alone() {
 }
 
 need_cargo() {
-    command -v cargo >/dev/null && return
-    # rustup puts it there, and into the PATH of shells to come.
-    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-    command -v cargo >/dev/null && return
-    echo "Please install Rust 1.95 or newer: https://rustup.rs" >&2
-    exit 69
+    # rustup puts cargo there, and adds the folder to the PATH of later shells only.
+    command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    command -v cargo >/dev/null || {
+        echo "Please install Rust 1.95 or newer: https://rustup.rs" >&2
+        exit 69
+    }
+    use_installed_toolchain
 }
+
+# Uses an installed toolchain of the version in rust-toolchain.toml, whatever its name is. If
+# it is called "stable", rustup would download the same version again, which needs a network.
+use_installed_toolchain() {
+    command -v rustup >/dev/null && [ -z "${RUSTUP_TOOLCHAIN:-}" ] || return 0
+    local folder wanted name
+    folder=$(dirname "${BASH_SOURCE[0]}")/..
+    wanted=$(sed -n 's/^channel = "\(.*\)"$/\1/p' "$folder/rust-toolchain.toml")
+    rustup toolchain list | grep -q "^$wanted" && return
+    while read -r name _; do
+        if [[ $(rustup run "$name" rustc --version 2>/dev/null) == "rustc $wanted "* ]]; then
+            export RUSTUP_TOOLCHAIN=$name
+            return
+        fi
+    done < <(rustup toolchain list)
+}
+
+# install_tool NAME VERSION - builds a program of the registry, unless that version is there.
+# Without optimization: it runs for a second, and its build takes a fraction of the time.
+tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools
+install_tool() {
+    cargo install --debug --quiet --locked --root "$tools" --version "$2" "$1"
+}
+
+# For scripts/test.sh and scripts/advisories.sh.
+install_cargo_deny() { install_tool cargo-deny 0.20.2; }

@@ -11,7 +11,7 @@ install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h
 need_cargo
 cargo build --release --manifest-path "$here/../Cargo.toml"
 
-# A device is a connection, and a connection an open file.
+# Each device is a connection, and each connection an open file.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 target=${CARGO_TARGET_DIR:-$here/../target}
 exec "$target/release/heartbeatd" "$@"

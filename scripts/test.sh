@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands: format, lints, docs, tests, and
-# that the benchmarks run and the pure parts take no more instructions than they may.
-# Installs what the tests need; they start their own servers and stop them again.
+# Checks everything that must hold before a change lands: spelling, format, lints,
+# dependencies, docs, tests, that the benchmarks run, and the instructions of the pure parts.
+# Installs what the tests need. They start their own servers and stop them again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/install.sh
@@ -13,16 +13,20 @@ need_cargo
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
+step install_tool typos-cli 1.52.0
+step "$tools/bin/typos"
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
 step cargo clippy --locked --no-default-features -- -D warnings
+step install_cargo_deny
+step "$tools/bin/cargo-deny" --locked --log-level error check licenses sources bans
 RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps --locked --quiet
-# Most tests wait for servers and for time to pass: 160 s instead of 365 s on two processors.
+# Most tests wait for servers and for time to pass. More threads than processors take 160 s
+# instead of 365 s on two processors.
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((4 * $(nproc)))} step cargo test --workspace --locked
 
-# The counter of instructions must be of the version of its library.
-tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools
+# The counter of instructions must have the version of its library.
 version=$(sed -n '/^name = "gungraun"$/{n;s/^version = "\(.*\)"$/\1/p}' Cargo.lock)
-step cargo install --quiet --locked --root "$tools" --version "$version" gungraun-runner
+step install_tool gungraun-runner "$version"
 GUNGRAUN_RUNNER=$tools/bin/gungraun-runner step cargo bench --locked --bench instructions
 step cargo bench --locked --bench micro -- --test
