@@ -1,8 +1,8 @@
-//! Accepts connections, also when there are no descriptors left.
+//! Accepts connections, even when the process has no file descriptor left.
 //!
-//! A few descriptors are held back. If a connection cannot be accepted for lack of one,
-//! one of them is given up for it, and taken again when the connection ends: whatever
-//! takes all others, a probe of `/healthz` is answered.
+//! A few descriptors are held back. If a connection cannot be accepted for lack of a
+//! descriptor, one of them is released for it and taken back when the connection ends. So
+//! a probe of `/healthz` is answered even if something else takes all other descriptors.
 
 use std::cell::RefCell;
 use std::io;
@@ -15,14 +15,14 @@ use actix_rt::net::TcpStream;
 use crate::limits;
 use crate::line_budget::LineBudget;
 
-/// How many descriptors are held back.
+/// The number of descriptors that are held back.
 const RESERVED: usize = 16;
 
-/// The files that HTTP has open without a connection: the listener, the original of its
-/// copies, and these.
+/// The number of files that HTTP holds open without any connection: the listener, its
+/// clone and the reserve, which consists of copies of that clone.
 pub(crate) const OPEN_FILES: u64 = 2 + RESERVED as u64;
 
-/// How long to wait after a failure that will not be over at once.
+/// The pause after a failure that is unlikely to be over at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener with descriptors held back.
@@ -32,7 +32,7 @@ pub(super) struct Acceptor {
     failures: LineBudget,
 }
 
-/// Descriptors held back, as copies of the listener's.
+/// The descriptors that are held back, as copies of the listener's.
 #[derive(Clone)]
 pub(super) struct Reserve(Rc<RefCell<Held>>);
 
@@ -56,15 +56,15 @@ impl Acceptor {
         self.reserve.clone()
     }
 
-    /// The next connection. `make_room` may end another one, if that is all that is left
-    /// to do.
+    /// Waits for the next connection. Calls `make_room`, which may end another connection,
+    /// if nothing else is left to try.
     pub(super) async fn accept(&self, make_room: impl Fn()) -> (TcpStream, SocketAddr) {
         loop {
             let error = match self.listener.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) => error,
             };
-            if limits::is_exhausted(&error) && self.reserve.give_up_one() {
+            if limits::is_exhausted(&error) && self.reserve.release_one() {
                 continue;
             }
             self.failures.spend(|| {
@@ -78,7 +78,7 @@ impl Acceptor {
 }
 
 impl Reserve {
-    /// Takes again what was given up, as far as there is something to take.
+    /// Fills the reserve again, as far as there are free descriptors.
     pub(super) fn refill(&self) {
         let Held { original, copies } = &mut *self.0.borrow_mut();
         while copies.len() < RESERVED
@@ -88,8 +88,8 @@ impl Reserve {
         }
     }
 
-    /// False if there is none left.
-    fn give_up_one(&self) -> bool {
+    /// Releases one descriptor. False if the reserve is empty.
+    fn release_one(&self) -> bool {
         self.0.borrow_mut().copies.pop().is_some()
     }
 }

@@ -1,11 +1,11 @@
-//! What a client can take: a connection, a few kilobytes and a few seconds, once for
-//! each request.
+//! Limits on what one client can use up: a connection, a few kilobytes and a few seconds
+//! per request.
 //!
-//! actix would read and answer as many requests at once as a client cares to send, keep
-//! what a client does not read for as long as it likes, and take no further connection
-//! once there are too many. So its connections are wrapped: it sees one request and
-//! nothing after it, and a connection that is too slow, or too old when there are too
-//! many, ends.
+//! Left alone, actix reads and answers as many requests at once as a client sends, keeps
+//! answers for a client that does not read them, and accepts no further connection once
+//! there are too many. So each connection is wrapped. actix sees one request and nothing
+//! after it. A connection that is too slow ends, and so does the oldest one when there are
+//! too many.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -18,39 +18,38 @@ use actix_rt::net::TcpStream;
 use actix_rt::time::{Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How many connections there are at most. One more takes the place of the oldest that
-/// waits for its client, so that silent or slow clients never keep a probe of `/healthz`
-/// out.
+/// The most connections. One more replaces the oldest one that waits for its client, so
+/// that silent or slow clients never keep out a probe of `/healthz`.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a whole exchange may take, from accepting the connection to the last byte of
+/// The time limit of a whole exchange, from accepting the connection to the last byte of
 /// the answer.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The most bytes of a request's head: its first line and its headers.
+/// The most bytes that a request's head may have: its first line and its headers.
 pub(super) const MAX_HEAD: usize = 8 * 1024;
 
-/// How many times a poll reads what it throws away, before others have their turn.
+/// The number of reads that one poll may discard before other tasks get their turn.
 const READS_PER_POLL: usize = 16;
 
-/// Handed on instead of a head that is too large, together with
+/// The head that actix gets instead of one that is too large, together with
 /// [`RequestFlaws::head_too_large`].
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: unknown\r\n\r\n";
 
-/// The connections, the oldest first.
+/// All open connections, the oldest first.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Rc<RefCell<Vec<Rc<Place>>>>);
 
 /// One connection, as the others see it.
 #[derive(Default)]
 struct Place {
-    /// True while it is this service's turn: the request is there and the answer is not.
+    /// True while the service owes the answer to a complete request.
     served: Cell<bool>,
     evicted: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
-/// What is wrong with a request, as far as only its connection knows.
+/// The flaws of a request that only its connection has noticed.
 #[derive(Clone, Default)]
 pub(super) struct RequestFlaws {
     head_too_large: Rc<Cell<bool>>,
@@ -63,7 +62,7 @@ impl RequestFlaws {
 }
 
 impl Connections {
-    /// Takes a connection in, in place of another if there are too many.
+    /// Admits a connection, in place of another one if there are too many.
     pub(super) fn admit<S>(&self, stream: S) -> Connection<S> {
         let place = Rc::new(Place::default());
         if self.0.borrow().len() >= MAX_CONNECTIONS {
@@ -80,7 +79,8 @@ impl Connections {
         }
     }
 
-    /// Ends the oldest connection that waits for its client, or else the oldest.
+    /// Ends the oldest connection that waits for its client, or the oldest of all if none
+    /// does.
     pub(super) fn make_room(&self) {
         let mut places = self.0.borrow_mut();
         let waits = places.iter().position(|place| !place.served.get());
@@ -112,9 +112,9 @@ pub(super) struct Connection<S = TcpStream> {
 enum Phase {
     /// The head is not complete yet.
     Head(Vec<u8>),
-    /// The head is complete, and handed on up to here.
+    /// The head is complete, and its first `done` bytes are handed on.
     HandOn { head: Vec<u8>, done: usize },
-    /// Whatever follows is thrown away.
+    /// Everything after the head is discarded.
     Rest,
 }
 
@@ -123,7 +123,8 @@ impl<S> Connection<S> {
         &self.flaws
     }
 
-    /// To be asked before anything else, also to be called again when that changes.
+    /// Fails if the connection has to end. Every poll begins with it, because it also
+    /// registers the task to be woken when that changes.
     fn may_go_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.place.evicted.get() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "too many connections"));
@@ -135,10 +136,10 @@ impl<S> Connection<S> {
         Ok(())
     }
 
-    /// Takes in what was read, and looks if the head is complete.
+    /// Adds what was read to the head, and notices when the head is complete.
     fn take_in(&mut self, read: &[u8]) {
         let Phase::Head(head) = &mut self.phase else { return };
-        // An end that began in the last read is found, too.
+        // Also finds an end that began in the previous read.
         let from = head.len().saturating_sub(3);
         head.extend_from_slice(read);
         match end_of_head(&head[from..]) {
@@ -154,7 +155,7 @@ impl<S> Connection<S> {
     }
 }
 
-/// The length of a head up to its empty line; the lines may end in LF alone.
+/// The length of a head including its empty line; the lines may end in LF alone.
 fn end_of_head(text: &[u8]) -> Option<usize> {
     let feeds = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
     feeds.map(|at| (at + 1, &text[at + 1..])).find_map(|(next, rest)| match rest {
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[actix_rt::test]
-    async fn a_head_that_is_too_large_is_said_and_not_kept() {
+    async fn a_head_that_is_too_large_is_reported_and_not_kept() {
         for size in [MAX_HEAD, 100 * MAX_HEAD] {
             let (mut client, server) = duplex(1 << 20);
             let mut server = Connections::default().admit(server);
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[actix_rt::test]
-    async fn a_client_that_waits_makes_room_before_one_that_is_waited_for() {
+    async fn a_connection_that_waits_for_its_client_makes_room_before_one_that_is_served() {
         let connections = Connections::default();
         let admit = || {
             let (client, server) = duplex(16);
@@ -290,7 +291,7 @@ mod tests {
         let (_client, server) = duplex(16);
         let mut server = Connections::default().admit(server);
         let began = tokio::time::Instant::now();
-        let error = server.write_all(&[b'x'; 100]).await.expect_err("nobody reads");
+        let error = server.write_all(&[b'x'; 100]).await.expect_err("the client does not read");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), EXCHANGE_TIMEOUT.as_secs());
     }

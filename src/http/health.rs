@@ -1,7 +1,7 @@
-//! `/healthz`: is the process alive? `/readyz`: does it do its work?
+//! `/healthz` tells if the process is alive, `/readyz` if it does its work.
 //!
-//! Both ask the actors instead of reading flags: an answer proves that their
-//! loops turn.
+//! Both ask the actors instead of reading flags, because an answer proves that their event
+//! loops run.
 
 use actix::prelude::*;
 use actix_web::HttpResponse;
@@ -12,8 +12,8 @@ use super::{ANSWER_TIMEOUT, State};
 use crate::actors::device_registry::ReportHealth;
 use crate::actors::mqtt_ingest::{Listening, ReportListening};
 
-/// 200 if the registry and the ingest answer, 503 if one of them is stuck: time
-/// to restart the process. A missing broker or database is no reason for that.
+/// Answers 200 if the registry and the ingest answer, and 503 if one of them is stuck, which
+/// is a reason to restart the process. A missing broker or database is not.
 pub(super) async fn healthz(state: Data<State>) -> HttpResponse {
     let registry = state.registry.send(ReportHealth).timeout(ANSWER_TIMEOUT);
     let ingest = state.ingest.send(ReportListening).timeout(ANSWER_TIMEOUT);
@@ -37,8 +37,8 @@ struct Readiness {
     fleet: String,
 }
 
-/// 200 if heartbeats provably arrive, can be written, and silent devices are found; else
-/// 503, and the body says why.
+/// Answers 200 if heartbeats provably arrive and can be written and silent devices are
+/// found, and otherwise 503. The body says why.
 pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     let registry = state.registry.send(ReportHealth).timeout(ANSWER_TIMEOUT);
     let ingest = state.ingest.send(ReportListening).timeout(ANSWER_TIMEOUT);
@@ -60,7 +60,7 @@ pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     let ready = broker == "subscribed" && database.is_ok() && checks.is_ok();
     let said = |state: Result<(), String>| state.map_or_else(|why| why, |()| "ok".to_owned());
     let (database, checks) = (said(database), said(checks));
-    // It may be dead, so the service may be ready.
+    // The fleet itself may be dead, so the service is still ready.
     let fleet = silent.map_or("ok".to_owned(), |silent| {
         format!(
             "no device has been heard for {} s although echoes come back: does the broker keep \

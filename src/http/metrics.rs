@@ -1,4 +1,4 @@
-//! `/metrics`: what Prometheus scrapes.
+//! `/metrics`, for Prometheus.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use super::State;
 /// The format that `prometheus-client` writes.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How often a second the page is written anew: whoever asks more often shares the last
-/// one. An honest scraper always gets what is true now.
+/// The number of times per second that the page is rendered. Further requests within the
+/// second get the last page. A scraper at any usual rate always gets the current values.
 const PAGES_PER_SECOND: u32 = 20;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The last page, and how many were written in this second.
+/// The last page, and how often it was rendered within this second.
 #[derive(Default)]
 pub(super) struct Page(Mutex<Option<Written>>);
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_writes_a_few_pages_and_the_next_second_again() {
+    fn the_page_is_rendered_a_few_times_each_second() {
         let (page, start) = (Page::default(), Instant::now());
         let mut written = 0;
         let mut get = |at: Duration| {

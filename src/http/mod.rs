@@ -1,5 +1,5 @@
-//! HTTP: health, readiness and metrics, in the same actix system. One file per
-//! resource; an API and a page would be further ones.
+//! HTTP: health, readiness and metrics, in the same actix system as the actors. One file
+//! per resource.
 
 mod accept;
 mod connection;
@@ -30,16 +30,16 @@ use crate::actors::mqtt_ingest::MqttIngest;
 use crate::metrics::Metrics;
 use crate::panics;
 
-/// How long an actor may take to answer before it counts as stuck.
+/// The time after which an actor that has not answered counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a client may take for the head of its request.
+/// The time within which a client must have sent the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client whose request is refused may go on sending it.
+/// The time for which a client may go on sending a request that was refused.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 struct State {
     metrics: Arc<Metrics>,
@@ -48,14 +48,14 @@ struct State {
     ingest: Addr<MqttIngest>,
 }
 
-/// The running server, on a thread of its own.
+/// The running server, on its own thread.
 pub struct HttpServer {
     address: SocketAddr,
     thread: ArbiterHandle,
 }
 
 impl HttpServer {
-    /// Starts serving what arrives at `listener`.
+    /// Starts to serve the connections that arrive at `listener`.
     ///
     /// # Errors
     ///
@@ -73,24 +73,24 @@ impl HttpServer {
             panics::this_thread_is("http");
             actix_rt::spawn(async move {
                 let Err(error) = serve(listener, state).await;
-                log::error!(target: "http", "nothing is served: {error}");
+                log::error!(target: "http", "HTTP is not served: {error}");
             });
         });
         Ok(Self { address, thread })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops; a request under way is cut off.
+    /// Stops the server; a request under way is cut off.
     pub fn stop(&self) {
         self.thread.stop();
     }
 }
 
-/// Serves for ever; a connection never waits for another.
+/// Serves until something fails. No connection waits for another.
 async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallible> {
     let address = listener.local_addr()?;
     let app = actix_web::App::new()
@@ -101,7 +101,7 @@ async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallibl
         .default_service(web::to(refusal::not_found))
         .wrap(from_fn(refusal::refuse_flaws));
     let http = HttpService::build()
-        // A connection for each request: whoever wants the next one waits again.
+        // One request per connection, so that a busy client queues again for the next one.
         .keep_alive(KeepAlive::Disabled)
         .client_request_timeout(HEAD_TIMEOUT)
         .client_disconnect_timeout(LINGER_TIMEOUT)
@@ -110,7 +110,7 @@ async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallibl
             data.insert(connection.flaws().clone());
         })
         .h1(map_config(app, |_| AppConfig::default()));
-    let failed = |()| std::io::Error::other("the service cannot be made");
+    let failed = |()| std::io::Error::other("the HTTP service could not be created");
     let http = Rc::new(http.new_service(()).await.map_err(failed)?);
     let acceptor = Acceptor::new(listener)?;
     let connections = Connections::default();
@@ -127,7 +127,7 @@ async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallibl
     }
 }
 
-/// A resource that can be read, and nothing else.
+/// A read-only resource: it takes GET and HEAD, and refuses every other method.
 fn resource<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,

@@ -1,4 +1,4 @@
-//! Requests that get no resource, and what would be right instead.
+//! Answers to requests that are refused. Each says what would be right instead.
 
 use actix_web::HttpResponse;
 use actix_web::body::{BoxBody, MessageBody};
@@ -10,17 +10,17 @@ use actix_web::middleware::Next;
 use super::connection::{MAX_HEAD, RequestFlaws};
 
 pub(super) async fn not_found() -> HttpResponse {
-    let text = "nothing is here; there is /healthz, /readyz and /metrics\n";
+    let text = "no such page; there are /healthz, /readyz and /metrics\n";
     answer(StatusCode::NOT_FOUND).body(text)
 }
 
 pub(super) async fn not_allowed() -> HttpResponse {
     answer(StatusCode::METHOD_NOT_ALLOWED)
         .insert_header((ALLOW, "GET, HEAD"))
-        .body("this can only be read: GET or HEAD\n")
+        .body("this is read-only: use GET or HEAD\n")
 }
 
-/// Refuses a request whose head is too large, or that has a body: nothing here takes one,
+/// Refuses a request whose head is too large or that has a body. Nothing here takes a body,
 /// so it is not read.
 pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
     request: ServiceRequest,
@@ -28,17 +28,17 @@ pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
 ) -> actix_web::Result<ServiceResponse<BoxBody>> {
     let flaws = request.conn_data::<RequestFlaws>();
     let refused = if flaws.is_some_and(RequestFlaws::head_too_large) {
-        let text = format!("a request's head has at most {MAX_HEAD} bytes\n");
+        let text = format!("the head of a request may have at most {MAX_HEAD} bytes\n");
         answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).body(text)
     } else if has_body(&request) {
-        answer(StatusCode::PAYLOAD_TOO_LARGE).body("nothing here takes a body\n")
+        answer(StatusCode::PAYLOAD_TOO_LARGE).body("a request to this path must not have a body\n")
     } else {
         return Ok(next.call(request).await?.map_into_boxed_body());
     };
     Ok(request.into_response(refused))
 }
 
-/// True for a request to read that brings a body; another method is refused as such.
+/// True for a GET or HEAD with a body. Other methods are refused as such.
 fn has_body(request: &ServiceRequest) -> bool {
     let headers = request.headers();
     let has_body = headers.contains_key(TRANSFER_ENCODING)
