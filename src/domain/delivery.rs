@@ -1,14 +1,14 @@
-//! Delivering the outbox: how much goes to the alert sink at once, and an alert that
-//! the sink never takes.
+//! Rules for delivering the outbox: the size of a page, and an alert that the sink never
+//! takes.
 //!
 //! Alerts go out in the order of their sequence numbers. A page that fails is halved
-//! until the alert at its head is alone. If that one fails again and again, the next one
-//! is tried: a sink that takes neither is out of order and gets both later; a sink that
-//! takes the next one and then refuses the head once more will never take it, and the
-//! head is given up for the sake of the others.
+//! until the alert at its head is alone. If that alert fails again and again, the next one
+//! is tried. A sink that takes neither is out of order and gets both later. A sink that
+//! takes the next one and then refuses the head once more will never take the head, which is
+//! given up for the sake of the others.
 //!
-//! What is about to be delivered is noted in the database first, so that a sink on which
-//! the process dies counts as one that fails.
+//! Each delivery is noted in the database before it begins, so that a delivery over which
+//! the process dies counts as failed.
 
 use std::time::Duration;
 
@@ -30,14 +30,14 @@ pub struct Attempt {
     pub size: usize,
     /// The number of times that the head was delivered alone.
     pub tries: u32,
-    /// How far the question has come whether the head or the sink is to blame.
+    /// The progress in finding out whether the head or the sink is to blame.
     pub probe: Probe,
 }
 
-/// How far the question has come whether an alert or the sink is to blame.
+/// The progress in finding out whether an alert or the sink is to blame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Probe {
-    /// It was not asked yet.
+    /// Nothing has been tried yet.
     #[default]
     Not,
     /// The alert after the head was about to be delivered.
@@ -48,7 +48,7 @@ pub enum Probe {
     Retried,
 }
 
-/// What to do next.
+/// The next thing to do with the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Deliver the first `size` alerts of this attempt.
@@ -59,9 +59,9 @@ pub enum Step {
     GiveUp,
 }
 
-/// Decides what to do with an outbox that begins with `head` and has `len` alerts, of
-/// which at most `limit` go at once. `last` is the delivery that was begun last; if it
-/// began with the same head, it failed.
+/// Decides what to do with an outbox that begins with `head` and has `len` alerts, of which
+/// at most `limit` go at once. `last` is the delivery that was begun last. If it has the same
+/// head, it failed.
 pub fn next(last: Option<Attempt>, head: i64, len: usize, limit: usize) -> Step {
     let fresh = Attempt { head, size: len.min(limit), tries: 0, probe: Probe::Not };
     let Some(last) = last.filter(|last| last.head == head) else {
@@ -77,21 +77,21 @@ pub fn next(last: Option<Attempt>, head: i64, len: usize, limit: usize) -> Step 
             Step::Probe(Attempt { probe: Probe::UnderWay, ..last })
         }
         Probe::Not => Step::Page(again),
-        // The sink took neither: it is to blame.
+        // The sink took neither, so it is to blame.
         Probe::UnderWay => Step::Page(Attempt { tries: 1, probe: Probe::Not, ..last }),
         Probe::Delivered => Step::Page(Attempt { probe: Probe::Retried, ..again }),
         Probe::Retried => Step::GiveUp,
     }
 }
 
-/// True if a process that has just started may have died over the only alert there is,
-/// again and again: there is no other one to find out by, and no hurry.
+/// True if earlier processes may have died over the only alert in the outbox, again and
+/// again. Without a second alert this cannot be found out, and the delivery is not urgent.
 pub fn is_perilous(last: Option<Attempt>, head: i64, len: usize) -> bool {
     let alone = |last: Attempt| last.tries >= TRIES && last.probe == Probe::Not;
     len == 1 && last.is_some_and(|last| last.head == head && alone(last))
 }
 
-/// How much is delivered at once, and how long a sink that fails is left alone.
+/// The size of a delivery, and the pause that a failing sink is given.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     limit: usize,
@@ -111,13 +111,12 @@ impl Pace {
         Self { limit: most, most, failures: 0 }
     }
 
-    /// The most alerts that go at once.
+    /// The most alerts of the next delivery.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Notes that `size` alerts were taken; `late`, only after the time that they may
-    /// take.
+    /// Notes that `size` alerts were taken. `late` is true if that took longer than it may.
     pub fn took(&mut self, size: usize, late: bool) {
         self.failures = 0;
         if late {
@@ -127,8 +126,7 @@ impl Pace {
         }
     }
 
-    /// Notes that a delivery of `size` alerts failed. Returns how long to wait before
-    /// the next one.
+    /// Notes that a delivery of `size` alerts failed. Returns the pause before the next one.
     pub fn failed(&mut self, size: usize) -> Duration {
         self.limit = (size / 2).max(1);
         let pause = Duration::from_secs(1 << self.failures.min(6));
@@ -141,9 +139,9 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// A sink as `takes` describes it, and an outbox of alerts that are numbered from 1.
-    /// Returns what was taken, in order, and what was given up. `crashes` has the process
-    /// die instead of getting an error.
+    /// Delivers alerts with numbers from 1 up to a sink that takes an alert in a turn if
+    /// `takes` says so. Returns the alerts that were taken, in order, and those that were
+    /// given up.
     fn deliver(
         alerts: i64,
         takes: impl Fn(i64, usize) -> bool,
@@ -214,7 +212,7 @@ mod tests {
     fn pages_shrink_when_the_sink_is_slow_and_grow_again() {
         let mut pace = Pace::default();
         pace.took(3, false);
-        assert_eq!(pace.limit(), MAX_PAGE, "a short outbox says nothing");
+        assert_eq!(pace.limit(), MAX_PAGE, "a short page proves nothing");
         pace.took(1000, true);
         assert_eq!(pace.limit(), 500);
         pace.took(500, false);

@@ -6,25 +6,25 @@ use std::str::FromStr;
 use compact_str::CompactString;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// The most characters that an id may have.
+/// The most characters in an id.
 pub const MAX_CHARS: usize = 128;
 
-/// The beginning of the ids that no device has: an instance may publish its echoes
-/// there, through the very subscription of the heartbeats.
+/// The prefix of ids that no device may have. An instance may publish its echoes under such
+/// an id, so that they come back through the same subscription as the heartbeats.
 pub const RESERVED_PREFIX: &str = "heartbeatd-echo-";
 
-/// True if the text is an id that no device has.
+/// True if the text is an id that no device may have.
 pub fn is_reserved(text: &str) -> bool {
     text.starts_with(RESERVED_PREFIX)
 }
 
-/// The name of a device: 1 to 128 characters, none of them a control character, an
-/// invisible one, or one that means something in a topic (`/`, `+`, `#`); no blank at
-/// either end.
+/// The id of a device: 1 to 128 characters. None of them is a control character, an
+/// invisible character or one with a meaning in a topic (`/`, `+`, `#`), and neither end is
+/// a blank.
 ///
-/// So nothing of an id is hidden, and none changes the text around it.
+/// So no part of an id is hidden, and an id does not change the text around it.
 ///
-/// Up to 24 bytes are held inline, so the usual id costs no allocation.
+/// Up to 24 bytes are stored inline, so a usual id needs no allocation.
 ///
 /// ```
 /// use heartbeatd::domain::DeviceId;
@@ -43,47 +43,49 @@ impl DeviceId {
         &self.0
     }
 
-    /// The id of a device.
+    /// Parses the id of a device.
     ///
     /// # Errors
     ///
-    /// [`InvalidDeviceId`] if the text is not an id, or if it is a reserved one.
+    /// [`InvalidDeviceId`] if the text is not an id, or is a reserved one.
     pub fn of_device(text: &str) -> Result<Self, InvalidDeviceId> {
         let id: Self = text.parse()?;
         if id.is_reserved() { Err(InvalidDeviceId::Reserved) } else { Ok(id) }
     }
 
-    /// True if no device has this id: it begins with [`RESERVED_PREFIX`].
+    /// True if no device may have this id, because it begins with [`RESERVED_PREFIX`].
     pub fn is_reserved(&self) -> bool {
         is_reserved(&self.0)
     }
 }
 
-/// Why a text is no device id.
+/// The reason why a text is not a device id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDeviceId {
-    /// Nothing there.
-    #[error("a device id has 1 to {MAX_CHARS} characters, this one is empty")]
+    /// The text is empty.
+    #[error("a device id has 1 to {MAX_CHARS} characters; this one is empty")]
     Empty,
-    /// Too much of it.
-    #[error("a device id has 1 to {MAX_CHARS} characters, this one has {0}")]
+    /// The text is too long: the number of its characters.
+    #[error("a device id has 1 to {MAX_CHARS} characters; this one has {0}")]
     TooLong(usize),
-    /// A character that would change a topic or a terminal.
+    /// It contains a character with a meaning in a topic or to a terminal.
     #[error(
-        "a device id contains no control character and none of '/', '+', '#'; this one has {0:?}"
+        "a device id must not contain a control character or any of '/', '+', '#'; this one \
+         contains {0:?}"
     )]
     Forbidden(char),
-    /// A character that cannot be seen: two ids would look alike, or an id change the
-    /// text around it.
+    /// It contains a character that cannot be seen. Two ids could look alike, or an id could
+    /// change the text around it.
     #[error(
-        "a device id contains no invisible, format or line separator character; this one has {}",
+        "a device id must not contain an invisible, format or line separator character; this \
+         one contains {}",
         code_point(*.0)
     )]
     Invisible(char),
-    /// A blank that cannot be seen.
-    #[error("a device id neither begins nor ends with a blank; this one does with {}", code_point(*.0))]
+    /// It begins or ends with a blank, which cannot be seen there.
+    #[error("a device id must not begin or end with a blank; this one does, with {}", code_point(*.0))]
     BlankAtEnd(char),
-    /// It is kept for echoes.
+    /// It is reserved for echoes.
     #[error("ids that begin with {RESERVED_PREFIX:?} are reserved for echoes of the service")]
     Reserved,
 }
@@ -99,7 +101,7 @@ impl FromStr for DeviceId {
         if text.is_empty() {
             return Err(InvalidDeviceId::Empty);
         }
-        // Bytes bound characters from above, so the usual id is not counted.
+        // There are at most as many characters as bytes, so a usual id is not counted.
         if text.len() > MAX_CHARS {
             let chars = text.chars().count();
             if chars > MAX_CHARS {
@@ -107,7 +109,7 @@ impl FromStr for DeviceId {
             }
         }
         let is_forbidden = |c: &char| c.is_control() || matches!(c, '/' | '+' | '#');
-        // The usual id, read with each heartbeat, needs no decoding.
+        // Each heartbeat takes this path. A usual id is ASCII and needs no decoding.
         let forbidden = if text.is_ascii() {
             text.bytes().map(char::from).find(is_forbidden)
         } else {
@@ -127,10 +129,10 @@ impl FromStr for DeviceId {
     }
 }
 
-/// True for the categories Cf (format: bidi controls, zero-width characters, U+FEFF, soft
-/// hyphen), Zl and Zp (line and paragraph separator) and Co (private use: it is what a font
-/// makes of it), for the other characters that Unicode tells programs not to draw, and for
-/// the Braille pattern without a dot.
+/// True for a character that cannot be seen or shows something else in every font: the
+/// categories Cf (format: bidi controls, zero-width characters, U+FEFF, soft hyphen), Zl and
+/// Zp (line and paragraph separator) and Co (private use), the other characters that Unicode
+/// tells programs not to draw, and the Braille pattern without a dot.
 pub(crate) fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Format, LineSeparator, ParagraphSeparator, PrivateUse};
     let category = c.general_category();
@@ -139,9 +141,9 @@ pub(crate) fn is_invisible(c: char) -> bool {
         || c == '\u{2800}'
 }
 
-/// The property Default_Ignorable_Code_Point without the category Cf, from
-/// DerivedCoreProperties.txt of Unicode 16: fillers, variation selectors, and code points
-/// that are reserved for more of them.
+/// True for the property Default_Ignorable_Code_Point without the category Cf, as in
+/// DerivedCoreProperties.txt of Unicode 16: fillers, variation selectors and code points
+/// that are reserved for further ones.
 fn is_ignorable(c: char) -> bool {
     matches!(
         c,
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ids_of_echoes_are_reserved() {
+    fn ids_of_echoes_are_reserved() {
         for (text, reserved) in [
             ("heartbeatd-echo-", true),
             ("heartbeatd-echo-heartbeatd", true),

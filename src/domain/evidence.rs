@@ -1,4 +1,4 @@
-//! Evidence: why a device is offline, or why it is not.
+//! Evidence: the reason why a device is offline, or why it is not.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Coverage, Gap, Status, Transition};
 
-/// What a device's status rests on: its silence, and how much of it was listened
-/// to.
+/// The facts that a device's status rests on: its silence, and the part of it that was
+/// listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// What follows from the rest.
+    /// The conclusion from the other fields.
     pub verdict: Verdict,
-    /// The last heartbeat: when the silence began.
+    /// The time of the last heartbeat, when the silence began.
     pub silent_since: DateTime<Utc>,
-    /// For a device that is offline, the check that found it; else now.
+    /// For an offline device the time of the check that found it, otherwise now.
     pub until: DateTime<Utc>,
     /// The timeout that decides, or decided.
     pub timeout: TimeDelta,
-    /// How much of the silence was listened to.
+    /// The part of the silence that was listened to.
     pub listened: TimeDelta,
-    /// What of the silence was not, oldest first; empty if that is not known any more.
+    /// The parts that were not, oldest first; empty if they are not known any more.
     pub gaps: Vec<Gap>,
 }
 
-/// What the evidence comes to.
+/// The conclusion from the evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Its timeout has not been listened to since its last heartbeat.
+    /// Not more than its timeout has been listened to since its last heartbeat.
     NotSilent,
-    /// It has: the next check takes the device offline.
+    /// More than its timeout has. The next check takes the device offline.
     Silent,
     /// A check has taken it offline.
     Offline,
@@ -40,7 +40,7 @@ impl Evidence {
     /// `timeout`, as of `now`. For one that is offline, `newest` is its newest
     /// transition.
     ///
-    /// `None`: it was never heard, so it cannot fall silent.
+    /// `None` if it was never heard, because then it cannot fall silent.
     pub fn weigh(
         status: Status,
         last_seen_at: Option<DateTime<Utc>>,
@@ -54,7 +54,7 @@ impl Evidence {
         let silent_since = found.and_then(|found| found.last_seen_at).or(last_seen_at)?;
         let until = found.map_or(now, |found| found.at);
         let timeout = found.and_then(|found| found.timeout).unwrap_or(timeout);
-        // What was known when the device was marked counts, not what is left of it.
+        // What was known when the device was marked counts, not what is left of that today.
         let kept = found.and_then(|found| found.listened);
         let listened = kept.unwrap_or_else(|| coverage.intervals().covered(silent_since, until));
         let verdict = match status {
@@ -69,8 +69,9 @@ impl Evidence {
         };
         let gaps = coverage.gaps(silent_since, until);
         let missed: TimeDelta = gaps.iter().map(|gap| gap.interval.length()).sum();
-        // Less than the whole: the newest part was proven after the check. More: listening
-        // that counted then is forgotten by now, and these are not the gaps of then.
+        // Less than the whole silence means that its newest part was proven after the check.
+        // More means that listening which counted then is forgotten by now. Then these gaps are
+        // not those of the check.
         let gaps = if listened + missed <= until - silent_since { gaps } else { Vec::new() };
         Some(Self { verdict, silent_since, until, timeout, listened, gaps })
     }
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_was_never_heard_has_nothing_to_weigh() {
+    fn a_device_that_was_never_heard_has_no_evidence() {
         assert_eq!(online(None, 560), None);
     }
 
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_took_a_device_offline_is_weighed_as_of_then() {
+    fn an_offline_device_is_weighed_as_of_the_check_that_found_it() {
         let offline = Transition {
             sequence: 1,
             device_id: "pump".parse().expect("an id"),
@@ -158,7 +159,7 @@ mod tests {
         let pruned = Coverage::new(Duration::from_secs(5));
         assert_eq!(weigh(&pruned), Evidence { gaps: Vec::new(), ..evidence.clone() });
         assert_eq!((evidence.verdict, evidence.until), (Verdict::Offline, at(540)));
-        assert_eq!(evidence.timeout, TimeDelta::seconds(60), "not the one of today");
+        assert_eq!(evidence.timeout, TimeDelta::seconds(60), "not today's");
         assert_eq!(evidence.listened, TimeDelta::seconds(125), "as far as it was proven then");
     }
 }

@@ -1,7 +1,7 @@
-//! Heartbeats: what a device may say and what the service makes of it.
+//! Heartbeats: their content, and the reasons to reject a message that is not one.
 //!
-//! A heartbeat is evidence of life before it is data: what cannot be read of it counts
-//! as absent, the heartbeat still counts. Its time is the time at which it was
+//! A heartbeat is evidence of life before it is data. A part of it that cannot be read
+//! counts as absent, but the heartbeat still counts. Its time is the time at which it was
 //! received; the device's own clock decides nothing.
 
 use std::time::Duration;
@@ -13,32 +13,32 @@ use super::DeviceId;
 use super::device_id::InvalidDeviceId;
 use super::payload::{PayloadError, Report};
 
-/// A device said that it is alive.
+/// A sign of life from a device.
 ///
-/// 88 bytes: as many of them as there are devices wait to be written.
+/// It takes 88 bytes, because as many of them as there are devices may wait to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Who.
+    /// The device that sent it.
     pub device_id: DeviceId,
-    /// When, by the service's clock.
+    /// The time of its arrival, by the service's clock.
     pub received_at: DateTime<Utc>,
-    /// The device's clock minus the service's, if it told its time.
+    /// The device's clock minus the service's, if the device told its time.
     pub clock_skew_ms: Option<NonMaxI64>,
-    /// Seconds since the device booted, if it told.
+    /// Seconds since the device booted, if it told them.
     pub uptime_seconds: Option<NonMaxI64>,
-    /// Bytes of free memory, if it told.
+    /// Bytes of free memory, if it told them.
     pub free_memory: Option<NonMaxI64>,
-    /// The error that it reports, if any.
+    /// The error that the device reports, if any.
     pub error: Option<Box<str>>,
-    /// Why the payload, or a part of it, counts as absent.
+    /// The reason why the payload, or a part of it, counts as absent.
     pub payload_error: Option<Box<PayloadError>>,
 }
 
 impl Heartbeat {
     /// Reads a payload: empty, or a JSON object with optional `timestamp`,
     /// `uptime_seconds`, `free_memory` (whole numbers) and `error` (text). Unknown
-    /// fields are ignored. Whatever cannot be read counts as absent and becomes the
-    /// heartbeat's [`payload_error`](Self::payload_error).
+    /// fields are ignored. Whatever cannot be read counts as absent and is named by
+    /// [`payload_error`](Self::payload_error).
     pub fn parse(device_id: DeviceId, payload: &[u8], received_at: DateTime<Utc>) -> Self {
         let (report, payload_error) = Report::read(payload);
         Self {
@@ -54,9 +54,9 @@ impl Heartbeat {
         }
     }
 
-    /// Takes in a later heartbeat of the same device: what the later one does
-    /// not tell stays as it was told before, except for the errors: the device's holds
-    /// only as long as it is reported, that of the payload is the later payload's.
+    /// Merges a later heartbeat of the same device into this one. Numbers that the later one
+    /// does not tell stay as they are. Both errors are those of the later one: the device's
+    /// error holds only as long as it is reported.
     pub fn merge(&mut self, later: Self) {
         self.received_at = later.received_at;
         self.clock_skew_ms = later.clock_skew_ms.or(self.clock_skew_ms);
@@ -67,70 +67,71 @@ impl Heartbeat {
     }
 }
 
-/// Whether a clock skew is worth a warning: it is above the bound, and it was
-/// not before or has moved by more than the bound since.
+/// True if a clock skew is worth a warning: it is above the bound, and before it was not, or
+/// was another one by more than the bound.
 pub fn is_new_skew(before_ms: Option<i64>, now_ms: i64, bound: Duration) -> bool {
     let exceeds = |ms: i64| u128::from(ms.unsigned_abs()) > bound.as_millis();
     exceeds(now_ms)
         && before_ms.is_none_or(|before| !exceeds(before) || exceeds(now_ms.saturating_sub(before)))
 }
 
-/// Why a message is no heartbeat.
+/// The reason why a message does not count as a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// It was published earlier and kept by the broker: no evidence of life.
-    #[error("a retained message is no evidence of life")]
+    /// It was published earlier and kept by the broker, so it is not evidence of life.
+    #[error("a retained message is not evidence of life")]
     Retained {
-        /// Whose topic.
+        /// The device of its topic.
         device_id: DeviceId,
     },
-    /// The level of the topic where the id belongs holds none.
+    /// The level of the topic for the id does not hold one.
     #[error("{0}")]
     InvalidDeviceId(InvalidDeviceId),
-    /// The topic, as far as it can be shown, is not UTF-8 or contains a U+0000.
+    /// The topic is not UTF-8 or contains a U+0000; the part of it that can be shown.
     #[error(
         "the topic {0:?} is not UTF-8 or contains a U+0000; the broker should refuse such topics"
     )]
     InvalidTopic(Box<str>),
-    /// Received before the device was removed.
+    /// It was received before the device was removed.
     #[error("the device has been removed since")]
     Removed {
-        /// Who.
+        /// The device that sent it.
         device_id: DeviceId,
     },
-    /// Not registered, and `devices.auto_register` is off.
+    /// The device is not registered, and `devices.auto_register` is off.
     #[error("the device is not registered and devices.auto_register is false")]
     UnknownDevice {
-        /// Who.
+        /// The device that sent it.
         device_id: DeviceId,
     },
-    /// Not registered, and more new devices report than `devices.registration_rate`.
+    /// The device is not registered, and more new ones report than
+    /// `devices.registration_rate` allows.
     #[error(
         "the device is not registered and there are more new ones than \
          devices.registration_rate allows; its next heartbeat tries again"
     )]
     RegistrationRate {
-        /// Who.
+        /// The device that sent it.
         device_id: DeviceId,
     },
-    /// Not registered, and the fleet has `devices.max_devices` already.
+    /// The device is not registered, and the fleet has `devices.max_devices` already.
     #[error("the device is not registered and the fleet has reached devices.max_devices")]
     FleetFull {
-        /// Who.
+        /// The device that sent it.
         device_id: DeviceId,
     },
-    /// The database takes everything but this heartbeat.
+    /// The database accepts other heartbeats, but not this one.
     #[error("the database refuses this heartbeat: {why}")]
     Refused {
-        /// The device that reported.
+        /// The device that sent it.
         device_id: DeviceId,
         /// The reason that the database gives.
         why: String,
     },
     /// More devices report than there is room for until the next flush.
-    #[error("too many devices report that are not registered; no silence counts across this")]
+    #[error("too many unregistered devices report; no silence is counted across this")]
     NoRoom {
-        /// The device that reported.
+        /// The device that sent it.
         device_id: DeviceId,
     },
 }
@@ -164,7 +165,7 @@ impl Rejection {
         }
     }
 
-    /// Whose message it was, as far as that can be told.
+    /// The device that sent the message, as far as that is known.
     pub fn device_id(&self) -> Option<&DeviceId> {
         match self {
             Self::InvalidDeviceId(_) | Self::InvalidTopic(_) => None,
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_specifications_payload_is_read_whole() {
+    fn the_payload_of_the_specification_is_read_whole() {
         let heartbeat = accepted(
             r#"{"timestamp":"2026-11-23T11:59:59.5Z","uptime_seconds":3600,"free_memory":123456}"#,
         );

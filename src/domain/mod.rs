@@ -1,7 +1,6 @@
-//! What heartbeats, statuses and silence are: pure rules, no I/O, no clock.
+//! The rules for heartbeats, statuses and silence: pure, without I/O and without a clock.
 //!
-//! Time comes in as an argument, so every rule here can be tested by stating
-//! instants.
+//! Time comes in as an argument, so a test of a rule only has to name instants.
 
 mod clock_watch;
 pub mod coverage;

@@ -1,24 +1,24 @@
-//! The timeout that a device's row has: heartbeatd writes only usable ones, and another
-//! program anything.
+//! The timeout in a device's row. heartbeatd writes only usable ones, but another program
+//! may write anything.
 
 use std::time::Duration;
 
-/// A hundred years in seconds: the longest timeout that is compared with anything.
+/// A hundred years in seconds, the longest usable timeout.
 const LONGEST: i64 = 100 * 365 * 24 * 60 * 60;
 
-/// A device's own timeout in seconds, as far as it can be one.
+/// A device's own timeout in seconds, usable or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnTimeout {
-    /// It has been set.
+    /// The timeout is in effect.
     Usable(u64),
-    /// It is unusable, and the device has the default.
+    /// Zero or less is unusable, so the default is in effect.
     NotPositive(i64),
-    /// It is unusable: longer than anybody waits, so the device never goes offline.
+    /// More than a hundred years is unusable, and the device never goes offline.
     Endless(u64),
 }
 
 impl OwnTimeout {
-    /// What so many seconds in a device's row mean.
+    /// Classifies the seconds in a device's row.
     pub fn of(seconds: i64) -> Self {
         match seconds {
             ..=0 => Self::NotPositive(seconds),
@@ -27,7 +27,7 @@ impl OwnTimeout {
         }
     }
 
-    /// How long the device may be silent; `None`: for as long as the default says.
+    /// The silence that the device is allowed; `None` if the default is in effect.
     pub fn in_effect(self) -> Option<Duration> {
         match self {
             Self::Usable(seconds) | Self::Endless(seconds) => Some(Duration::from_secs(seconds)),
@@ -39,7 +39,7 @@ impl OwnTimeout {
     ///
     /// # Errors
     ///
-    /// [`UnusableTimeout`] if not.
+    /// [`UnusableTimeout`] if it is not.
     pub fn usable(self) -> Result<Duration, UnusableTimeout> {
         match self {
             Self::Usable(seconds) => Ok(Duration::from_secs(seconds)),
@@ -49,7 +49,7 @@ impl OwnTimeout {
     }
 }
 
-/// Why a device's own timeout cannot be used, and what holds instead.
+/// The reason why a device's own timeout cannot be used, and what is in effect instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableTimeout {
     /// It is zero or less.

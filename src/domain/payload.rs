@@ -1,6 +1,6 @@
-//! The payload of a heartbeat: what can be read of it, and why the rest cannot.
+//! The payload of a heartbeat: the fields that can be read, and why the others cannot.
 //!
-//! Reading never fails: a heartbeat is evidence of life whatever it carries.
+//! Reading never fails, because a heartbeat is evidence of life whatever it carries.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,38 +13,38 @@ use serde_json::value::RawValue;
 
 use super::timestamp;
 
-/// The most bytes that a payload may have to be read.
+/// The most bytes of a payload that is read.
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
 /// The most characters of an error report that are kept.
 pub const MAX_ERROR_CHARS: usize = 1024;
 
-/// Why a payload, or a field of it, counts as absent.
+/// The reason why a payload, or a field of it, counts as absent.
 ///
-/// Its text names what was expected and where, and repeats nothing of the payload: so
-/// it is short, safe to show, and the same for the same mistake.
+/// Its text names what was expected and where, and repeats nothing of the payload. So it is
+/// short, safe to show, and the same for the same mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PayloadError {
-    /// More than [`MAX_PAYLOAD_BYTES`].
+    /// The payload has more than [`MAX_PAYLOAD_BYTES`].
     TooLarge,
-    /// Neither empty nor JSON.
+    /// The payload is neither empty nor JSON.
     NotJson {
         /// The parser's reason and the position.
         why: String,
     },
-    /// JSON, but not an object.
+    /// The payload is JSON, but not an object.
     NotAnObject,
-    /// An object with known fields of a wrong type; the others were read.
+    /// The payload is an object, but these known fields have a wrong type. The others were read.
     Fields(Vec<DroppedField>),
 }
 
-/// The names of the fields that are known.
+/// The names of the known fields.
 pub const FIELDS: [&str; 4] = ["timestamp", "uptime_seconds", "free_memory", "error"];
 
 /// A known field that counts as absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DroppedField {
-    /// Its name.
+    /// The name of the field.
     pub name: &'static str,
     /// The kind of value that it should have.
     expected: &'static str,
@@ -54,7 +54,7 @@ impl PayloadError {
     /// The values of the `reason` label in the metrics.
     pub const REASONS: [&str; 3] = ["too_large", "not_json", "not_an_object"];
 
-    /// The value of the `reason` label in the metrics; `None`: single fields, which are
+    /// The value of the `reason` label in the metrics; `None` for single fields, which are
     /// counted by their names.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
@@ -65,11 +65,11 @@ impl PayloadError {
         }
     }
 
-    /// The fields that were dropped from a payload that was read otherwise.
+    /// The fields that were dropped from a payload whose other fields were read.
     pub fn dropped_fields(&self) -> &[DroppedField] {
         match self {
             Self::Fields(fields) => fields,
-            _ => &[],
+            Self::TooLarge | Self::NotJson { .. } | Self::NotAnObject => &[],
         }
     }
 }
@@ -91,8 +91,8 @@ impl fmt::Display for PayloadError {
     }
 }
 
-/// True if an error's text differs from the one before in more than the position, which
-/// moves with the length of whatever precedes it.
+/// True if the text of an error differs from the previous one in more than the position,
+/// which moves with the length of whatever precedes it.
 pub fn is_new_payload_error(before: Option<&str>, now: &str) -> bool {
     let kind = |text: &str| text.split_once(" at ").map_or(text, |(kind, _)| kind).to_owned();
     before.is_none_or(|before| before != now && kind(before) != kind(now))
@@ -108,7 +108,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Reads what can be read.
+    /// Reads as much as can be read.
     pub(super) fn read(payload: &[u8]) -> (Self, Option<PayloadError>) {
         let written = match Written::read(payload) {
             Ok(written) => written,
@@ -137,7 +137,7 @@ impl Report {
                 whole_number,
                 &mut dropped,
             ),
-            error: field("error", written.error, "a text", error_report, &mut dropped).flatten(),
+            error: field("error", written.error, "text", error_report, &mut dropped).flatten(),
         };
         (report, (!dropped.is_empty()).then_some(PayloadError::Fields(dropped)))
     }
@@ -145,7 +145,7 @@ impl Report {
 
 const WHOLE_NUMBER: &str = "a whole number from 0 up";
 
-/// Each known field as it is written: a wrong type in one of them must not fail the
+/// Each known field in its raw form, so that a wrong type in one of them does not fail the
 /// others.
 #[derive(Default)]
 struct Written<'a> {
@@ -186,8 +186,8 @@ enum Key {
     Unknown,
 }
 
-/// Not derived: of a key that comes twice the last one wins, as with most readers of
-/// JSON; a derived struct refuses it.
+/// Not derived, because a derived struct refuses a key that comes twice. Here the last one
+/// wins, as with most readers of JSON.
 impl<'de> Deserialize<'de> for Written<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
@@ -222,7 +222,7 @@ impl<'de> Deserialize<'de> for Written<'de> {
     }
 }
 
-/// A field's value; one that cannot be read is noted in `dropped` and gives none.
+/// The value of a field. One that cannot be read is `None` and is noted in `dropped`.
 fn field<T>(
     name: &'static str,
     written: Option<&RawValue>,
@@ -237,8 +237,8 @@ fn field<T>(
     value
 }
 
-/// A whole number from 0 up. Many a device's JSON library writes each number
-/// with a fraction (`3600.0`): that is whole too, as far as an `f64` is exact.
+/// Reads a whole number from 0 up. The JSON libraries of many devices write every number
+/// with a fraction (`3600.0`). That is whole too, as far as an `f64` is exact.
 fn whole_number(json: &str) -> Option<NonMaxI64> {
     const EXACT: f64 = (1_u64 << 53) as f64;
     let number = json.parse::<i64>().ok().or_else(|| {
@@ -248,8 +248,9 @@ fn whole_number(json: &str) -> Option<NonMaxI64> {
     number.filter(|&number| number >= 0).and_then(NonMaxI64::new)
 }
 
-/// An error report without what would garble a log or a database (PostgreSQL
-/// stores no U+0000); the inner `None`: it is empty, there is no error.
+/// Reads an error report, without characters that would garble a log or that a database
+/// refuses (PostgreSQL stores no U+0000). The inner `None`: it is empty, so there is no
+/// error.
 fn error_report(json: &str) -> Option<Option<Box<str>>> {
     let clean: String = text(json)?
         .trim()
@@ -260,7 +261,7 @@ fn error_report(json: &str) -> Option<Option<Box<str>>> {
     Some((!clean.is_empty()).then(|| clean.into()))
 }
 
-/// A JSON string, borrowed where it has no escapes.
+/// Reads a JSON string, borrowed if it has no escapes.
 pub(super) fn text(json: &str) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -283,7 +284,7 @@ mod tests {
         report
     }
 
-    /// What is read, and the text of the error.
+    /// The report, and the text of the error.
     fn read_with_error(payload: impl AsRef<[u8]>) -> (Report, String) {
         let (report, error) = Report::read(payload.as_ref());
         let shown = String::from_utf8_lossy(payload.as_ref());
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_tells_nothing_and_says_why() {
+    fn a_payload_that_cannot_be_read_tells_nothing_and_says_why() {
         let too_large = " ".repeat(MAX_PAYLOAD_BYTES + 1);
         let nested = "[".repeat(4000);
         for (payload, reason, text) in [
@@ -358,8 +359,8 @@ mod tests {
             ("uptime_seconds", "1e400", NOT_WHOLE),
             ("free_memory", "[1]", NOT_WHOLE),
             ("free_memory", r#"{"a":1}"#, NOT_WHOLE),
-            ("error", "true", "not a text"),
-            ("error", r#""\ud800""#, "not a text"),
+            ("error", "true", "not text"),
+            ("error", r#""\ud800""#, "not text"),
         ] {
             let other = if field == "free_memory" { "uptime_seconds" } else { "free_memory" };
             let payload = format!(r#"{{"{field}":{value},"{other}":7}}"#);
@@ -369,11 +370,11 @@ mod tests {
             assert_eq!(told, number(7), "{payload}");
         }
         let (_, error) = read_with_error(r#"{"uptime_seconds":"1","error":2}"#);
-        assert_eq!(error, "uptime_seconds: not a whole number from 0 up; error: not a text");
+        assert_eq!(error, "uptime_seconds: not a whole number from 0 up; error: not text");
     }
 
     #[test]
-    fn of_a_key_that_comes_twice_the_last_one_wins() {
+    fn the_last_of_two_equal_keys_wins() {
         let report = read(r#"{"error":"a","uptime_seconds":"no","error":"b","uptime_seconds":2}"#);
         assert_eq!((report.error.as_deref(), report.uptime_seconds), (Some("b"), number(2)));
         assert_eq!(read(r#"{"free_memory":1,"free_memory":null}"#).free_memory, None);
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_report_is_kept_printable_and_short_and_an_empty_one_is_none() {
+    fn an_error_report_is_printable_and_short_and_an_empty_one_is_not_an_error() {
         let error = |payload: &str| read(payload).error;
         assert_eq!(error(r#"{"error":"valve stuck"}"#).as_deref(), Some("valve stuck"));
         assert_eq!(error(r#"{"error":"a\u0000b\nc"}"#).as_deref(), Some("a b c"));
@@ -407,8 +408,8 @@ mod tests {
     fn an_error_is_new_if_it_differs_in_more_than_its_position() {
         for (before, now, new) in [
             (None, "not JSON: expected ident at line 1 column 9", true),
-            (Some("x: not a text"), "x: not a text", false),
-            (Some("x: not a text"), "y: not a text", true),
+            (Some("x: not text"), "x: not text", false),
+            (Some("x: not text"), "y: not text", true),
             (Some("not JSON: a at line 1 column 9"), "not JSON: a at line 1 column 10", false),
             (Some("not JSON: a at line 1 column 9"), "not JSON: b at line 1 column 9", true),
             (Some("more than 8192 bytes"), "JSON, but not an object", true),

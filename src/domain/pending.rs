@@ -1,6 +1,5 @@
-//! The write-behind buffer: the newest heartbeats of the devices that are not in
-//! the database yet. Its size is bounded by the fleet, not by how long the
-//! database is gone.
+//! The write-behind buffer: the newest heartbeat of each device, until it is in the
+//! database. Its size is bounded by the fleet, not by the length of a database outage.
 
 use std::hash::BuildHasher;
 
@@ -9,55 +8,53 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{Heartbeat, Rejection};
 
-/// One heartbeat per device, in a row, and an index of four bytes each.
+/// One heartbeat per device in a vector, and an index with four bytes for each.
 #[derive(Debug, Default)]
 pub struct Pending {
     heartbeats: Vec<Heartbeat>,
-    /// Where each device's heartbeat is.
+    /// The position of each device's heartbeat.
     index: HashTable<u32>,
-    /// Seeded at random: devices choose their ids.
+    /// Seeded at random, because devices choose their ids.
     hasher: DefaultHashBuilder,
     capacity: usize,
-    /// What could not be written: older than the others, sorted by device id.
+    /// Heartbeats that could not be written: older than the others, sorted by device id.
     unwritten: Vec<Heartbeat>,
-    /// Empty, with the room that the next ones need. Two such vectors take turns: to
-    /// allocate megabytes anew each second, on threads that come and go, would leave
-    /// holes as large.
+    /// An empty vector that keeps its capacity. The two swap at each flush: allocating
+    /// megabytes every second on short-lived threads would fragment the heap.
     spare: Vec<Heartbeat>,
 }
 
-/// What [`Pending::take`] gives.
+/// The content of the buffer, taken out by [`Pending::take`].
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What could not be written before, sorted by device id.
+    /// Heartbeats that could not be written before, sorted by device id.
     unwritten: Vec<Heartbeat>,
-    /// What has arrived since, in no order.
+    /// Heartbeats that have arrived since, in no order.
     arrived: Vec<Heartbeat>,
 }
 
 impl Pending {
-    /// Sets how many devices may have a heartbeat waiting that has arrived since the
-    /// last [`take`](Self::take): none before it is set, four billion at most.
+    /// Sets the number of devices of which a heartbeat may wait that has arrived since the
+    /// last [`take`](Self::take). It is zero before it is set, and four billion at most.
     pub fn set_capacity(&mut self, devices: u64) {
         self.capacity = u32::try_from(devices).unwrap_or(u32::MAX) as usize;
     }
 
-    /// How many heartbeats wait: one of a device, or two if one could not be written.
+    /// The number of waiting heartbeats: one per device, or two if one could not be written.
     pub fn len(&self) -> usize {
         self.unwritten.len() + self.heartbeats.len()
     }
 
-    /// Whether none does.
+    /// True if no heartbeat waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes in a heartbeat that is later than those before.
+    /// Adds a heartbeat that is later than all before it.
     ///
     /// # Errors
     ///
-    /// [`Rejection::NoRoom`] if as many other devices as there is room for have one
-    /// waiting.
+    /// [`Rejection::NoRoom`] if heartbeats of other devices take up the whole capacity.
     #[inline]
     pub fn merge(&mut self, later: Heartbeat) -> Result<(), Rejection> {
         let Self { heartbeats, index, hasher, capacity, .. } = self;
@@ -78,11 +75,11 @@ impl Pending {
         Ok(())
     }
 
-    /// Empties the buffer.
+    /// Takes everything out of the buffer.
     pub fn take(&mut self) -> Batch {
         self.index.clear();
         let mut next = std::mem::take(&mut self.spare);
-        // As many are to be expected again; after an outage there is room for more.
+        // About as many will arrive again. After an outage this releases the surplus.
         next.shrink_to(2 * self.heartbeats.len());
         Batch {
             unwritten: std::mem::take(&mut self.unwritten),
@@ -90,8 +87,8 @@ impl Pending {
         }
     }
 
-    /// Puts back what of a [sorted](Batch::sorted) batch could not be written; what
-    /// has arrived since is later.
+    /// Puts back those heartbeats of a [sorted](Batch::sorted) batch that could not be
+    /// written. They are older than those that have arrived since.
     pub fn put_back(&mut self, unwritten: Vec<Heartbeat>) {
         if unwritten.is_empty() {
             self.spare = unwritten;
@@ -102,18 +99,18 @@ impl Pending {
 }
 
 impl Batch {
-    /// How many heartbeats are in it.
+    /// The number of heartbeats.
     pub fn len(&self) -> usize {
         self.unwritten.len() + self.arrived.len()
     }
 
-    /// Whether nothing is in it.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// One heartbeat per device, sorted by device id. Takes a while: not to be done on
-    /// the thread of an actor.
+    /// Returns one heartbeat per device, sorted by device id. Do not call this on an actor's
+    /// thread, because it takes a while.
     pub fn sorted(self) -> Vec<Heartbeat> {
         let Self { unwritten: mut all, mut arrived } = self;
         sort_by_device(&mut arrived);
@@ -121,7 +118,8 @@ impl Batch {
             return arrived;
         }
         all.append(&mut arrived);
-        // Merges two sorted runs, of which the later one stays behind the earlier.
+        // Merges two sorted runs. The sort is stable, so of a device's two heartbeats the later
+        // one stays second.
         all.sort_by(|a, b| a.device_id.cmp(&b.device_id));
         all.dedup_by(|later, earlier| {
             let same = later.device_id == earlier.device_id;
@@ -136,8 +134,8 @@ impl Batch {
 
 /// Sorts by device id.
 ///
-/// The ids of a fleet begin alike, and to compare them is most of the work: so what
-/// all have in common is left out, and the next eight bytes are compared as a number.
+/// The ids of a fleet usually begin alike, and comparing them is most of the work. So the
+/// common prefix is skipped, and the next eight bytes are compared as a number.
 pub fn sort_by_device(heartbeats: &mut [Heartbeat]) {
     let Some(first) = heartbeats.first() else { return };
     let first = first.device_id.as_str().as_bytes();
@@ -154,7 +152,7 @@ pub fn sort_by_device(heartbeats: &mut [Heartbeat]) {
         u64::from_be_bytes(bytes)
     };
     heartbeats.sort_by_cached_key(number);
-    // No byte of an id is zero, so a shorter one had the smaller number already.
+    // No byte of an id is zero, so a shorter id already had the smaller number.
     for same in heartbeats.chunk_by_mut(|a, b| number(a) == number(b)) {
         same.sort_unstable_by(|a, b| a.device_id.cmp(&b.device_id));
     }
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_too_many_is_rejected_and_the_others_go_on() {
+    fn one_device_too_many_is_rejected_and_the_others_go_on() {
         let mut pending = buffer(&[("a", 1), ("b", 1), ("c", 1)]);
         let device_id = "d".parse().expect("an id");
         assert_eq!(pending.merge(heartbeat("d", 2)), Err(Rejection::NoRoom { device_id }));
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_back_is_older_than_what_has_arrived_since() {
+    fn heartbeats_that_are_put_back_are_older_than_those_that_arrived_since() {
         let mut pending = buffer(&[("a", 1), ("b", 1)]);
         let taken = pending.take().sorted();
         for device in ["b", "c", "d"] {

@@ -1,15 +1,15 @@
-//! How fast heartbeats may register devices: a bound on what one client that invents
-//! ids can do before somebody notices.
+//! The rate at which heartbeats may register devices. It bounds what one client that
+//! invents ids can do before an operator notices.
 
 use std::time::Instant;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// A token bucket: a burst of registrations at once, then so many a second. Full at the
-/// start.
+/// A token bucket: a burst of registrations at once, then a number of them each second. It
+/// is full at the start.
 #[derive(Clone, Debug)]
 pub struct RegistrationBudget {
-    /// Devices per second, which is billionths of a device per nanosecond.
+    /// Devices per second, which equals billionths of a device per nanosecond.
     rate: u64,
     /// In billionths of a device.
     burst: u128,
@@ -19,13 +19,13 @@ pub struct RegistrationBudget {
 }
 
 impl RegistrationBudget {
-    /// A budget of `burst` devices, and `rate` more each second.
+    /// Creates a budget of `burst` devices, and `rate` more each second.
     pub fn new(rate: u64, burst: u64, now: Instant) -> Self {
         let burst = u128::from(burst) * NANOS_PER_SECOND;
         Self { rate, burst, level: burst, filled_at: now }
     }
 
-    /// How many devices may be registered now.
+    /// The number of devices that may be registered now.
     pub fn available(&mut self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.filled_at).as_nanos();
         let gained = elapsed.saturating_mul(self.rate.into());
@@ -34,7 +34,7 @@ impl RegistrationBudget {
         u64::try_from(self.level / NANOS_PER_SECOND).unwrap_or(u64::MAX)
     }
 
-    /// Takes off what was registered; what was available and not used stays.
+    /// Deducts devices that were registered. The rest of what was available stays.
     pub fn spend(&mut self, devices: u64) {
         self.level = self.level.saturating_sub(u128::from(devices) * NANOS_PER_SECOND);
     }
@@ -71,12 +71,12 @@ mod tests {
         assert_eq!(budget.available(start + Duration::from_millis(499)), 6);
         assert_eq!(budget.available(start + Duration::from_millis(500)), 7);
         assert_eq!(budget.available(start + Duration::from_secs(1_000)), 10);
-        assert_eq!(budget.available(start), 10, "a clock that goes back gains nothing");
+        assert_eq!(budget.available(start), 10, "an earlier time gains nothing");
     }
 
     proptest! {
-        /// The model remembers every registration: since each instant in the past, no
-        /// more than a burst and the rate may have been registered.
+        /// The model remembers every registration. Since any instant in the past, no more
+        /// than the burst and the rate may have been registered.
         #[test]
         fn it_allows_what_every_interval_of_the_past_allows(
             rate in 1_u64..1_000,

@@ -1,4 +1,4 @@
-//! What a device's status is and which events change it.
+//! The status of a device, and the events that change it.
 //!
 //! | from \ event | heartbeat | heartbeat that reports an error | silent past its timeout |
 //! |---|---|---|---|
@@ -13,10 +13,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::DeviceId;
 
-/// Where a device stands.
+/// The status of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Status {
-    /// Registered, never seen.
+    /// Registered, but never heard.
     Provisioning,
     /// Heard within its timeout.
     Online,
@@ -27,7 +27,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// All there are.
+    /// Every status.
     pub const ALL: [Self; 4] = [Self::Provisioning, Self::Online, Self::Offline, Self::Error];
 
     /// The status of this name; `None` if there is none.
@@ -35,13 +35,14 @@ impl Status {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 
-    /// The status after a heartbeat: whatever it was before, the device lives.
+    /// The status after a heartbeat. It does not depend on the status before, because the
+    /// device is alive.
     pub fn on_heartbeat(self, reports_error: bool) -> Self {
         if reports_error { Self::Error } else { Self::Online }
     }
 
-    /// The status after the device has been silent for its timeout. One that
-    /// was never heard has nothing to fall silent from.
+    /// The status after the device has been silent for its timeout. A device that was never
+    /// heard cannot fall silent.
     pub fn on_silence(self) -> Self {
         match self {
             Self::Online | Self::Error => Self::Offline,
@@ -72,40 +73,40 @@ impl log::kv::ToValue for Status {
     }
 }
 
-/// One status change of one device, as it stands in the history.
+/// One status change of one device, as in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// Ever growing, never reused: the key by which a receiver recognises a
-    /// transition that it already has.
+    /// A number that only grows and is never reused. A receiver recognises by it a transition
+    /// that it already has.
     pub sequence: i64,
-    /// Whose status changed.
+    /// The device whose status changed.
     pub device_id: DeviceId,
     /// The status that was left.
     pub from: Status,
     /// The status that was entered.
     pub to: Status,
-    /// When the heartbeat was received, or when the check found the silence.
+    /// The time of the heartbeat, or of the check that found the silence.
     pub at: DateTime<Utc>,
-    /// The device's last heartbeat as of then.
+    /// The time of the device's last heartbeat as of then.
     pub last_seen_at: Option<DateTime<Utc>>,
     /// For `offline`: the instant that the last heartbeat was older than.
     pub cutoff: Option<DateTime<Utc>>,
     /// For `offline`: the timeout that decided.
     pub timeout: Option<TimeDelta>,
-    /// For `offline`: how much of the silence was listened to.
+    /// For `offline`: the part of the silence that was listened to.
     pub listened: Option<TimeDelta>,
     /// For `offline`: the instance that listened, as `mqtt.client_id` names it.
     pub instance: Option<String>,
-    /// When the alert sink acknowledged it; only `offline` ones are delivered.
+    /// The time at which the alert sink acknowledged it. Only `offline` ones are delivered.
     pub delivered_at: Option<DateTime<Utc>>,
-    /// Set if the alert sink will never get it: it takes others, but not this one.
+    /// Set if the alert sink takes other alerts but never this one, which was given up.
     pub given_up: Option<GivenUp>,
 }
 
 /// An alert that was given up for the sake of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
-    /// When it was.
+    /// The time at which it was given up.
     pub at: DateTime<Utc>,
     /// The reason that the alert sink gave last.
     pub why: String,
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_takes_offline_only_what_was_heard_before() {
+    fn silence_takes_only_devices_offline_that_were_heard_before() {
         assert_eq!(Provisioning.on_silence(), Provisioning);
         assert_eq!(Online.on_silence(), Offline);
         assert_eq!(Error.on_silence(), Offline);

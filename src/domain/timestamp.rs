@@ -1,17 +1,17 @@
-//! The time that a device tells, in the spellings that devices use.
+//! The time that a device tells, in the formats that devices use.
 //!
-//! A spelling is read only if it means one instant: `11/12/2026` does not, and neither
-//! does a number that could be seconds as well as milliseconds.
+//! A time is read only if it means one instant. `11/12/2026` does not, and neither does a
+//! number that could be seconds as well as milliseconds.
 
 use chrono::{DateTime, Utc};
 
 use super::payload::text;
 
-/// The times that are read, as a message names them.
+/// The formats that are read, as an error message names them.
 pub(super) const EXPECTED: &str = "a time as RFC 3339, or since 1970 in seconds, milliseconds, \
                                    microseconds or nanoseconds (from 1998-07-09 to 2286-11-20)";
 
-/// Reads a JSON value: RFC 3339 and its relatives as text, the time since 1970 as a
+/// Reads a JSON value: text in RFC 3339 or a similar format, or the time since 1970 as a
 /// number or as text.
 pub(super) fn from_json(json: &str) -> Option<DateTime<Utc>> {
     if !json.starts_with('"') {
@@ -23,9 +23,9 @@ pub(super) fn from_json(json: &str) -> Option<DateTime<Utc>> {
     exact.or_else(|| date_and_time(text)).or_else(|| since_1970(text))
 }
 
-/// A number of seconds, milliseconds, microseconds or nanoseconds. From 1998-07-09
-/// to 2286-11-20 no number can be two of them, and none is a date in digits such as
-/// `20261123120000`; the time since 1970 of a device without a clock is not read.
+/// Reads a number of seconds, milliseconds, microseconds or nanoseconds since 1970. From
+/// 1998-07-09 to 2286-11-20 no number can be two of them, and none is a date in digits such
+/// as `20261123120000`. A device without a clock tells an earlier time, which is not read.
 fn since_1970(number: &str) -> Option<DateTime<Utc>> {
     const FIRST_SECOND: f64 = 9e8;
     const LAST_SECOND: f64 = 1e10;
@@ -37,8 +37,8 @@ fn since_1970(number: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis((number / unit * 1000.0).round() as i64)
 }
 
-/// A date and a time of day like those of RFC 3339, with a separator, a fraction or a
-/// zone as other standards have them; without a zone it is UTC.
+/// Reads a date and a time of day like those of RFC 3339, but with a separator, a fraction
+/// or a zone as in other standards. Without a zone it is UTC.
 fn date_and_time(text: &str) -> Option<DateTime<Utc>> {
     const DATE: usize = "2026-11-23".len();
     let (date, rest) = text.split_at_checked(DATE)?;
@@ -51,7 +51,7 @@ fn date_and_time(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(&exact).ok().map(|time| time.to_utc())
 }
 
-/// The offset from UTC as RFC 3339 has it.
+/// Turns a zone into an offset from UTC as RFC 3339 writes it.
 fn offset(zone: &str) -> Option<String> {
     if ["", "Z", "UTC", "GMT"].iter().any(|utc| zone.eq_ignore_ascii_case(utc)) {
         return Some("Z".to_owned());
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_read_in_every_spelling_that_means_one_instant() {
+    fn a_time_is_read_in_every_format_that_means_one_instant() {
         for spelling in [
             "2026-11-23T12:00:00Z",
             "2026-11-23t12:00:00z",
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_mean_several_instants_or_none_is_not_read() {
+    fn text_that_may_mean_several_instants_or_none_is_not_read() {
         for json in [
             "0",
             "-1",
@@ -189,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_time_is_read_back_from_its_spellings(millis in 900_000_000_000_i64..10_000_000_000_000) {
+        fn every_time_is_read_back_from_each_format(millis in 900_000_000_000_i64..10_000_000_000_000) {
             let time = DateTime::from_timestamp_millis(millis).expect("in range");
             let seconds = format!("{}.{:03}", millis / 1000, millis % 1000);
             let spellings = [

@@ -3,7 +3,7 @@
 /// The most items of a page. Bounds the memory of a list of any length.
 const PAGE: u64 = 1000;
 
-/// How far a list has been read: up to the key of the last item.
+/// The position in a list: it has been read up to the key of the last item.
 #[derive(Debug)]
 pub(super) struct Progress<K> {
     last: Option<K>,

@@ -130,7 +130,7 @@ fn a_killed_process_has_its_embedded_broker_s_address_again_at_once() {
 }
 
 #[test]
-fn a_retained_heartbeat_is_no_life_sign() {
+fn a_retained_heartbeat_is_not_a_sign_of_life() {
     let broker = Mosquitto::start();
     publish(broker.port, "devices/ghost/heartbeat", b"{}", &["-r"]);
     // MQTT 5 can ask not to be sent retained messages, 3.1.1 cannot.
@@ -139,7 +139,7 @@ fn a_retained_heartbeat_is_no_life_sign() {
         let service = place.start();
         service.await_listening();
         if version == "3.1.1" {
-            service.await_log(&["rejected: a retained message is no evidence of life", "ghost"]);
+            service.await_log(&["rejected: a retained message is not evidence of life", "ghost"]);
         }
         heartbeat(broker.port, "alive", b"");
         place.await_statuses(&["alive online"]);
