@@ -1,4 +1,4 @@
-//! `heartbeatd check-config`: what the configuration comes to.
+//! `heartbeatd check-config`: checks the configuration and prints it with all defaults.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,8 +15,8 @@ pub(super) fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same TOML without a character that hides or drives the terminal; the path of a
-/// file may hold any.
+/// Returns the same TOML without characters that hide text or drive the terminal. The path
+/// of a file may contain any.
 fn escaped(toml: &str) -> String {
     toml.lines().map(|line| escaped_line(line) + "\n").collect()
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_is_the_same_toml_without_hazards() {
+    fn the_printed_toml_is_the_same_without_hazards() {
         for text in ["plain", "a\u{202e}b", "a\u{200b}\"\\'b", "a\u{1b}]0;x\u{7}", "\u{a0}'\\"] {
             let table = toml::Table::from_iter([("ca_file".to_owned(), text.into())]);
             let printed = escaped(&toml::to_string(&table).expect("it is TOML"));

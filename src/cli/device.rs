@@ -1,5 +1,5 @@
-//! `heartbeatd device …`: the fleet, straight from the database, whether the
-//! service runs or not.
+//! `heartbeatd device …`: works directly on the database, whether the service is running or
+//! not.
 
 mod remove;
 
@@ -26,45 +26,44 @@ use crate::views::{
 pub(super) enum Command {
     /// Register a device before its first heartbeat
     Add {
-        /// Its id, as it stands in the topic of its heartbeats
+        /// Device id, as in the topic devices/ID/heartbeat
         #[arg(value_parser = DeviceId::of_device)]
         id: DeviceId,
-        /// How long it may be silent, such as 90s or 5m; without it
-        /// heartbeat.timeout
-        #[arg(long, value_parser = timeout)]
+        /// Silence after which the device is offline, such as 90s or 5m [default: heartbeat.timeout]
+        #[arg(long, value_name = "DURATION", value_parser = timeout)]
         timeout: Option<Duration>,
     },
-    /// List the devices
+    /// List devices
     List {
-        /// Only those with this status
+        /// Only devices with this status
         #[arg(long, value_parser = status())]
         status: Option<Status>,
-        /// One JSON array
+        /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Show one device, and why it is offline or why it is not
+    /// Show one device, and why it is offline or why not
     Show {
-        /// Its id
+        /// Device id
         id: String,
-        /// One JSON object
+        /// Print a JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Forget devices that meet all of the conditions; their history stays
+    /// Remove the devices that meet all given conditions; their history stays
     Remove(remove::Arguments),
-    /// Give a device a timeout of its own
+    /// Set a device's own timeout, or reset it to the default
     SetTimeout {
-        /// Its id
+        /// Device id
         id: DeviceId,
-        /// How long it may be silent, such as 90s or 5m; "default" for
+        /// Silence after which the device is offline, such as 90s or 5m; "default" for
         /// heartbeat.timeout
         #[arg(value_parser = timeout_or_default)]
         timeout: TimeoutChoice,
     },
 }
 
-/// A timeout, or back to the default.
+/// A device's own timeout, or `None` for the default.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimeoutChoice(Option<Duration>);
 
@@ -85,17 +84,17 @@ fn meaning(status: Status) -> &'static str {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    // A unit may consist of letters that nobody sees.
+    // The error quotes the unit, which may consist of invisible letters.
     crate::duration::parse(text).map_err(|error| Escaped(error).to_string())
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
     let timeout = duration(text)?;
     if timeout.subsec_nanos() != 0 || timeout.is_zero() {
-        return Err("it is whole seconds, at least 1s".to_owned());
+        return Err("a timeout is in whole seconds, at least 1s".to_owned());
     }
     if timeout > MAX_TIMEOUT {
-        return Err(format!("it is at most {}", crate::duration::format(MAX_TIMEOUT)));
+        return Err(format!("a timeout is at most {}", crate::duration::format(MAX_TIMEOUT)));
     }
     Ok(timeout)
 }
@@ -115,7 +114,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
                 writeln!(io::stderr(), "created the database {place}")?;
             }
             let added = store.register(&id, timeout, system_clock().wall).await?;
-            report(added, &format!("added {id}"), &format!("{id} is registered already"))
+            report(added, &format!("added {id}"), &format!("{id} is already registered"))
         }
         Command::List { status, json } => list(config, status, json).await,
         Command::Show { id, json } => show(config, &id, json).await,
@@ -125,7 +124,7 @@ pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<Exi
             let set = store.set_timeout(&id, timeout).await?;
             let shown = timeout.unwrap_or(config.heartbeat.timeout.get());
             let shown = crate::duration::format(shown);
-            let shown = format!("{id} may now be silent for {shown}");
+            let shown = format!("{id} goes offline after {shown} of silence");
             if set { report(true, &shown, "") } else { unknown(id.as_str()) }
         }
     }
@@ -145,7 +144,7 @@ async fn list(config: &Config, status: Option<Status>, json: bool) -> anyhow::Re
     list.end()?;
     output::tell_unreadable(
         &store,
-        "`heartbeatd device remove --matching '*' --dry-run` shows the ids of all devices, and \
+        "`heartbeatd device remove --matching '*' --dry-run` lists the ids of all devices, and \
          `heartbeatd device remove ID` removes one",
     );
     Ok(ExitCode::SUCCESS)
@@ -241,18 +240,18 @@ fn report(done: bool, yes: &str, no: &str) -> anyhow::Result<ExitCode> {
 
 fn unknown(id: &str) -> anyhow::Result<ExitCode> {
     let id = remove::shown(id);
-    report(false, "", &format!("there is no device {id}; `heartbeatd device list` shows all"))
+    report(false, "", &format!("there is no device {id}; `heartbeatd device list` lists all"))
 }
 
-/// The row is there, and not one that heartbeatd has written.
+/// Reports a row that exists but was damaged by another program.
 fn damaged(id: &str, columns: &[Damage]) -> anyhow::Result<ExitCode> {
     let columns: Vec<_> = columns.iter().map(Damage::to_string).collect();
     report(
         false,
         "",
         &format!(
-            "device {} cannot be read: {}; correct that in the table device, or let \
-             `heartbeatd device remove` take the device away",
+            "device {} cannot be read: {}; correct that in the table device, or remove the \
+             device with `heartbeatd device remove`",
             remove::shown(id),
             columns.join("; "),
         ),

@@ -13,7 +13,7 @@ use crate::limits::TooFewFiles;
 use crate::mqtt::ClientError;
 use crate::store::StoreError;
 
-/// No such device, there is one already, or its row cannot be read.
+/// There is no such device, it exists already, or its row cannot be read.
 pub(super) const NEGATIVE: u8 = 1;
 const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;
@@ -22,15 +22,15 @@ const EX_CONFIG: u8 = 78;
 
 pub(super) fn on_usage(error: clap::Error) -> ExitCode {
     let error = escaped(error);
-    // --help and --version are no errors to clap's caller, but are to its type.
+    // clap returns --help and --version as errors too.
     let code = if error.use_stderr() { EX_USAGE } else { 0 };
-    // A closed stdout is nobody's loss.
+    // If stdout is closed, the reader does not want the text.
     let _ = error.print();
     code.into()
 }
 
-/// The error with whatever it quotes of the arguments escaped: they may come from a
-/// script's input, and must neither drive the terminal nor forge lines of a log.
+/// Escapes whatever the error quotes of the arguments. They may come from a script's input,
+/// and must neither drive the terminal nor forge lines of a log.
 pub(super) fn escaped(mut error: clap::Error) -> clap::Error {
     let context: Vec<_> = error
         .context()
@@ -42,7 +42,8 @@ pub(super) fn escaped(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// `None` for what holds nothing from outside, such as the usage.
+/// Escapes one part of an error. `None` for a part without text from outside, such as the
+/// usage.
 fn escaped_context(kind: ContextKind, value: &ContextValue) -> Option<ContextValue> {
     let escape = |text: &String| Escaped(text).to_string();
     match value {
@@ -50,8 +51,8 @@ fn escaped_context(kind: ContextKind, value: &ContextValue) -> Option<ContextVal
         ContextValue::Strings(texts) => {
             Some(ContextValue::Strings(texts.iter().map(escape).collect()))
         }
-        // A tip quotes the argument. As a text it has lost its colours, and with them
-        // every escape sequence.
+        // A tip quotes the argument. As plain text it has lost its colours, and with them every
+        // escape sequence.
         ContextValue::StyledStrs(tips) if kind == ContextKind::Suggested => {
             let plain = tips.iter().map(|tip| StyledStr::from(Escaped(tip).to_string()));
             Some(ContextValue::StyledStrs(plain.collect()))
@@ -65,12 +66,12 @@ pub(super) fn on_config(error: &ConfigError) -> ExitCode {
     EX_CONFIG.into()
 }
 
-/// The code that says best what was wrong.
+/// Reports an error and returns the exit code that describes it best.
 pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
     if let Some(io) = error.downcast_ref::<std::io::Error>()
         && io.kind() == std::io::ErrorKind::BrokenPipe
     {
-        // `heartbeatd device list | head` has seen enough.
+        // A reader such as `head` has seen enough and closed the pipe.
         return ExitCode::SUCCESS;
     }
     error!(target: "heartbeatd", "{error}");

@@ -1,4 +1,4 @@
-//! The first lines of the log: what runs where, and how to try it.
+//! The first lines of the log: the addresses of the service, and a command to try it.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use crate::address::reachable;
 use crate::config::MqttConfig;
 use crate::{App, Config, duration};
 
-/// Says what runs where and how to try it.
+/// Logs the addresses of the service and a command to try it.
 pub(super) fn greet(app: &App, config: &Config) {
     let timeout = duration::format(config.heartbeat.timeout.get());
     let check_interval = duration::format(config.heartbeat.check_interval.get());
@@ -20,7 +20,8 @@ pub(super) fn greet(app: &App, config: &Config) {
     }
     let embedded = broker_address(app);
     if let Some(address) = embedded {
-        let reach = if address.ip().is_loopback() { " for this machine only" } else { "" };
+        let reach =
+            if address.ip().is_loopback() { ", reachable from this machine only" } else { "" };
         info!(target: "heartbeatd", "embedded broker on {address}{reach}");
     }
     if let Some(command) = command_to_try(&config.mqtt, embedded) {
@@ -38,7 +39,7 @@ fn broker_address(_: &App) -> Option<SocketAddr> {
     None
 }
 
-/// A command that sends a heartbeat from this machine; what only its user knows is in
+/// A command that sends a heartbeat from this machine. What only the user knows stands in
 /// capitals.
 fn command_to_try(mqtt: &MqttConfig, embedded: Option<SocketAddr>) -> Option<String> {
     let (host, port, tls, named) = match (&mqtt.url, embedded) {
@@ -52,7 +53,7 @@ fn command_to_try(mqtt: &MqttConfig, embedded: Option<SocketAddr>) -> Option<Str
             )
         }
         (Some(url), None) => {
-            // mosquitto_pub takes an address of IPv6 without its brackets.
+            // mosquitto_pub takes an IPv6 address without brackets.
             let host = url.host().trim_matches(['[', ']']).to_owned();
             let tls = if url.is_tls() { tls_arguments(mqtt) } else { String::new() };
             (host, url.port(), tls, mqtt.username.is_some())
@@ -72,13 +73,13 @@ fn tls_arguments(mqtt: &MqttConfig) -> String {
         None => " --capath /etc/ssl/certs".to_owned(),
     };
     if mqtt.cert_file.is_some() {
-        // The broker wants a certificate, and this service's own is not a device's.
+        // The broker asks for a certificate, and a device has another one than the service.
         arguments.push_str(" --cert CERTIFICATE --key KEY");
     }
     arguments
 }
 
-/// The text as one word of a shell's command.
+/// Quotes the text so that a shell reads it as one word.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
     if text.chars().all(plain) {

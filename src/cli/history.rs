@@ -11,12 +11,12 @@ use crate::views::{TransitionView, Transitions, text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Only those of this device
+    /// Only changes of this device
     device: Option<DeviceId>,
-    /// How many at most
+    /// The most changes to show
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     limit: u64,
-    /// One JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
 }

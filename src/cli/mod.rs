@@ -19,13 +19,12 @@ pub use crate::logging::init as init_logger;
 use crate::store::{DeviceStore, OpenMode};
 use crate::{Config, app, line_budget, store};
 
-/// Watches a fleet of MQTT devices: keeps when each was last seen and tells when
-/// one falls silent.
+/// Watches a fleet of MQTT devices: records when each was last seen, and raises an alert
+/// when one falls silent.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
 struct Cli {
-    /// The configuration; without it ./config.toml if there is one, else the
-    /// built-in defaults
+    /// Configuration file [default: ./config.toml if it exists, otherwise built-in defaults]
     #[arg(long, global = true, value_name = "PATH")]
     config: Option<PathBuf>,
 
@@ -34,27 +33,37 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Every key of config.toml can be overridden by HEARTBEATD_<SECTION>__<KEY>, for \
-example HEARTBEATD_MQTT__URL or HEARTBEATD_HEARTBEAT__TIMEOUT. RUST_LOG sets what \
-is logged (default: info; of a library only where it names it).
+Environment:
+  HEARTBEATD_<SECTION>__<KEY>  Overrides a key of config.toml, for example
+                               HEARTBEATD_MQTT__URL or HEARTBEATD_HEARTBEAT__TIMEOUT
+  RUST_LOG                     What is logged, such as debug or ticker=debug; libraries
+                               log only if they are named [default: info]
 
-Exit codes: 0 done, 1 no such device (add: it is there already), 64 usage, 69 a \
-needed service is unavailable, 70 internal error, 78 configuration.";
+Exit codes:
+   0  Done
+   1  No such device, or its row cannot be read; for `device add`: it exists already
+  64  Wrong usage
+  69  A needed service, such as the database, is unavailable
+  70  Internal error
+  78  Invalid configuration";
+
+const DEVICE_HELP: &str = "\
+These commands work directly on the database, whether the service is running or not.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service (the default)
     Run,
-    /// Add, list, show, remove devices, or set their timeouts
-    #[command(subcommand)]
+    /// Add, list, show and remove devices, or set their timeouts
+    #[command(subcommand, after_help = DEVICE_HELP)]
     Device(device::Command),
     /// Show status changes, newest first
     History(history::Arguments),
-    /// Check the configuration and print what it comes to
+    /// Check the configuration and print it with all defaults, secrets as ***
     CheckConfig,
 }
 
-/// Does what the arguments say.
+/// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -66,7 +75,7 @@ pub fn main() -> ExitCode {
     };
     let config = loaded.config.clone();
     let command = cli.command.unwrap_or(Command::Run);
-    // The runtime itself panics without a file to open.
+    // Without a free descriptor the runtime itself would panic.
     if let Err(error) = check_open_files(&command, &config) {
         return exit::on_error(&error.into());
     }
@@ -98,7 +107,7 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
     needed.check()
 }
 
-/// The database for a command that only needs what is there.
+/// Opens the database for a command.
 async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<DeviceStore> {
     Ok(DeviceStore::open(config.database.url.reveal(), mode).await?)
 }
@@ -109,7 +118,7 @@ mod tests {
     use crate::escape::is_hazardous;
 
     #[test]
-    fn no_usage_error_quotes_an_argument_as_it_is() {
+    fn usage_errors_escape_the_arguments_they_quote() {
         for hazard in [
             "\u{1b}]0;pwn\u{7}",
             "\u{9b}31m",

@@ -1,5 +1,5 @@
-//! Lists for people and for programs. Both stream: a fleet of a million does not
-//! wait in memory.
+//! Lists for people and for programs. Both are printed page by page, so that a list of a
+//! million devices does not have to fit into memory.
 
 use std::io::{self, Write};
 
@@ -8,13 +8,13 @@ use serde::Serialize;
 use crate::escape::Escaped;
 use crate::store::{DeviceStore, Unreadable};
 
-/// Something that takes items page by page.
+/// Prints items page by page.
 pub(super) trait List<T> {
     fn write(&mut self, page: &[T]) -> io::Result<()>;
     fn end(&mut self) -> io::Result<()>;
 }
 
-/// One JSON array, an item a line.
+/// Prints one JSON array, with one item per line.
 pub(super) struct JsonArray {
     empty: bool,
 }
@@ -42,7 +42,7 @@ impl<T: Serialize> List<T> for JsonArray {
     }
 }
 
-/// Aligned columns; each page has widths of its own, never less than the last.
+/// Prints aligned columns. Columns may grow wider from page to page, but never narrower.
 pub(super) struct Table<T> {
     header: Option<Vec<String>>,
     row: fn(&T) -> Vec<String>,
@@ -55,7 +55,7 @@ impl<T> Table<T> {
         Self { widths: vec![0; header.len()], header: Some(header), row }
     }
 
-    /// What a device says of itself must not drive the terminal.
+    /// The cells of an item, escaped: a device's text must not drive the terminal.
     fn cells(&self, item: &T) -> Vec<String> {
         (self.row)(item).iter().map(|cell| Escaped(cell).to_string()).collect()
     }
@@ -94,7 +94,7 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
-/// Says in one line on stderr what a list had to leave out, and what can be done with it.
+/// Names the rows that a list had to leave out, in one line on stderr, with the remedy.
 pub(super) fn tell_unreadable(store: &DeviceStore, remedy: &str) {
     let Unreadable { count, examples } = store.take_unreadable();
     if count == 0 {
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_cell_drives_the_terminal() {
+    fn cells_cannot_drive_the_terminal() {
         let table = Table::new(&["ERROR"], |error: &&str| vec![(*error).to_owned()]);
         assert_eq!(table.cells(&"\u{1b}]0;owned\u{7}\u{202e}"), [r"\u{1b}]0;owned\u{7}\u{202e}"]);
     }

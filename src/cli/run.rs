@@ -13,7 +13,7 @@ use crate::config::Loaded;
 use crate::line_budget::LineBudget;
 
 pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
-    // Before anything starts, so that no signal finds nobody.
+    // Before anything starts, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     ignore_other_signals()?;
@@ -29,11 +29,11 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
             Either::Right(_) => "SIGINT",
         }
     });
-    // A database that does not answer takes a while to be given up.
+    // While a database that does not answer is waited for, signals are obeyed.
     let starting = App::build(config.clone()).start();
     let app = match select(signal.as_mut(), pin!(starting)).await {
         Either::Left((name, _)) => {
-            info!(target: "heartbeatd", "{name} during the start: nothing was received yet, stopping");
+            info!(target: "heartbeatd", "{name} during the start, nothing was received yet; stopping");
             return Ok(ExitCode::SUCCESS);
         }
         Either::Right((started, _)) => started.map_err(anyhow::Error::new)?,
@@ -42,11 +42,11 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
 
     let failed = match select(signal, pin!(app.failed())).await {
         Either::Left((name, _)) => {
-            info!(target: "heartbeatd", "{name}: writing what was received, then stopping");
+            info!(target: "heartbeatd", "{name}; writing what was received, then stopping");
             Ok(())
         }
         Either::Right((failed, _)) => {
-            info!(target: "heartbeatd", "{failed}: writing what was received, then stopping");
+            info!(target: "heartbeatd", "{failed}; writing what was received, then stopping");
             Err(failed)
         }
     };
@@ -55,7 +55,7 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what is odd about the configuration.
+/// Logs the warnings about the configuration.
 pub(super) fn tell(loaded: &Loaded) {
     for warning in &loaded.warnings {
         warn!(target: "heartbeatd", "{warning}");
@@ -68,18 +68,18 @@ pub(super) fn tell(loaded: &Loaded) {
     }
 }
 
-/// Keeps signals that end a process by default from ending this one without a drain.
-/// There is nothing to reload: a configuration is read at the start.
+/// Keeps signals that end a process by default from ending this one without a drain. None
+/// of them reloads anything: the configuration is read only at the start.
 fn ignore_other_signals() -> std::io::Result<()> {
     let lines = LineBudget::new("heartbeatd", "ignored signals");
-    let nothing = "nothing is reloaded; a changed configuration takes a restart";
-    // A write beyond the limit fails then, as one to a full disk does.
+    let nothing = "nothing is reloaded; restart the service to apply a changed configuration";
+    // Then a write beyond the limit fails, like one to a full disk.
     let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     for (name, kind, what) in [
         ("SIGHUP", SignalKind::hangup(), nothing),
         ("SIGUSR1", SignalKind::user_defined1(), nothing),
         ("SIGUSR2", SignalKind::user_defined2(), nothing),
-        ("SIGXFSZ", file_size, "a file may not grow any more (ulimit -f, LimitFSIZE)"),
+        ("SIGXFSZ", file_size, "a file has reached its size limit (ulimit -f, LimitFSIZE)"),
     ] {
         let mut received = signal(kind)?;
         let lines = lines.clone();

@@ -1,4 +1,4 @@
-//! `heartbeatd device remove`: one device, or all that a pattern and an age select.
+//! `heartbeatd device remove`: removes devices by id, by pattern or by age.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -16,28 +16,33 @@ use crate::domain::DeviceId;
 use crate::escape::{Escaped, in_quotes};
 use crate::store::{DeviceStore, OpenMode, REMOVED_AT_ONCE, RawId, Selected, Selection};
 
+const EXAMPLES: &str = "\
+Examples:
+  heartbeatd device remove pump-17
+  heartbeatd device remove --matching 'noisy-*' --silent-for 30d --dry-run";
+
 #[derive(Debug, Args)]
-#[command(group(
+#[command(after_help = EXAMPLES, group(
     ArgGroup::new("selectors")
         .args(["ids", "matching", "silent_for", "registered_since"])
         .required(true)
         .multiple(true)
 ))]
 pub(in crate::cli) struct Arguments {
-    /// The ids
+    /// Device ids; any text, even if it is not a valid id
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// Devices whose id matches, such as 'noisy-*'; * is any text, ? one character
+    /// Only devices whose id matches, such as 'noisy-*'; * is any text, ? any character
     #[arg(long, value_name = "PATTERN")]
     matching: Option<String>,
-    /// Devices last heard, or if never heard registered, longer ago than this, such as
-    /// 30d
+    /// Only devices last heard longer ago than this, such as 30d; for devices that were
+    /// never heard, the time of registration counts
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     silent_for: Option<Duration>,
-    /// Devices registered within this time, such as 1h
+    /// Only devices registered within this time, such as 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     registered_since: Option<Duration>,
-    /// List the devices that would be removed, and remove none
+    /// List the devices that would be removed, but do not remove them
     #[arg(long)]
     dry_run: bool,
 }
@@ -52,7 +57,7 @@ impl Arguments {
         }
     }
 
-    /// True if the devices are given by their ids and nothing else.
+    /// True if devices are selected by their ids alone.
     fn names_devices(&self) -> bool {
         let Self { matching, silent_for, registered_since, .. } = self;
         matching.is_none() && silent_for.is_none() && registered_since.is_none()
@@ -78,7 +83,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         let page = next(&store, &selection, after.as_ref(), arguments.dry_run).await;
         let page = page.inspect_err(|_| {
             if count > 0 && !arguments.dry_run {
-                log::error!(target: "heartbeatd", "{count} devices were removed before this:");
+                log::error!(target: "heartbeatd", "{count} devices were removed before this error:");
             }
         })?;
         count += page.len();
@@ -103,13 +108,13 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     for id in &missing {
         log::error!(
             target: "heartbeatd",
-            "there is no device {}; `heartbeatd device list` shows all", shown(id)
+            "there is no device {}; `heartbeatd device list` lists all", shown(id)
         );
     }
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { exit::NEGATIVE.into() })
 }
 
-/// The next devices, removed unless it is a dry run.
+/// Selects the next devices, and removes them unless it is a dry run.
 async fn next(
     store: &DeviceStore,
     selection: &Selection,
@@ -122,7 +127,7 @@ async fn next(
     let began = Instant::now();
     let removed = store.remove(selection, after, system_clock().wall).await?;
     if removed.len() == REMOVED_AT_ONCE {
-        // The service wants to write as well, and SQLite's lock has no queue.
+        // SQLite's lock has no queue, so this gives the service a chance to write.
         actix_rt::time::sleep(began.elapsed()).await;
     }
     Ok(removed)
@@ -148,7 +153,7 @@ fn print(
     out.flush()
 }
 
-/// How long ago the device was heard, if it was within its timeout: then it probably
+/// The time since the device was heard, if that is within its timeout. Then it probably
 /// still sends.
 fn heard_ago(config: &Config, device: &Selected, now: DateTime<Utc>) -> Option<Duration> {
     let ago = (now - device.last_seen_at?).to_std().unwrap_or_default();
@@ -164,7 +169,7 @@ fn return_of_one(config: &Config, ago: Duration) -> String {
              the default timeout; stop it, or set devices.auto_register = false"
         )
     } else {
-        format!("; it was heard {ago} ago, and its heartbeats are rejected from now on")
+        format!("; it was heard {ago} ago, and its heartbeats will be rejected from now on")
     }
 }
 
@@ -177,7 +182,7 @@ fn return_of_some(config: &Config, count: usize) -> String {
         )
     } else {
         format!(
-            "; {count} of them were heard within their timeouts, and their heartbeats are \
+            "; {count} of them were heard within their timeouts, and their heartbeats will be \
              rejected from now on"
         )
     }
@@ -187,8 +192,8 @@ fn devices(count: usize) -> String {
     format!("{count} {}", if count == 1 { "device" } else { "devices" })
 }
 
-/// An id as it may be written to a terminal: one that is accepted stands as in the other
-/// commands, one that is not accepted any more in quotes.
+/// An id as it may be written to a terminal: a valid one as in the other commands, one that
+/// is not valid any more in quotes.
 pub(super) fn shown(id: &str) -> String {
     if id.parse::<DeviceId>().is_ok() { Escaped(id).to_string() } else { in_quotes(id) }
 }
@@ -202,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_removed_id_drives_the_terminal_or_hides() {
+    fn removed_ids_cannot_drive_the_terminal_or_hide() {
         for (id, expected) in [
             ("Köln-3", "Köln-3"),
             ("a\u{a0}b", r"a\u{a0}b"),
