@@ -1,7 +1,7 @@
-//! A sink of one's own: an actor that handles `DevicesOffline`.
+//! A custom alert sink: an actor that handles `DevicesOffline`.
 //!
-//! This one writes a line to stdout for each device that went offline; yours
-//! would call a pager. Run it, send heartbeats, stop sending them:
+//! This one writes a line to stdout for each device that went offline; yours would call a
+//! pager. Run it, send heartbeats, then stop sending them:
 //!
 //! ```sh
 //! cargo run --example plug_in_alerts
@@ -12,7 +12,7 @@ use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::{App, Config};
 
-/// Remembers the last transition that it handled, for it may get one twice.
+/// Remembers the last transition that it handled, because it may get one twice.
 #[derive(Default)]
 struct Pager {
     handled: i64,
@@ -32,7 +32,7 @@ impl Handler<DevicesOffline> for Pager {
                 self.handled = transition.sequence;
             }
         }
-        // An error instead would have them delivered again with the next check.
+        // After an error they would be delivered again.
         Ok(())
     }
 }

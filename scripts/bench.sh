@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures heartbeatd beside what it is compared with and writes docs/benchmarks.md.
+# Measures heartbeatd and the programs it is compared with, and writes docs/benchmarks.md.
 #   ./scripts/bench.sh           everything, three turns each
 #   ./scripts/bench.sh --turns 1 everything, one turn each
-#   ./scripts/bench.sh --quick   a look within five minutes, into target/benchmarks
-# Installs the peers into target/peers first, and builds; both once.
+#   ./scripts/bench.sh --quick   an overview in five minutes, in target/benchmarks
+# The first run installs the peers into target/peers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/install.sh

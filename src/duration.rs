@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_duration_is_refused_with_the_form_that_is_expected() {
+    fn text_that_is_not_a_duration_is_refused_with_the_expected_form() {
         for (text, expected) in [
             ("", "empty"),
             ("180", "180s is meant?"),
@@ -188,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(seconds: u64, nanoseconds in 0_u32..1_000_000_000) {
+        fn a_written_duration_is_read_again(seconds: u64, nanoseconds in 0_u32..1_000_000_000) {
             let duration = Duration::new(seconds, nanoseconds);
             prop_assert_eq!(parse(&format(duration)), Ok(duration));
         }

@@ -56,8 +56,8 @@ fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
         "mqtt.embedded.listen",
         listen,
         listen.ip().is_loopback() || users_file.is_some(),
-        "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file: \
-         whoever can reach another address can report for every device",
+        "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file, because \
+         anyone who can reach another address can report for any device",
     )
 }
 

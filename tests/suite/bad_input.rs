@@ -1,4 +1,4 @@
-//! Bad input gets a clear answer and harms nothing.
+//! Bad input gets a clear answer and does no harm.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use crate::support::service::{Place, Service};
 use servers::mosquitto::{Mosquitto, flood, heartbeat, publish};
 use servers::process::{output, program};
 
-/// The exit code and what is said on stderr.
+/// Returns the exit code and the output on stderr.
 fn failure(place: &Place, arguments: &[&str]) -> (Option<i32>, String) {
     let out = place.run(arguments);
     (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
@@ -26,7 +26,7 @@ fn assert_failure(place: &Place, arguments: &[&str], code: i32, parts: &[&str]) 
 }
 
 #[test]
-fn an_unknown_key_is_named_with_those_that_there_are() {
+fn an_unknown_key_is_named_with_the_known_ones() {
     let place = Place::new();
     let parts = ["`timout`", "`heartbeat`", "`timeout`", "`check_interval`"];
     std::fs::write(place.path().join("config.toml"), "[heartbeat]\ntimout = \"3s\"\n")
@@ -38,7 +38,7 @@ fn an_unknown_key_is_named_with_those_that_there_are() {
 }
 
 #[test]
-fn a_bad_value_is_named_with_its_key_and_what_is_allowed() {
+fn a_bad_value_is_named_with_its_key_and_the_allowed_ones() {
     for (key, value, parts) in [
         ("HEARTBEAT__TIMEOUT", "3 parsecs", &["heartbeat.timeout", "3 parsecs", "a duration"][..]),
         ("HEARTBEAT__TIMEOUT", "0s", &["heartbeat.timeout", "at least 1ms"]),
@@ -83,7 +83,7 @@ fn a_bad_value_is_named_with_its_key_and_what_is_allowed() {
 }
 
 #[test]
-fn a_missing_configuration_file_and_wrong_arguments_are_said() {
+fn a_missing_configuration_file_and_wrong_arguments_are_named() {
     let place = Place::new();
     assert_failure(&place, &["--config", "nowhere.toml", "run"], 78, &["nowhere.toml"]);
     assert_failure(&place, &["fly"], 64, &["fly"]);
@@ -105,9 +105,9 @@ fn an_unreachable_database_ends_the_start_with_69() {
     assert_failure(&place, &["device", "list"], 69, &["/nowhere/at/all.db"]);
 }
 
-/// Payloads that cannot be read, each from a device of its own, topics that are not a
-/// device's, and a payload that can be read in part.
-fn no_message_harms(place: &Place, service: &Service, port: u16) {
+/// Sends unreadable payloads, each from its own device, messages on topics that no device
+/// has, and a payload that can be read in part.
+fn no_message_does_harm(place: &Place, service: &Service, port: u16) {
     let long = "x".repeat(10_000);
     for device in [&long, "", "pu\u{202e}mp", " pump"] {
         heartbeat(port, device, b"{}");
@@ -150,27 +150,27 @@ fn no_message_harms(place: &Place, service: &Service, port: u16) {
 }
 
 #[test]
-fn no_message_harms_with_the_embedded_broker() {
+fn no_message_does_harm_with_the_embedded_broker() {
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
     let service = place.start();
     service.await_listening();
-    no_message_harms(&place, &service, service.broker_port());
+    no_message_does_harm(&place, &service, service.broker_port());
 }
 
 #[test]
-fn no_message_harms_behind_mosquitto() {
+fn no_message_does_harm_behind_mosquitto() {
     let broker = Mosquitto::start();
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("MQTT__URL", &broker.url());
     let service = place.start();
     service.await_listening();
-    no_message_harms(&place, &service, broker.port);
+    no_message_does_harm(&place, &service, broker.port);
 }
 
-/// An MQTT 3.1.1 client by hand: no library sends what these tests send.
+/// An MQTT 3.1.1 client without a library, because none sends what these tests send.
 struct RawClient(TcpStream);
 
 impl RawClient {
-    /// Connects; `None` if the broker refuses.
+    /// Connects. `None` if the broker refuses.
     fn connect(port: u16, client_id: &str, will: Option<&str>) -> Option<Self> {
         let mut body = vec![0, 4];
         body.extend(b"MQTT");
@@ -198,7 +198,7 @@ impl RawClient {
 
     fn await_close(mut self) {
         let mut rest = Vec::new();
-        // A reset is a way of closing, too.
+        // A reset closes the connection too.
         let end = self.0.read_to_end(&mut rest);
         let timed_out = end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
         assert!(!timed_out, "the broker keeps the connection");
@@ -225,7 +225,7 @@ fn a_topic_with_nul_closes_its_connection_and_nothing_else() {
         let service = place.start();
         service.await_listening();
         let port = port.unwrap_or_else(|| service.broker_port());
-        // A client id once: the embedded broker refuses one that comes back too quickly.
+        // A new client id each time: the embedded broker refuses one that returns too soon.
         for (client_id, topic) in
             [("evil-1", "devices/a\0b/heartbeat"), ("evil-2", "devices/\0/heartbeat")]
         {
@@ -244,7 +244,7 @@ fn the_embedded_broker_lets_no_last_will_pose_as_a_heartbeat() {
     let service = place.start();
     service.await_listening();
     let port = service.broker_port();
-    // A client id once: the embedded broker refuses one that comes back too quickly.
+    // A new client id each time: the embedded broker refuses one that returns too soon.
     for (client_id, will) in [
         ("pump-1", "devices/pump/heartbeat"),
         ("pump-2", "devices/a\0b/heartbeat"),
@@ -253,7 +253,7 @@ fn the_embedded_broker_lets_no_last_will_pose_as_a_heartbeat() {
         assert!(RawClient::connect(port, client_id, Some(will)).is_none(), "{will:?}");
     }
     service.await_log(&["embedded_broker", "last will", "devices/pump/heartbeat"]);
-    // Another will does no harm, even when it is sent.
+    // A will on another topic does no harm, even when it is sent.
     let client = RawClient::connect(port, "pump", Some("devices/pump/status"));
     drop(client.expect("it is let in"));
     heartbeat(port, "fan", b"");
@@ -261,7 +261,7 @@ fn the_embedded_broker_lets_no_last_will_pose_as_a_heartbeat() {
 }
 
 #[test]
-fn the_embedded_broker_refuses_what_a_heartbeat_service_has_no_use_for() {
+fn the_embedded_broker_refuses_everything_but_heartbeats() {
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
     let service = place.start();
     service.await_listening();
@@ -286,14 +286,14 @@ fn the_embedded_broker_refuses_what_a_heartbeat_service_has_no_use_for() {
 }
 
 #[test]
-fn ids_that_begin_with_a_dollar_sign_are_refused_by_the_embedded_broker_and_taken_from_others() {
+fn ids_that_begin_with_a_dollar_sign_need_an_external_broker() {
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
     let service = place.start();
     service.await_listening();
     let port = service.broker_port();
     for (version, device) in [("5", "$pump"), ("311", "$")] {
         let topic = format!("devices/{device}/heartbeat");
-        // At QoS 0, because a refusal of MQTT 5 would be this command's failure.
+        // At QoS 0, because with MQTT 5 a refusal would make this command fail.
         publish(port, &topic, b"", &["-V", version, "-q", "0"]);
         let quoted = format!("refused a message: the device id {device:?} begins with '$'");
         service.await_log(&["embedded_broker", &quoted, "mqtt.url"]);
@@ -313,12 +313,12 @@ fn ids_that_begin_with_a_dollar_sign_are_refused_by_the_embedded_broker_and_take
 }
 
 #[test]
-fn the_embedded_broker_wants_a_password_if_there_are_users() {
+fn the_embedded_broker_requires_a_password_if_there_are_users() {
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
     let users = place.path().join("users").display().to_string();
     let passwd = program("mosquitto_passwd", "mosquitto", &["/usr/bin"]);
     output(Command::new(passwd).args(["-c", "-b", &users, "fleet", "s3cret"]));
-    // With users it may listen for everybody.
+    // With users it may listen on all interfaces.
     let place = place
         .with("MQTT__EMBEDDED__USERS_FILE", &users)
         .with("MQTT__EMBEDDED__LISTEN", "127.0.0.1:0");

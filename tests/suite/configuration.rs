@@ -1,4 +1,4 @@
-//! `config.toml` says what the code does.
+//! `config.toml` matches the code, and a mistake in it is explained.
 
 use heartbeatd::Config;
 use heartbeatd::config::ConfigError;
@@ -22,8 +22,8 @@ fn config_toml_spells_out_the_defaults() {
     assert_eq!(Config::load(Some(Path::new(FILE))).expect("it is valid"), Config::default());
 }
 
-/// A key without a default is commented out there; uncommented, it must be one
-/// that the code knows.
+/// A key without a default is commented out. Without the `#` it must be a key that the code
+/// knows.
 #[test]
 fn every_key_in_config_toml_is_known_and_every_known_key_is_there() {
     let text = std::fs::read_to_string(FILE).expect("it is in the repository");
@@ -41,7 +41,7 @@ fn every_key_in_config_toml_is_known_and_every_known_key_is_there() {
         if is_key(bare) {
             keys.push(format!("{section}.{}", bare.split_once(' ').expect("is_key").0));
             if line.starts_with('#') {
-                // A file that is named must be there; any other value parses.
+                // A named file does not exist, which is another error. Other values parse.
                 let known = load(&format!("[{section}]\n{bare}\n"));
                 let unknown =
                     known.as_ref().is_err_and(|e| e.to_string().contains("unknown field"));
@@ -49,7 +49,7 @@ fn every_key_in_config_toml_is_known_and_every_known_key_is_there() {
             }
         }
     }
-    // What the code knows it names when it is asked for what it does not know.
+    // An error about an unknown key lists the known ones.
     for section in
         ["heartbeat", "devices", "mqtt", "mqtt.embedded", "database", "http", "alerts", "history"]
     {
@@ -85,7 +85,7 @@ fn the_environment_overrides_the_file_and_check_config_shows_it() {
 }
 
 #[test]
-fn what_check_config_prints_is_a_configuration() {
+fn the_output_of_check_config_is_a_configuration() {
     let place = Place::new();
     let out = place.run(&["check-config"]);
     let printed = load(&String::from_utf8_lossy(&out.stdout)).expect("it is valid");
@@ -93,14 +93,14 @@ fn what_check_config_prints_is_a_configuration() {
     assert_eq!(printed.database, Config::default().database);
 }
 
-/// What `check-config` prints with one key set, and its exit code.
+/// Returns the exit code and the output of `check-config` with one key set.
 fn checked(key: &str, value: &str) -> (Option<i32>, String) {
     let out = Place::new().with(key, value).run(&["check-config"]);
     (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
 }
 
 #[test]
-fn a_duration_is_printed_as_it_is_written_and_read_again() {
+fn a_duration_is_printed_as_it_was_written() {
     for (key, value) in [
         ("HISTORY__RETENTION", "90d"),
         ("HEARTBEAT__TIMEOUT", "1m 30s"),
@@ -154,7 +154,7 @@ fn every_duration_and_number_has_bounds() {
 }
 
 #[test]
-fn what_is_nearly_right_is_refused_with_the_form_that_is_expected() {
+fn a_value_that_is_nearly_right_is_refused_with_the_expected_form() {
     for (key, value, expected) in [
         ("HEARTBEAT__TIMEOUT", "180", "180s"),
         ("HEARTBEAT__TIMEOUT", "1M", "a minute is written 1m, a month 30d"),
@@ -180,7 +180,7 @@ fn what_is_nearly_right_is_refused_with_the_form_that_is_expected() {
 }
 
 #[test]
-fn no_text_of_the_configuration_is_invisible() {
+fn no_text_in_the_configuration_may_have_invisible_characters() {
     for (key, before, after) in [
         ("MQTT__CLIENT_ID", "a", "b"),
         ("MQTT__SHARE_GROUP", "a", "b"),
@@ -200,7 +200,7 @@ fn no_text_of_the_configuration_is_invisible() {
 }
 
 #[test]
-fn what_is_wrong_in_the_file_is_said_with_its_line_and_column() {
+fn an_error_in_the_file_names_its_line_and_column() {
     for (text, parts) in [
         ("[heartbeat]\n  timout = \"3s\"\n", &["line 2, column 3", "`timout`", "`timeout`"][..]),
         ("[heartbeat]\ntimeout = 180\n", &["line 2, column 11", "heartbeat.timeout = 180", "180s"]),
@@ -231,10 +231,10 @@ fn what_is_wrong_in_the_file_is_said_with_its_line_and_column() {
     }
 }
 
-/// A Service called heartbeatd puts its own variables into every container, and one
-/// called heartbeatd-mqtt too.
+/// A Kubernetes Service called heartbeatd sets its own variables in every container, and so
+/// does one called heartbeatd-mqtt.
 #[test]
-fn variables_that_are_not_keys_are_said_once_and_never_shown() {
+fn variables_that_are_not_keys_are_warned_about_once_without_their_values() {
     let place = Place::new();
     let mut command = place.command(&["check-config"]);
     for name in [
@@ -280,7 +280,7 @@ fn a_variable_that_names_no_key_is_an_error_that_names_it() {
         ("MQTT__EMBEDDED", &["HEARTBEATD_MQTT__EMBEDDED"]),
     ] {
         let (code, text) = checked(key, "s3cret");
-        // A single __ at the end or inside: one that has none is not meant for us.
+        // Each name has a __, which makes it a key.
         assert_eq!(code, Some(78), "{key}: {text}");
         for part in parts {
             assert!(text.contains(part), "{key}: no {part:?} in {text}");
@@ -306,7 +306,7 @@ fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
 }
 
 #[test]
-fn signals_that_ask_for_a_reload_are_said_and_do_not_end_the_service() {
+fn signals_that_ask_for_a_reload_are_logged_and_do_not_end_the_service() {
     let place = Place::new();
     let mut service = place.start();
     service.await_log(&["mqtt_ingest", "listening"]);

@@ -1,4 +1,4 @@
-//! Open files that run short stop nothing that matters, and too few stop the start.
+//! A shortage of open files stops nothing important, and too low a limit ends the start.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,24 +9,24 @@ use crate::support::service::{Place, Service};
 use servers::eventually;
 use servers::mosquitto::Mosquitto;
 
-/// The exit code of what a supervisor need not try again.
+/// The exit code after which a supervisor should not start the process again.
 const CONFIGURATION: Option<i32> = Some(78);
 
-/// Closes the sockets of clients in other tests: paho's C library lets child processes
-/// inherit them, and they would be counted.
+/// Closes the sockets of clients in other tests. paho's C library lets child processes
+/// inherit them, so they would be counted.
 const CLOSE_INHERITED: &str = "for file in /proc/self/fd/*; do file=${file##*/}; \
                                [ $file -le 2 ] || eval \"exec $file>&-\"; done";
 
-/// Starts the service with these limits of open files.
+/// Starts the service with these limits on open files.
 fn start(place: &Place, soft: u32, hard: u32) -> Service {
     place.start_after(&format!("{CLOSE_INHERITED}; ulimit -Sn {soft}; ulimit -Hn {hard}"))
 }
 
-/// A device's connection, made by hand: MQTT 3.1.1.
+/// A device's MQTT 3.1.1 connection, without a library.
 struct Device(TcpStream);
 
 impl Device {
-    /// Connects; `None` if the broker refuses.
+    /// Connects. `None` if the broker refuses.
     fn connect(port: u16, id: &str) -> Option<Self> {
         let length = u8::try_from(id.len()).expect("short");
         let header = [0x10, 12 + length, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, length];
@@ -52,7 +52,7 @@ fn healthy(service: &Service) {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
-/// Starts the service with too few open files; it says how many it needs.
+/// Starts the service with too few open files. Returns the number that it says it needs.
 fn start_with_too_few(place: &Place, limit: u32) -> u32 {
     let mut service = start(place, limit, limit);
     let code = service.await_exit();
@@ -67,8 +67,8 @@ fn least_in(line: &str) -> u32 {
     rest.split(' ').next().and_then(|number| number.parse().ok()).expect(line)
 }
 
-/// Too few end the service at its start, the number that it names is enough, and one less
-/// is not.
+/// Checks that too few open files end the start, that the number which the error names is
+/// enough, and that one less is not.
 fn the_least_number_is_right(place: &Place, publish: impl Fn(&Service)) {
     let least = start_with_too_few(place, 48);
     for limit in [8, 16, 32, least - 1] {
@@ -86,7 +86,7 @@ fn the_least_number_is_right(place: &Place, publish: impl Fn(&Service)) {
 }
 
 #[test]
-fn too_few_open_files_for_the_embedded_broker_end_the_service_at_its_start() {
+fn too_few_open_files_for_the_embedded_broker_end_the_start() {
     the_least_number_is_right(&Place::new(), |service| {
         let devices: Vec<_> = (0..10)
             .map(|n| Device::connect(service.broker_port(), &format!("device-{n}")))
@@ -99,7 +99,7 @@ fn too_few_open_files_for_the_embedded_broker_end_the_service_at_its_start() {
 }
 
 #[test]
-fn too_few_open_files_for_an_external_broker_end_the_service_at_its_start() {
+fn too_few_open_files_for_an_external_broker_end_the_start() {
     let broker = Mosquitto::start();
     let url = format!("mqtt://127.0.0.1:{}", broker.port);
     for http in ["127.0.0.1:0", "off"] {
@@ -137,7 +137,7 @@ fn too_few_open_files_end_a_command_with_the_number_that_is_right() {
 }
 
 #[test]
-fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+fn the_limit_of_open_files_is_raised_as_far_as_allowed() {
     let place = Place::new().with("MQTT__URL", "mqtt://127.0.0.1:1");
     let service = start(&place, 300, 700);
     service.await_log(&["raised the limit of open files from=300 to=700"]);
@@ -145,7 +145,7 @@ fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
         (service.metric("process_max_fds") == 700.0).then_some(())
     });
     assert!(service.metric("process_open_fds") > 10.0);
-    // One that is there already is no news.
+    // If there is nothing to raise, nothing is logged.
     let place = Place::new().with("MQTT__URL", "mqtt://127.0.0.1:1");
     let service = start(&place, 700, 700);
     service.await_log(&["mqtt_ingest"]);
@@ -169,7 +169,7 @@ fn silent_connections_that_take_all_files_stop_neither_storing_nor_checks_nor_he
     for _ in 0..30 {
         healthy(&service);
     }
-    // It is stored that the one lives, and found that the other does not.
+    // The fan's heartbeats are stored, and the pump's silence is found.
     eventually("the fan is online and the pump offline", || {
         fan.heartbeat("fan");
         let list = place.json(&["device", "list", "--json"]);
@@ -193,7 +193,7 @@ fn connected_devices_leave_files_to_the_service() {
     let port = service.broker_port();
     let devices: Vec<_> =
         (0..160).filter_map(|n| Device::connect(port, &format!("device-{n}"))).collect();
-    // 128 files are the service's.
+    // 128 files are reserved for the service.
     assert!((100..=130).contains(&devices.len()), "{}", devices.len());
     service.await_log(&["embedded_broker", "refused a connection", "as open files allow"]);
     healthy(&service);

@@ -1,4 +1,4 @@
-//! The log stays a list of lines that say what happened, whatever is sent.
+//! The log stays a list of lines that say what happened, whatever anybody sends.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -37,20 +37,20 @@ fn an_error_from_outside_cannot_drive_the_terminal() {
     assert_eq!(shown["error"], "\u{202e}\u{2028}gone");
 }
 
-/// Every device is a stranger.
+/// A place in which every device is unknown and rejected.
 fn rejecting() -> Place {
     Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("DEVICES__AUTO_REGISTER", "false")
 }
 
 #[test]
-fn a_flood_of_refused_messages_writes_a_few_lines_a_second_and_tells_the_rest() {
+fn a_flood_of_refused_messages_writes_a_few_lines_a_second_and_counts_the_rest() {
     let place = rejecting();
     let service = place.start();
     service.await_listening();
     let began = Instant::now();
     const MESSAGES: usize = 2_000;
     flood(service.broker_port(), "stranger", MESSAGES, 1, "");
-    // Nothing follows, and still the rest is told.
+    // The rest is counted even if no message follows.
     let shown = || service.log().iter().filter(|line| line.contains("rejected: ")).count();
     eventually("every message is shown or counted", || {
         (shown() + left_out(&service.log(), "rejected heartbeats") == MESSAGES).then_some(())
@@ -60,20 +60,20 @@ fn a_flood_of_refused_messages_writes_a_few_lines_a_second_and_tells_the_rest() 
 }
 
 #[test]
-fn what_was_left_out_is_told_before_the_process_ends() {
+fn lines_that_were_left_out_are_counted_before_the_process_ends() {
     let place = rejecting();
     let mut service = place.start();
     service.await_listening();
     flood(service.broker_port(), "stranger", 20, 1, "");
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(0));
-    let told = || {
+    let all = || {
         let log = service.log();
         let shown = log.iter().filter(|line| line.contains("rejected: ")).count();
         (shown + left_out(&log, "rejected heartbeats") == 20).then_some(())
     };
-    // The process has ended; its last lines may still be on their way through the pipe.
-    eventually("all 20 are shown or counted", told);
+    // The process has ended, but its last lines may still be in the pipe.
+    eventually("all 20 are shown or counted", all);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn malformed_requests_write_a_few_lines_a_second() {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(2) {
         let mut stream = TcpStream::connect(address).expect("HTTP is served");
-        // It may hang up before everything is said.
+        // The service may close the connection before everything is written.
         let _ = stream.write_all(b"\x16\x03\x01 no HTTP at all\r\n\r\n");
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     }
@@ -95,7 +95,7 @@ fn malformed_requests_write_a_few_lines_a_second() {
 }
 
 #[test]
-fn the_password_is_not_logged_whatever_rust_log_says() {
+fn the_password_is_never_logged_whatever_rust_log_is() {
     const PASSWORD: &str = "correct-horse-battery";
     let place = Place::new()
         .with("MQTT__URL", "mqtt://127.0.0.1:1")
@@ -106,18 +106,18 @@ fn the_password_is_not_logged_whatever_rust_log_says() {
             command.env("RUST_LOG", filter);
         });
         service.await_log(&["RUST_LOG", "library=paho_mqtt"]);
-        service.await_log(&["mqtt_ingest", "trying on until it succeeds"]);
+        service.await_log(&["mqtt_ingest", "broker=mqtt://127.0.0.1:1"]);
         service.signal("TERM");
         service.await_exit();
         let log = service.log().join("\n");
-        // paho shows bytes as numbers.
+        // paho prints bytes as numbers.
         let bytes = format!("{:?}", &PASSWORD.as_bytes()[..8]);
         let leaks = log.contains(PASSWORD) || log.contains(bytes.trim_end_matches(']'));
         assert!(!leaks, "{log}");
     }
 }
 
-/// How many lines of a kind were left out, as the log tells it.
+/// Returns how many lines of a kind were left out, according to the log.
 fn left_out(log: &[String], kind: &str) -> usize {
     let ending = format!(" more lines were left out: {kind}");
     let counts = log.iter().filter_map(|line| line.strip_suffix(&ending));

@@ -1,6 +1,6 @@
 //! A panic in an actor ends the process with 70 and names the actor.
 //!
-//! Each test runs itself again as another process, which panics.
+//! Each test runs itself again in another process, which panics.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ use heartbeatd::{App, Config, cli, panics};
 
 const CHILD: &str = "SUITE_PANIC_CHILD";
 
-/// Runs `child` in another process and checks how that ends.
+/// Runs `child` in another process and checks that its panic ends that with 70.
 fn assert_ends_the_process(test: &str, actor: &str, child: impl AsyncFnOnce()) {
     if std::env::var_os(CHILD).is_some() {
         cli::init_logger();
@@ -61,7 +61,7 @@ fn a_panic_in_the_ticker_names_it() {
 }
 
 #[test]
-fn a_panic_in_a_sink_of_ones_own_names_it() {
+fn a_panic_in_a_custom_sink_names_it() {
     struct Broken;
     impl Actor for Broken {
         type Context = Context<Self>;
@@ -72,7 +72,7 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
             panic!("on purpose")
         }
     }
-    assert_ends_the_process("a_panic_in_a_sink_of_ones_own_names_it", "pager", async || {
+    assert_ends_the_process("a_panic_in_a_custom_sink_names_it", "pager", async || {
         use heartbeatd::domain::{Coverage, Cutoff, Cutoffs, Heartbeat};
         use heartbeatd::store::{DeviceStore, Grounds, OpenMode, RecordingRules, StaleFrom};
         let url = config().database.url;
@@ -86,7 +86,7 @@ fn a_panic_in_a_sink_of_ones_own_names_it() {
             max_clock_skew: Default::default(),
         };
         store.update_last_seen(&[heartbeat], rules, &Default::default()).await.expect("it writes");
-        // The outbox of an earlier run: it is delivered with the first check.
+        // Leaves an outbox as of an earlier run, which the first check delivers.
         let timeout = std::time::Duration::from_secs(180);
         let default = Cutoff { timeout, instant: Some(DateTime::<Utc>::MAX_UTC) };
         let cutoffs = Cutoffs { default, own: vec![] };

@@ -1,4 +1,4 @@
-//! The example of a sink of one's own, run as a program.
+//! The example of a custom alert sink works as a program.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,11 +9,11 @@ use servers::mosquitto::{Mosquitto, heartbeat};
 use servers::process::{Log, Running, output};
 
 #[test]
-fn a_sink_of_ones_own_gets_the_devices_that_went_offline() {
+fn a_custom_sink_gets_the_devices_that_went_offline() {
     let build = ["build", "--quiet", "--example", "plug_in_alerts", "--message-format=json"];
     let mut cargo = Command::new(env!("CARGO"));
-    // What cargo tells this test about its package would look to build scripts
-    // like a change, and have them build half the dependencies again.
+    // cargo sets variables about this test's package. Build scripts would take them for a
+    // change, and half the dependencies would be built again.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
             cargo.env_remove(name);

@@ -1,5 +1,5 @@
-//! A planted secret is in no output of any command, whatever is wrong and however much
-//! is logged; files that hold one are looked at.
+//! No command prints a secret, whatever is wrong and however much is logged. Files that hold
+//! one are checked.
 
 use std::fs::{Permissions, set_permissions, write};
 use std::os::unix::fs::PermissionsExt;
@@ -10,10 +10,10 @@ use servers::process::output;
 
 use crate::support::service::Place;
 
-/// Nothing else contains it.
+/// The secret that is looked for. No other text contains it.
 const SECRET: &str = "Zq7Xsecret";
 
-/// Libraries log only where they are named.
+/// A filter that names the libraries, which would log little otherwise.
 const EVERYTHING: &str = "trace,sea_orm=trace,sea_orm_migration=trace,sqlx=trace,\
                           paho_mqtt=trace,rmqtt=trace,rmqtt_net=trace,actix_server=trace";
 
@@ -52,7 +52,7 @@ fn no_command_shows_a_secret_whatever_is_wrong_with_it() {
     ] {
         let place = Place::new().with(key, &value.replace("QQ", SECRET));
         for command in ["check-config", "device list", "run", "history"] {
-            // With a valid token the service runs.
+            // With a valid token the service would run.
             if command == "run" && key.ends_with("TOKEN") {
                 continue;
             }
@@ -82,7 +82,7 @@ fn no_error_in_the_file_quotes_a_line_of_it() {
         write(place.path().join("config.toml"), text.replace("QQ", SECRET)).expect("a file");
         let (code, shown) = checked(&place);
         assert_eq!(code, Some(78), "{text:?}: {shown}");
-        // A name is no secret, unless it is one by mistake.
+        // A name is shown, because it is a secret only by mistake.
         let name_is_shown = text.contains("{ QQ =");
         assert!(name_is_shown || !shown.contains(SECRET), "{text:?}: {shown}");
         assert!(shown.contains("config.toml, line "), "{text:?}: {shown}");
@@ -90,7 +90,7 @@ fn no_error_in_the_file_quotes_a_line_of_it() {
 }
 
 #[test]
-fn a_service_that_logs_everything_logs_no_password() {
+fn a_service_that_logs_everything_does_not_log_the_password() {
     let broker = Mosquitto::start();
     let place = Place::new()
         .with("MQTT__URL", &broker.url())
@@ -129,7 +129,7 @@ fn a_secret_that_protects_nothing_is_refused() {
 }
 
 #[test]
-fn a_secret_that_is_set_and_differs_in_its_file_is_refused() {
+fn a_secret_that_differs_from_its_file_is_refused() {
     for (key, set, other) in [
         ("MQTT__PASSWORD", "12345678", "87654321"),
         ("HTTP__TOKEN", "12345678", "87654321"),
@@ -149,7 +149,7 @@ fn a_secret_that_is_set_and_differs_in_its_file_is_refused() {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
         assert!(!text.contains("12345678") && !text.contains("87654321"), "{text}");
-        // The same twice contradicts nothing, and what check-config prints neither.
+        // The same secret twice is accepted, and so is the output of check-config.
         let (code, text) = checked(&file(set).with(key, set));
         assert_eq!(code, Some(0), "{text}");
         let place = file(other);
@@ -191,7 +191,7 @@ fn a_secret_is_one_line() {
 }
 
 #[test]
-fn only_the_mode_of_a_regular_file_is_to_be_changed() {
+fn a_change_of_mode_is_suggested_only_for_a_regular_file() {
     for key in ["MQTT__PASSWORD_FILE", "MQTT__KEY_FILE", "DATABASE__URL_FILE", "HTTP__TOKEN_FILE"] {
         for file in ["/etc", "/dev/null"] {
             let place = Place::new().with("MQTT__USERNAME", "me").with(key, file);
@@ -205,9 +205,9 @@ fn only_the_mode_of_a_regular_file_is_to_be_changed() {
     assert!(!text.contains("chmod"), "{text}");
 }
 
-/// It is a configuration, but not one to run with.
+/// The output of `check-config` is a valid configuration, but `run` refuses it.
 #[test]
-fn what_check_config_prints_of_secrets_is_not_taken_for_them() {
+fn the_stars_that_check_config_prints_are_not_taken_for_secrets() {
     let place = Place::new().with("MQTT__USERNAME", "me").with("MQTT__PASSWORD", SECRET);
     let place = place.with("HTTP__TOKEN", SECRET);
     let printed = place.run(&["check-config"]).stdout;
