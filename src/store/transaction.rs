@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
-    TransactionTrait, Value, sqlx,
+    IsolationLevel, QueryResult, QueryTrait, RuntimeErr, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait, Value, sqlx,
 };
 
 use super::interference::Point;
@@ -219,6 +219,17 @@ impl DeviceStore {
         let fate = self.pass(|| Point::Statement(sql.to_owned())).await?;
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         fate.tell(db.execute_raw(statement).await?.rows_affected())
+    }
+
+    /// As [`select`](Self::select), of a query that sea-orm builds.
+    pub(super) async fn select_built(
+        &self,
+        db: &impl ConnectionTrait,
+        query: &impl QueryTrait,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let statement = query.build(self.backend());
+        let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
+        fate.tell(db.query_all_raw(statement).await?)
     }
 }
 
