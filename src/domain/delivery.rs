@@ -116,7 +116,7 @@ impl Pace {
         self.limit
     }
 
-    /// Notes that `size` alerts were taken. `late` is true if that took longer than it may.
+    /// Notes that `size` alerts were taken. `late` is true if that took longer than allowed.
     pub fn took(&mut self, size: usize, late: bool) {
         self.failures = 0;
         if late {

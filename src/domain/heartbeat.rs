@@ -15,7 +15,7 @@ use super::payload::{PayloadError, Report};
 
 /// A sign of life from a device.
 ///
-/// It takes 88 bytes, because as many of them as there are devices may wait to be written.
+/// 88 bytes long, because one for each device of the fleet may wait to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The device that sent it.
@@ -55,8 +55,8 @@ impl Heartbeat {
     }
 
     /// Merges a later heartbeat of the same device into this one. Numbers that the later one
-    /// does not tell stay as they are. Both errors are those of the later one: the device's
-    /// error holds only as long as it is reported.
+    /// does not tell stay as they are. Both errors are those of the later one, because the
+    /// device's error holds only as long as it is reported.
     pub fn merge(&mut self, later: Self) {
         self.received_at = later.received_at;
         self.clock_skew_ms = later.clock_skew_ms.or(self.clock_skew_ms);
@@ -67,8 +67,8 @@ impl Heartbeat {
     }
 }
 
-/// True if a clock skew is worth a warning: it is above the bound, and before it was not, or
-/// was another one by more than the bound.
+/// True if a clock skew is worth a warning: it exceeds the bound, and the previous skew did
+/// not, or differs from it by more than the bound.
 pub fn is_new_skew(before_ms: Option<i64>, now_ms: i64, bound: Duration) -> bool {
     let exceeds = |ms: i64| u128::from(ms.unsigned_abs()) > bound.as_millis();
     exceeds(now_ms)

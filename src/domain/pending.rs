@@ -34,8 +34,8 @@ pub struct Batch {
 }
 
 impl Pending {
-    /// Sets the number of devices of which a heartbeat may wait that has arrived since the
-    /// last [`take`](Self::take). It is zero before it is set, and four billion at most.
+    /// Sets how many devices may have a waiting heartbeat that arrived since the last
+    /// [`take`](Self::take): none before it is set, and four billion at most.
     pub fn set_capacity(&mut self, devices: u64) {
         self.capacity = u32::try_from(devices).unwrap_or(u32::MAX) as usize;
     }

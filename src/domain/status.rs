@@ -30,7 +30,7 @@ impl Status {
     /// Every status.
     pub const ALL: [Self; 4] = [Self::Provisioning, Self::Online, Self::Offline, Self::Error];
 
-    /// The status of this name; `None` if there is none.
+    /// The status with this name, if there is one.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
@@ -76,8 +76,8 @@ impl log::kv::ToValue for Status {
 /// One status change of one device, as in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// A number that only grows and is never reused. A receiver recognises by it a transition
-    /// that it already has.
+    /// A number that only grows and is never reused, so that receivers can recognise a
+    /// transition that they already have.
     pub sequence: i64,
     /// The device whose status changed.
     pub device_id: DeviceId,
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn all_has_every_status_and_each_is_found_by_its_name() {
-        // A fifth status does not compile here: it belongs into `Status::ALL`, too.
+        // A fifth status does not compile here. It belongs in `Status::ALL`, too.
         let count = match Provisioning {
             Provisioning | Online | Offline | Error => 4,
         };

@@ -1,4 +1,4 @@
-//! A clock that is set: before, during and after a check.
+//! A clock that is set before, during or after a check.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::support::log_lines::{keep_lines, take_lines};
 use crate::support::next_commit::NextCommit;
 
 on_both_databases! {
-    a_check_that_is_handled_late_is_no_step_of_the_clock
+    a_check_that_is_handled_late_is_not_a_clock_step
     a_clock_that_is_wrong_for_a_moment_deletes_no_history
     history_is_deleted_by_a_clock_that_has_proven_itself
     a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device
-    a_heartbeat_that_is_written_while_a_check_waits_is_not_of_the_future
+    a_heartbeat_that_is_written_while_a_check_waits_is_not_in_the_future
 }
 
 const HOUR: i64 = 60 * 60;
@@ -67,14 +67,14 @@ async fn a_clock_set_back_while_a_check_waits_takes_no_device_offline() {
         assert_eq!((row.status, row.last_seen_at), (Status::Online, Some(at(now - HOUR))));
     }
     let waits = fleet.device("waits").await.last_seen_at;
-    assert_eq!(waits, Some(at(now - HOUR + 1)), "of the future, so it counts as seen now");
+    assert_eq!(waits, Some(at(now - HOUR + 1)), "it was in the future, so it counts as seen now");
 }
 
-async fn a_check_that_is_handled_late_is_no_step_of_the_clock(database: TestDatabase) {
+async fn a_check_that_is_handled_late_is_not_a_clock_step(database: TestDatabase) {
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["late", "dead"], "", at(0)).await;
     fleet.flush().await;
-    // The ticker has read the clock; until its message comes, 20 s pass.
+    // The ticker has read the clock, but its message arrives 20 s later.
     fleet.heartbeat("late", "", at(210)).await;
     fleet.listening(at(209)).await;
     assert_eq!(fleet.check_only(at(190)).await.newly_offline, 1);
@@ -85,7 +85,7 @@ async fn a_check_that_is_handled_late_is_no_step_of_the_clock(database: TestData
     assert_eq!(fleet.check_only(at(391)).await.newly_offline, 0, "nothing was forgotten");
 }
 
-/// A proof that follows a step of the clock.
+/// Confirms the listening after a step of the clock.
 async fn proven_after_a_step(fleet: &Fleet, until: i64) {
     let (since, until) = (at(until), at(until));
     let confirm = ConfirmListening { since, until, after: GapCause::ClockStep };
@@ -159,7 +159,7 @@ async fn a_clock_set_forward_and_back_between_two_checks_is_two_lines() {
 }
 
 #[actix_rt::test]
-async fn devices_of_a_future_that_a_start_finds_are_one_line() {
+async fn devices_in_the_future_that_are_found_at_startup_are_one_line() {
     let fleet = Fleet::on(TestDatabase::sqlite()).await;
     heard(&fleet, &["a", "b"], set(HOUR, HOUR)).await;
     fleet.flush().await;
@@ -172,7 +172,7 @@ async fn devices_of_a_future_that_a_start_finds_are_one_line() {
     assert!(line.contains("in the future of the clock devices=2"), "{line}");
 }
 
-/// Transitions of a device that comes and goes, and the clocks after the last.
+/// A fleet with the transitions of a device that came and went twice.
 async fn with_history(database: TestDatabase) -> Fleet {
     let retention = Duration::from_secs(90 * DAY as u64);
     let fleet =
@@ -187,7 +187,7 @@ async fn with_history(database: TestDatabase) -> Fleet {
 
 async fn a_clock_that_is_wrong_for_a_moment_deletes_no_history(database: TestDatabase) {
     let fleet = with_history(database).await;
-    // Two hours of a right clock make it trusted, and then it is 200 days ahead.
+    // After two hours the clock is trusted, and then it is 200 days ahead.
     fleet.check_only(at(2 * HOUR)).await;
     for (wall, passed) in [(200 * DAY, 1), (200 * DAY + 3, 4), (2 * HOUR + 6, 6)] {
         let now = set(wall, 2 * HOUR + passed);
@@ -201,7 +201,7 @@ async fn history_is_deleted_by_a_clock_that_has_proven_itself(database: TestData
     let fleet = with_history(database).await;
     let later = 200 * DAY;
     fleet.check_only(at(later)).await;
-    assert_eq!(fleet.changes("pump").await.len(), 1, "the transition that it is offline by");
+    assert_eq!(fleet.changes("pump").await.len(), 1, "the transition that took it offline");
 }
 
 async fn a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device(
@@ -217,8 +217,8 @@ async fn a_clock_set_back_for_a_moment_leaves_what_is_known_of_an_offline_device
     assert_eq!(fleet.device("pump").await, before);
 }
 
-/// The first check of a process clamps, because nobody knows what the clock did before.
-async fn a_heartbeat_that_is_written_while_a_check_waits_is_not_of_the_future(
+/// The first check of a process clamps, because the clock may have changed before its start.
+async fn a_heartbeat_that_is_written_while_a_check_waits_is_not_in_the_future(
     database: TestDatabase,
 ) {
     let next_commit = Arc::new(NextCommit::default());
@@ -230,7 +230,7 @@ async fn a_heartbeat_that_is_written_while_a_check_waits_is_not_of_the_future(
     let later = async {
         fleet.heartbeat("pump", "", at(25)).await;
         let flush = fleet.registry.send(Flush);
-        // Handled by now, and so is the flush: it is the next one.
+        // Once this is answered, the flush has been handled too, and takes the next turn.
         fleet.registry.send(ReportHealth).await.expect("it lives");
         release.send(()).expect("the check's own flush waits");
         flush.await.expect("it lives").expect("it writes");

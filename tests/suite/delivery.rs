@@ -1,5 +1,5 @@
-//! Offline transitions reach the alert sink at least once, in the normal case
-//! exactly once, in order, whatever becomes of the sink or the process.
+//! Offline transitions reach the alert sink in order and at least once, normally exactly
+//! once, whatever happens to the sink or the process.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,32 +22,32 @@ use servers::PATIENCE;
 use servers::mosquitto::Mosquitto;
 
 on_both_databases! {
-    a_sink_that_fails_gets_less_at_once_until_it_takes_it
-    a_sink_that_is_slow_gets_nothing_twice_and_less_at_once_afterwards
+    a_sink_that_fails_gets_fewer_alerts_at_once_until_it_takes_them
+    a_slow_sink_gets_nothing_twice_and_fewer_alerts_at_once_afterwards
     a_sink_that_hangs_delays_no_check
     a_sink_that_stops_ends_the_courier_and_its_successor_gets_everything
-    an_alert_that_is_always_refused_is_passed_kept_and_shown
-    an_alert_over_which_the_process_dies_is_passed
+    an_alert_that_is_always_refused_is_skipped_kept_and_shown
+    an_alert_over_which_the_process_dies_is_skipped
     a_sink_that_is_out_of_order_loses_nothing
     a_courier_that_is_stopped_lets_the_delivery_under_way_finish
     what_a_killed_process_had_marked_is_delivered_once_by_the_next_one
 }
 
-/// How a sink treats a delivery.
+/// The reaction of a sink to a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reply {
     Takes,
     Fails,
-    /// Takes it once it is let go.
+    /// Takes it when it is allowed to go on.
     Waits,
     Hangs,
     Stops,
 }
 
-/// Decides by the devices of a delivery.
+/// Decides on a reply by the devices of a delivery.
 type Rule = Box<dyn FnMut(&[&str]) -> Reply>;
 
-/// Tells what it gets.
+/// A sink that reports each delivery to the test.
 struct Sink {
     rule: Rule,
     told: mpsc::UnboundedSender<Vec<Transition>>,
@@ -87,7 +87,7 @@ fn clock() -> Reading {
     Reading { wall: at(181), monotonic: Instant::now() }
 }
 
-/// Devices that a check at 181 has found silent.
+/// A fleet with devices that a check at 181 has found silent.
 async fn silent_fleet(database: TestDatabase, devices: &[&str]) -> Fleet {
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(devices, "", at(0)).await;
@@ -96,7 +96,7 @@ async fn silent_fleet(database: TestDatabase, devices: &[&str]) -> Fleet {
     fleet
 }
 
-/// A courier, its sink, and what that is told.
+/// A courier, its sink, and what the sink is told.
 struct Delivery {
     courier: Addr<Courier>,
     told: tokio::sync::Mutex<mpsc::UnboundedReceiver<Vec<Transition>>>,
@@ -116,7 +116,7 @@ impl Delivery {
         Self { courier: courier.start(), told: told.into(), go_on, metrics }
     }
 
-    /// What is told next, once it is; pauses are cut short as by a check.
+    /// Waits for the next delivery to the sink. Pauses are cut short as if by a check.
     async fn next(&self) -> Vec<String> {
         let mut told = self.told.lock().await;
         let waiting = async {
@@ -147,7 +147,7 @@ impl Delivery {
         all
     }
 
-    /// Waits until a metric has this value: it is counted after the outbox is written.
+    /// Waits until a metric has this value, because it is counted after the outbox is written.
     async fn await_metric(&self, name: &str, value: f64) {
         let deadline = Instant::now() + PATIENCE;
         while self.metric(name) != value {
@@ -163,7 +163,7 @@ impl Delivery {
     }
 }
 
-async fn a_sink_that_fails_gets_less_at_once_until_it_takes_it(database: TestDatabase) {
+async fn a_sink_that_fails_gets_fewer_alerts_at_once_until_it_takes_them(database: TestDatabase) {
     let fleet = silent_fleet(database, &["a", "b", "c"]).await;
     let mut failures = 2;
     let delivery = Delivery::begin(&fleet, move |_| {
@@ -179,7 +179,7 @@ async fn a_sink_that_fails_gets_less_at_once_until_it_takes_it(database: TestDat
     delivery.await_metric("heartbeatd_alerts_delivered_total", 3.0).await;
 }
 
-async fn a_sink_that_is_slow_gets_nothing_twice_and_less_at_once_afterwards(
+async fn a_slow_sink_gets_nothing_twice_and_fewer_alerts_at_once_afterwards(
     database: TestDatabase,
 ) {
     let fleet = silent_fleet(database, &["a", "b", "c", "d"]).await;
@@ -191,7 +191,7 @@ async fn a_sink_that_is_slow_gets_nothing_twice_and_less_at_once_afterwards(
     let timeouts = r#"heartbeatd_deliveries_failed_total{reason="timeout"}"#;
     let deadline = Instant::now() + PATIENCE;
     while delivery.metric(timeouts) < 3.0 {
-        assert!(Instant::now() < deadline, "it is too late three times");
+        assert!(Instant::now() < deadline, "it never was late three times");
         delivery.courier.send(Deliver).await.expect("it lives");
     }
     assert!(delivery.told.lock().await.try_recv().is_err(), "it may still be handling it");
@@ -230,7 +230,7 @@ async fn a_sink_that_stops_ends_the_courier_and_its_successor_gets_everything(
     assert_eq!(successor.to_the_end(&fleet).await, ["a", "b"]);
 }
 
-async fn an_alert_that_is_always_refused_is_passed_kept_and_shown(database: TestDatabase) {
+async fn an_alert_that_is_always_refused_is_skipped_kept_and_shown(database: TestDatabase) {
     let devices = ["a", "bad", "c", "d", "e"];
     let fleet = silent_fleet(database, &devices).await;
     let delivery =
@@ -257,13 +257,13 @@ async fn an_alert_that_is_always_refused_is_passed_kept_and_shown(database: Test
     delivery.await_metric("heartbeatd_alerts_given_up_total", 1.0).await;
 }
 
-async fn an_alert_over_which_the_process_dies_is_passed(database: TestDatabase) {
+async fn an_alert_over_which_the_process_dies_is_skipped(database: TestDatabase) {
     let fleet = silent_fleet(database, &["bad", "c"]).await;
     let mut lives = 0;
     while !fleet.undelivered().await.is_empty() {
         lives += 1;
         assert!(lives < 20, "{:?} is left", fleet.undelivered().await);
-        // Each courier is one that a dying process takes with it.
+        // Each courier stands for a process that dies.
         let delivery =
             Delivery::begin(
                 &fleet,
@@ -273,7 +273,7 @@ async fn an_alert_over_which_the_process_dies_is_passed(database: TestDatabase) 
             );
         let deadline = Instant::now() + PATIENCE;
         while delivery.courier.connected() && !fleet.undelivered().await.is_empty() {
-            assert!(Instant::now() < deadline, "it neither dies nor goes on");
+            assert!(Instant::now() < deadline, "the courier neither stops nor goes on");
         }
     }
     let history = fleet.store.history(None, None, 100).await.expect("it reads");
@@ -303,7 +303,7 @@ async fn a_courier_that_is_stopped_lets_the_delivery_under_way_finish(database: 
     let stopping = delivery.courier.send(Stop);
     delivery.go_on.notify_one();
     stopping.await.expect("it lives");
-    assert_eq!(fleet.undelivered().await, [], "what the sink took is struck off");
+    assert_eq!(fleet.undelivered().await, [], "what the sink took is acknowledged");
     fleet.heartbeat("a", "", at(200)).await;
     fleet.listening(at(400)).await;
     fleet.check_only(at(400)).await;
@@ -315,7 +315,7 @@ async fn what_a_killed_process_had_marked_is_delivered_once_by_the_next_one(
     database: TestDatabase,
 ) {
     let url = database.url.clone();
-    // Marked, and the process is gone before anybody is told.
+    // The devices are marked, and the process is gone before the sink is told.
     let fleet = silent_fleet(database, &["a", "b", "c"]).await;
     let marked = fleet.undelivered().await;
     assert_eq!(marked.len(), 3);

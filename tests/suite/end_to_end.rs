@@ -1,4 +1,4 @@
-//! The real binary, a real broker, `mosquitto_pub`.
+//! The real binary with a real broker and `mosquitto_pub`.
 
 use std::net::TcpStream;
 
@@ -10,7 +10,7 @@ use servers::eventually;
 use servers::mosquitto::{Mosquitto, flood, heartbeat, publish};
 use servers::process::free_port;
 
-/// Through online, offline, online again, and out.
+/// Takes a device online, offline and online again, and then stops the service.
 fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port: u16) {
     heartbeat(port, "pump-17", br#"{"uptime_seconds":60,"free_memory":1024}"#);
     heartbeat(port, "fan-3", br#"{"error":"stuck"}"#);
@@ -24,11 +24,11 @@ fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port:
     place.await_statuses(&["fan-3 offline", "pump-17 offline"]);
     service.await_log(&["device_registry", "device=pump-17 from=online to=offline"]);
     service.await_log(&["alert_sink", "device offline device=pump-17"]);
-    // By one check or by two, as they died.
+    // One check or two, depending on when each device fell silent.
     let found = |line: &String| {
         line.split_once("checked newly_offline=")?.1.split(' ').next()?.parse::<usize>().ok()
     };
-    eventually("the ticker says that both were found", || {
+    eventually("the ticker reports that both were found", || {
         (service.log().iter().filter_map(found).sum::<usize>() == 2).then_some(())
     });
 
@@ -117,12 +117,12 @@ fn sigint_drains_too() {
 }
 
 #[test]
-fn a_killed_process_has_its_embedded_broker_s_address_again_at_once() {
+fn the_embedded_broker_of_a_killed_process_can_listen_again_at_once() {
     let address = format!("127.0.0.1:{}", free_port());
     let place = Place::new().with("MQTT__EMBEDDED__LISTEN", &address);
     let mut service = place.start();
     service.await_listening();
-    // The system remembers the connection of a device that has not noticed yet.
+    // The system keeps the connection of a device that has not noticed yet.
     let _device = TcpStream::connect(&address).expect("the broker listens");
     service.signal("KILL");
     service.await_exit();
@@ -149,7 +149,7 @@ fn a_retained_heartbeat_is_not_a_sign_of_life() {
 }
 
 #[test]
-fn an_unreachable_broker_is_waited_for_and_said() {
+fn an_unreachable_broker_is_reported_and_waited_for() {
     let mut broker = Mosquitto::start();
     broker.stop();
     let place = Place::new().with("MQTT__URL", &broker.url());
@@ -182,7 +182,7 @@ fn a_lost_broker_is_subscribed_to_again() {
 }
 
 #[test]
-fn a_burst_of_500_000_heartbeats_at_qos_1_arrives_whole() {
+fn a_burst_of_500_000_heartbeats_at_qos_1_arrives_completely() {
     const PUBLISHERS: usize = 4;
     const DEVICES: usize = 12_500;
     const TIMES: usize = 10;

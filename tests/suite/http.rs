@@ -1,4 +1,4 @@
-//! HTTP answers whoever asks, and no client takes more than its share.
+//! HTTP answers every client, and no client takes more than its share.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use crate::support::service::{Place, Service};
 use servers::{PATIENCE, eventually};
 
 fn start() -> (Place, Service) {
-    // A broker that is not there leaves nothing else to do.
+    // Without a broker the service has nothing else to do.
     let place = Place::new().with("MQTT__URL", "mqtt://127.0.0.1:1");
     let service = place.start();
     (place, service)
@@ -20,7 +20,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends a request as it stands there, and reads until the service hangs up.
+/// Sends a request verbatim, and reads until the service closes the connection.
 fn ask(service: &Service, request: &str) -> String {
     let mut stream = connect(service.http_address());
     stream.write_all(request.as_bytes()).expect("it is read");
@@ -59,7 +59,7 @@ fn head_gets_the_head_of_get() {
 }
 
 #[test]
-fn what_is_not_served_is_refused_with_what_would_be_right() {
+fn requests_for_anything_else_are_told_what_would_be_right() {
     let (_place, service) = start();
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let (head, _) = request(&service, method, "/metrics");
@@ -88,15 +88,15 @@ fn a_body_is_not_read() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("it answers");
     assert_eq!(&answer, b"HTTP/1.1 405");
-    // It hangs up instead of taking a gigabyte.
+    // It closes the connection instead of reading a gigabyte.
     let began = Instant::now();
     while stream.write_all(&[b'x'; 65536]).is_ok() {
-        assert!(began.elapsed() < PATIENCE, "it takes everything");
+        assert!(began.elapsed() < PATIENCE, "it reads everything");
     }
 }
 
 #[test]
-fn a_client_that_never_finishes_its_request_is_given_up() {
+fn a_client_that_never_finishes_its_request_is_disconnected() {
     let (_place, service) = start();
     let mut stream = connect(service.http_address());
     let began = Instant::now();
@@ -107,13 +107,13 @@ fn a_client_that_never_finishes_its_request_is_given_up() {
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
-/// Clients that ask for the same page as often as fits and read nothing.
+/// Connects clients that request the same page as often as fits and read nothing.
 fn slow_readers(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let requests = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(4_000);
     let readers = (0..count).map(|_| {
         let mut stream = connect(address);
         stream.set_nonblocking(true).expect("a flag");
-        // As much as it takes.
+        // As much as the service accepts.
         let mut sent = 0;
         while let Ok(more @ 1..) = stream.write(&requests.as_bytes()[sent..]) {
             sent += more;
@@ -124,7 +124,7 @@ fn slow_readers(address: SocketAddr, count: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn clients_that_do_not_read_take_little_memory_and_keep_no_probe_out() {
+fn clients_that_do_not_read_take_little_memory_and_do_not_keep_probes_out() {
     let (_place, service) = start();
     assert_eq!(service.get("/healthz").0, 200);
     let before = service.memory_kib();
@@ -137,7 +137,7 @@ fn clients_that_do_not_read_take_little_memory_and_keep_no_probe_out() {
 }
 
 #[test]
-fn silent_connections_keep_no_probe_out_and_are_closed() {
+fn silent_connections_do_not_keep_probes_out_and_are_closed() {
     let (_place, service) = start();
     let address = service.http_address();
     let silent: Vec<_> = (0..400).map(|_| connect(address)).collect();
@@ -153,7 +153,7 @@ fn silent_connections_keep_no_probe_out_and_are_closed() {
             match stream.read(&mut answer) {
                 Ok(0) => Some(()),
                 Err(error) if error.kind() != ErrorKind::WouldBlock => Some(()),
-                // The answer that the request took too long.
+                // Still open, or the answer that the request took too long.
                 _ => None,
             }
         });

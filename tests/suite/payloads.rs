@@ -1,4 +1,4 @@
-//! Payloads that cannot be read: the device lives, and somebody is told why.
+//! Payloads that cannot be read: the device is alive, and the reason is shown.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ on_both_databases! {
     a_payload_error_is_stored_and_told_as_the_function_says
 }
 
-/// Kinds of payloads, two of which differ only in the position of the error.
+/// One payload of each kind. Two of them differ only in the position of the error.
 const PAYLOADS: [&str; 5] =
     ["", r#"{"rssi":nan}"#, r#"{"the rssi":nan}"#, "17", r#"{"uptime_seconds":"17"}"#];
 
@@ -51,7 +51,7 @@ async fn a_payload_error_is_stored_and_told_as_the_function_says(database: TestD
         |device: &str, payload: &str| Heartbeat::parse(id(device), payload.as_bytes(), at(0));
     let error =
         |heartbeat: &Heartbeat| heartbeat.payload_error.as_deref().map(PayloadError::to_string);
-    // With room for it and without, SQLite takes another way.
+    // Without room for new devices, SQLite uses another statement.
     for room in [1, 0] {
         for (from, before) in PAYLOADS.into_iter().enumerate() {
             for (to, now) in PAYLOADS.into_iter().enumerate() {
@@ -100,7 +100,7 @@ fn a_payload_that_cannot_be_read_is_shown_and_warned_about_once_until_it_changes
     let shown = place.run(&["device", "show", "pump-17"]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains(not_json), "{shown:?}");
 
-    // The same again, and the same somewhere else.
+    // The same error again, and the same error at another position.
     beat_and_flush(br#"{"rssi":nan}"#, 2.0);
     beat_and_flush(br#"{"loss":1.25,"rssi":nan}"#, 3.0);
     beat_and_flush(br#"{"timestamp":"yesterday"}"#, 4.0);
