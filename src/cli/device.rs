@@ -108,26 +108,45 @@ fn timeout_or_default(text: &str) -> Result<TimeoutChoice, String> {
 
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Add { id, timeout } => {
-            let store = open(config, OpenMode::Create).await?;
-            if let Some(place) = store.created() {
-                writeln!(io::stderr(), "created the database {place}")?;
-            }
-            let added = store.register(&id, timeout, system_clock().wall).await?;
-            report(added, &format!("added {id}"), &format!("{id} is already registered"))
-        }
+        Command::Add { id, timeout } => add(config, &id, timeout).await,
         Command::List { status, json } => list(config, status, json).await,
         Command::Show { id, json } => show(config, &id, json).await,
         Command::Remove(arguments) => remove::run(config, arguments).await,
         Command::SetTimeout { id, timeout: TimeoutChoice(timeout) } => {
-            let store = open(config, OpenMode::Existing).await?;
-            let set = store.set_timeout(&id, timeout).await?;
-            let shown = timeout.unwrap_or(config.heartbeat.timeout.get());
-            let shown = crate::duration::format(shown);
-            let shown = format!("{id} goes offline after {shown} of silence");
-            if set { report(true, &shown, "") } else { unknown(id.as_str()) }
+            set_timeout(config, &id, timeout).await
         }
     }
+}
+
+async fn add(
+    config: &Config,
+    id: &DeviceId,
+    timeout: Option<Duration>,
+) -> anyhow::Result<ExitCode> {
+    let store = open(config, OpenMode::Create).await?;
+    if let Some(place) = store.created() {
+        writeln!(io::stderr(), "created the database {place}")?;
+    }
+    if store.register(id, timeout, system_clock().wall).await? {
+        succeed(&format!("added {id}"))
+    } else {
+        refuse(&format!("{id} is already registered"))
+    }
+}
+
+async fn set_timeout(
+    config: &Config,
+    id: &DeviceId,
+    timeout: Option<Duration>,
+) -> anyhow::Result<ExitCode> {
+    let store = open(config, OpenMode::Existing).await?;
+    if !store.set_timeout(id, timeout).await? {
+        return refuse_unknown(id.as_str());
+    }
+    let default = if timeout.is_none() { " (the default)" } else { "" };
+    let timeout = timeout.unwrap_or(config.heartbeat.timeout.get());
+    let timeout = crate::duration::format(timeout);
+    succeed(&format!("{id} goes offline after {timeout}{default} of silence"))
 }
 
 async fn list(config: &Config, status: Option<Status>, json: bool) -> anyhow::Result<ExitCode> {
@@ -183,8 +202,8 @@ async fn show(config: &Config, id: &str, json: bool) -> anyhow::Result<ExitCode>
     let store = open(config, OpenMode::Existing).await?;
     let device = match store.look_up(id).await? {
         Some(Found::Device(device)) => *device,
-        Some(Found::Damaged(columns)) => return damaged(id, &columns),
-        None => return unknown(id),
+        Some(Found::Damaged(columns)) => return refuse_damaged(id, &columns),
+        None => return refuse_unknown(id),
     };
     let settings = EvidenceSettings::from(config);
     let evidence = gather_evidence(&settings, &store, &device, system_clock().wall).await?;
@@ -229,31 +248,28 @@ fn explain(explanation: &Explanation) -> io::Result<()> {
     Ok(())
 }
 
-fn report(done: bool, yes: &str, no: &str) -> anyhow::Result<ExitCode> {
-    if done {
-        writeln!(io::stdout(), "{}", Escaped(yes))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    log::error!(target: "heartbeatd", "{no}");
+fn succeed(text: &str) -> anyhow::Result<ExitCode> {
+    writeln!(io::stdout(), "{}", Escaped(text))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refuse(reason: &str) -> anyhow::Result<ExitCode> {
+    log::error!(target: "heartbeatd", "{reason}");
     Ok(exit::NEGATIVE.into())
 }
 
-fn unknown(id: &str) -> anyhow::Result<ExitCode> {
+fn refuse_unknown(id: &str) -> anyhow::Result<ExitCode> {
     let id = remove::shown(id);
-    report(false, "", &format!("there is no device {id}; `heartbeatd device list` lists all"))
+    refuse(&format!("there is no device {id}; `heartbeatd device list` lists all"))
 }
 
-/// Reports a row that exists but was damaged by another program.
-fn damaged(id: &str, columns: &[Damage]) -> anyhow::Result<ExitCode> {
+/// Refuses a row that exists but was damaged by another program.
+fn refuse_damaged(id: &str, columns: &[Damage]) -> anyhow::Result<ExitCode> {
     let columns: Vec<_> = columns.iter().map(Damage::to_string).collect();
-    report(
-        false,
-        "",
-        &format!(
-            "device {} cannot be read: {}; correct that in the table device, or remove the \
-             device with `heartbeatd device remove`",
-            remove::shown(id),
-            columns.join("; "),
-        ),
-    )
+    refuse(&format!(
+        "device {} cannot be read: {}; correct that in the table device, or remove the device \
+         with `heartbeatd device remove`",
+        remove::shown(id),
+        columns.join("; "),
+    ))
 }

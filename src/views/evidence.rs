@@ -147,7 +147,7 @@ fn reason(evidence: &Evidence) -> String {
     match evidence.verdict {
         // Found by a version that kept nothing else.
         Verdict::Offline if evidence.listened <= evidence.timeout => {
-            format!("found silent by the check at {until}; what it rested on was not kept")
+            format!("found silent by the check at {until}; the evidence for it was not kept")
         }
         Verdict::Offline => format!(
             "{listened} of its {silence} of silence until the check at {until} were listened to, \
@@ -158,8 +158,8 @@ fn reason(evidence: &Evidence) -> String {
              {timeout}: the next check takes it offline"
         ),
         Verdict::NotSilent => format!(
-            "heard {silence} ago, of which {listened} were listened to; it is offline when that \
-             is more than {timeout}"
+            "heard {silence} ago, {listened} of which were listened to; it goes offline once that \
+             exceeds {timeout}"
         ),
     }
 }
@@ -177,8 +177,8 @@ fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> 
     older_told.into_iter().chain(gaps[older..].iter().map(|gap| gap_in_words(gap))).collect()
 }
 
-/// True for an offline device of which only the sum of its listened silence is left. One
-/// that rests on nothing has no gaps either, and its sentence says so.
+/// True for an offline device of whose silence only the sum that was listened to is left. A
+/// device without any evidence has no gaps either, but its sentence says so.
 fn gaps_are_forgotten(evidence: &Evidence) -> bool {
     evidence.verdict == Verdict::Offline
         && evidence.gaps.is_empty()
@@ -236,8 +236,8 @@ mod tests {
                 Status::Error,
                 Verdict::NotSilent,
                 180,
-                "error: heard 5m ago, of which 2m were listened to; it is offline when that is \
-                 more than 3m",
+                "error: heard 5m ago, 2m of which were listened to; it goes offline once that \
+                 exceeds 3m",
             ),
             (
                 Status::Online,
@@ -257,8 +257,8 @@ mod tests {
                 Status::Offline,
                 Verdict::Offline,
                 120,
-                "offline: found silent by the check at 2026-11-23T12:05:00Z; what it rested on was \
-                 not kept",
+                "offline: found silent by the check at 2026-11-23T12:05:00Z; the evidence for it \
+                 was not kept",
             ),
         ] {
             let evidence = evidence(verdict, timeout, Vec::new());

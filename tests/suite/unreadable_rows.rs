@@ -456,6 +456,6 @@ async fn a_device_that_was_imported_offline_is_not_said_to_have_lost_its_gaps() 
     import(&database, &[&row("imported", "offline", "NULL")]).await;
     let (code, out, err) = output(&place, &["device", "show", "imported"]);
     assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("what it rested on was not kept"), "{out}");
+    assert!(out.contains("the evidence for it was not kept"), "{out}");
     assert!(!out.contains("any more"), "there never were any: {out}");
 }
