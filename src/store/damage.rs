@@ -8,7 +8,8 @@ use chrono::DateTime;
 use entity::device::Entity;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
-use super::transaction::is_unreadable;
+use super::driver_error::is_unreadable;
+use super::values::Hex;
 use super::{Device, DeviceStore, Result, raw_id};
 use crate::domain::{DeviceId, Status};
 use crate::escape::Quoted;
@@ -195,10 +196,9 @@ fn shown(kind: &str, raw: &[u8]) -> String {
         ("integer" | "real", _) => format!("the number {}", String::from_utf8_lossy(raw)),
         ("text", _) => format!("the text {}", Quoted(&String::from_utf8_lossy(raw))),
         _ => {
-            let hex: String =
-                raw.iter().take(SHOWN_AS_HEX).map(|byte| format!("{byte:02x}")).collect();
-            let more = if raw.len() > SHOWN_AS_HEX { "…" } else { "" };
-            format!("the bytes x'{hex}'{more}")
+            let (shown, more) = raw.split_at(raw.len().min(SHOWN_AS_HEX));
+            let more = if more.is_empty() { "" } else { "…" };
+            format!("the bytes x'{}'{more}", Hex(shown))
         }
     }
 }

@@ -25,8 +25,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::driver_error::{connection_error, unopened};
 use super::file::{self, PRIVATE};
-use super::open::{Origin, connection_error, unopened};
+use super::open::Origin;
 use super::{DeviceStore, OpenMode, PATIENCE, Result, StoreError};
 use crate::clock::system_clock;
 use crate::secrets::DatabaseUrl;

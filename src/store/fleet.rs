@@ -183,25 +183,3 @@ impl TryFrom<Model> for Device {
         })
     }
 }
-
-impl From<entity::Status> for Status {
-    fn from(status: entity::Status) -> Self {
-        match status {
-            entity::Status::Provisioning => Self::Provisioning,
-            entity::Status::Online => Self::Online,
-            entity::Status::Offline => Self::Offline,
-            entity::Status::Error => Self::Error,
-        }
-    }
-}
-
-impl From<Status> for entity::Status {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Provisioning => Self::Provisioning,
-            Status::Online => Self::Online,
-            Status::Offline => Self::Offline,
-            Status::Error => Self::Error,
-        }
-    }
-}

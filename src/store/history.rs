@@ -1,4 +1,4 @@
-//! The history of status changes, and the outbox of offline transitions.
+//! The history of status changes.
 
 use std::collections::HashMap;
 
@@ -91,7 +91,6 @@ const TRANSITION: Columns = &[
     ("listened_ms", Type::Integer),
     ("instance", Type::Text),
 ];
-const SEQUENCE: Columns = &[("sequence", Type::Integer)];
 
 impl DeviceStore {
     /// Writes transitions, in their order and at most one of a device, inside the
@@ -129,40 +128,6 @@ impl DeviceStore {
         let mut numbered: Vec<_> = numbered.collect::<Result<_, _>>()?;
         numbered.sort_unstable_by_key(|transition| transition.sequence);
         Ok(numbered)
-    }
-
-    /// The oldest offline transitions that the alert sink has not acknowledged,
-    /// in order; without those that cannot be read.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
-    pub async fn undelivered_offline(&self, limit: u64) -> Result<Vec<Transition>> {
-        let query =
-            Entity::find().filter(super::outbox::is_undelivered()).order_by_asc(Column::Sequence);
-        self.read("read the undelivered offline transitions", async |db| {
-            self.readable_rows(db, query.clone(), limit, Key::Ascending(Column::Sequence)).await
-        })
-        .await
-    }
-
-    /// Strikes transitions off the outbox: the alert sink has them.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails; they are then delivered again.
-    pub async fn acknowledge_offline(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
-        let sql = format!(
-            "WITH acknowledged AS ({rows}) UPDATE status_transition SET delivered_at = $2 \
-             WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",
-            rows = rows::select(self.backend(), "$1", SEQUENCE),
-        );
-        self.write("acknowledge offline transitions", async |transaction| {
-            let rows = rows::bind(sequences.iter().map(|&sequence| [sequence.into()]));
-            self.execute(transaction, &sql, [rows, millis(at).into()]).await
-        })
-        .await
-        .map(drop)
     }
 
     /// The newest transitions, newest first: of one device or of all, before

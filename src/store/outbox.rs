@@ -1,22 +1,20 @@
-//! The outbox: offline transitions that the alert sink has not taken, and the delivery
-//! that is under way.
+//! The outbox: offline transitions that the alert sink has not acknowledged.
 
 use chrono::{DateTime, Utc};
-use entity::{delivery, status_transition};
+use entity::status_transition::{Column, Entity, Model};
 use futures::TryStreamExt;
-use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, PaginatorTrait,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set, StreamTrait,
+    ColumnTrait, Condition, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, StreamTrait,
 };
 
+use super::rows::{self, Columns, Type};
 use super::unreadable::Key;
 use super::{DeviceStore, Result, millis};
 use crate::domain::Transition;
-use crate::domain::delivery::{Attempt, Probe};
 
-/// The one row of its table: there is one delivery at a time.
-const ONLY: i32 = 1;
+const SEQUENCE: Columns = &[("sequence", Type::Integer)];
 
 /// How many alerts of the outbox, the first ones, are read to know its size. Those that
 /// cannot be read are among them sooner or later: the others are delivered past them.
@@ -33,7 +31,6 @@ pub struct OutboxSize {
 
 /// Matches what is still to be delivered.
 pub(super) fn is_undelivered() -> Condition {
-    use status_transition::Column;
     Condition::all()
         .add(Column::ToStatus.eq(entity::Status::Offline))
         .add(Column::DeliveredAt.is_null())
@@ -48,7 +45,6 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn outbox_size(&self) -> Result<OutboxSize> {
-        use status_transition::{Column, Entity, Model};
         let undelivered = Entity::find().filter(is_undelivered()).order_by_asc(Column::Sequence);
         self.read("read the size of the outbox", async |db| {
             let count = undelivered.clone().count(db).await?;
@@ -68,44 +64,37 @@ impl DeviceStore {
         .await
     }
 
-    /// The delivery that was begun last, if there ever was one. One that cannot be read
-    /// counts as none: the next one takes its place.
+    /// The oldest offline transitions that the alert sink has not acknowledged,
+    /// in order; without those that cannot be read.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn last_delivery(&self) -> Result<Option<Attempt>> {
-        self.read("read the last delivery", async |db| {
-            let last = delivery::Entity::find_by_id(ONLY).build(self.backend());
-            let Some(row) = db.query_one_raw(last).await? else { return Ok(None) };
-            let read = delivery::Model::from_query_result(&row, "");
-            Ok(self.readable("delivery", read).map(Attempt::from))
+    pub async fn undelivered_offline(&self, limit: u64) -> Result<Vec<Transition>> {
+        let query = Entity::find().filter(is_undelivered()).order_by_asc(Column::Sequence);
+        self.read("read the undelivered offline transitions", async |db| {
+            self.readable_rows(db, query.clone(), limit, Key::Ascending(Column::Sequence)).await
         })
         .await
     }
 
-    /// Notes that a delivery is about to begin: should the process die over it, its
-    /// successor knows.
+    /// Strikes transitions off the outbox: the alert sink has them.
     ///
     /// # Errors
     ///
-    /// If the database fails.
-    pub async fn begin_delivery(&self, attempt: &Attempt) -> Result<()> {
-        use delivery::{ActiveModel, Column, Entity};
-        let row = ActiveModel {
-            id: Set(ONLY),
-            head: Set(attempt.head),
-            size: Set(i64::try_from(attempt.size).unwrap_or(i64::MAX)),
-            tries: Set(attempt.tries.into()),
-            probe: Set(attempt.probe.into()),
-        };
-        let columns = [Column::Head, Column::Size, Column::Tries, Column::Probe];
-        let update = OnConflict::column(Column::Id).update_columns(columns).to_owned();
-        self.write("note the delivery", async |transaction| {
-            let insert = Entity::insert(row.clone()).on_conflict(update.clone());
-            insert.exec_without_returning(transaction).await.map(drop)
+    /// If the database fails; they are then delivered again.
+    pub async fn acknowledge_offline(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
+        let sql = format!(
+            "WITH acknowledged AS ({rows}) UPDATE status_transition SET delivered_at = $2 \
+             WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",
+            rows = rows::select(self.backend(), "$1", SEQUENCE),
+        );
+        self.write("acknowledge offline transitions", async |transaction| {
+            let rows = rows::bind(sequences.iter().map(|&sequence| [sequence.into()]));
+            self.execute(transaction, &sql, [rows, millis(at).into()]).await
         })
         .await
+        .map(drop)
     }
 
     /// Takes an alert out of the outbox that the sink will never take, and keeps why.
@@ -114,7 +103,6 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn give_up_offline(&self, sequence: i64, at: DateTime<Utc>, why: &str) -> Result<()> {
-        use status_transition::{Column, Entity};
         let update = Entity::update_many()
             .col_expr(Column::GivenUpAt, Expr::value(millis(at)))
             .col_expr(Column::GivenUpWhy, Expr::value(why))
@@ -124,38 +112,5 @@ impl DeviceStore {
             update.clone().exec(transaction).await.map(drop)
         })
         .await
-    }
-}
-
-impl From<delivery::Model> for Attempt {
-    fn from(row: delivery::Model) -> Self {
-        Self {
-            head: row.head,
-            size: usize::try_from(row.size).unwrap_or(1),
-            tries: u32::try_from(row.tries).unwrap_or(u32::MAX),
-            probe: row.probe.into(),
-        }
-    }
-}
-
-impl From<delivery::Probe> for Probe {
-    fn from(probe: delivery::Probe) -> Self {
-        match probe {
-            delivery::Probe::Not => Self::Not,
-            delivery::Probe::UnderWay => Self::UnderWay,
-            delivery::Probe::Delivered => Self::Delivered,
-            delivery::Probe::Retried => Self::Retried,
-        }
-    }
-}
-
-impl From<Probe> for delivery::Probe {
-    fn from(probe: Probe) -> Self {
-        match probe {
-            Probe::Not => Self::Not,
-            Probe::UnderWay => Self::UnderWay,
-            Probe::Delivered => Self::Delivered,
-            Probe::Retried => Self::Retried,
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 
 use super::rows::{self, Columns, Type};
+use super::values::Hex;
 
 /// The id of a row, of whatever kind.
 ///
@@ -70,9 +71,7 @@ impl fmt::Display for RawId {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::NotUtf8(bytes) | Self::Bytes(bytes) => {
-                f.write_str(BYTES_PREFIX)?;
-                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-                f.write_str("'")
+                write!(f, "{BYTES_PREFIX}{}'", Hex(bytes))
             }
         }
     }

@@ -1,15 +1,15 @@
 //! The only ways to the database: a transaction that writes, and a read. Both are
 //! bounded in time, and both have the connections replaced if they may be damaged.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    IsolationLevel, QueryResult, QueryTrait, RuntimeErr, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait, Value, sqlx,
+    IsolationLevel, QueryResult, QueryTrait, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait, Value,
 };
 
+use super::driver_error::{is_closed, is_conflict, is_unreadable, refuses_data};
 use super::interference::Point;
 use super::pool::Lease;
 use super::{DeviceStore, Result, StoreError};
@@ -230,57 +230,5 @@ impl DeviceStore {
         let statement = query.build(self.backend());
         let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
         fate.tell(db.query_all_raw(statement).await?)
-    }
-}
-
-/// True if PostgreSQL gave the transaction up for the sake of another one: a
-/// serialization failure (40001), a deadlock (40P01), or a device that somebody else
-/// registered just now (23505).
-fn is_conflict(error: &DbErr) -> bool {
-    code(error).is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
-}
-
-/// True if the database works, and does not take what it is given: a text that its encoding
-/// does not have, a value that is too large, a constraint that somebody has added.
-pub(super) fn refuses_data(error: &DbErr) -> bool {
-    let Some(code) = code(error) else { return false };
-    match driver_error(error).and_then(sqlx::Error::as_database_error) {
-        Some(error) if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
-            // TOOBIG, CONSTRAINT and MISMATCH; the upper bits say more precisely why.
-            code.parse().is_ok_and(|code: i32| [18, 19, 20].contains(&(code & 0xff)))
-        }
-        // Data exceptions, constraints, and limits that are exceeded.
-        _ => !is_conflict(error) && ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
-    }
-}
-
-/// The database's own code, if it is the database that has refused something.
-fn code(error: &DbErr) -> Option<Cow<'_, str>> {
-    driver_error(error)?.as_database_error()?.code()
-}
-
-fn is_closed(error: &DbErr) -> bool {
-    matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed))
-}
-
-/// True if the database has answered, with something that cannot be understood.
-pub(super) fn is_unreadable(error: &DbErr) -> bool {
-    use sqlx::Error::{ColumnDecode, ColumnIndexOutOfBounds, ColumnNotFound, Decode};
-    match driver_error(error) {
-        Some(error) => matches!(
-            error,
-            ColumnDecode { .. } | ColumnIndexOutOfBounds { .. } | ColumnNotFound(_) | Decode(_)
-        ),
-        None => matches!(error, DbErr::Type(_) | DbErr::RecordNotFound(_) | DbErr::Json(_)),
-    }
-}
-
-/// The driver's own error.
-pub(super) fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
-    match error {
-        DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))
-        | DbErr::Conn(RuntimeErr::SqlxError(error)) => Some(error),
-        _ => None,
     }
 }

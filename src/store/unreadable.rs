@@ -10,8 +10,8 @@ use sea_orm::{
     QuerySelect, QueryTrait, Select, TryGetable, Value, sqlx,
 };
 
-use super::transaction::driver_error;
-use super::{DeviceStore, Result, root};
+use super::driver_error::{driver_error, root};
+use super::{DeviceStore, Result};
 use crate::domain::Status;
 use crate::escape::in_quotes;
 

@@ -1,0 +1,86 @@
+//! The delivery that is under way, so that a successor of this process knows of it.
+
+use entity::delivery;
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryTrait, Set};
+
+use super::{DeviceStore, Result};
+use crate::domain::delivery::{Attempt, Probe};
+
+/// The one row of its table: there is one delivery at a time.
+const ONLY: i32 = 1;
+
+impl DeviceStore {
+    /// The delivery that was begun last, if there ever was one. One that cannot be read
+    /// counts as none: the next one takes its place.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn last_delivery(&self) -> Result<Option<Attempt>> {
+        self.read("read the last delivery", async |db| {
+            let last = delivery::Entity::find_by_id(ONLY).build(self.backend());
+            let Some(row) = db.query_one_raw(last).await? else { return Ok(None) };
+            let read = delivery::Model::from_query_result(&row, "");
+            Ok(self.readable("delivery", read).map(Attempt::from))
+        })
+        .await
+    }
+
+    /// Notes that a delivery is about to begin: should the process die over it, its
+    /// successor knows.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn begin_delivery(&self, attempt: &Attempt) -> Result<()> {
+        use delivery::{ActiveModel, Column, Entity};
+        let row = ActiveModel {
+            id: Set(ONLY),
+            head: Set(attempt.head),
+            size: Set(i64::try_from(attempt.size).unwrap_or(i64::MAX)),
+            tries: Set(attempt.tries.into()),
+            probe: Set(attempt.probe.into()),
+        };
+        let columns = [Column::Head, Column::Size, Column::Tries, Column::Probe];
+        let update = OnConflict::column(Column::Id).update_columns(columns).to_owned();
+        self.write("note the delivery", async |transaction| {
+            let insert = Entity::insert(row.clone()).on_conflict(update.clone());
+            insert.exec_without_returning(transaction).await.map(drop)
+        })
+        .await
+    }
+}
+
+impl From<delivery::Model> for Attempt {
+    fn from(row: delivery::Model) -> Self {
+        Self {
+            head: row.head,
+            size: usize::try_from(row.size).unwrap_or(1),
+            tries: u32::try_from(row.tries).unwrap_or(u32::MAX),
+            probe: row.probe.into(),
+        }
+    }
+}
+
+impl From<delivery::Probe> for Probe {
+    fn from(probe: delivery::Probe) -> Self {
+        match probe {
+            delivery::Probe::Not => Self::Not,
+            delivery::Probe::UnderWay => Self::UnderWay,
+            delivery::Probe::Delivered => Self::Delivered,
+            delivery::Probe::Retried => Self::Retried,
+        }
+    }
+}
+
+impl From<Probe> for delivery::Probe {
+    fn from(probe: Probe) -> Self {
+        match probe {
+            Probe::Not => Self::Not,
+            Probe::UnderWay => Self::UnderWay,
+            Probe::Delivered => Self::Delivered,
+            Probe::Retried => Self::Retried,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The store itself: opening, asking and closing it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sea_orm::DbBackend;
+
+use super::error::{Result, failed_to};
+use super::exclusive::Exclusive;
+use super::interference::Interference;
+use super::open::{OpenMode, Origin};
+use super::pool::Pool;
+use super::unreadable::Collector;
+
+/// The devices, their history and the outbox, in a database.
+///
+/// Cheap to clone; every clone uses the same few connections.
+#[derive(Clone)]
+pub struct DeviceStore {
+    pub(super) pool: Arc<Pool>,
+    pub(super) interference: Option<Arc<dyn Interference>>,
+    pub(super) unreadable: Arc<Mutex<Collector>>,
+    pub(super) exclusive: Option<Arc<Exclusive>>,
+}
+
+impl DeviceStore {
+    /// Connects, and creates or migrates the schema as far as `mode` allows.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Open`] if the database at `url` does not answer within five
+    /// seconds, or if it cannot be migrated. [`StoreError::Url`] if that is not a URL of
+    /// a database. [`StoreError::Unusable`] if it answers and
+    /// has another schema or encoding than it needs.
+    pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
+        let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
+        Ok(Self {
+            pool: Arc::new(Pool::new(db, origin)),
+            interference: None,
+            unreadable: Arc::default(),
+            exclusive: None,
+        })
+    }
+
+    /// The new database's absolute path, or its URL without its password, if opening
+    /// created the schema; `None` if there was one.
+    pub fn created(&self) -> Option<String> {
+        self.pool.origin().created.then(|| self.pool.origin().shown())
+    }
+
+    /// Fails if the database's file was deleted or replaced since it was opened: what is
+    /// written then is lost. Each transaction and each read begins with it. Costs two
+    /// system calls, on PostgreSQL nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::FileReplaced`].
+    pub fn verify_file(&self) -> Result<()> {
+        self.pool.origin().verify_file()
+    }
+
+    /// Closes the connections. On SQLite the write-ahead log is merged into the
+    /// file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Statement`] if the driver cannot close them.
+    pub async fn close(self) -> Result<()> {
+        let closed = self.pool.lease().db.close().await;
+        // Not before: the locks that SQLite has on the file go with it.
+        self.release();
+        closed.map_err(failed_to("close the database"))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Statement`] if it does not.
+    pub async fn ping(&self) -> Result<()> {
+        self.read("reach the database", async |db| db.ping().await).await
+    }
+
+    pub(super) fn backend(&self) -> DbBackend {
+        self.pool.backend()
+    }
+}
+
+impl std::fmt::Debug for DeviceStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceStore").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}

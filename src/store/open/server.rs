@@ -1,0 +1,47 @@
+//! The properties that a PostgreSQL server must have.
+
+use sea_orm::{DatabaseConnection, DbErr, sqlx};
+
+use crate::secrets::DatabaseUrl;
+use crate::store::Unusable;
+use crate::store::driver_error::connection_error;
+
+/// The reason why a server cannot be used; `None` if it can.
+pub(super) async fn unusable(
+    db: &DatabaseConnection,
+    url: &DatabaseUrl,
+) -> Result<Option<Unusable>, DbErr> {
+    let pool = db.get_postgres_connection_pool();
+    let encoding = encoding(pool).await.map_err(connection_error)?;
+    if encoding != "UTF8" {
+        return Ok(Some(Unusable::Encoding { url: url.clone(), encoding }));
+    }
+    let pooled = shares_sessions(pool).await.map_err(connection_error)?;
+    Ok(pooled.then(|| Unusable::TransactionPooling { url: url.clone() }))
+}
+
+async fn encoding(pool: &sqlx::PgPool) -> Result<String, sqlx::Error> {
+    let row = sqlx::raw_sql("SHOW server_encoding").fetch_one(pool).await?;
+    sqlx::Row::try_get(&row, 0)
+}
+
+/// True if a pooler in transaction mode is in between: it gives the session of an idle
+/// client to another one, which then has its locks and prepared statements.
+///
+/// A second connection begins a transaction, which takes a session out of the pooler. The
+/// sessions are shared if that session was the first connection's, or if the first
+/// connection has another one from then on.
+async fn shares_sessions(pool: &sqlx::PgPool) -> Result<bool, sqlx::Error> {
+    async fn session(connection: &mut sqlx::PgConnection) -> Result<i32, sqlx::Error> {
+        // As plain text, because such a pooler does not support prepared statements.
+        let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?;
+        sqlx::Row::try_get(&row, 0)
+    }
+    let (mut one, mut other) = (pool.acquire().await?, pool.acquire().await?);
+    let before = session(&mut one).await?;
+    let mut transaction = sqlx::Connection::begin(&mut *other).await?;
+    let taken = session(&mut transaction).await?;
+    let after = session(&mut one).await?;
+    transaction.rollback().await?;
+    Ok(taken == before || after != before)
+}

@@ -1,0 +1,60 @@
+//! Values as the database has them, and as the rest of the service does.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{DbErr, QueryResult};
+
+use crate::domain::{DeviceId, Status};
+
+/// Bytes as hexadecimal digits in lower case.
+///
+/// The crate `hex` is in the build only because others need it; these lines are not worth
+/// one more dependency.
+pub(super) struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Whole milliseconds since the Unix epoch.
+pub(super) fn millis(time: DateTime<Utc>) -> i64 {
+    time.timestamp_millis()
+}
+
+/// The instant in a column of milliseconds. `None` if there is no value, or one that is
+/// not a time.
+pub(super) fn time(column: &str, row: &QueryResult) -> Result<Option<DateTime<Utc>>, DbErr> {
+    let millis: Option<i64> = row.try_get("", column)?;
+    Ok(millis.and_then(DateTime::from_timestamp_millis))
+}
+
+/// A device's id.
+pub(super) fn device_id(text: &str) -> Result<DeviceId, DbErr> {
+    DeviceId::of_device(text)
+        .map_err(|why| DbErr::Type(format!("the database holds device {text:?}: {why}")))
+}
+
+impl From<entity::Status> for Status {
+    fn from(status: entity::Status) -> Self {
+        match status {
+            entity::Status::Provisioning => Self::Provisioning,
+            entity::Status::Online => Self::Online,
+            entity::Status::Offline => Self::Offline,
+            entity::Status::Error => Self::Error,
+        }
+    }
+}
+
+impl From<Status> for entity::Status {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Provisioning => Self::Provisioning,
+            Status::Online => Self::Online,
+            Status::Offline => Self::Offline,
+            Status::Error => Self::Error,
+        }
+    }
+}
