@@ -1,6 +1,9 @@
 //! The composition root: the only file that knows all actors. Builds them, runs
 //! them, and drains them in the right order.
 
+pub mod drain;
+mod error;
+
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,22 +15,22 @@ use futures::future::{Either, select};
 use log::{info, warn};
 use tokio::time::{Instant, timeout_at};
 
+use self::drain::Draining;
+pub use self::error::AppError;
 use crate::actors::alert_sink::{AlertSink, DevicesOffline};
 use crate::actors::courier::{self, Courier};
 use crate::actors::device_registry::{DeviceRegistry, Found};
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Ticker};
+use crate::broker::{self, EmbeddedBroker};
 use crate::clock::{Clock, system_clock};
 use crate::config::{Config, HttpListen};
-use crate::drain::Draining;
 use crate::http::{self, HttpServer};
-use crate::limits::{self, Needed, TooFewFiles};
 use crate::metrics::Metrics;
-use crate::mqtt::{self, Broker, Client, ClientError};
-#[cfg(feature = "embedded-broker")]
-use crate::mqtt::{EmbeddedBroker, EmbeddedError};
-use crate::store::{self, DeviceStore, StoreError};
+use crate::mqtt::{self, Broker, Client};
+use crate::process::open_files::{self, Needed};
+use crate::store::{self, DeviceStore};
 
 /// How long a drain may take. Supervisors kill after ten seconds and more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -58,7 +61,6 @@ pub struct App {
     courier: Addr<Courier>,
     http: Option<HttpServer>,
     watch: JoinHandle<()>,
-    #[cfg(feature = "embedded-broker")]
     embedded: Option<EmbeddedBroker>,
 }
 
@@ -69,54 +71,6 @@ pub struct AppBuilder {
     clock: Clock,
 }
 
-/// Why the service does not start, or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The limit of open files is too low to start.
-    #[error(transparent)]
-    OpenFiles(#[from] TooFewFiles),
-    /// The database is not to be had.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The MQTT client cannot be made.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The embedded broker does not start.
-    #[cfg(feature = "embedded-broker")]
-    #[error(transparent)]
-    Embedded(#[from] EmbeddedError),
-    /// The address for HTTP is taken or not this machine's.
-    #[error("cannot listen on http.listen = {address}: {source}; {}", listening_remedy(source))]
-    Http {
-        /// Which.
-        address: SocketAddr,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// There is no broker to connect to.
-    #[error("mqtt.url is unset and this heartbeatd was built without the embedded broker")]
-    NoBroker,
-    /// An actor is gone.
-    #[error("an actor is gone: {0}")]
-    Mailbox(#[from] MailboxError),
-    /// HTTP is bound and cannot be served.
-    #[error("HTTP cannot be served: {0}")]
-    Serve(std::io::Error),
-    /// The database did not take what was received until the service had to end.
-    #[error(
-        "{} lost, not written within {}: {why}",
-        what_is(*heartbeats),
-        crate::duration::format(DRAIN_TIMEOUT)
-    )]
-    NotWritten {
-        /// The number of heartbeats that are lost; with them, the proof of the last
-        /// seconds of listening.
-        heartbeats: usize,
-        /// What the database said last.
-        why: String,
-    },
-}
-
 impl App {
     /// A service by `config`, with the alert sink that only logs.
     pub fn build(config: Config) -> AppBuilder {
@@ -124,7 +78,6 @@ impl App {
     }
 
     /// Where the embedded broker listens, if it runs.
-    #[cfg(feature = "embedded-broker")]
     pub fn broker_address(&self) -> Option<SocketAddr> {
         self.embedded.as_ref().map(EmbeddedBroker::address)
     }
@@ -171,34 +124,6 @@ impl App {
     }
 }
 
-/// The subject of what is lost with so many heartbeats.
-fn what_is(heartbeats: usize) -> String {
-    match heartbeats {
-        0 => "the proof of the last seconds of listening is".to_owned(),
-        1 => "1 heartbeat is".to_owned(),
-        many => format!("{many} heartbeats are"),
-    }
-}
-
-/// What helps against an address that cannot be listened on.
-fn listening_remedy(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
-    match error.kind() {
-        AddrInUse => {
-            "another process listens there, perhaps another heartbeatd: stop it, or set \
-             http.listen to a free address or to \"off\""
-        }
-        AddrNotAvailable => {
-            "this machine has no such address: set http.listen to one that it has, or to \
-             0.0.0.0 for all of them"
-        }
-        PermissionDenied => {
-            "ports below 1024 need a privilege: set http.listen to a port from 1024 up"
-        }
-        _ => "set http.listen to an address of this machine, or to \"off\"",
-    }
-}
-
 impl AppBuilder {
     /// Hands offline devices to `sink` instead of only logging them.
     pub fn alert_sink(mut self, sink: Recipient<DevicesOffline>) -> Self {
@@ -221,7 +146,7 @@ impl AppBuilder {
     /// used, or if the limit of open files is too low.
     pub async fn start(self) -> Result<App, AppError> {
         let Self { config, sink, clock } = self;
-        limits::raise();
+        open_files::raise();
         needed_files(&config).check()?;
         let metrics = Arc::new(Metrics::new());
 
@@ -236,16 +161,15 @@ impl AppBuilder {
                 Some(listener.map_err(|source| AppError::Http { address, source })?)
             }
         };
-        #[cfg(feature = "embedded-broker")]
-        let embedded = match config.mqtt.url {
-            Some(_) => None,
-            None => Some(EmbeddedBroker::start(&config.mqtt).await?),
+        let (embedded, broker) = match Broker::configured(&config.mqtt) {
+            Some(broker) => (None, broker),
+            None => {
+                let max_clients = open_files::max_clients();
+                let embedded = EmbeddedBroker::start(&config.mqtt, max_clients).await?;
+                let broker = embedded.broker();
+                (Some(embedded), broker)
+            }
         };
-        #[cfg(feature = "embedded-broker")]
-        let own = embedded.as_ref().map(EmbeddedBroker::broker);
-        #[cfg(not(feature = "embedded-broker"))]
-        let own = None;
-        let broker = Broker::configured(&config.mqtt).or(own).ok_or(AppError::NoBroker)?;
         let client = Client::new(&config.mqtt, &broker, clock, Arc::clone(&metrics))?;
 
         let registry = on_own_thread("device_registry", {
@@ -270,7 +194,7 @@ impl AppBuilder {
             move || Ticker::new(check_interval, registry, courier, clock)
         });
 
-        let watch = actix_rt::spawn(limits::watch(Arc::clone(&metrics)));
+        let watch = actix_rt::spawn(open_files::watch(Arc::clone(&metrics)));
         let http = http
             .map(|listener| HttpServer::start(listener, metrics, registry.clone(), ingest.clone()));
         let http = http.transpose().map_err(AppError::Serve)?;
@@ -278,17 +202,7 @@ impl AppBuilder {
             warn!(target: "heartbeatd", "http.token is set, but nothing in this version needs it");
         }
 
-        Ok(App {
-            store,
-            registry,
-            ingest,
-            ticker,
-            courier,
-            http,
-            watch,
-            #[cfg(feature = "embedded-broker")]
-            embedded,
-        })
+        Ok(App { store, registry, ingest, ticker, courier, http, watch, embedded })
     }
 }
 
@@ -296,15 +210,11 @@ impl AppBuilder {
 /// is started on.
 pub(crate) fn needed_files(config: &Config) -> Needed {
     let serves = config.http.listen != HttpListen::Off;
-    let embeds = cfg!(feature = "embedded-broker") && config.mqtt.url.is_none();
+    let embeds = config.mqtt.url.is_none();
     let needed = Needed::default()
         .runtimes(ACTORS + u64::from(serves) + u64::from(embeds))
         .with("the database", store::open_files(&config.database.url))
         .with("the MQTT client", mqtt::CLIENT_OPEN_FILES);
     let needed = if serves { needed.with("HTTP", http::OPEN_FILES) } else { needed };
-    #[cfg(feature = "embedded-broker")]
-    if embeds {
-        return needed.with("the embedded broker", mqtt::EMBEDDED_OPEN_FILES).clients();
-    }
-    needed
+    if embeds { needed.with("the embedded broker", broker::OPEN_FILES).clients() } else { needed }
 }

@@ -25,7 +25,7 @@ pub use self::load::Loaded;
 pub(crate) use self::values::MAX_TIMEOUT;
 use self::values::echo_interval;
 pub use self::values::{InvalidValue, NonZeroDuration, Qos, WholeSeconds};
-use crate::mqtt::TopicPattern;
+use crate::domain::TopicPattern;
 pub use crate::secrets::{BrokerUrl, DatabaseUrl, InvalidUrl, Secret};
 
 /// The prefix of the environment variables that override keys: `HEARTBEATD_MQTT__URL`
@@ -164,7 +164,7 @@ impl MqttConfig {
         Some(match &self.echo_topic {
             Some(topic) => topic.clone(),
             None if inside => self.topic.topic_of(&self.reserved_id()),
-            None => crate::mqtt::echo_topic(&self.client_id),
+            None => format!("heartbeatd/{}/echo", self.client_id),
         })
     }
 

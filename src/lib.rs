@@ -20,29 +20,26 @@
 pub mod actors;
 mod address;
 mod app;
-#[doc(hidden)]
-pub mod bounds;
+mod broker;
 #[doc(hidden)]
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
-#[doc(hidden)]
-pub mod drain;
 mod duration;
-mod escape;
 mod http;
-mod limits;
-mod line_budget;
 mod logging;
 pub mod metrics;
 pub mod mqtt;
-mod outage;
-pub mod panics;
+mod process;
 mod secrets;
 pub mod store;
 mod views;
 
+#[doc(hidden)]
+pub use app::drain::Draining;
 pub use app::{App, AppBuilder, AppError};
+pub use broker::{EmbeddedBroker, EmbeddedError};
 pub use config::Config;
-pub use limits::TooFewFiles;
+pub use process::open_files::TooFewFiles;
+pub use process::panics;

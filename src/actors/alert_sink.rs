@@ -3,8 +3,8 @@
 
 use actix::prelude::*;
 
-use super::BatchLog;
 use crate::domain::Transition;
+use crate::logging::batch_log::BatchLog;
 
 const TARGET: &str = "alert_sink";
 

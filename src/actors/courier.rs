@@ -18,12 +18,12 @@ use super::alert_sink::DevicesOffline;
 use super::device_registry::{
     AcknowledgeOffline, BeginDelivery, DeviceRegistry, GiveUpOffline, Outbox, ReadOutbox,
 };
-use crate::bounds::Bounds;
+use crate::actors::bounds::Bounds;
+use crate::actors::outage::{Mention, Outage};
 use crate::clock::Clock;
 use crate::domain::Transition;
 use crate::domain::delivery::{self, Attempt, Pace, Probe, Step};
 use crate::metrics::Metrics;
-use crate::outage::{Mention, Outage};
 use crate::store::StoreError;
 
 const TARGET: &str = "courier";

@@ -26,17 +26,18 @@ use self::clock_step::{ClockSteps, Told};
 use self::flush::Flushed;
 use self::progress::Progress;
 use self::sweep::{Sweep, Swept};
-use super::{BatchLog, log_rejection};
-use crate::bounds::Bounds;
+use super::log_rejection;
+use crate::actors::bounds::Bounds;
+use crate::actors::outage::{Mention, Outage};
 use crate::config::{Config, DevicesConfig};
 use crate::domain::delivery::Attempt;
 use crate::domain::{
     ClockWatch, Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Interval, Pending, Reading,
     RegistrationBudget, Rejection, Saved, Status, Transition,
 };
-use crate::line_budget::LineBudget;
+use crate::logging::batch_log::BatchLog;
+use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::outage::{Mention, Outage};
 use crate::store::{DeviceStore, RecordingRules, StoreError};
 
 const TARGET: &str = "device_registry";

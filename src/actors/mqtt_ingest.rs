@@ -15,7 +15,7 @@ use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats}
 use super::log_rejection;
 use crate::clock::Clock;
 use crate::domain::{EchoIgnored, EchoToken, GapCause, Heartbeat, Proof, Reading, Rounds};
-use crate::line_budget::LineBudget;
+use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::mqtt::{self, ClientError, Connection, Event, Granted};
 

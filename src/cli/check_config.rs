@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::config::Loaded;
-use crate::escape::{Escaped, is_hazardous};
+use crate::logging::escape::{Escaped, is_hazardous};
 
 pub(super) fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     super::run::tell(loaded);

@@ -16,7 +16,7 @@ use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
 use crate::domain::{DeviceId, OwnTimeout, Status, UnusableTimeout};
-use crate::escape::Escaped;
+use crate::logging::escape::Escaped;
 use crate::store::{Damage, Found, OpenMode};
 use crate::views::{
     DeviceDetail, DeviceView, Devices, EvidenceSettings, Explanation, gather_evidence, text,

@@ -8,9 +8,9 @@ use log::error;
 
 use crate::app::AppError;
 use crate::config::ConfigError;
-use crate::escape::Escaped;
-use crate::limits::TooFewFiles;
+use crate::logging::escape::Escaped;
 use crate::mqtt::ClientError;
+use crate::process::open_files::TooFewFiles;
 use crate::store::StoreError;
 
 /// There is no such device, it exists already, or its row cannot be read.
@@ -81,12 +81,10 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
     let code = match error.downcast_ref::<AppError>() {
         Some(
             AppError::Client(ClientError::Setup(_))
-            | AppError::NoBroker
             | AppError::OpenFiles(_)
             | AppError::Store(StoreError::Url(_)),
         ) => EX_CONFIG,
-        #[cfg(feature = "embedded-broker")]
-        Some(AppError::Embedded(crate::mqtt::EmbeddedError::Users(_))) => EX_CONFIG,
+        Some(AppError::Embedded(error)) if error.is_config() => EX_CONFIG,
         Some(AppError::Mailbox(_)) => EX_SOFTWARE,
         Some(_) => EX_UNAVAILABLE,
         None => match error.downcast_ref::<StoreError>() {

@@ -18,7 +18,7 @@ pub(super) fn greet(app: &App, config: &Config) {
     if let Some(address) = app.http_address() {
         info!(target: "heartbeatd", "metrics on http://{address}/metrics, health on /healthz and /readyz");
     }
-    let embedded = broker_address(app);
+    let embedded = app.broker_address();
     if let Some(address) = embedded {
         let reach =
             if address.ip().is_loopback() { ", reachable from this machine only" } else { "" };
@@ -27,16 +27,6 @@ pub(super) fn greet(app: &App, config: &Config) {
     if let Some(command) = command_to_try(&config.mqtt, embedded) {
         info!(target: "heartbeatd", "send a heartbeat: {command}");
     }
-}
-
-#[cfg(feature = "embedded-broker")]
-fn broker_address(app: &App) -> Option<SocketAddr> {
-    app.broker_address()
-}
-
-#[cfg(not(feature = "embedded-broker"))]
-fn broker_address(_: &App) -> Option<SocketAddr> {
-    None
 }
 
 /// A command that sends a heartbeat from this machine. What only the user knows stands in

@@ -14,10 +14,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Loaded;
-use crate::limits::{self, Needed, TooFewFiles};
 pub use crate::logging::init as init_logger;
+use crate::logging::line_budget;
+use crate::process::open_files::{self, Needed, TooFewFiles};
 use crate::store::{DeviceStore, OpenMode};
-use crate::{Config, app, line_budget, store};
+use crate::{Config, app, store};
 
 /// Watches a fleet of MQTT devices: records when each was last seen, and raises an alert
 /// when one falls silent.
@@ -96,8 +97,8 @@ pub fn main() -> ExitCode {
 fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFiles> {
     let needed = match command {
         Command::Run => {
-            limits::raise();
-            app::needed_files(config).with("the main thread", limits::MAIN_RUNTIME)
+            open_files::raise();
+            app::needed_files(config).with("the main thread", open_files::MAIN_RUNTIME)
         }
         Command::Device(_) | Command::History(_) => {
             Needed::by_command(store::open_files(&config.database.url))
@@ -115,7 +116,7 @@ async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<DeviceStore> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::escape::is_hazardous;
+    use crate::logging::escape::is_hazardous;
 
     #[test]
     fn usage_errors_escape_the_arguments_they_quote() {

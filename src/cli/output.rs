@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::escape::Escaped;
+use crate::logging::escape::Escaped;
 use crate::store::{DeviceStore, Unreadable};
 
 /// Prints items page by page.

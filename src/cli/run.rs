@@ -10,7 +10,7 @@ use log::{info, warn};
 use super::greeting::greet;
 use crate::App;
 use crate::config::Loaded;
-use crate::line_budget::LineBudget;
+use crate::logging::line_budget::LineBudget;
 
 pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     // Before anything starts, so that no signal is missed.

@@ -43,7 +43,7 @@ fn validate_token(token: &Secret) -> Result<(), ConfigError> {
 fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     check_echo_topic(mqtt)?;
     check_embedded_topics(mqtt)?;
-    if cfg!(not(feature = "embedded-broker")) && mqtt.url.is_none() {
+    if !crate::broker::IS_BUILT_IN && mqtt.url.is_none() {
         let expected = "set the URL of a broker, because this heartbeatd was built without one";
         return Err(ConfigError::Missing { key: "mqtt.url", expected: expected.to_owned() });
     }

@@ -197,13 +197,7 @@ fn reason(error: &openssl::error::ErrorStack) -> String {
     first.unwrap_or("it is cut off or damaged").to_owned()
 }
 
-#[cfg(feature = "embedded-broker")]
 fn users(file: &Path) -> Result<(), ConfigError> {
     let key = "mqtt.embedded.users_file";
-    crate::mqtt::check_users_file(file).map_err(|why| unusable(key, file, why))
-}
-
-#[cfg(not(feature = "embedded-broker"))]
-fn users(_: &Path) -> Result<(), ConfigError> {
-    Ok(())
+    crate::broker::check_users_file(file).map_err(|why| unusable(key, file, why))
 }

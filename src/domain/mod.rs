@@ -16,6 +16,7 @@ mod registration;
 pub mod rounds;
 pub mod status;
 mod timestamp;
+mod topic;
 
 pub use clock_watch::ClockWatch;
 pub use coverage::{
@@ -32,3 +33,4 @@ pub use reading::Reading;
 pub use registration::RegistrationBudget;
 pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
 pub use status::{GivenUp, Status, Transition};
+pub use topic::{InvalidTopicPattern, TopicPattern};

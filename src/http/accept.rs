@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use actix_rt::net::TcpStream;
 
-use crate::limits;
-use crate::line_budget::LineBudget;
+use crate::logging::line_budget::LineBudget;
+use crate::process::open_files;
 
 /// The number of descriptors that are held back.
 const RESERVED: usize = 16;
@@ -64,7 +64,7 @@ impl Acceptor {
                 Ok(accepted) => return accepted,
                 Err(error) => error,
             };
-            if limits::is_exhausted(&error) && self.reserve.release_one() {
+            if open_files::is_exhausted(&error) && self.reserve.release_one() {
                 continue;
             }
             self.failures.spend(|| {

@@ -28,7 +28,7 @@ use self::connection::{Connection, Connections};
 use crate::actors::device_registry::DeviceRegistry;
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::metrics::Metrics;
-use crate::panics;
+use crate::process::panics;
 
 /// The time after which an actor that has not answered counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,7 +13,6 @@ use futures::future::LocalBoxFuture;
 use paho_mqtt as paho;
 use paho_mqtt::ReasonCode;
 
-use super::TopicPattern;
 use super::connection::{ClientError, Connection, Granted};
 use super::diagnosis::Probe;
 use super::inbox::{Event, Inbox};
@@ -21,8 +20,8 @@ use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed}
 use crate::clock::Clock;
 use crate::config::{MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
-use crate::domain::{EchoIgnored, EchoToken, Heartbeat, Rejection};
-use crate::line_budget::LineBudget;
+use crate::domain::{EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
+use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
 
 /// The waits between attempts to connect: short enough not to miss much of a

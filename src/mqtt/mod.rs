@@ -1,41 +1,22 @@
-//! MQTT: the client that listens, and the broker in this process.
+//! The MQTT client that listens.
 //!
 //! Nothing of MQTT leaves this module but [`Event`]s.
 
 mod client;
 mod connection;
 mod diagnosis;
-#[cfg(feature = "embedded-broker")]
-mod embedded;
 mod inbox;
 mod reason;
-mod topic;
 
 pub use client::{Broker, Client};
 pub use connection::{ClientError, Connection, Granted};
-#[cfg(feature = "embedded-broker")]
-pub(crate) use embedded::check_users_file;
-#[cfg(feature = "embedded-broker")]
-pub use embedded::{EmbeddedBroker, EmbeddedError, THREAD_NAME as EMBEDDED_BROKER_THREAD};
 pub use inbox::{Event, Inbox};
-pub use topic::{InvalidTopicPattern, TopicPattern};
 
 use crate::domain::{EchoIgnored, EchoToken};
 
 /// The files that the client has open: its connection, paho's waker, and the probe that
 /// finds out why there is no connection.
 pub(crate) const CLIENT_OPEN_FILES: u64 = 4;
-
-/// The files that the embedded broker has open for this service: its listener, and its end
-/// of the client's connection.
-#[cfg(feature = "embedded-broker")]
-pub(crate) const EMBEDDED_OPEN_FILES: u64 = 2;
-
-/// Where the service publishes to itself unless told otherwise; a client id is one
-/// topic level.
-pub fn echo_topic(client_id: &str) -> String {
-    format!("heartbeatd/{client_id}/echo")
-}
 
 /// A token that nobody else can guess.
 ///

@@ -3,7 +3,7 @@
 use paho_mqtt as paho;
 use paho_mqtt::ReasonCode as Reason;
 
-use crate::escape::Quoted;
+use crate::logging::escape::Quoted;
 
 const VERSION: &str = "mqtt.version should be one that the broker speaks";
 const LOG: &str = "the broker's log should say why";

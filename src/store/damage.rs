@@ -12,7 +12,7 @@ use super::driver_error::is_unreadable;
 use super::values::Hex;
 use super::{Device, DeviceStore, Result, raw_id};
 use crate::domain::{DeviceId, Status};
-use crate::escape::Quoted;
+use crate::logging::escape::Quoted;
 
 /// How many bytes of a value that is not a text are shown.
 const SHOWN_AS_HEX: usize = 32;

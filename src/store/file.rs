@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 
 use super::{Result, StoreError};
-use crate::escape::Quoted;
+use crate::logging::escape::Quoted;
 use crate::secrets::DatabaseUrl;
 
 /// A database is for the user who runs the service: it names devices and says when

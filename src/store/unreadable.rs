@@ -13,7 +13,7 @@ use sea_orm::{
 use super::driver_error::{driver_error, root};
 use super::{DeviceStore, Result};
 use crate::domain::Status;
-use crate::escape::in_quotes;
+use crate::logging::escape::in_quotes;
 
 /// How many rows are told apart; of more the same one may count again.
 const TOLD_APART: usize = 1_000;

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use super::progress::{Progress, Work};
 use super::{CheckError, Lines, TARGET};
-use crate::bounds::Bounds;
+use crate::actors::bounds::Bounds;
 use crate::domain::{ClockWatch, Coverage, Cutoffs, DeviceId, Status};
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};

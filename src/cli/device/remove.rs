@@ -13,7 +13,7 @@ use super::duration;
 use crate::Config;
 use crate::clock::system_clock;
 use crate::domain::DeviceId;
-use crate::escape::{Escaped, in_quotes};
+use crate::logging::escape::{Escaped, in_quotes};
 use crate::store::{DeviceStore, OpenMode, REMOVED_AT_ONCE, RawId, Selected, Selection};
 
 const EXAMPLES: &str = "\

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::config::MqttVersion;
-use crate::escape::Quoted;
+use crate::logging::escape::Quoted;
 
 /// The time after which an unused connection counts as lost: the shortest that no broker
 /// refuses.

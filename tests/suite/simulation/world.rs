@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use heartbeatd::Config;
-use heartbeatd::bounds::Bounds;
+use heartbeatd::actors::bounds::Bounds;
 use heartbeatd::domain::EchoToken;
 use heartbeatd::store::{DeviceStore, OpenMode, Outcome, Point};
 

@@ -5,18 +5,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::device_id::is_invisible;
+use super::device_id::is_invisible;
 
 /// A topic filter such as `devices/+/heartbeat`: exactly one level is `+`, and
 /// that level is the device id.
 ///
 /// ```
-/// use heartbeatd::mqtt::TopicPattern;
+/// use heartbeatd::domain::TopicPattern;
 ///
 /// let pattern: TopicPattern = "devices/+/heartbeat".parse()?;
 /// assert_eq!(pattern.device_level("devices/pump-17/heartbeat"), Some("pump-17"));
 /// assert_eq!(pattern.device_level("devices/pump-17/status"), None);
-/// # Ok::<(), heartbeatd::mqtt::InvalidTopicPattern>(())
+/// # Ok::<(), heartbeatd::domain::InvalidTopicPattern>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -4,6 +4,10 @@
 //! more than one is quoted. Libraries write a few lines a second, and none of them a
 //! secret, whatever `RUST_LOG` says.
 
+pub mod batch_log;
+pub mod escape;
+pub mod line_budget;
+
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -14,8 +18,8 @@ use log::kv::{self, Key, Source, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
 
-use crate::escape::{self, Escaped};
-use crate::line_budget::LineBudget;
+use self::escape::Escaped;
+use self::line_budget::LineBudget;
 
 /// What the libraries log at `info` is for those who debug them; and paho traces every
 /// packet once it may log more than errors, which takes more time than all else.

@@ -28,16 +28,14 @@ use rmqtt::types::{
 
 use self::users::Users;
 pub use self::users::UsersError;
-use super::TopicPattern;
-use super::client::Broker;
+use super::THREAD_NAME;
 use crate::address::reachable;
 use crate::config::MqttConfig;
+use crate::domain::TopicPattern;
 use crate::domain::device_id::is_reserved;
-use crate::escape::Quoted;
-use crate::line_budget::LineBudget;
-
-/// Names the broker's threads.
-pub const THREAD_NAME: &str = "embedded_broker";
+use crate::logging::escape::Quoted;
+use crate::logging::line_budget::LineBudget;
+use crate::mqtt::Broker;
 
 /// rmqtt's own thread count is that of the machine; a gateway has other work.
 const THREADS: usize = 2;
@@ -80,19 +78,27 @@ pub enum EmbeddedError {
     Start(std::io::Error),
 }
 
+impl EmbeddedError {
+    /// True if the configuration is at fault.
+    pub fn is_config(&self) -> bool {
+        matches!(self, Self::Users(_))
+    }
+}
+
 /// Checks a file of users; the error is what is wrong with it.
 pub(crate) fn check_users_file(path: &std::path::Path) -> Result<(), String> {
     Users::read(path).map(drop).map_err(|error| error.why)
 }
 
 impl EmbeddedBroker {
-    /// Starts listening, on threads of its own.
+    /// Starts listening, on threads of its own, for at most so many clients besides this
+    /// service.
     ///
     /// # Errors
     ///
     /// [`EmbeddedError::Listen`] if the address cannot be bound,
     /// [`EmbeddedError::Users`] if `mqtt.embedded.users_file` cannot be used.
-    pub async fn start(config: &MqttConfig) -> Result<Self, EmbeddedError> {
+    pub async fn start(config: &MqttConfig, max_clients: u64) -> Result<Self, EmbeddedError> {
         let users = config.embedded.users_file.as_deref().map(Users::read).transpose()?;
         let secret = random_secret().map_err(EmbeddedError::Start)?;
         let guard = Arc::new(Guard {
@@ -101,7 +107,7 @@ impl EmbeddedBroker {
             client_id: config.client_id.clone(),
             secret: secret.clone(),
             users,
-            max_clients: crate::limits::max_clients(),
+            max_clients,
             refusals: LineBudget::new("embedded_broker", "what was refused"),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -82,7 +82,6 @@ impl Needed {
     }
 
     /// Adds the clients of the embedded broker, which leave [`RESERVED`] files alone.
-    #[cfg(feature = "embedded-broker")]
     #[must_use]
     pub fn clients(mut self) -> Self {
         self.has_clients = true;
@@ -170,12 +169,10 @@ pub fn max_open() -> u64 {
 
 /// How many clients the embedded broker may have, so that the rest of the service keeps
 /// the files that it needs.
-#[cfg(feature = "embedded-broker")]
 pub fn max_clients() -> u64 {
     clients_of(max_open())
 }
 
-#[cfg(feature = "embedded-broker")]
 fn clients_of(max_open: u64) -> u64 {
     max_open.saturating_sub(RESERVED)
 }
@@ -290,7 +287,6 @@ mod tests {
         assert!(matches!(refused, Raised::Refused { from: 1024, .. }));
     }
 
-    #[cfg(feature = "embedded-broker")]
     #[test]
     fn clients_leave_files_to_the_service() {
         assert_eq!(clients_of(1_048_576), 1_048_448);
@@ -309,7 +305,6 @@ mod tests {
         assert_eq!(error, expected);
     }
 
-    #[cfg(feature = "embedded-broker")]
     #[test]
     fn an_embedded_broker_needs_files_for_devices_too() {
         let needed = Needed::default().runtimes(2).clients();

@@ -5,20 +5,17 @@
 
 use std::cell::Cell;
 use std::panic::PanicHookInfo;
-#[cfg(feature = "embedded-broker")]
 use std::sync::LazyLock;
 
 use log::error;
 
-use crate::line_budget;
-#[cfg(feature = "embedded-broker")]
-use crate::line_budget::LineBudget;
+use crate::broker;
+use crate::logging::line_budget::{self, LineBudget};
 
 /// The exit code after a panic: `EX_SOFTWARE` of sysexits.
 pub const EXIT_CODE: i32 = 70;
 
 /// A client may be able to cause a panic as often as it likes.
-#[cfg(feature = "embedded-broker")]
 static BROKEN_CONNECTIONS: LazyLock<LineBudget> =
     LazyLock::new(|| LineBudget::new("embedded_broker", "connections that panicked"));
 
@@ -44,8 +41,7 @@ pub fn end_the_process() {
         let thread = thread.name().unwrap_or("unnamed");
         let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
         let message = message(panic);
-        #[cfg(feature = "embedded-broker")]
-        if thread == crate::mqtt::EMBEDDED_BROKER_THREAD {
+        if thread == broker::THREAD_NAME {
             // The task of one connection; its runtime drops it, the others go on.
             BROKEN_CONNECTIONS.spend(|| {
                 error!(target: "embedded_broker", place; "a connection panicked: {message}");
