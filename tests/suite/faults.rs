@@ -134,8 +134,7 @@ fn a_process_that_is_killed_and_comes_back_late(mut scene: Scene) {
     scene.endure();
     scene.restart();
     scene.assert_nobody_is_missed_and_nobody_forgotten();
-    // One that outlived the service: it cannot have been found before.
-    let shown = scene.place.run(&["device", "show", DEAD[2]]);
+    let shown = scene.place.run(&["device", "show", DEAD[0]]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("the service was not running"), "{shown}");
 }

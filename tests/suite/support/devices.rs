@@ -4,16 +4,21 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paho_mqtt as paho;
 
 /// How often each publishes a heartbeat.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The time within which a broker that works acknowledges a round of heartbeats, also on a
+/// busy machine.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A fleet that publishes heartbeats until it is dropped, and connects again
 /// whenever the broker is gone.
 pub struct Devices {
+    /// Locked until a round is acknowledged.
     alive: Arc<Mutex<BTreeSet<String>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -28,18 +33,26 @@ impl Devices {
         let thread = std::thread::spawn(move || {
             let client = connect(port);
             while stopped.recv_timeout(HEARTBEAT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let ids: Vec<String> =
-                    publishing.lock().expect("nobody panics").iter().cloned().collect();
-                for id in ids {
-                    let topic = format!("devices/{id}/heartbeat");
+                let alive = publishing.lock().expect("nobody panics");
+                let round: Vec<_> = alive
+                    .iter()
+                    .map(|id| paho::Message::new(format!("devices/{id}/heartbeat"), "", 1))
                     // Without a connection it is lost, as it would be in the field.
-                    let _ = client.try_publish(paho::Message::new(topic, "", 1));
+                    .filter_map(|heartbeat| client.try_publish(heartbeat).ok())
+                    .collect();
+                let deadline = Instant::now() + PATIENCE;
+                for sent in round {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    // A broker that is gone acknowledges nothing.
+                    let _ = sent.wait_for(left);
                 }
             }
         });
         Self { alive, stop: Some(stop), thread: Some(thread) }
     }
 
+    /// Lets devices publish nothing more. A broker that works has all that they have
+    /// published; otherwise their client would send it again after the next connect.
     pub fn die(&self, ids: &[&str]) {
         let mut alive = self.alive.lock().expect("nobody panics");
         alive.retain(|id| !ids.contains(&id.as_str()));
