@@ -39,7 +39,7 @@ impl Handler<DevicesOffline> for Pager {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     heartbeatd::cli::init_logger();
-    heartbeatd::process::panics::end_the_process();
+    heartbeatd::panics::end_the_process();
     let config = Config::load(None)?;
     actix_rt::System::new().block_on(async {
         let pager = on_own_thread("pager", Pager::default);

@@ -46,12 +46,6 @@ impl TopicPattern {
     }
 }
 
-impl Default for TopicPattern {
-    fn default() -> Self {
-        Self { before: "devices/".to_owned(), after: "/heartbeat".to_owned() }
-    }
-}
-
 impl FromStr for TopicPattern {
     type Err = InvalidTopicPattern;
 
@@ -120,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_device_level_is_one_level() {
-        let pattern = TopicPattern::default();
+        let pattern: TopicPattern = "devices/+/heartbeat".parse().expect("it is one");
         assert_eq!(pattern.device_level("devices/a/heartbeat"), Some("a"));
         assert_eq!(pattern.device_level("devices//heartbeat"), Some(""));
         for other in ["devices/a/b/heartbeat", "devices/heartbeat", "devices/a", "x/a/heartbeat"] {

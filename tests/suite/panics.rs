@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::clock::system_clock;
-use heartbeatd::process::panics::this_actor;
+use heartbeatd::panics::this_actor;
 use heartbeatd::{App, Config, cli, panics};
 
 const CHILD: &str = "SUITE_PANIC_CHILD";
