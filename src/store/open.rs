@@ -100,11 +100,12 @@ impl Origin {
     /// in the background. A missing file is never created: an empty one would hide that
     /// the devices are gone.
     pub(super) async fn connect_again(&self) -> Result<DatabaseConnection, DbErr> {
-        let connected = self.connect_lazily(self.kept_connections()).await;
+        let connected = self.connect_lazily(self.kept_connections()).await?;
+        // Only now: a log that was replaced before is not this database's.
         if let Some(file) = &self.file {
             file.let_log_change();
         }
-        connected
+        Ok(connected)
     }
 
     /// Connections beside the others, that are made when the database is asked something.

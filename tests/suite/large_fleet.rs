@@ -1,6 +1,6 @@
 //! A million registered devices.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use heartbeatd::actors::device_registry::{CheckOffline, RecordHeartbeats, ReportHealth};
 use heartbeatd::domain::{Heartbeat, Status};
@@ -106,10 +106,15 @@ async fn memory_does_not_grow_with_the_number_of_registered_devices() {
 
 #[actix_rt::test]
 async fn a_hundred_thousand_devices_that_fall_silent_at_once_are_all_reported() {
-    let database = TestDatabase::sqlite();
-    register(&database, 150_000, 0).await;
-    let fleet = Fleet::on(database).await;
-    let began = Instant::now();
-    assert_eq!(fleet.check(at(181)).await.len(), 150_000);
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    let mut took = Vec::new();
+    for count in [15_000, 150_000] {
+        let database = TestDatabase::sqlite();
+        register(&database, count, 0).await;
+        let fleet = Fleet::on(database).await;
+        let began = Instant::now();
+        assert_eq!(fleet.check(at(181)).await.len(), count as usize);
+        took.push(began.elapsed());
+    }
+    // Ten times as many devices, and other tests that run meanwhile.
+    assert!(took[1] < 40 * took[0], "{took:?}");
 }

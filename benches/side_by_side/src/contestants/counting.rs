@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use heartbeatd::Config;
-use heartbeatd::mqtt::{Broker, EmbeddedBroker};
+use heartbeatd::EmbeddedBroker;
+use heartbeatd::mqtt::Broker;
 use paho_mqtt as paho;
 use servers::process::Running;
 
@@ -89,7 +90,7 @@ pub fn count(options: &Options) -> anyhow::Result<()> {
     config.client_id = "counting".to_owned();
     config.embedded.listen = ([127, 0, 0, 1], options.port).into();
     let embedded = match options.embedded {
-        true => Some(runtime.block_on(EmbeddedBroker::start(&config))?),
+        true => Some(runtime.block_on(EmbeddedBroker::start(&config, u64::MAX))?),
         false => None,
     };
     let external = Broker { uri: format!("mqtt://127.0.0.1:{}", options.port), credentials: None };
