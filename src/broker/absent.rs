@@ -13,7 +13,7 @@ pub struct EmbeddedBroker(Infallible);
 /// The reason why the broker did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// This binary does not contain it.
+    /// This binary does not contain the embedded broker.
     #[error("mqtt.url is unset and this heartbeatd was built without the embedded broker")]
     Absent,
 }

@@ -1,14 +1,14 @@
-//! The broker in this process: rmqtt behind a guard that lets through what a
-//! heartbeat service has a use for, and nothing else.
+//! The broker in this process: rmqtt behind a guard that lets through only what a
+//! heartbeat service needs.
 //!
-//! - Anybody may publish heartbeats (with `mqtt.embedded.users_file`: any user).
+//! - Any client may publish heartbeats (with `mqtt.embedded.users_file`: any user).
 //! - Only this service may subscribe, and only it may use its own client id.
-//! - A device id may not begin with `$`: rmqtt takes a topic with such a level for
-//!   invalid, acknowledges the message and loses it.
-//! - A topic with a control character closes the connection: paho cannot take a
-//!   U+0000 and would abort the process.
-//! - A last will may not be a heartbeat: it is sent when its device is gone, and
-//!   rmqtt does not ask about it when it is sent.
+//! - A device id may not begin with `$`, because rmqtt takes a topic with such a level
+//!   for invalid, acknowledges the message and loses it.
+//! - A topic with a control character closes the connection, because paho would abort the
+//!   process at a U+0000.
+//! - A last will may not be a heartbeat, because it is sent when its device is gone. It
+//!   is refused at the CONNECT, because rmqtt does not ask the guard when it sends it.
 
 mod users;
 
@@ -37,43 +37,44 @@ use crate::logging::escape::Quoted;
 use crate::logging::line_budget::LineBudget;
 use crate::mqtt::Broker;
 
-/// rmqtt's own thread count is that of the machine; a gateway has other work.
+/// By default rmqtt uses as many threads as the machine has cores; a gateway has other
+/// work.
 const THREADS: usize = 2;
 
-/// With rmqtt's defaults a burst is cut short: of 500,000 messages at QoS 1
-/// 77,000 arrived. With these all do.
+/// rmqtt's defaults cut bursts short: of 500,000 messages at QoS 1 77,000 arrived. With
+/// these limits all of them do.
 const MAX_QUEUED: usize = 1_000_000;
 const MAX_INFLIGHT: NonZeroU16 = NonZeroU16::MAX;
 const MAX_RATE: (NonZeroU32, Duration) = (NonZeroU32::MAX, Duration::from_secs(1));
 
-/// The name under which this service logs in at its own broker.
+/// The user name with which this service logs in to its own broker.
 const SERVICE_USER: &str = "heartbeatd";
 
-/// A running broker; stopped when dropped.
+/// A running broker, which stops when it is dropped.
 pub struct EmbeddedBroker {
     address: SocketAddr,
     secret: String,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-/// Why there is no broker.
+/// The reason why the broker could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// The address is taken or not this machine's.
+    /// The address is in use, or is not this machine's.
     #[error(
         "the embedded broker cannot listen on {address}: {why}; free the address, or set \
-         mqtt.embedded.listen to another one, or mqtt.url to the broker that is there"
+         mqtt.embedded.listen to another one, or set mqtt.url to the broker that uses it"
     )]
     Listen {
-        /// Which.
+        /// The address that could not be bound.
         address: SocketAddr,
-        /// What the system says.
+        /// The operating system's reason.
         why: String,
     },
     /// The users cannot be read.
     #[error(transparent)]
     Users(#[from] UsersError),
-    /// No threads, or no random numbers.
+    /// The operating system provides no threads or no random numbers.
     #[error("the embedded broker cannot be started: {0}")]
     Start(std::io::Error),
 }
@@ -85,14 +86,14 @@ impl EmbeddedError {
     }
 }
 
-/// Checks a file of users; the error is what is wrong with it.
+/// Checks a file of users. The error says what is wrong with it.
 pub(crate) fn check_users_file(path: &std::path::Path) -> Result<(), String> {
     Users::read(path).map(drop).map_err(|error| error.why)
 }
 
 impl EmbeddedBroker {
-    /// Starts listening, on threads of its own, for at most so many clients besides this
-    /// service.
+    /// Starts listening on separate threads, for at most `max_clients` clients besides
+    /// this service.
     ///
     /// # Errors
     ///
@@ -118,7 +119,7 @@ impl EmbeddedBroker {
             .map_err(EmbeddedError::Start)?;
         let address = config.embedded.listen;
         let serving = runtime.spawn(serve(address, guard));
-        // From here on a failure drops it the way it has to be dropped.
+        // From here on, dropping it shuts the runtime down without blocking.
         let mut broker = Self { address, secret, runtime: Some(runtime) };
         let failed = |why: String| EmbeddedError::Listen { address, why };
         let served = serving.await.map_err(|error| failed(error.to_string()))?;
@@ -126,12 +127,12 @@ impl EmbeddedBroker {
         Ok(broker)
     }
 
-    /// Where it listens: the port is the real one, also if 0 was asked for.
+    /// The address that it listens on. The port is the real one, even if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How this service gets in.
+    /// The address and the credentials with which this service connects to it.
     pub fn broker(&self) -> Broker {
         Broker {
             uri: format!("mqtt://{}", reachable(self.address)),
@@ -142,7 +143,7 @@ impl EmbeddedBroker {
 
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
-        // rmqtt has no way to stop; waiting for it would block the caller.
+        // rmqtt cannot be stopped, and waiting for it would block the caller.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -151,7 +152,7 @@ impl Drop for EmbeddedBroker {
 
 /// Binds the address and leaves the broker running on the current runtime.
 async fn serve(address: SocketAddr, guard: Arc<Guard>) -> Result<SocketAddr, rmqtt::net::Error> {
-    // "Busy" means to rmqtt that the whole machine is, and devices are refused.
+    // To rmqtt, "busy" means that the whole machine is, and then it refuses devices.
     let context = ServerContext::new().busy_check_enable(false).build().await;
     let hooks = context.extends.hook_mgr().register();
     for hook in
@@ -164,9 +165,9 @@ async fn serve(address: SocketAddr, guard: Arc<Guard>) -> Result<SocketAddr, rmq
     let listener = rmqtt::net::Builder::new()
         .name("embedded")
         .laddr(address)
-        // The connections of a process that was killed hold the address for a minute.
+        // The connections of a killed process hold the address for a minute.
         .reuseaddr(Some(true))
-        // Anonymous clients are let in by the guard, which sees everyone.
+        // The guard decides about anonymous clients, because it sees every client.
         .allow_anonymous(false)
         .max_mqueue_len(MAX_QUEUED)
         .max_inflight(MAX_INFLIGHT)
@@ -179,14 +180,14 @@ async fn serve(address: SocketAddr, guard: Arc<Guard>) -> Result<SocketAddr, rmq
     Ok(bound)
 }
 
-/// Decides who may do what.
+/// Decides what each client may do.
 struct Guard {
     topic: TopicPattern,
     echo_topic: Option<String>,
     client_id: String,
     secret: String,
     users: Option<Users>,
-    /// How many clients there may be besides this service.
+    /// The most clients that may be connected besides this service.
     max_clients: u64,
     refusals: LineBudget,
 }
@@ -198,8 +199,8 @@ impl Guard {
             && (has_control(topic) || self.topic.device_level(topic).is_some())
         {
             return Err(format!(
-                "its last will is to be published on {}: a will is no heartbeat, it is sent \
-                 when the device is gone",
+                "its last will would be published on {}: a will is not a heartbeat, because it is \
+                 sent when the device is gone",
                 Quoted(topic)
             ));
         }
@@ -236,13 +237,17 @@ impl Guard {
                 format!("the topic {} is reserved for echoes of the service", Quoted(topic))
             }
             Some(device) if device.starts_with('$') => format!(
-                "the device id {} begins with '$', and the embedded broker cannot pass on its \
+                "the device id {} begins with '$', so the embedded broker cannot pass on its \
                  heartbeats: give the device another id, or set mqtt.url to another broker",
                 Quoted(device)
             ),
             Some(_) => return Ok(()),
             None => {
-                format!("the topic {} is no device's, which would be {}", Quoted(topic), self.topic)
+                format!(
+                    "the topic {} is not a device's, which would be {}",
+                    Quoted(topic),
+                    self.topic
+                )
             }
         };
         Err(Refusal { why, disconnect: false })
@@ -252,10 +257,7 @@ impl Guard {
         if client_id == self.client_id {
             return Ok(());
         }
-        Err(format!(
-            "only this service subscribes here, not to {}",
-            Quoted(&subscribe.topic_filter)
-        ))
+        Err(format!("only this service may subscribe, not to {}", Quoted(&subscribe.topic_filter)))
     }
 
     fn log_refusal(&self, client_id: &str, what: &str, why: &str) {
@@ -346,14 +348,14 @@ fn openssl_eq(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && openssl::memcmp::eq(a, b)
 }
 
-/// 128 bits that nobody else on this machine can guess.
+/// Returns 128 random bits that nothing else on this machine can guess.
 fn random_secret() -> std::io::Result<String> {
     let mut bytes = [0; 16];
     openssl::rand::rand_bytes(&mut bytes)?;
     Ok(openssl::base64::encode_block(&bytes))
 }
 
-/// The innermost cause: rmqtt's errors begin with what was tried.
+/// The innermost cause, because rmqtt's errors begin with what was tried.
 fn root(error: &rmqtt::net::Error) -> String {
     error.root_cause().to_string()
 }

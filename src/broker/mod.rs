@@ -1,7 +1,7 @@
 //! The broker in this process, which is used when `mqtt.url` is unset.
 //!
-//! Without the feature `embedded-broker` a stub with the same names takes its place, so
-//! that only this file knows of the feature.
+//! Without the feature `embedded-broker` a stub with the same names takes its place. So
+//! only this file knows the feature.
 
 #[cfg(not(feature = "embedded-broker"))]
 #[path = "absent.rs"]

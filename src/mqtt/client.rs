@@ -1,9 +1,8 @@
-//! The MQTT client: paho's options, callbacks and reason codes, made into
-//! [`Event`]s.
+//! The MQTT client. Turns paho's callbacks and reason codes into [`Event`]s.
 //!
-//! paho calls back on a thread of its own. A message is parsed right there and
-//! its heartbeat put into an inbox, which the ingest empties in one go: no
-//! packet, topic or payload travels any further.
+//! paho calls back on its own thread. A message is parsed right there, and its heartbeat
+//! goes into an inbox that the ingest empties in one go. No packet, topic or payload
+//! travels any further.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -24,29 +23,29 @@ use crate::domain::{EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
 
-/// The waits between attempts to connect: short enough not to miss much of a
-/// broker that restarts, long enough not to be a burden on one that is down.
+/// The waits between attempts to connect: short enough not to miss much when a broker
+/// restarts, long enough not to burden a broker that is in trouble.
 const RECONNECT_MIN: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// The log target of the actor that uses this.
+/// The log target of the actor that uses this client.
 const TARGET: &str = "mqtt_ingest";
 
-/// How long one attempt may take, and how long a broker may think about a
+/// The longest time for one attempt to connect, and for the broker's answer to a
 /// subscription.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where the broker is and how to get in.
+/// The broker's address and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct Broker {
-    /// `mqtt://` or `mqtts://`, host and port.
+    /// The address: `mqtt://` or `mqtts://`, host and port.
     pub uri: String,
-    /// Name and password, if it wants them.
+    /// The user name and the password, if the broker wants them.
     pub credentials: Option<(String, String)>,
 }
 
 impl Broker {
-    /// The configured one; `None`: the embedded broker is meant.
+    /// The configured broker. `None` if the embedded one is meant.
     pub fn configured(config: &MqttConfig) -> Option<Self> {
         let url = config.url.as_ref()?;
         let password = config.password.as_ref().map_or("", |password| password.reveal());
@@ -64,16 +63,16 @@ pub struct Client {
     echo_topic: Option<String>,
     inbox: Arc<Inbox>,
     connections: Arc<AtomicU64>,
-    /// The quality of service of echoes: what the broker takes and grants.
+    /// The quality of service of echoes: the lower of what the broker accepts and grants.
     qos: Arc<AtomicU8>,
-    /// What CONNACK said that the broker takes.
+    /// The highest quality of service that the broker accepts, as its CONNACK said.
     max_qos: Arc<AtomicU8>,
     probe: Option<Probe>,
 }
 
 struct Subscription {
     topic: String,
-    /// The echo's topic, if the subscription to the heartbeats does not include it.
+    /// The topic of echoes, if the subscription to the heartbeats does not include it.
     echo_topic: Option<String>,
     qos: u8,
     version: MqttVersion,
@@ -81,7 +80,7 @@ struct Subscription {
 }
 
 impl Client {
-    /// Makes the client; nothing is connected yet.
+    /// Creates the client without connecting it.
     ///
     /// # Errors
     ///
@@ -95,7 +94,8 @@ impl Client {
         let create = paho::CreateOptionsBuilder::new()
             .server_uri(&broker.uri)
             .client_id(&config.client_id)
-            // Nothing outlives the process: what a broker kept would be stale.
+            // Nothing outlives the process, because messages kept by a broker would be
+            // stale.
             .persistence(paho::PersistenceType::None)
             .finalize();
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
@@ -108,7 +108,7 @@ impl Client {
             echo_topic: echo_topic.clone(),
             clock,
             metrics,
-            strange: LineBudget::new("mqtt_ingest", "messages on the echo topic that are not ours"),
+            strange: LineBudget::new("mqtt_ingest", "foreign messages on the echo topic"),
         };
         listen(&paho, &inbox, &connections, receiver);
         let filter = match &config.share_group {
@@ -178,15 +178,17 @@ impl Connection for Client {
         })
     }
 
-    /// The session is clean, and paho does not subscribe when it reconnects.
+    /// Needed on every connect: the session is clean, and paho does not repeat
+    /// subscriptions.
     fn subscribe(&self) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
         let Subscription { topic, echo_topic, qos, version, client_id } = &self.subscription;
-        // One packet for both: they take effect together.
+        // One packet for both, so that they take effect together.
         let topics: Vec<&str> = [topic.as_str()].into_iter().chain(echo_topic.as_deref()).collect();
         let asked = vec![i32::from(*qos); topics.len()];
         let token = match version {
             MqttVersion::V5 => {
-                // Retained messages are no evidence of life: not even sent.
+                // A retained message is not evidence of life, so the broker need not send
+                // it.
                 let options = paho::SubscribeOptionsBuilder::new()
                     .retain_handling(paho::RetainHandling::DontSendRetained)
                     .finalize();
@@ -232,15 +234,15 @@ impl Connection for Client {
         };
         let qos = i32::from(self.qos.load(Ordering::SeqCst));
         let message = paho::Message::new(topic, token.to_string(), qos);
-        // One that fails does not come back, and that is what is looked at.
+        // An echo that could not be sent does not come back, which is noticed anyway.
         if let Err(error) = self.paho.try_publish(message) {
             log::debug!(target: TARGET, "echo: {error}");
         }
     }
 
     fn disconnect(&self) -> LocalBoxFuture<'static, ()> {
-        // For a broker that acknowledges the last echoes; then paho closes the
-        // connection without it, which takes no time.
+        // Time for the broker to acknowledge the last echoes. After it paho closes the
+        // connection without waiting any longer.
         const LAST_MESSAGES: Duration = Duration::from_secs(2);
         let options = paho::DisconnectOptionsBuilder::new().timeout(LAST_MESSAGES).finalize();
         let token = self.paho.disconnect(options);
@@ -257,18 +259,18 @@ impl Connection for Client {
     }
 }
 
-/// Which subscriptions the broker did not grant, and why. paho itself takes an
-/// answer to several for a success, whatever it says.
+/// The subscriptions that the broker did not grant, and the reasons. Needed because paho
+/// takes any answer to several subscriptions for a success.
 fn refused(topics: &[String], granted: &[i32], client_id: &str) -> Option<(String, String)> {
     // The echo's is the second one.
     let keys = ["mqtt.topic", "mqtt.echo_topic"];
     let granted = granted.iter().map(Some).chain(std::iter::repeat(None));
     let refused = topics.iter().zip(keys).zip(granted);
-    // A grant is a QoS; whatever else there is, is a reason code.
+    // A grant is a QoS; anything else is a reason code.
     let refused = refused.filter(|(_, code)| !matches!(code, Some(0..=2)));
     let (topics, mut whys): (Vec<_>, Vec<_>) = refused
         .map(|((topic, key), code)| {
-            // A code is a byte; of one above 127 C may have made a negative number.
+            // A code is a byte; C may have turned one above 127 into a negative number.
             let code = code.map(|code| ReasonCode::from(code.cast_unsigned() & 0xff));
             (&**topic, not_subscribed(code, Filter { key, client_id, of: topics.len() }))
         })
@@ -277,11 +279,11 @@ fn refused(topics: &[String], granted: &[i32], client_id: &str) -> Option<(Strin
     (!topics.is_empty()).then(|| (topics.join(" and "), whys.join("; and ")))
 }
 
-/// The one code of an answer that paho takes for a failure, which it does if it has but one.
+/// The code of an answer that paho takes for a failure, as it does if there is only one.
 fn failed_code(error: &paho::Error) -> Option<ReasonCode> {
     match error {
         paho::Error::ReasonCode(code, _) => Some(*code),
-        // MQTT 3.1.1, where there is only 0x80.
+        // MQTT 3.1.1, which has only 0x80.
         paho::Error::Failure => Some(ReasonCode::UnspecifiedError),
         _ => None,
     }
@@ -299,7 +301,7 @@ fn warn_of_unused_files(config: &MqttConfig, broker: &Broker) {
         if file.is_some() {
             log::warn!(
                 target: TARGET, broker = broker.uri;
-                "{key} is set and not used: TLS needs an mqtt.url that begins with mqtts://"
+                "{key} is set but not used: TLS needs an mqtt.url that begins with mqtts://"
             );
         }
     }
@@ -355,7 +357,7 @@ fn tls_options(config: &MqttConfig) -> paho::Result<paho::SslOptions> {
     Ok(options.finalize())
 }
 
-/// Has paho's thread put what happens into the inbox.
+/// Makes paho's thread put everything that happens into the inbox.
 fn listen(
     client: &paho::AsyncClient,
     inbox: &Arc<Inbox>,
@@ -387,19 +389,19 @@ fn listen(
     });
 }
 
-/// The beginning of a topic that is not valid, as far as it can be read.
+/// The beginning of an invalid topic, as far as it is readable.
 fn shown(topic: &[u8]) -> Box<str> {
     const BYTES: usize = 128;
     String::from_utf8_lossy(&topic[..topic.len().min(BYTES)]).into()
 }
 
-/// Makes events of messages, on paho's thread.
+/// Turns messages into events, on paho's thread.
 struct Receiver {
     topic: TopicPattern,
     echo_topic: Option<String>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// Bounds the lines about messages that somebody else publishes as echoes.
+    /// Limits the log lines about messages that other clients publish on the echo topic.
     strange: LineBudget,
 }
 
@@ -413,7 +415,7 @@ impl Receiver {
             return self.receive_echo(message, inbox);
         }
         match self.topic.device_level(topic) {
-            // An instance publishes its echoes there, this one or another.
+            // The echo of an instance, this one or another.
             Some(device) if is_reserved(device) => self.metrics.unmatched(),
             Some(device) => inbox.offer(self.read(device, message)),
             None => self.metrics.unmatched(),

@@ -1,4 +1,5 @@
-//! What the ingest needs of an MQTT client; a test can supply a broker of its own.
+//! The interface between the ingest and an MQTT client. A test can put its own broker
+//! behind it.
 
 use std::sync::Arc;
 
@@ -8,11 +9,12 @@ use super::client::PATIENCE;
 use super::inbox::Inbox;
 use crate::domain::EchoToken;
 
-/// A connection to a broker that is made again whenever it is lost.
+/// A connection to a broker that is restored whenever it is lost.
 ///
-/// [`Client`](super::Client) is the real one. What happens on it goes into the inbox.
+/// [`Client`](super::Client) is the real one. Everything that happens goes into the
+/// inbox.
 pub trait Connection {
-    /// What happens, in order.
+    /// The inbox with everything that happens, in order.
     fn inbox(&self) -> Arc<Inbox>;
 
     /// The address of the broker, for the log.
@@ -21,18 +23,18 @@ pub trait Connection {
     /// The name by which the broker knows this client.
     fn client_id(&self) -> &str;
 
-    /// What is subscribed to for heartbeats.
+    /// The filter that is subscribed to for heartbeats.
     fn topic(&self) -> &str;
 
-    /// Where echoes are published. `None`: nowhere, because being connected is the
-    /// evidence.
+    /// The topic on which echoes are published. `None` if none are sent, because being
+    /// connected counts as the evidence.
     fn echo_topic(&self) -> Option<&str>;
 
     /// The number of the newest connection, as in
     /// [`Event::Connected`](super::Event::Connected); 0 before the first.
     fn number(&self) -> u64;
 
-    /// Connects. An error is only the first attempt's: the client retries until it
+    /// Connects. An error is about the first attempt only. The client retries until it
     /// succeeds, which is an [`Event::Connected`](super::Event::Connected).
     fn connect(&self) -> LocalBoxFuture<'static, Result<(), ClientError>>;
 
@@ -40,57 +42,57 @@ pub trait Connection {
     /// [`Event::Connected`](super::Event::Connected).
     fn subscribe(&self) -> LocalBoxFuture<'static, Result<Granted, ClientError>>;
 
-    /// Publishes an echo, which comes back as [`Event::Echo`](super::Event::Echo)
-    /// after everything that is on its way to this client. Without an echo topic it
-    /// only passes through the inbox.
+    /// Publishes an echo. It comes back as [`Event::Echo`](super::Event::Echo) after
+    /// everything that is on its way to this client. Without an echo topic it only passes
+    /// through the inbox.
     fn send_echo(&self, token: EchoToken);
 
-    /// Says goodbye and ends the attempts to connect. Resolves when nothing more can
-    /// arrive: all that had is in the inbox.
+    /// Disconnects and stops retrying. Resolves when nothing more can arrive and
+    /// everything that has arrived is in the inbox.
     fn disconnect(&self) -> LocalBoxFuture<'static, ()>;
 
-    /// Finds out why no connection comes about, which takes some seconds at most.
-    /// `None` if nothing is wrong as far as can be seen.
+    /// Finds out why the broker cannot be reached, which takes 20 seconds at most. `None`
+    /// if no fault is found.
     fn diagnose(&self) -> LocalBoxFuture<'static, Option<String>> {
         Box::pin(std::future::ready(None))
     }
 }
 
-/// What the broker grants to a subscription.
+/// The quality of service that the broker grants to a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
     /// The quality of service that was asked for.
     pub asked: u8,
-    /// The one with which heartbeats and echoes arrive; not more than `asked`.
+    /// The quality of service with which heartbeats and echoes arrive; not above `asked`.
     pub granted: u8,
 }
 
-/// What is wrong with the connection.
+/// A failure of the connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The client could not be made, or a file for TLS not be used.
+    /// The client could not be created, or a file for TLS could not be used.
     #[error("cannot set up the MQTT client: {0}")]
     Setup(String),
-    /// The broker was not reached.
+    /// The broker could not be reached.
     #[error("cannot connect: {0}")]
     Connect(String),
-    /// The broker refuses the connection, and this is why.
+    /// The broker refuses the connection, for this reason.
     #[error("cannot connect: {0}")]
     Refused(String),
-    /// The broker refuses the subscription, or one of the two.
+    /// The broker refuses at least one of the subscriptions.
     #[error("cannot subscribe to {topic}: {why}")]
     Subscribe {
-        /// What was refused.
+        /// The refused filters.
         topic: String,
         /// The name by which the broker knows this client.
         client_id: String,
-        /// What the broker says, and what would be right.
+        /// The broker's reason, and a hint at the remedy.
         why: String,
     },
     /// The broker did not answer.
     #[error("cannot subscribe to {topic}: no answer within {}", crate::duration::format(PATIENCE))]
     NoAnswer {
-        /// What was subscribed to.
+        /// The filters that were asked for.
         topic: String,
     },
 }

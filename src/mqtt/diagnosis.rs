@@ -1,5 +1,5 @@
-//! Finds out why no connection comes about: paho says "TCP/TLS connect failure" for
-//! nine different reasons.
+//! Finds out why the broker cannot be reached. Needed because paho says "TCP/TLS connect
+//! failure" for nine different reasons.
 
 mod peer;
 
@@ -17,14 +17,14 @@ use self::peer::Answer;
 use super::client::Broker;
 use crate::config::{MqttConfig, MqttVersion};
 
-/// How long one step may take: to connect, or to wait for an answer.
+/// The longest time for one step: connecting, or waiting for an answer.
 const STEP: Duration = Duration::from_secs(3);
 
-/// How long everything may take. The steps together take less; a name server may take
+/// The longest time for the whole diagnosis. The steps take less; a name server may take
 /// longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where to connect to, and with what.
+/// The address to connect to, and the files for TLS.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
     host: String,
@@ -36,11 +36,11 @@ pub(super) struct Probe {
     key_file: Option<PathBuf>,
 }
 
-/// The reason, in a sentence that says what would be right.
+/// A reason, in a sentence that hints at the remedy.
 type Reason = String;
 
 impl Probe {
-    /// A probe of that broker. `None` if its address has another form than host and port.
+    /// A probe of that broker. `None` if its address is not a host and a port.
     pub(super) fn new(broker: &Broker, config: &MqttConfig) -> Option<Self> {
         let (scheme, address) = broker.uri.split_once("://")?;
         let (host, port) = address.rsplit_once(':')?;
@@ -55,8 +55,8 @@ impl Probe {
         })
     }
 
-    /// Connects as the client does, on a thread of its own, and returns what is wrong,
-    /// if anything.
+    /// Connects as the client does, on a separate thread. Returns the fault, if it finds
+    /// one.
     pub(super) async fn run(self) -> Option<Reason> {
         let host = self.host.clone();
         let (answer, answered) = oneshot::channel();
@@ -64,7 +64,7 @@ impl Probe {
         std::thread::Builder::new().name("mqtt_diagnosis".to_owned()).spawn(run).ok()?;
         match tokio::time::timeout(PATIENCE, answered).await {
             Ok(reason) => reason.ok().flatten(),
-            Err(_elapsed) => Some(format!("the address of {host:?} is not found in time")),
+            Err(_elapsed) => Some(format!("the address of {host:?} was not found in time")),
         }
     }
 
@@ -79,7 +79,7 @@ impl Probe {
         let addresses: Vec<_> =
             (host.as_str(), *port).to_socket_addrs().map_err(|error| unknown(&error))?.collect();
         let mut reason = unknown(&"it has no address");
-        // More than one of each kind does not say more.
+        // One address of each kind says enough.
         for address in addresses.into_iter().take(2) {
             match TcpStream::connect_timeout(&address, STEP) {
                 Ok(_) => return Ok(address),
@@ -99,7 +99,7 @@ impl Probe {
         open().map_err(|error| unreachable(address, &error))
     }
 
-    /// Asks for MQTT on a connection of its own.
+    /// Asks for MQTT on a separate connection.
     fn plain_answer(&self, address: SocketAddr) -> Result<Answer, Reason> {
         let mut stream = Self::open(address)?;
         let asked = stream
@@ -108,10 +108,11 @@ impl Probe {
         asked.map_err(|error| unreachable(address, &error))
     }
 
-    /// A plain connection was tried: does anybody speak MQTT here, or TLS?
+    /// Asks on a plain connection whether the peer speaks MQTT or TLS.
     fn ask(&self, address: SocketAddr) -> Result<(), Reason> {
         let answer = self.plain_answer(address)?;
-        // Who speaks TLS does not wait for more of what is none, and answers no text.
+        // A TLS server neither waits for more after input that is not TLS, nor answers
+        // with text.
         let may_be_tls = match &answer {
             Answer::Closed => true,
             Answer::Other(bytes) => peer::describe(bytes).0.is_none(),
@@ -129,13 +130,13 @@ impl Probe {
             format!("mqtt.url should have the host and port of an MQTT broker (usually {port})");
         let reason = match answer {
             Answer::Mqtt311 if self.version == MqttVersion::V5 => format!(
-                "{address} speaks MQTT 3.1.1 and not 5: mqtt.version should be \"{}\"",
+                "{address} speaks MQTT 3.1.1 but not 5: mqtt.version should be \"{}\"",
                 MqttVersion::V311.as_str()
             ),
             Answer::Mqtt | Answer::Mqtt311 => return Ok(()),
             Answer::Nothing => format!(
-                "{address} accepts connections and does not answer to MQTT{over} within {}: \
-                 {right}; if it has, the broker hangs or is overloaded",
+                "{address} accepts connections but does not answer MQTT{over} within {}: {right}; \
+                 if it has, the broker hangs or is overloaded",
                 crate::duration::format(peer::PATIENCE)
             ),
             Answer::Closed => format!(
@@ -156,10 +157,10 @@ impl Probe {
         Err(reason)
     }
 
-    /// Does anybody speak TLS, where MQTT without it was expected?
+    /// Finds out whether the peer speaks TLS where plain MQTT was expected.
     fn find_tls(&self, address: SocketAddr) -> Result<(), Reason> {
         let Ok(mut builder) = SslConnector::builder(SslMethod::tls_client()) else { return Ok(()) };
-        // Nothing is sent through it; only its language is of interest.
+        // No data is sent, so the certificate does not matter.
         builder.set_verify(SslVerifyMode::NONE);
         let speaks_tls = match builder.build().connect(&self.host, Self::open(address)?) {
             Ok(_) => true,
@@ -170,8 +171,8 @@ impl Probe {
             return Ok(());
         }
         Err(format!(
-            "{address} speaks TLS, and mqtt.url is without: it should begin with mqtts://, or have \
-             the port for plain MQTT (usually 1883)"
+            "{address} speaks TLS, but mqtt.url does not ask for it: it should begin with \
+             mqtts://, or have the port for plain MQTT (usually 1883)"
         ))
     }
 
@@ -216,7 +217,7 @@ impl Probe {
                     Err(error) if error.to_string().contains("alert") => {
                         Err(self.refused(address, &error))
                     }
-                    // An end without the goodbye of TLS.
+                    // The connection ended without a TLS close_notify.
                     Err(_) => self.expect_mqtt(address, &Answer::Closed),
                 }
             }
@@ -248,7 +249,7 @@ impl Probe {
             ),
             62 | 64 => (
                 format!("is for another name than {:?}", self.host),
-                "mqtt.url should have a name that is in the certificate".to_owned(),
+                "mqtt.url should use a name that is in the certificate".to_owned(),
             ),
             2 | 18..=21 => {
                 let given = self.ca_file.as_ref();

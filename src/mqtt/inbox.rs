@@ -1,4 +1,4 @@
-//! Between paho's thread, which fills it, and the ingest, which empties it.
+//! The inbox, which paho's thread fills and the ingest empties.
 
 use std::time::Duration;
 
@@ -7,40 +7,39 @@ use tokio::sync::Notify;
 
 use crate::domain::{EchoToken, Heartbeat, Rejection};
 
-/// How long the first event waits for others. Two threads are woken for whatever
-/// is taken out: at 190,000 heartbeats a second they came in handfuls, and the
-/// switches took a fifth of the service's processor time.
+/// The time for which the first event waits for others. Each time the inbox is emptied,
+/// two threads wake up. Without the wait, 190,000 heartbeats a second came in handfuls
+/// and the switches took a fifth of the service's processor time.
 const GATHERING: Duration = Duration::from_millis(5);
 
-/// Something that happened, in the order in which it did.
+/// An event on the connection. Events keep the order in which they happened.
 #[derive(Debug)]
 pub enum Event {
     /// The broker accepted a connection; nothing is subscribed yet.
     Connected {
-        /// Its number: 1 is the first, and each has a greater one than those before.
+        /// The number of the connection, which begins at 1 and only grows.
         connection: u64,
     },
-    /// A connection is gone, and the next one is being tried already.
+    /// A connection is lost, and the client is already retrying.
     Disconnected {
-        /// The number of the connection that is gone.
+        /// The number of the lost connection.
         connection: u64,
-        /// What is known about it.
+        /// The reason, as far as it is known.
         why: String,
     },
-    /// Devices live; these heartbeats came one after the other.
+    /// Devices sent these heartbeats, one after the other.
     Heartbeats(Vec<Heartbeat>),
-    /// A message on the echo topic. An echo of ours comes after everything that the
-    /// broker had for us when it was published.
+    /// A message arrived on the echo topic. The service's own echo comes after everything
+    /// that the broker had for it when the echo was published.
     Echo(EchoToken),
-    /// A message is no evidence of life.
+    /// A message is not evidence of life.
     Rejected(Rejection),
-    /// Messages were thrown away unread: `mqtt.max_backlog` were waiting.
+    /// Messages were thrown away unread because `mqtt.max_backlog` were waiting.
     Shed(u64),
 }
 
-/// What happened and was not yet looked at. Filled by paho's thread, emptied as
-/// a whole by the ingest: one lock for many messages on the one side, a short
-/// one for each on the other.
+/// The events that have not been handled yet. paho's thread takes a short lock for each
+/// message; the ingest takes one lock for many, because it empties the inbox as a whole.
 #[derive(Debug)]
 pub struct Inbox {
     waiting: Mutex<Waiting>,
@@ -52,39 +51,40 @@ pub struct Inbox {
 #[derive(Debug, Default)]
 struct Waiting {
     events: Vec<Event>,
-    /// How many of them are messages.
+    /// The number of messages among the events.
     messages: usize,
     shed: u64,
 }
 
 impl Inbox {
-    /// An empty inbox that holds at most so many messages.
+    /// Creates an empty inbox for at most `max_backlog` messages.
     #[doc(hidden)]
     pub fn new(max_backlog: usize) -> Self {
         Self { waiting: Mutex::default(), filled: Notify::new(), max_backlog, gathering: GATHERING }
     }
 
-    /// The same inbox, whose events do not wait for others.
+    /// Makes the inbox hand over events at once, without waiting for others.
     #[doc(hidden)]
     #[must_use]
     pub fn at_once(self) -> Self {
         Self { gathering: Duration::ZERO, ..self }
     }
 
-    /// True if everything was taken out.
+    /// True if nothing is waiting.
     #[doc(hidden)]
     pub fn is_empty(&self) -> bool {
         self.waiting.lock().is_empty()
     }
 
-    /// Puts in what must never be lost. Nobody outside may be able to cause many.
+    /// Adds an event that must never be lost. Outside input must not be able to cause
+    /// many of them.
     #[doc(hidden)]
     pub fn push(&self, event: Event) {
         self.waiting.lock().events.push(event);
         self.filled.notify_one();
     }
 
-    /// Puts in a message from a device, or throws it away if too many are waiting.
+    /// Adds a message from a device, or throws it away if too many are waiting.
     #[doc(hidden)]
     pub fn offer(&self, message: Result<Heartbeat, Rejection>) {
         self.offer_event(match message {
@@ -93,8 +93,8 @@ impl Inbox {
         });
     }
 
-    /// Puts in a message from the echo topic, or throws it away if too many messages
-    /// are waiting: anybody may be able to publish there.
+    /// Adds a message from the echo topic, or throws it away if too many are waiting,
+    /// because any client may be able to publish there.
     #[doc(hidden)]
     pub fn offer_echo(&self, token: EchoToken) {
         self.offer_event(Message::Other(Event::Echo(token)));
@@ -119,13 +119,13 @@ impl Inbox {
             }
             waiting.events.len() == 1
         };
-        // Whoever empties the inbox takes all: one wake-up is enough.
+        // One wake-up is enough, because the ingest takes everything.
         if first {
             self.filled.notify_one();
         }
     }
 
-    /// All that is waiting, soon after there is something.
+    /// Waits for events and takes all of them, shortly after the first.
     pub async fn take(&self) -> Vec<Event> {
         loop {
             if self.waiting.lock().is_empty() {
@@ -141,7 +141,7 @@ impl Inbox {
         }
     }
 
-    /// All that is waiting, if anything.
+    /// Takes all waiting events, if there are any.
     pub fn rest(&self) -> Vec<Event> {
         let Waiting { mut events, shed, .. } = std::mem::take(&mut *self.waiting.lock());
         if shed > 0 {
@@ -151,7 +151,7 @@ impl Inbox {
     }
 }
 
-/// What is offered; heartbeats that follow each other become one event.
+/// A message on offer. Consecutive heartbeats become one event.
 enum Message {
     Heartbeat(Heartbeat),
     Other(Event),

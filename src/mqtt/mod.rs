@@ -1,6 +1,6 @@
 //! The MQTT client that listens.
 //!
-//! Nothing of MQTT leaves this module but [`Event`]s.
+//! Only [`Event`]s leave this module; the rest of the crate knows nothing about MQTT.
 
 mod client;
 mod connection;
@@ -14,11 +14,11 @@ pub use inbox::{Event, Inbox};
 
 use crate::domain::{EchoIgnored, EchoToken};
 
-/// The files that the client has open: its connection, paho's waker, and the probe that
-/// finds out why there is no connection.
+/// The number of files that the client has open: its connection, paho's waker, and the
+/// probe that diagnoses a failed connection.
 pub(crate) const CLIENT_OPEN_FILES: u64 = 4;
 
-/// A token that nobody else can guess.
+/// Returns a token that no other client can guess.
 ///
 /// # Errors
 ///
@@ -29,7 +29,7 @@ pub fn random_token() -> std::io::Result<EchoToken> {
     Ok(EchoToken::new(u128::from_ne_bytes(bits)))
 }
 
-/// Says that somebody else publishes to the echo topic.
+/// Warns that another client publishes to the echo topic.
 pub(crate) fn warn_of_foreign_echo(topic: &str, why: EchoIgnored) {
     log::warn!(
         target: "mqtt_ingest", topic, reason = why.as_str();

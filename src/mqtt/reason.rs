@@ -1,4 +1,5 @@
-//! The reason codes with which a broker refuses something, and what would be right.
+//! The reason codes with which a broker refuses something, each with a hint at the
+//! remedy.
 
 use paho_mqtt as paho;
 use paho_mqtt::ReasonCode as Reason;
@@ -8,17 +9,17 @@ use crate::logging::escape::Quoted;
 const VERSION: &str = "mqtt.version should be one that the broker speaks";
 const LOG: &str = "the broker's log should say why";
 
-/// A subscription as far as a refusal is about it.
+/// The parts of a subscription that explain its refusal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Filter<'a> {
-    /// The key that has it: `mqtt.topic` or `mqtt.echo_topic`.
+    /// The configuration key that holds it: `mqtt.topic` or `mqtt.echo_topic`.
     pub(super) key: &'static str,
     pub(super) client_id: &'a str,
     /// The number of filters that are subscribed to.
     pub(super) of: usize,
 }
 
-/// A sentence on a CONNACK that refuses the connection. `None` if the error is not one.
+/// Explains a CONNACK that refuses the connection. `None` if the error is something else.
 pub(super) fn not_connected(error: &paho::Error) -> Option<String> {
     use paho::ConnectReturnCode as Code;
     let (reason, properties) = match error {
@@ -51,8 +52,8 @@ pub(super) fn not_connected(error: &paho::Error) -> Option<String> {
     Some(format!("the broker refuses {what}: {}", connecting(reason)))
 }
 
-/// The failure of a request that no code of the broker explains, in words of ours where the
-/// library's are about itself.
+/// Describes a failed request for which the broker gave no code. Replaces the library's
+/// text where that only speaks about the library.
 pub(super) fn failed(error: &paho::Error) -> String {
     match error {
         paho::Error::Disconnected | paho::Error::OperationIncomplete => {
@@ -99,8 +100,8 @@ fn connecting(reason: Reason) -> &'static str {
     }
 }
 
-/// A sentence on a filter that a SUBACK does not grant; `None` is a code that is missing
-/// in it.
+/// Explains why a SUBACK did not grant a filter. `None` stands for a code that the SUBACK
+/// left out.
 pub(super) fn not_subscribed(reason: Option<Reason>, filter: Filter<'_>) -> String {
     let Filter { key, client_id, of } = filter;
     let Some(reason) = reason else {
@@ -128,12 +129,12 @@ pub(super) fn not_subscribed(reason: Option<Reason>, filter: Filter<'_>) -> Stri
     format!("{}; {right}", named(reason))
 }
 
-/// A sentence on a DISCONNECT from the broker.
+/// Explains a DISCONNECT from the broker.
 pub(super) fn disconnected(reason: Reason, properties: &paho::Properties) -> String {
     let right = match reason {
         Reason::SessionTakenOver => {
-            return "another client has connected with the same client id; each needs an \
-                    mqtt.client_id of its own"
+            return "another client has connected with the same client id; each needs its own \
+                    mqtt.client_id"
                 .to_owned();
         }
         Reason::Success => return format!("the broker closed it without a reason; {LOG}"),
@@ -166,7 +167,7 @@ pub(super) fn disconnected(reason: Reason, properties: &paho::Properties) -> Str
     format!("the broker closed it: {}; {right}{elsewhere}", named(reason))
 }
 
-/// What is right wherever the code comes.
+/// The remedy for codes that mean the same in every packet.
 fn anywhere(reason: Reason) -> &'static str {
     match reason {
         Reason::ServerUnavailable => "if that lasts, its log should say why",
@@ -174,14 +175,14 @@ fn anywhere(reason: Reason) -> &'static str {
         Reason::ConnectionRateExceeded => {
             "too many clients connect at once: this passes, or the broker's limit should be raised"
         }
-        Reason::UseAnotherServer => "mqtt.url should for now be that of another broker",
-        Reason::ServerMoved => "mqtt.url should be that of another broker from now on",
+        Reason::UseAnotherServer => "mqtt.url should name another broker for now",
+        Reason::ServerMoved => "mqtt.url should name another broker from now on",
         Reason::TopicFilterInvalid | Reason::TopicNameInvalid => {
             "mqtt.topic and mqtt.echo_topic should be topics that the broker accepts"
         }
         Reason::QosNotSupported => "mqtt.qos should be lower",
         Reason::SharedSubscriptionsNotSupported => {
-            "mqtt.share_group should be unset, or the broker support shared subscriptions"
+            "mqtt.share_group should be unset, or the broker should support shared subscriptions"
         }
         Reason::SubscriptionIdentifiersNotSupported => {
             "heartbeatd sends none, so the broker is at fault; mqtt.version = \"3.1.1\" has none"
@@ -211,7 +212,7 @@ fn named(reason: Reason) -> String {
     }
 }
 
-/// The broker that one names to use in its place.
+/// The other broker that this one recommends.
 fn server_reference(properties: &paho::Properties) -> String {
     let reference = properties.get(paho::PropertyCode::ServerReference);
     let reference = reference.and_then(|property| property.get_string());
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_without_a_code_is_not_told_in_words_about_the_library() {
+    fn a_failure_without_a_code_is_described_without_library_jargon() {
         for (code, part) in [
             (-1, "no code for"),
             (-3, "lost before the broker answered"),
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_a_sentence_of_its_own_kind() {
+    fn every_code_has_its_own_complete_sentence() {
         for code in CODES.filter(|&code| Reason::from(code) != Reason::MqttppV3Code) {
             for said in [connack(code), suback(code, "mqtt.topic", 1), disconnect(code)] {
                 let ends = said.len() > 40 && !said.ends_with([';', ':', ' ', '.']);

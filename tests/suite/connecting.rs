@@ -303,7 +303,7 @@ fn a_connection_that_fails_says_why_and_what_would_be_right() {
         assert_said(&place(&broker.url()), &parts);
     }
     let behaviour = Behaviour { refuses_v5: true, ..Behaviour::default() };
-    let parts = ["speaks MQTT 3.1.1 and not 5", "mqtt.version should be \"3.1.1\""];
+    let parts = ["speaks MQTT 3.1.1 but not 5", "mqtt.version should be \"3.1.1\""];
     assert_said(&place(&FakeBroker::start(behaviour).url()), &parts);
 }
 
@@ -322,7 +322,7 @@ fn peer(talk: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
 
 /// How peers that are not brokers behave, and the beginning of what is said of them.
 const PEERS: [(Manner, &str); 8] = [
-    (Manner::Silent, "accepts connections and does not answer to MQTT"),
+    (Manner::Silent, "accepts connections but does not answer MQTT"),
     (Manner::Closes, "accepts connections and closes them without an answer to MQTT"),
     (Manner::Greets(b"SSH-2.0-OpenSSH_9.2p1\r\n"), "speaks SSH instead of MQTT"),
     (Manner::Greets(b"220 \"mail\" ready\r\n"), "does not speak MQTT"),
@@ -541,7 +541,7 @@ fn files_for_tls_beside_a_plain_url_are_said_not_to_be_used() {
     let place =
         Place::new().with("MQTT__URL", &broker.url()).with("MQTT__CA_FILE", &files.path("ca.pem"));
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "mqtt.ca_file is set and not used", "mqtts://"]);
+    service.await_log(&["mqtt_ingest", "mqtt.ca_file is set but not used", "mqtts://"]);
     service.await_listening();
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use openssl::hash::MessageDigest;
 
-/// Names and password hashes.
+/// The users' names and password hashes.
 pub(super) struct Users(HashMap<String, Hash>);
 
 /// `$7$ITERATIONS$SALT$HASH`: PBKDF2 with HMAC-SHA-512, salt and hash in base64.
@@ -15,7 +15,7 @@ struct Hash {
     expected: Vec<u8>,
 }
 
-/// Why a file of users cannot be used.
+/// The reason why a file of users cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("mqtt.embedded.users_file = {}: {why}", path.display())]
 pub struct UsersError {
@@ -45,7 +45,7 @@ impl Users {
             users.insert(name, hash);
         }
         if users.is_empty() {
-            return Err(error("there is no user in it".to_owned()));
+            return Err(error("it has no user".to_owned()));
         }
         Ok(Self(users))
     }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_one_names_the_line() {
+    fn an_invalid_file_is_refused_with_the_line() {
         let error = |text| users(text).err().expect("invalid").to_string();
         assert!(error("pump-17:secret").contains("line 1 is not NAME:$7$"));
         assert!(error("pump-17:$7$0$c2FsdA==$aGFzaA==").contains("line 1"));

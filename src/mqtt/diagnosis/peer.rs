@@ -1,10 +1,10 @@
-//! Finds out whether somebody speaks MQTT.
+//! Finds out whether a peer speaks MQTT.
 //!
-//! A peer is asked as by any client, with a CONNECT. It has no client identifier, so that
-//! a broker makes one up: no session is taken over, this service's own included, and the
-//! one that is made ends with the connection. It has no credentials, because a refusal is
-//! an answer too, and a peer that may be anything is not to be told a password. It has no
-//! will, and is followed by a DISCONNECT, so nothing is published.
+//! It sends a CONNECT, as any client does. The CONNECT has no client identifier: the
+//! broker makes one up, so that no session is taken over, not even this service's, and
+//! the new one ends with the connection. It has no credentials: a refusal is an answer
+//! too, and an unknown peer must not learn a password. It has no will and is followed by
+//! a DISCONNECT, so nothing is published.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 use crate::config::MqttVersion;
 use crate::logging::escape::Quoted;
 
-/// The time after which an unused connection counts as lost: the shortest that no broker
-/// refuses.
+/// The keep-alive of the CONNECT: the shortest that no broker refuses.
 const KEEP_ALIVE_SECONDS: u8 = 10;
 
-/// How long an answer may take.
+/// The longest wait for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long the answer to the end of a line may take.
+/// The longest wait for an answer to the end of a line.
 const NUDGE: Duration = Duration::from_secs(1);
 
-/// How much of an answer is looked at: a first line, or any CONNACK as far as its flags.
+/// The number of bytes of an answer that are read: enough for a first line, or for any
+/// CONNACK up to its flags.
 const ENOUGH: usize = 64;
 
-/// How often a read has to return while nothing arrives.
+/// The time after which a read has to return if nothing arrives.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// An answer to a CONNECT.
@@ -33,13 +33,13 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) enum Answer {
     /// A CONNACK.
     Mqtt,
-    /// A CONNACK as in MQTT 3.1.1, also if MQTT 5 was asked for.
+    /// A CONNACK as in MQTT 3.1.1, even if MQTT 5 was asked for.
     Mqtt311,
-    /// Nothing in time.
+    /// No answer in time.
     Nothing,
-    /// The end of the connection.
+    /// The peer closed the connection.
     Closed,
-    /// The beginning of something else.
+    /// The beginning of an answer that is not MQTT.
     Other(Vec<u8>),
 }
 
@@ -48,17 +48,17 @@ pub(super) enum Answer {
 ///
 /// # Errors
 ///
-/// If the connection fails otherwise than by being closed, for example in TLS.
+/// If the connection fails in another way than by being closed, for example in TLS.
 pub(super) fn ask(stream: &mut (impl Read + Write), version: MqttVersion) -> io::Result<Answer> {
     const DISCONNECT: [u8; 2] = [0xe0, 0];
-    // Whoever speaks first may have said something and gone: that is heard all the same.
+    // A peer that speaks first may have said something and left; it can still be read.
     let _closed = stream.write_all(connect(version));
     let mut answer = hear(stream, PATIENCE)?;
     if answer == Answer::Nothing {
         // A server of a text protocol waits for the end of the line.
         let _closed = stream.write_all(b"\r\n\r\n");
         answer = match hear(stream, NUDGE)? {
-            // That may be due to the nudge: what counts is that there was no answer.
+            // The nudge may be why it closed; what counts is that it did not answer.
             Answer::Closed => Answer::Nothing,
             answer => answer,
         };
@@ -69,7 +69,8 @@ pub(super) fn ask(stream: &mut (impl Read + Write), version: MqttVersion) -> io:
     Ok(answer)
 }
 
-/// A clean session without a client identifier; in MQTT 5 it ends with the connection.
+/// A CONNECT for a clean session without a client identifier. In MQTT 5 it ends with the
+/// connection.
 fn connect(version: MqttVersion) -> &'static [u8] {
     const CLEAN: u8 = 2;
     match version {
@@ -128,8 +129,8 @@ fn is_of_3_1_1(connack: &[u8]) -> bool {
     matches!(connack, [_, 2, ..] | [_, 3..=0x7f, _, 1..=0x7f, ..])
 }
 
-/// The protocol of an answer that is not MQTT, if it is one that is often mistaken for it,
-/// and what the answer begins with.
+/// The protocol of an answer that is not MQTT, if it is a well-known one, and the
+/// beginning of the answer.
 pub(super) fn describe(answer: &[u8]) -> (Option<&'static str>, String) {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.trim_ascii_end();
@@ -160,7 +161,8 @@ mod tests {
 
     use super::*;
 
-    /// A peer that says these in turn, whatever it hears, and then nothing or goodbye.
+    /// A peer that says these in turn, whatever it hears, and then falls silent or hangs
+    /// up.
     struct Peer {
         says: VecDeque<&'static [u8]>,
         stays: bool,
