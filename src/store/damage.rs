@@ -166,7 +166,7 @@ impl Column {
                 Ok(_) => true,
                 Err(why) => return Some(format!("an id that is accepted: {why}").into()),
             },
-            (Holds::Status, "text", Some(text)) => Status::ALL.iter().any(|s| s.as_str() == text),
+            (Holds::Status, "text", Some(text)) => Status::named(text).is_some(),
             (Holds::Text, "text", Some(_)) | (Holds::Number, "integer", _) => true,
             (Holds::Time, "integer", Some(number)) => {
                 number.parse().ok().and_then(DateTime::from_timestamp_millis).is_some()

@@ -169,6 +169,7 @@ impl DeviceStore {
 
     async fn set_token(&self, token: &str) -> Result<()> {
         let Holder { host, pid, since } = Holder::this_process();
+        // Raw, because the table has no entity: only this file knows it.
         let sql = "INSERT INTO instance (id, token, host, pid, started_at) \
                    VALUES (1, $1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET \
                    token = excluded.token, host = excluded.host, pid = excluded.pid, \

@@ -163,17 +163,20 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn prune_history(&self, before: DateTime<Utc>, limit: u64) -> Result<u64> {
-        let sql = "DELETE FROM status_transition WHERE sequence IN (\
-                       SELECT sequence FROM status_transition \
-                       WHERE at < $1 AND (to_status <> 'offline' OR (\
-                           (delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND NOT EXISTS (\
-                               SELECT 1 FROM device WHERE device.id = device_id \
-                               AND device.status = 'offline' \
-                               AND device.last_seen_at = status_transition.last_seen_at))) \
-                       ORDER BY at LIMIT $2)";
+        let sql = format!(
+            "DELETE FROM status_transition WHERE sequence IN (\
+                 SELECT sequence FROM status_transition \
+                 WHERE at < $1 AND (to_status <> '{offline}' OR (\
+                     (delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND NOT EXISTS (\
+                         SELECT 1 FROM device WHERE device.id = device_id \
+                         AND device.status = '{offline}' \
+                         AND device.last_seen_at = status_transition.last_seen_at))) \
+                 ORDER BY at LIMIT $2)",
+            offline = Status::Offline,
+        );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.write("prune the history", async |transaction| {
-            self.execute(transaction, sql, [millis(before).into(), limit.into()]).await
+            self.execute(transaction, &sql, [millis(before).into(), limit.into()]).await
         })
         .await
     }

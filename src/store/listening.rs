@@ -9,6 +9,7 @@ use sea_orm::{
 };
 
 use super::rows::{self, Columns, Type};
+use super::values::at_most;
 use super::{DeviceStore, Result, millis};
 use crate::domain::coverage::MAX_INTERVALS;
 use crate::domain::{Change, GapCause, Interval, Listened};
@@ -62,7 +63,10 @@ impl DeviceStore {
         Proven { instance, change }: &Proven,
     ) -> Result<(), DbErr> {
         let Some(Change { from, intervals }) = change else { return Ok(()) };
-        let forget = "DELETE FROM listening_interval WHERE instance = $1 AND started_at >= $2";
+        let forget = Entity::delete_many()
+            .filter(Column::Instance.eq(instance.as_str()))
+            .filter(Column::StartedAt.gte(millis(*from)));
+        // Raw, because 10,000 intervals are more parameters than SQLite takes.
         let save = format!(
             "WITH listened AS ({rows}) \
              INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) \
@@ -73,8 +77,7 @@ impl DeviceStore {
             let cause = after.map(GapCause::as_str);
             [millis(interval.from).into(), millis(interval.until).into(), cause.into()]
         });
-        let from = [instance.as_str().into(), millis(*from).into()];
-        self.execute(transaction, forget, from).await?;
+        self.execute_built(transaction, &forget).await?;
         self.execute(transaction, &save, [rows::bind(rows), instance.as_str().into()]).await?;
         Ok(())
     }
@@ -91,14 +94,19 @@ impl DeviceStore {
         before: DateTime<Utc>,
         limit: u64,
     ) -> Result<u64> {
-        let sql = "DELETE FROM listening_interval WHERE instance = $1 AND started_at IN (\
-                       SELECT started_at FROM listening_interval \
-                       WHERE instance = $1 AND started_at < $2 AND ended_at < $2 \
-                       ORDER BY started_at LIMIT $3)";
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let old = Entity::find()
+            .select_only()
+            .column(Column::StartedAt)
+            .filter(Column::Instance.eq(instance))
+            .filter(Column::StartedAt.lt(millis(before)))
+            .filter(Column::EndedAt.lt(millis(before)))
+            .order_by_asc(Column::StartedAt)
+            .limit(at_most(limit));
+        let prune = Entity::delete_many()
+            .filter(Column::Instance.eq(instance))
+            .filter(Column::StartedAt.in_subquery(old.into_query()));
         self.write("prune the coverage", async |transaction| {
-            let values = [instance.into(), millis(before).into(), limit.into()];
-            self.execute(transaction, sql, values).await
+            self.execute_built(transaction, &prune).await
         })
         .await
     }

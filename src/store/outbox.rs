@@ -84,6 +84,7 @@ impl DeviceStore {
     ///
     /// If the database fails; they are then delivered again.
     pub async fn acknowledge_offline(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
+        // Raw, because a list of parameters would be another statement for each length.
         let sql = format!(
             "WITH acknowledged AS ({rows}) UPDATE status_transition SET delivered_at = $2 \
              WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",

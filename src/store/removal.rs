@@ -82,7 +82,7 @@ impl DeviceStore {
     ) -> Result<Vec<Selected>> {
         self.write("remove devices", async |transaction| {
             let selected = self.select_devices(transaction, selection, after).await?;
-            // By the same condition, not by what was read: an id may be anything.
+            // By the same condition, not by what was read, and raw: an id may be anything.
             let (condition, values) = condition(self.backend(), selection, after);
             let forget =
                 format!("DELETE FROM device WHERE id IN (SELECT id FROM device WHERE {condition})");

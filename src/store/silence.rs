@@ -3,12 +3,18 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use entity::device::{Column, Entity};
 use futures::TryStreamExt;
-use sea_orm::{DbBackend, DbErr, QueryResult, Statement, StreamTrait, Value};
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ColumnTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryResult, QuerySelect, QueryTrait,
+    Statement, StreamTrait, Value,
+};
 
 use super::history::NewTransition;
 use super::rows::{self, Columns, Type};
 use super::unreadable::named;
+use super::values::{at_most, listed};
 use super::{DeviceStore, Result, device_id, millis, time};
 use crate::domain::{Coverage, Cutoffs, DeviceId, OwnTimeout, Status, Transition};
 
@@ -67,10 +73,14 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn own_timeouts(&self) -> Result<OwnTimeouts> {
-        let sql = "SELECT timeout_seconds, min(id) AS id FROM device \
-                   WHERE timeout_seconds IS NOT NULL GROUP BY timeout_seconds";
+        let distinct = Entity::find()
+            .select_only()
+            .column(Column::TimeoutSeconds)
+            .column_as(Column::Id.min(), "id")
+            .filter(Column::TimeoutSeconds.is_not_null())
+            .group_by(Column::TimeoutSeconds);
         self.read("read the devices' timeouts", async |db| {
-            let rows = self.select(db, sql, []).await?;
+            let rows = self.select_built(db, &distinct).await?;
             Ok(rows.iter().filter_map(|row| self.own_timeout(row)).collect())
         })
         .await
@@ -94,14 +104,18 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn clamp_last_seen(&self, now: DateTime<Utc>, limit: u64) -> Result<u64> {
-        let sql = format!(
-            "UPDATE device SET last_seen_at = $1 WHERE id IN (\
-                 SELECT id FROM device WHERE {} AND last_seen_at > $1 LIMIT $2)",
-            falls_silent(),
-        );
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let silenceable = changed_by_silence().map(entity::Status::from);
+        let ahead = Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(Column::Status.is_in(silenceable))
+            .filter(Column::LastSeenAt.gt(millis(now)))
+            .limit(at_most(limit));
+        let clamp = Entity::update_many()
+            .col_expr(Column::LastSeenAt, Expr::value(millis(now)))
+            .filter(Column::Id.in_subquery(ahead.into_query()));
         self.write("clamp heartbeats from the future", async |transaction| {
-            self.execute(transaction, &sql, [millis(now).into(), limit.into()]).await
+            self.execute_built(transaction, &clamp).await
         })
         .await
     }
@@ -218,8 +232,9 @@ impl DeviceStore {
         );
         let update = format!(
             "WITH marked AS ({rows}) \
-             UPDATE device SET status = 'offline' WHERE id IN (SELECT id FROM marked)",
+             UPDATE device SET status = {silent} WHERE id IN (SELECT id FROM marked)",
             rows = rows::select(self.backend(), "$1", ID),
+            silent = status_on_silence(),
         );
         let default_timeout =
             TimeDelta::from_std(cutoffs.default.timeout).unwrap_or(TimeDelta::MAX);
@@ -321,7 +336,11 @@ impl Own {
 
     /// [`Status::on_silence`] and the cutoffs, set-wise: which rows are silent.
     fn stale(&self, default: &str) -> String {
-        format!("{} AND last_seen_at < {}", falls_silent(), self.cutoff(default))
+        format!(
+            "status IN ({}) AND last_seen_at < {}",
+            listed(changed_by_silence()),
+            self.cutoff(default)
+        )
     }
 
     /// The cutoff of a row; null, which nothing is older than, if there is none: its timeout
@@ -335,9 +354,13 @@ impl Own {
     }
 }
 
-/// The devices whose status changes when they fall silent.
-fn falls_silent() -> String {
-    let changes = Status::ALL.into_iter().filter(|status| status.on_silence() != *status);
-    let statuses: Vec<_> = changes.map(|status| format!("'{status}'")).collect();
-    format!("status IN ({})", statuses.join(", "))
+/// The statuses that silence changes.
+fn changed_by_silence() -> impl Iterator<Item = Status> {
+    Status::ALL.into_iter().filter(|status| status.on_silence() != *status)
+}
+
+/// [`Status::on_silence`], set-wise; a test compares the two.
+fn status_on_silence() -> String {
+    let whens = changed_by_silence().map(|s| format!("WHEN '{s}' THEN '{}'", s.on_silence()));
+    format!("CASE status {} ELSE status END", whens.collect::<Vec<_>>().join(" "))
 }

@@ -231,4 +231,15 @@ impl DeviceStore {
         let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
         fate.tell(db.query_all_raw(statement).await?)
     }
+
+    /// As [`execute`](Self::execute), of a statement that sea-orm builds.
+    pub(super) async fn execute_built(
+        &self,
+        db: &impl ConnectionTrait,
+        query: &impl QueryTrait,
+    ) -> Result<u64, DbErr> {
+        let statement = query.build(self.backend());
+        let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
+        fate.tell(db.execute_raw(statement).await?.rows_affected())
+    }
 }

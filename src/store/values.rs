@@ -24,6 +24,11 @@ pub(super) fn millis(time: DateTime<Utc>) -> i64 {
     time.timestamp_millis()
 }
 
+/// A number of rows for `LIMIT`: SQL has no unsigned numbers.
+pub(super) fn at_most(rows: u64) -> u64 {
+    rows.min(i64::MAX.unsigned_abs())
+}
+
 /// The instant in a column of milliseconds. `None` if there is no value, or one that is
 /// not a time.
 pub(super) fn time(column: &str, row: &QueryResult) -> Result<Option<DateTime<Utc>>, DbErr> {
@@ -35,6 +40,12 @@ pub(super) fn time(column: &str, row: &QueryResult) -> Result<Option<DateTime<Ut
 pub(super) fn device_id(text: &str) -> Result<DeviceId, DbErr> {
     DeviceId::of_device(text)
         .map_err(|why| DbErr::Type(format!("the database holds device {text:?}: {why}")))
+}
+
+/// A list of statuses in SQL, for `IN`.
+pub(super) fn listed(statuses: impl IntoIterator<Item = Status>) -> String {
+    let statuses: Vec<_> = statuses.into_iter().map(|status| format!("'{status}'")).collect();
+    statuses.join(", ")
 }
 
 impl From<entity::Status> for Status {
