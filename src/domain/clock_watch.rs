@@ -1,9 +1,7 @@
-//! Notices that the wall clock was set, and remembers what must not be decided
-//! because of it.
+//! Detects that the wall clock was set, and remembers what must therefore not be decided.
 //!
-//! A time base is the stretch between two settings of the clock. Times of one base
-//! can be compared; a snapshot that was taken in an earlier base is worthless in a
-//! later one, whoever holds it.
+//! A time base is the stretch between two settings of the clock. Times of one base can be
+//! compared. A snapshot taken in an earlier base is worthless in a later one.
 
 use std::time::Duration;
 
@@ -11,11 +9,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Reading;
 
-/// The age at which a reading is no longer compared with: what is tolerated grows with
-/// the time in between.
+/// The age at which a reading is replaced as the anchor. It is bounded because the
+/// tolerance grows with the time between two readings.
 const ANCHORED_FOR: Duration = Duration::from_secs(10);
 
-/// The newest readings of a clock, and how long it has run undisturbed.
+/// The newest readings of a clock, and the time for which it has run undisturbed.
 #[derive(Clone, Debug)]
 pub struct ClockWatch {
     base: u64,
@@ -31,8 +29,8 @@ pub struct ClockWatch {
 }
 
 impl Default for ClockWatch {
-    /// The clock of a process that has just started: it may have been set while the
-    /// process was down.
+    /// A watch for a process that has just started. The clock may have been set while it
+    /// was down.
     fn default() -> Self {
         Self {
             base: 0,
@@ -51,11 +49,11 @@ impl ClockWatch {
         self.base
     }
 
-    /// Takes in a reading. Returns by how much the clock was set since an earlier one:
-    /// below zero, it was turned back.
+    /// Takes a reading. Returns the amount by which the clock was set since an earlier
+    /// one, negative if it was set back.
     ///
-    /// The two clocks of a reading belong together, so it does not matter how late it
-    /// is handled; one that is older than the newest says nothing.
+    /// The two clocks of a reading belong together, so a reading may be handled late. One
+    /// that is older than the newest says nothing.
     pub fn observe(&mut self, now: Reading) -> Option<TimeDelta> {
         if self.newest.is_some_and(|newest| now.monotonic < newest.monotonic) {
             return None;
@@ -73,25 +71,25 @@ impl ClockWatch {
         set_by
     }
 
-    /// Takes in the times at which heartbeats were received, in the order in which
-    /// they were. Returns by how much the clock was turned back among them.
+    /// Takes the times at which heartbeats were received, in the order of reception.
+    /// Returns the amount by which the clock was set back among them.
     pub fn received(
         &mut self,
         times: impl IntoIterator<Item = DateTime<Utc>>,
     ) -> Option<TimeDelta> {
-        let mut turned_back = None;
+        let mut set_back = None;
         for time in times {
             if let Some(latest) = self.received
                 && time < latest
             {
-                turned_back = turned_back.max(Some(latest - time));
+                set_back = set_back.max(Some(latest - time));
             }
             self.received = Some(time);
         }
-        turned_back
+        set_back
     }
 
-    /// Begins a new time base: the clock was set.
+    /// Begins a new time base because the clock was set.
     pub fn was_set(&mut self) {
         self.base += 1;
         self.received = None;
@@ -106,8 +104,8 @@ impl ClockWatch {
         self.newest
     }
 
-    /// The latest time that has passed for certain in this base. Times after it come
-    /// from a clock that was turned back.
+    /// The latest time that has passed for certain in this base. Later times come from
+    /// before the clock was set back.
     pub fn now(&self) -> Option<DateTime<Utc>> {
         self.newest.map(|newest| newest.wall)
     }
@@ -117,19 +115,19 @@ impl ClockWatch {
         self.received
     }
 
-    /// True if stored heartbeats may lie in the future because the clock was turned
-    /// back.
+    /// True if stored heartbeats may lie in the future because the clock was set back.
+    /// True at startup too: the clock may have changed while the service was down.
     pub fn is_clamp_due(&self) -> bool {
         self.clamp_due
     }
 
-    /// Returns whether stored heartbeats may lie in the future because the clock was
-    /// turned back, and expects the caller to clamp them.
+    /// Returns [`is_clamp_due`](Self::is_clamp_due) and resets it. The caller then clamps
+    /// the stored heartbeats.
     pub fn take_clamp_due(&mut self) -> bool {
         std::mem::take(&mut self.clamp_due)
     }
 
-    /// Notes that stored heartbeats could not be clamped.
+    /// Records that the stored heartbeats could not be clamped.
     pub fn clamp_again(&mut self) {
         self.clamp_due = true;
     }
@@ -153,7 +151,7 @@ mod tests {
         DateTime::from_timestamp_millis(millis).expect("small")
     }
 
-    /// Readings of a clock that is set now and then.
+    /// A machine whose wall clock is set now and then.
     struct Machine(Instant);
 
     impl Machine {
@@ -176,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_begins_a_new_base_in_which_it_has_to_prove_itself_again() {
+    fn a_clock_that_is_set_begins_a_new_base_and_has_to_prove_itself_again() {
         let machine = Machine(Instant::now());
         let mut watch = ClockWatch::default();
         watch.observe(machine.reading(0, 0));
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_in_the_order_of_their_reception_tell_that_the_clock_was_turned_back() {
+    fn the_order_of_heartbeats_reveals_that_the_clock_was_set_back() {
         let mut watch = ClockWatch::default();
         assert_eq!(watch.received([1000, 1000, 1005].map(at)), None);
         assert_eq!(

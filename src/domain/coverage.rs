@@ -1,5 +1,5 @@
-//! Coverage: the time in which the service was provably listening. Silence counts
-//! only there.
+//! Coverage: the time in which the service was provably listening. Only there does a
+//! device's silence count.
 //!
 //! ```text
 //!           echo echo echo echo        echo echo echo echo
@@ -11,13 +11,12 @@
 //!                    been silent for 5 units of *listening* time
 //! ```
 //!
-//! A confirmation says: everything published until then, on a connection that has
-//! been listening without a break since some earlier instant, has been received.
-//! Whatever comes between two confirmations that are too far apart, or belong to
-//! different connections, is a gap and counts for nothing: a restart, a lost
-//! broker, a suspended machine, a clock that jumps forward. Nobody has to notice
-//! these; they are where the proof is missing. Why it is missing is kept for
-//! people only.
+//! A confirmation says that a connection has listened without a break since some instant,
+//! and that everything published until a later one has been received. The time between
+//! two confirmations that are too far apart, or that belong to different connections, is
+//! a gap and counts for nothing. That covers a restart, a lost broker, a suspended
+//! machine and a clock that jumps forward. None of them has to be noticed: the gap is
+//! where the proof is missing. The cause of a gap is kept only for people to read.
 
 mod intervals;
 mod saved;
@@ -31,24 +30,24 @@ use chrono::{DateTime, TimeDelta, Utc};
 pub use self::intervals::{Interval, Intervals};
 pub use self::saved::{Saved, Saving};
 
-/// How many echo intervals two confirmations may be apart and still belong
-/// together: one echo that is lost or late is no gap.
+/// The number of echo intervals that two confirmations may be apart and still belong
+/// together. A single lost or late echo is not a gap.
 const GRACE: u32 = 3;
 
-/// How many intervals are kept at most, some 40 bytes each.
+/// The most intervals that are kept, of some 40 bytes each.
 pub const MAX_INTERVALS: usize = 10_000;
 
-/// Why nothing is proven for a while.
+/// The reason why nothing is proven for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GapCause {
     /// The service was not running, or had not reached the broker yet.
     NotRunning,
     /// The connection to the broker was lost.
     Disconnected,
-    /// The connection stood, but no echo came back in time: the process, the
-    /// machine or the broker was stuck or stopped, or the subscription was lost.
+    /// The connection was up, but no echo came back in time: the process, the machine or
+    /// the broker was stuck or stopped, or the subscription was lost.
     NoEcho,
-    /// Messages were thrown away: more were waiting than `mqtt.max_backlog`.
+    /// Messages were thrown away because more than `mqtt.max_backlog` were waiting.
     Shed,
     /// The clock was set, or the machine slept.
     ClockStep,
@@ -67,34 +66,34 @@ impl GapCause {
     }
 }
 
-/// As a person would say it.
+/// Writes the reason as a sentence for people.
 impl fmt::Display for GapCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::NotRunning => "the service was not running or not connected yet",
             Self::Disconnected => "the connection to the broker was lost",
             Self::NoEcho => "no echo came back in time",
-            Self::Shed => "messages were thrown away, too many were waiting",
+            Self::Shed => "messages were thrown away because too many were waiting",
             Self::ClockStep => "the clock was set, or the machine slept",
         })
     }
 }
 
-/// An interval of listening, and why nothing is proven just before it.
+/// An interval of listening, and the reason why nothing is proven just before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listened {
-    /// What is proven.
+    /// The proven interval.
     pub interval: Interval,
-    /// `None`: nothing is known about the time before.
+    /// The cause of the gap before it. `None` if nothing is known about that time.
     pub after: Option<GapCause>,
 }
 
-/// A stretch of time that counts for nothing.
+/// A stretch of time in which silence does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// From the last proof to the next.
+    /// The time from the last proof to the next one.
     pub interval: Interval,
-    /// Why; `None` if nothing is known, as about the time after the newest proof.
+    /// The cause. `None` if it is unknown, as it is after the newest proof.
     pub cause: Option<GapCause>,
 }
 
@@ -102,45 +101,45 @@ pub struct Gap {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
     intervals: Intervals,
-    /// Why there is a gap before the interval that begins then.
+    /// The cause of the gap before the interval that begins at the key.
     causes: BTreeMap<DateTime<Utc>, GapCause>,
     grace: TimeDelta,
-    /// The last interruption that no confirmation has gone beyond yet.
+    /// The last interruption, until a confirmation is later than it.
     broken: Option<(DateTime<Utc>, GapCause)>,
-    /// The earliest instant to which the clock was turned back since this was saved, and
-    /// how often it was.
-    turned_back: Option<(DateTime<Utc>, u32)>,
+    /// The earliest instant to which the clock was set back since this was saved, and the
+    /// number of times it was.
+    set_back: Option<(DateTime<Utc>, u32)>,
 }
 
-/// What has to be saved.
+/// The part of a coverage that has to be saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Everything that began at this instant or later is replaced.
+    /// Saved intervals that began at this instant or later are replaced.
     pub from: DateTime<Utc>,
-    /// By these intervals, oldest first.
+    /// The intervals that replace them, oldest first.
     pub intervals: Vec<Listened>,
 }
 
-/// What a confirmation changed.
+/// The effect of a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmed {
-    /// The newest interval goes on.
+    /// It extended the newest interval.
     Extended,
-    /// A new interval has begun. The gap before it is blind: its silence counts
-    /// for nothing. `None`: it is the first.
+    /// It began a new interval. Silence in the gap before it does not count. `None` if
+    /// this is the first interval.
     Began {
-        /// From the last proof to the first new one, and why.
+        /// The time from the last proof to the first new one, and its cause.
         gap: Option<(Interval, GapCause)>,
     },
-    /// The clock was turned back: what it called later is forgotten.
+    /// The clock was set back, and everything proven after `now` was dropped.
     SteppedBack {
-        /// By how much at least.
+        /// The least amount by which it was set back.
         by: TimeDelta,
     },
 }
 
 impl Coverage {
-    /// Nothing is proven yet; confirmations are expected every `echo_interval`.
+    /// Creates an empty coverage that expects a confirmation every `echo_interval`.
     pub fn new(echo_interval: Duration) -> Self {
         let grace = TimeDelta::from_std(echo_interval.saturating_mul(GRACE));
         Self {
@@ -148,11 +147,11 @@ impl Coverage {
             causes: BTreeMap::new(),
             grace: grace.unwrap_or(TimeDelta::MAX),
             broken: None,
-            turned_back: None,
+            set_back: None,
         }
     }
 
-    /// Takes up what an earlier process, or this one, has proven.
+    /// Adds what an earlier process, or this one, has proven.
     #[must_use]
     pub fn with(mut self, proven: impl IntoIterator<Item = Listened>) -> Self {
         for Listened { interval, after } in proven {
@@ -162,8 +161,9 @@ impl Coverage {
         self
     }
 
-    /// Everything published before `until` has been received, and nothing has
-    /// interrupted the listening since `since`, when `after` had done so.
+    /// Confirms that everything published before `until` has been received and that
+    /// nothing has interrupted the listening since `since`. `after` is the cause of the
+    /// gap before.
     pub fn confirm(
         &mut self,
         since: DateTime<Utc>,
@@ -180,8 +180,9 @@ impl Coverage {
         };
         self.broken = None;
         let last = self.intervals.last().map(|interval| interval.until);
-        // Proven is only what the last proof and this one enclose, on one
-        // connection, and close enough together that nothing was stuck between.
+        // Only the time between the last proof and this one is proven, and only if both
+        // belong to one connection and are close enough that nothing was stuck in
+        // between.
         let begin = last.map_or(since, |last| last.max(since)).min(until);
         let from = if until - begin <= self.grace { begin } else { until };
         self.intervals.add(Interval { from, until });
@@ -194,18 +195,17 @@ impl Coverage {
         Confirmed::Began { gap: Some((Interval { from: last, until: from }, cause)) }
     }
 
-    /// If something is proven after `now`, the clock was turned back: what it
-    /// called later is forgotten, and has been found out again at `now`. Returns by
-    /// how much it was turned back at least.
+    /// Detects a clock that was set back: drops everything proven after `now` and starts
+    /// again there. Returns the least amount by which it moved.
     pub fn step_back(&mut self, now: DateTime<Utc>) -> Option<TimeDelta> {
         let last = self.intervals.last()?.until;
         if last <= now {
             return None;
         }
-        // One that is later may be of the new clock.
+        // A later interruption may belong to the new clock.
         self.broken = self.broken.filter(|(at, _)| *at > now);
-        let (earliest, times) = self.turned_back.unwrap_or((now, 0));
-        self.turned_back = Some((earliest.min(now), times.saturating_add(1)));
+        let (earliest, times) = self.set_back.unwrap_or((now, 0));
+        self.set_back = Some((earliest.min(now), times.saturating_add(1)));
         self.intervals.forget_after(now);
         self.intervals.add(Interval { from: now, until: now });
         let begun = self.intervals.last()?.from;
@@ -216,7 +216,7 @@ impl Coverage {
         Some(last - now)
     }
 
-    /// The clock was set and shows `now`: whatever it called later has been before.
+    /// Drops everything proven after `now`, because the clock was set and shows `now`.
     pub fn forget_the_future(&mut self, now: DateTime<Utc>) {
         self.step_back(now);
         if let Some((at, _)) = &mut self.broken {
@@ -224,17 +224,17 @@ impl Coverage {
         }
     }
 
-    /// Until when something is proven.
+    /// The end of the newest proof.
     pub fn proven_until(&self) -> Option<DateTime<Utc>> {
         self.intervals.last().map(|interval| interval.until)
     }
 
-    /// What is proven.
+    /// The proven intervals.
     pub fn intervals(&self) -> &Intervals {
         &self.intervals
     }
 
-    /// What is proven, with why it began when it did, oldest first.
+    /// The proven intervals with the causes of the gaps before them, oldest first.
     pub fn listened(&self) -> impl DoubleEndedIterator<Item = Listened> {
         self.intervals.iter().map(|&interval| {
             let after = self.causes.get(&interval.from).copied();
@@ -242,8 +242,8 @@ impl Coverage {
         })
     }
 
-    /// The change that makes this coverage of `earlier`, one that was saved. `None` if
-    /// they are the same.
+    /// The change that turns the saved coverage `earlier` into this one. `None` if they
+    /// are the same.
     pub fn since(&self, earlier: &Self) -> Option<Change> {
         let same = self.intervals.iter().zip(earlier.intervals.iter());
         let same = same.take_while(|(now, then)| now == then).count();
@@ -253,19 +253,19 @@ impl Coverage {
         Some(Change { from, intervals: self.listened().skip(same).collect() })
     }
 
-    /// The change that makes this coverage of whatever was saved: what is in the
-    /// database is not known. `None` if nothing is proven.
+    /// The change that turns any saved coverage into this one, for a database whose
+    /// contents are unknown. `None` if nothing is proven.
     pub fn whole(&self) -> Option<Change> {
         Some(Change { from: self.proven_since()?, intervals: self.listened().collect() })
     }
 
-    /// The part of `earlier` that is still proven: what shrinks must be saved before
-    /// the heartbeats of a clock that was turned back, what grows after them. What that
-    /// clock has proven a second time is another time.
+    /// The part of `earlier` that is still proven. After a clock was set back, what
+    /// shrinks must be saved before the heartbeats, and what grows after them. Time that
+    /// the clock shows for the second time does not count as the same time.
     #[must_use]
     pub fn kept_of(&self, earlier: &Self) -> Self {
         let mut intervals = self.intervals.intersection(&earlier.intervals);
-        if let Some((earliest, _)) = self.turned_back {
+        if let Some((earliest, _)) = self.set_back {
             intervals.forget_after(earliest);
         }
         Self {
@@ -273,31 +273,31 @@ impl Coverage {
             causes: earlier.causes.clone(),
             grace: self.grace,
             broken: None,
-            turned_back: None,
+            set_back: None,
         }
     }
 
-    /// Notes that `saved`, a copy of this coverage, was saved.
+    /// Records that `saved`, a copy of this coverage, was saved.
     pub fn is_saved(&mut self, saved: &Self) {
-        if self.turned_back == saved.turned_back {
-            self.turned_back = None;
+        if self.set_back == saved.set_back {
+            self.set_back = None;
         }
     }
 
-    /// Breaks the listening at `at`: something that was received then was thrown away.
+    /// Breaks the listening at `at`, because something received then was thrown away.
     pub fn interrupt(&mut self, at: DateTime<Utc>, cause: GapCause) {
         self.broken = Some((at, cause));
     }
 
-    /// What is not proven of the time from `from` until `until`, oldest first.
+    /// The gaps in the time from `from` until `until`, oldest first.
     pub fn gaps(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Gap> {
         let gaps = self.intervals.gaps(from, until).into_iter();
         gaps.map(|interval| Gap { interval, cause: self.causes.get(&interval.until).copied() })
             .collect()
     }
 
-    /// Forgets what no timeout up to `longest` needs, and of a connection that
-    /// breaks all the time, all but the newest `count` intervals.
+    /// Drops what no timeout up to `longest` needs. If a connection breaks all the time,
+    /// keeps only the newest `count` intervals.
     pub fn prune(&mut self, longest: Duration, count: usize) {
         self.intervals.prune(longest);
         self.intervals.keep_newest(count);
@@ -306,40 +306,39 @@ impl Coverage {
         }
     }
 
-    /// Since when something is proven, of what is not forgotten.
+    /// The beginning of the oldest proof that is still kept.
     pub fn proven_since(&self) -> Option<DateTime<Utc>> {
         self.intervals.iter().next().map(|interval| interval.from)
     }
 
-    /// The cutoff of the default timeout and of each one that devices have of
-    /// their own.
+    /// The cutoffs of the default timeout and of each timeout in `own`.
     pub fn cutoffs(&self, now: DateTime<Utc>, default: Duration, own: &[Duration]) -> Cutoffs {
         let cutoff = |timeout| Cutoff { timeout, instant: self.intervals.cutoff(now, timeout) };
         Cutoffs { default: cutoff(default), own: own.iter().copied().map(cutoff).collect() }
     }
 }
 
-/// The instant before which a device's last heartbeat means that it is silent.
+/// The limit for one timeout: a device last seen before it is silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cutoff {
-    /// For devices with this timeout.
+    /// The timeout of the devices that it applies to.
     pub timeout: Duration,
-    /// `None`: there is not enough coverage, nobody is silent.
+    /// The limit. `None` if there is not enough coverage to call a device silent.
     pub instant: Option<DateTime<Utc>>,
 }
 
 /// The cutoffs of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cutoffs {
-    /// For devices without a timeout of their own.
+    /// The cutoff for devices that have the default timeout.
     pub default: Cutoff,
-    /// For each timeout that some device has of its own.
+    /// The cutoffs for devices with their own timeout, one for each timeout.
     pub own: Vec<Cutoff>,
 }
 
 impl Cutoffs {
-    /// Nobody who was last seen at this instant or later is silent, whatever his
-    /// timeout. `None`: nobody is at all.
+    /// A device seen at or after this instant is not silent, whatever its timeout. `None`
+    /// if no device is silent.
     pub fn latest(&self) -> Option<DateTime<Utc>> {
         let all = self.own.iter().chain([&self.default]);
         all.filter_map(|cutoff| cutoff.instant).max()
@@ -353,7 +352,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A coverage that confirmations every five seconds extend.
+    /// A coverage with confirmations every five seconds.
     struct Growing(Coverage);
 
     impl Growing {
@@ -401,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_turned_back_forgets_what_it_called_later() {
+    fn a_clock_set_back_drops_what_was_proven_after_the_new_time() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 10);
         coverage.confirm(100, 105);
@@ -409,15 +408,15 @@ mod tests {
         assert_eq!(coverage.confirm(100, 3), Confirmed::SteppedBack { by });
         coverage.proves(&[(0, 3)]);
         assert_eq!(coverage.confirm(0, 8), Confirmed::Extended);
-        assert_eq!(coverage.0.gaps(at(0), at(8)), [], "the causes of the future are forgotten");
+        assert_eq!(coverage.0.gaps(at(0), at(8)), [], "the causes after the new time are dropped");
     }
 
     #[test]
-    fn a_break_of_a_clock_that_was_turned_back_breaks_nothing_later() {
+    fn an_interruption_before_the_clock_was_set_back_breaks_nothing_after_it() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 10);
         coverage.0.interrupt(at(90), GapCause::Shed);
-        // It may yet come.
+        // It may still happen.
         assert_eq!(coverage.confirm(0, 12), Confirmed::Extended);
         coverage.proves(&[(0, 10)]);
         coverage.0.forget_the_future(at(13));
@@ -426,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_break_that_is_later_than_a_proof_of_a_clock_turned_back_breaks_what_follows() {
+    fn an_interruption_after_the_first_proof_of_a_clock_set_back_breaks_what_follows() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 100);
         coverage.0.interrupt(at(99), GapCause::Shed);
@@ -435,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_turned_back_into_a_gap_or_before_everything_leaves_proofs_of_no_length() {
+    fn a_clock_set_back_into_a_gap_or_before_everything_leaves_proofs_of_no_length() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 10);
         coverage.confirm(100, 105);
@@ -452,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_be_saved_is_what_was_not_there_before() {
+    fn only_what_is_new_has_to_be_saved() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 10);
         let saved = coverage.0.clone();
@@ -469,28 +468,24 @@ mod tests {
         assert_eq!(coverage.0.since(&saved), change(0, &[shortened]));
         let mut coverage = Growing(saved.clone());
         coverage.confirm(0, 15);
-        assert_eq!(
-            coverage.0.since(&saved),
-            change(20, &[]),
-            "what came later is not true any more"
-        );
+        assert_eq!(coverage.0.since(&saved), change(20, &[]), "what came later is no longer true");
     }
 
     #[test]
-    fn a_clock_turned_back_before_everything_replaces_everything_that_was_saved() {
+    fn a_clock_set_back_before_everything_replaces_everything_that_was_saved() {
         let mut coverage = Growing::new();
         coverage.confirm(100, 110);
         let saved = coverage.0.clone();
         coverage.confirm(50, 60);
         let kept = coverage.0.kept_of(&saved);
-        assert_eq!(kept.since(&saved), change(100, &[]), "first, what is not true any more goes");
+        assert_eq!(kept.since(&saved), change(100, &[]), "first, what is no longer true goes");
         let after = Some(GapCause::ClockStep);
         let begun = Listened { interval: interval(60, 60), after };
         assert_eq!(coverage.0.since(&kept), change(60, &[begun]), "then comes what is true now");
     }
 
     #[test]
-    fn what_was_thrown_away_breaks_the_listening_at_that_instant() {
+    fn a_message_thrown_away_breaks_the_listening_at_that_instant() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 10);
         coverage.0.interrupt(at(12), GapCause::Shed);
@@ -502,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_taken_up_again_with_the_causes() {
+    fn a_saved_coverage_is_restored_with_its_causes() {
         let mut coverage = Growing::new();
         coverage.confirm(0, 10);
         coverage.confirm(20, 25);

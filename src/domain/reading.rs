@@ -4,20 +4,19 @@ use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How far the wall clock may run from the monotonic one between two readings and
-/// still count as the same clock: NTP slews by at most 0.5 ms a second, and what it
-/// does not slew it steps.
+/// The difference between the two clocks that is tolerated between two readings. NTP
+/// slews by at most 0.5 ms a second and steps the clock by anything more.
 const TOLERANCE: TimeDelta = TimeDelta::milliseconds(500);
 
-/// The slewing that is tolerated on top, as a divisor of the time between the
-/// readings: twice what NTP does.
+/// The slewing that is tolerated on top, as a divisor of the time between the readings.
+/// It is twice what NTP does.
 const SLEW: i32 = 1000;
 
 /// Both clocks of the machine, read together.
 ///
-/// A wall clock can be set, a monotonic one cannot. Only two readings tell whether
-/// the wall clock was set between them; a wall time and a monotonic time that were
-/// read at different moments tell nothing.
+/// A wall clock can be set, a monotonic one cannot. Two readings tell whether the wall
+/// clock was set between them. A wall time and a monotonic time that were read at
+/// different moments tell nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The wall clock, in whole milliseconds.
@@ -27,8 +26,8 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// The amount by which the wall clock was set since an earlier reading: below
-    /// zero, it was turned back. `None` if it has only run, or was slewed.
+    /// The amount by which the wall clock was set since an earlier reading, negative if
+    /// it was set back. `None` if it only ran or was slewed.
     pub fn set_since(&self, earlier: &Self) -> Option<TimeDelta> {
         let passed = self.monotonic.saturating_duration_since(earlier.monotonic);
         let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX);

@@ -1,13 +1,12 @@
-//! Rounds: what one connection may claim to have listened to.
+//! Rounds: the time that one connection may claim to have listened.
 //!
-//! A round is a stretch of listening that nothing has interrupted. An echo belongs
-//! to the round in which it was sent, and proves something only if it comes back in
-//! the same one: a reconnect, messages thrown away or a clock that was set in
-//! between have each begun another.
+//! A round is a stretch of listening that nothing has interrupted. A reconnect, messages
+//! thrown away and a clock that is set each begin a new one. An echo belongs to the round
+//! in which it was sent, and proves something only if it comes back in the same round.
 //!
-//! An echo is a random token that proves something once. When it was sent, and in
-//! which round, is remembered here and never read from the message: whoever else
-//! publishes to the echo topic can neither prove nor hide anything.
+//! An echo is a random token that proves something once. Its time and its round are
+//! remembered here and never read from the message. So another client that publishes to
+//! the echo topic can neither prove nor hide anything.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,17 +17,17 @@ use chrono::{DateTime, Utc};
 
 use super::{GapCause, Reading};
 
-/// How many intervals may pass without an echo before something must be wrong.
-/// Counted across reconnects: some brokers close the connection over a forbidden
+/// The number of intervals without an echo after which something must be wrong. They are
+/// counted across reconnects, because some brokers close the connection over a forbidden
 /// message.
 const INTERVALS_UNANSWERED: u32 = 4;
 
-/// The least time that counts as too long without an echo: with an interval of a
-/// few milliseconds a busy machine is late by more than four of them.
+/// The least time that counts as too long without an echo. With an interval of a few
+/// milliseconds a busy machine is late by more than four of them.
 const PATIENCE_AT_LEAST: Duration = Duration::from_secs(2);
 
-/// How many echoes are remembered. More than are ever on their way, so that one
-/// which comes back very late is known to be one of ours.
+/// The number of echoes that are remembered. It is more than are ever on their way, so
+/// that even a very late one is recognised.
 const ECHOES_KEPT: usize = 64;
 
 /// Names one echo: 128 random bits, used once. Its text is 32 hexadecimal digits.
@@ -36,7 +35,7 @@ const ECHOES_KEPT: usize = 64;
 pub struct EchoToken(u128);
 
 impl EchoToken {
-    /// A token of these bits. Nobody else may be able to guess them.
+    /// Makes a token of these bits, which no other client may be able to guess.
     pub const fn new(bits: u128) -> Self {
         Self(bits)
     }
@@ -67,14 +66,15 @@ impl FromStr for EchoToken {
 /// The rounds of one service, the newest of which may be going on.
 #[derive(Clone, Debug)]
 pub struct Rounds {
-    /// How long an echo may be missing.
+    /// The longest time for which echoes may be missing.
     patience: Duration,
     interval: Duration,
-    /// Since when nothing has interrupted the listening; `None`: nobody listens.
+    /// The beginning of the uninterrupted listening. `None` if the service is not
+    /// listening.
     since: Option<DateTime<Utc>>,
-    /// What ended the round before this one.
+    /// The cause that ended the previous round.
     after: GapCause,
-    /// Both clocks as the round began, or later as the last echo was sent.
+    /// Both clocks when the round began, or when the last echo was sent.
     clocks: Option<Reading>,
     /// The newest echoes, oldest first.
     echoes: VecDeque<Echo>,
@@ -91,7 +91,7 @@ struct Echo {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It proves something when it comes back.
+    /// It has not come back yet, and will prove something when it does.
     Outstanding,
     /// It has come back.
     Used,
@@ -99,48 +99,48 @@ enum Fate {
     Overtaken,
 }
 
-/// For how long no echo has come back.
+/// The time for which no echo has come back.
 #[derive(Clone, Copy, Debug, Default)]
 struct Missing {
-    /// When the last echo was sent of those that did not come back.
+    /// The time at which the last of the missing echoes was sent.
     sent: Option<Instant>,
-    /// In all.
+    /// The whole time.
     total: Duration,
-    /// Since that was last said.
+    /// The time since the last report.
     unsaid: Duration,
 }
 
-/// What an echo that came back says.
+/// The proof that an echo gives when it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
-    /// When the uninterrupted listening began.
+    /// The beginning of the uninterrupted listening.
     pub since: DateTime<Utc>,
-    /// Everything published before has been received.
+    /// Everything published before this instant has been received.
     pub until: DateTime<Utc>,
-    /// What had interrupted it before `since`.
+    /// The cause of the interruption before `since`.
     pub after: GapCause,
-    /// How long the echo was on its way.
+    /// The time for which the echo was on its way.
     pub latency: Duration,
 }
 
 /// The reason why an echo proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EchoIgnored {
-    /// This process has not sent it, or so long ago that it is forgotten.
+    /// This process did not send it, or sent it so long ago that it is forgotten.
     Unknown,
     /// It has come back before.
     Used,
     /// Its round is over, or a newer echo has come back before it.
     Late,
-    /// The broker had kept it.
+    /// The broker sent it as a retained message.
     Retained,
 }
 
 impl EchoIgnored {
-    /// All there are.
+    /// All reasons.
     pub const ALL: [Self; 4] = [Self::Unknown, Self::Used, Self::Late, Self::Retained];
 
-    /// Its name in metrics and logs.
+    /// The reason's name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -150,14 +150,14 @@ impl EchoIgnored {
         }
     }
 
-    /// True if somebody else must have published it.
+    /// True if another client must have published it.
     pub fn is_foreign(self) -> bool {
         self != Self::Late
     }
 }
 
 impl Rounds {
-    /// Rounds in which an echo is sent every `interval`.
+    /// Creates rounds in which an echo is sent every `interval`.
     pub fn new(interval: Duration) -> Self {
         Self {
             patience: interval.saturating_mul(INTERVALS_UNANSWERED).max(PATIENCE_AT_LEAST),
@@ -170,7 +170,7 @@ impl Rounds {
         }
     }
 
-    /// Nobody listens any more.
+    /// Ends the round: the service no longer listens.
     pub fn interrupt(&mut self, cause: GapCause) {
         if self.since.take().is_some() {
             self.after = cause;
@@ -178,14 +178,15 @@ impl Rounds {
         overtake(&mut self.echoes);
     }
 
-    /// Somebody listens, since now.
+    /// Begins a round: the service listens from now on.
     pub fn begin(&mut self, now: Reading) {
         overtake(&mut self.echoes);
         self.since = Some(now.wall);
         self.clocks = Some(now);
     }
 
-    /// Something was missed just now, but the listening goes on.
+    /// Begins a new round because something was missed just now, while the listening goes
+    /// on.
     pub fn restart(&mut self, now: Reading, cause: GapCause) {
         if self.since.is_some() {
             self.after = cause;
@@ -193,11 +194,11 @@ impl Rounds {
         }
     }
 
-    /// Remembers an echo that is about to be sent. Returns for how long none has come
-    /// back if that is too long, and then not again before as much time has passed.
+    /// Remembers an echo that is about to be sent. If none has come back for too long,
+    /// returns for how long; then it says so again only after as much time has passed.
     ///
-    /// A process that was stopped has not waited meanwhile: of the time between two
-    /// echoes no more than an interval counts.
+    /// A stopped process does not wait for echoes, so at most one interval of the time
+    /// between two echoes counts.
     pub fn send(&mut self, token: EchoToken, now: Reading) -> Option<Duration> {
         self.watch_the_clock(now);
         self.clocks = Some(now);
@@ -221,7 +222,7 @@ impl Rounds {
     ///
     /// # Errors
     ///
-    /// The reason why it proves nothing; then it changes nothing either.
+    /// The reason why it proves nothing. Then nothing changes.
     pub fn take(&mut self, token: EchoToken, now: Reading) -> Result<Proof, EchoIgnored> {
         self.watch_the_clock(now);
         let known = self.echoes.iter().position(|echo| echo.token == token);
@@ -231,7 +232,7 @@ impl Rounds {
             Fate::Used => return Err(EchoIgnored::Used),
             Fate::Overtaken => return Err(EchoIgnored::Late),
         }
-        // The clock may have been turned back by less than is noticed.
+        // The clock may have been set back by less than is noticed.
         let sent = self.echoes[index].sent;
         let since = self.since.ok_or(EchoIgnored::Late)?.min(sent.wall);
         self.since = Some(since);
@@ -242,8 +243,7 @@ impl Rounds {
         Ok(Proof { since, until: sent.wall, after: self.after, latency })
     }
 
-    /// The two clocks, read together, tell whether the first was set since the last
-    /// echo was sent.
+    /// Begins a new round if the wall clock was set since the last echo was sent.
     fn watch_the_clock(&mut self, now: Reading) {
         if self.clocks.is_some_and(|last| now.set_since(&last).is_some()) {
             self.restart(now, GapCause::ClockStep);
@@ -251,7 +251,7 @@ impl Rounds {
     }
 }
 
-/// What of these is on its way proves nothing any more.
+/// Makes those of the echoes that are still on their way prove nothing.
 fn overtake<'a>(echoes: impl IntoIterator<Item = &'a mut Echo>) {
     for echo in echoes {
         if echo.fate == Fate::Outstanding {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn echoes_that_change_places_are_no_clock_step() {
+    fn echoes_that_change_places_are_not_a_clock_step() {
         let mut clocks = Clocks::listening_since(10);
         let echoes = [12, 14, 16].map(|reading| clocks.send_after(2, reading));
         assert_eq!(clocks.take(echoes[1]), Ok((10, 14, GapCause::NotRunning)));
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_that_was_on_its_way_as_the_clock_was_set_proves_nothing() {
+    fn an_echo_that_was_on_its_way_when_the_clock_was_set_proves_nothing() {
         for reading in [5, 3600] {
             let mut clocks = Clocks::listening_since(10);
             let echo = clocks.send_after(5, 15);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_turned_back_by_less_than_is_noticed_delays_no_proof() {
+    fn a_clock_set_back_by_less_than_is_noticed_delays_no_proof() {
         let mut clocks = Clocks::listening_since(10);
         clocks.now.wall -= TimeDelta::milliseconds(400);
         for passed in [0, 1_u32] {
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_echoes_are_told_again_and_again_until_one_comes_back() {
+    fn missing_echoes_are_reported_again_and_again_until_one_comes_back() {
         let mut clocks = Clocks::listening_since(0);
         let mut told = Vec::new();
         let mut last = None;
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn the_echoes_that_are_remembered_are_bounded() {
+    fn the_number_of_remembered_echoes_is_bounded() {
         let mut clocks = Clocks::listening_since(0);
         let echoes: Vec<_> = (0..10 * ECHOES_KEPT).map(|_| clocks.send()).collect();
         assert_eq!(clocks.rounds.echoes.len(), ECHOES_KEPT);

@@ -1,4 +1,4 @@
-//! Where devices publish: a pattern with one level for the device id.
+//! The topics of heartbeats: a pattern with one level for the device id.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::device_id::is_invisible;
 
-/// A topic filter such as `devices/+/heartbeat`: exactly one level is `+`, and
-/// that level is the device id.
+/// A topic filter such as `devices/+/heartbeat`. Exactly one level is `+`, which stands
+/// for the device id.
 ///
 /// ```
 /// use heartbeatd::domain::TopicPattern;
@@ -25,16 +25,16 @@ pub struct TopicPattern {
     after: String,
 }
 
-/// Not a topic filter with one `+`.
+/// The error of a text that is not a topic filter with exactly one `+`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no topic for heartbeats: exactly one level must be '+', the device id, \
-     none may be '#', and no character may be invisible, as in \"devices/+/heartbeat\""
+    "{0:?} is not a topic for heartbeats: exactly one level must be '+', the device id, none may \
+     be '#', and no character may be invisible, as in \"devices/+/heartbeat\""
 )]
 pub struct InvalidTopicPattern(String);
 
 impl TopicPattern {
-    /// What stands where the pattern has its `+`, if `topic` matches otherwise.
+    /// The level of `topic` at the place of the `+`, if the other levels match.
     pub fn device_level<'a>(&self, topic: &'a str) -> Option<&'a str> {
         let level = topic.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
         (!level.contains('/')).then_some(level)

@@ -1,4 +1,4 @@
-//! Sets of instants, as intervals. Everything here can be checked by stating some.
+//! Sets of instants, as intervals. All of it is checked by examples and against a model.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// How long it is.
+    /// The length of the interval.
     pub fn length(&self) -> TimeDelta {
         self.until - self.from
     }
 }
 
-/// A set of instants as disjoint intervals, oldest first. Two intervals never
-/// touch; they would be one.
+/// A set of instants as disjoint intervals, oldest first. Intervals that touch are
+/// joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intervals(Vec<Interval>);
 
@@ -53,8 +53,8 @@ impl Intervals {
         self.0.splice(first..end, [added]);
     }
 
-    /// Takes an interval out. Its ends stay in if they were: what is uncertain is
-    /// what lies strictly between two proofs.
+    /// Removes an interval. Its ends stay in the set if they were in it, because only the
+    /// time strictly between two proofs is uncertain.
     pub fn remove(&mut self, removed: Interval) {
         if removed.until <= removed.from {
             return;
@@ -75,7 +75,7 @@ impl Intervals {
         self.0 = left;
     }
 
-    /// What is in this set or in `other`: several instances listen for one
+    /// The instants in this set or in `other`, because several instances listen for one
     /// another.
     #[must_use]
     pub fn union(mut self, other: &Self) -> Self {
@@ -85,7 +85,7 @@ impl Intervals {
         self
     }
 
-    /// What is in this set but not inside an interval of `other`: the time in
+    /// The instants in this set that are not inside an interval of `other`: the time in
     /// which a vanished instance may have swallowed heartbeats.
     #[must_use]
     pub fn difference(mut self, other: &Self) -> Self {
@@ -95,7 +95,7 @@ impl Intervals {
         self
     }
 
-    /// What is in both sets.
+    /// The instants in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let mut both = Vec::new();
@@ -114,9 +114,10 @@ impl Intervals {
         Self(both)
     }
 
-    /// How much of the time from `from` until `until` is in the set.
+    /// The part of the time from `from` until `until` that is in the set.
     pub fn covered(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> TimeDelta {
-        // A silence is mostly young, and there may be many intervals.
+        // Silences are mostly recent, and there may be many intervals, so this looks at
+        // the newest first.
         let touched = self.0.iter().rev().take_while(|interval| interval.until > from);
         let clipped = touched.map(|interval| {
             (interval.until.min(until) - interval.from.max(from)).max(TimeDelta::zero())
@@ -124,8 +125,7 @@ impl Intervals {
         clipped.sum()
     }
 
-    /// What of the time from `from` until `until` is not in the set, oldest
-    /// first.
+    /// The stretches from `from` until `until` that are not in the set, oldest first.
     pub fn gaps(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Interval> {
         let mut gaps = Vec::new();
         let mut reached = from;
@@ -144,8 +144,8 @@ impl Intervals {
         gaps
     }
 
-    /// The instant before which everything has more than `timeout` of covered time
-    /// between itself and `now`. `None`: there is no more than that in all.
+    /// The instant before which everything is more than `timeout` of covered time away
+    /// from `now`. `None` if there is not that much covered time in all.
     pub fn cutoff(&self, now: DateTime<Utc>, timeout: Duration) -> Option<DateTime<Utc>> {
         let mut missing = TimeDelta::from_std(timeout).ok()?;
         for interval in self.0.iter().rev().filter(|interval| interval.from <= now) {
@@ -159,8 +159,8 @@ impl Intervals {
         None
     }
 
-    /// Forgets what lies after `instant`: the clock was turned back to it, what
-    /// the old clock called later has not happened yet.
+    /// Drops what lies after `instant`, because the clock was set back to it and that
+    /// time has not come yet.
     pub fn forget_after(&mut self, instant: DateTime<Utc>) {
         self.0.retain(|interval| interval.from <= instant);
         if let Some(last) = self.0.last_mut() {
@@ -168,8 +168,8 @@ impl Intervals {
         }
     }
 
-    /// Forgets what is not needed to find the cutoff of `longest`: the oldest
-    /// intervals, as long as `longest` of covered time is left.
+    /// Drops the oldest intervals that are not needed to find the cutoff of `longest`:
+    /// more than `longest` of covered time is left.
     pub fn prune(&mut self, longest: Duration) {
         let Ok(mut missing) = TimeDelta::from_std(longest) else { return };
         let needed = self.0.iter().rev().take_while(|interval| {
@@ -181,7 +181,7 @@ impl Intervals {
         self.keep_newest(needed);
     }
 
-    /// Forgets all but the newest `count` intervals.
+    /// Drops all but the newest `count` intervals.
     pub fn keep_newest(&mut self, count: usize) {
         self.0.drain(..self.0.len().saturating_sub(count));
     }
@@ -223,13 +223,13 @@ pub(super) mod tests {
         assert_eq!(set.cutoff(at(560), 60 * SECOND), Some(at(100)), "not more than 60 s since");
         assert_eq!(set.cutoff(at(560), 100 * SECOND), Some(at(60)));
         assert_eq!(set.cutoff(at(560), 160 * SECOND), None, "there is no more than that");
-        assert_eq!(set.cutoff(at(1000), 100 * SECOND), Some(at(60)), "nothing is proven since");
+        assert_eq!(set.cutoff(at(1000), 100 * SECOND), Some(at(60)), "nothing is proven after 560");
         assert_eq!(set.cutoff(at(520), 50 * SECOND), Some(at(70)));
         assert_eq!(set.gaps(at(50), at(600)), [interval(100, 500), interval(560, 600)]);
         assert_eq!(set.covered(at(50), at(600)), TimeDelta::seconds(110));
     }
 
-    /// Sets of half-open seconds: the model that the intervals are held against.
+    /// Sets of half-open seconds: the model against which the intervals are checked.
     const SPAN: i64 = 40;
 
     fn some_intervals() -> impl Strategy<Value = Vec<(i64, i64)>> {

@@ -1,40 +1,41 @@
-//! The coverage as it is in the database.
+//! The coverage that the database holds.
 
 use super::{Change, Coverage};
 
-/// The coverage that was saved, as far as that is known.
+/// The saved coverage, as far as it is known.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    /// What is in the database for certain, with its heartbeats.
+    /// The part that is in the database for certain, with its heartbeats.
     coverage: Coverage,
-    /// Whether it is all that is there. Not after a transaction whose outcome is
-    /// unknown.
+    /// True if the database holds nothing else. False after a transaction whose outcome
+    /// is unknown.
     exact: bool,
 }
 
-/// The changes that save a coverage along with heartbeats that are written in several
+/// The changes that save a coverage together with heartbeats that may take several
 /// transactions.
 ///
-/// What shrinks goes with the first one: heartbeats of a clock that was turned back
-/// beside proofs of before would take devices offline after a crash. What grows goes
-/// with the last one, when all the heartbeats that it vouches for are there.
+/// Proofs that are taken back go with the first one. Otherwise, after a crash, the new
+/// heartbeats of a clock that was set back would stand beside its old proofs and take
+/// devices offline. New proofs go with the last one, when all heartbeats that they vouch
+/// for are there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saving {
-    /// Goes with the first of several transactions.
+    /// The change that goes with the first of several transactions.
     pub first: Option<Change>,
-    /// Goes with the last of several transactions.
+    /// The change that goes with the last of several transactions.
     pub last: Option<Change>,
-    /// Goes with the only transaction.
+    /// The change that goes with a single transaction.
     pub only: Option<Change>,
 }
 
 impl Saved {
-    /// A coverage that was read from the database.
+    /// Takes a coverage that was read from the database.
     pub fn new(coverage: Coverage) -> Self {
         Self { coverage, exact: true }
     }
 
-    /// What is in the database for certain.
+    /// The part that is in the database for certain.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
@@ -55,12 +56,12 @@ impl Saved {
         Saving { first, last, only }
     }
 
-    /// Notes that `target` was saved.
+    /// Records that `target` was saved.
     pub fn is_now(&mut self, target: Coverage) {
         *self = Self::new(target);
     }
 
-    /// Notes that `target` may have been saved, as a whole, in part or not at all.
+    /// Records that `target` may have been saved, as a whole, in part or not at all.
     pub fn may_be(&mut self, target: &Coverage) {
         self.coverage = target.kept_of(&self.coverage);
         self.exact = false;
@@ -76,7 +77,7 @@ mod tests {
     use crate::domain::{GapCause, Listened};
 
     #[test]
-    fn what_a_clock_that_was_turned_back_proves_again_does_not_count_as_kept() {
+    fn time_proven_again_by_a_clock_set_back_does_not_count_as_kept() {
         let saved = Saved::new(coverage(&[(0, 10)]));
         let mut target = saved.coverage().clone();
         target.step_back(at(4));
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_clock_that_was_turned_back_takes_away_goes_first() {
+    fn time_taken_away_by_a_clock_set_back_is_saved_first() {
         let saved = Saved::new(coverage(&[(0, 10), (20, 30)]));
         let mut target = saved.coverage().clone();
         target.confirm(at(0), at(7), GapCause::ClockStep);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_replaced_as_a_whole() {
+    fn an_unknown_saved_coverage_is_replaced_as_a_whole() {
         let mut saved = Saved::new(coverage(&[(0, 10)]));
         let attempted = coverage(&[(0, 10), (0, 15), (20, 25)]);
         saved.may_be(&attempted);
