@@ -15,6 +15,7 @@ pub use crate::domain::Reading;
 pub type Clock = fn() -> Reading;
 
 /// The machine's clocks.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn system_clock() -> Reading {
     Reading { wall: Utc::now().trunc_subsecs(3), monotonic: Instant::now() }
 }

@@ -164,6 +164,7 @@ mod reporter {
 
     fn run() {
         loop {
+            #[expect(clippy::disallowed_methods, reason = "this thread is the timer")]
             std::thread::sleep(SECOND);
             let now = Instant::now();
             let mut due = Vec::new();

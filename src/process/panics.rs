@@ -53,6 +53,7 @@ pub fn end_the_process() {
             None => error!(thread, place; "panicked: {message}"),
         }
         line_budget::tell_all();
+        #[expect(clippy::disallowed_methods, reason = "a panic has no way to return")]
         std::process::exit(EXIT_CODE);
     }));
 }

@@ -555,6 +555,7 @@ fn a_process_that_was_stopped_blames_nobody_and_makes_up_for_nothing() {
     let before = service.metric(echoes);
     service.signal("STOP");
     // 25 echo intervals, more than the patience for missing echoes.
+    #[expect(clippy::disallowed_methods, reason = "nothing may happen for this long")]
     std::thread::sleep(std::time::Duration::from_secs(5));
     service.signal("CONT");
     service.await_metric(echoes, before + 1.0);

@@ -150,6 +150,7 @@ fn a_disk_that_is_full_for_a_while_takes_nothing_with_it() {
     eventually("checks fail for longer than the timeout", || {
         (service.log().iter().filter(|line| line.contains(failed)).count() > 8).then_some(())
     });
+    #[expect(clippy::disallowed_methods, reason = "the service reads the same clock")]
     let full_until = chrono::Utc::now();
     limit_file_size(&service, "unlimited");
 

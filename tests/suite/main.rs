@@ -5,6 +5,7 @@
 //! it again; nothing may be running beforehand. A server that is not installed
 //! fails the test and says what to install.
 
+mod architecture;
 mod bad_input;
 mod client_library;
 mod clock;

@@ -76,6 +76,7 @@ fn five_processes_open_a_fresh_postgresql_database_at_once() {
 
 #[test]
 fn a_process_killed_in_its_first_start_leaves_a_database_that_opens() {
+    #[expect(clippy::disallowed_methods, reason = "a seed, which is printed")]
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -87,6 +88,7 @@ fn a_process_killed_in_its_first_start_leaves_a_database_that_opens() {
         let place = Place::new();
         let mut killed = Running(spawn(&place, &["run"]));
         // The moment of the kill is what is tried.
+        #[expect(clippy::disallowed_methods, reason = "the moment of the kill is random")]
         std::thread::sleep(first_start.mul_f64(random.f64()));
         killed.0.kill().expect("it is ours");
         killed.0.wait().expect("it is ours");

@@ -174,6 +174,10 @@ mod tests {
             match self.says.pop_front() {
                 Some(mut said) => said.read(buffer),
                 None if self.stays => {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "a socket would block for as long"
+                    )]
                     std::thread::sleep(Duration::from_millis(10));
                     Err(ErrorKind::WouldBlock.into())
                 }

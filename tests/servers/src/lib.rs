@@ -24,6 +24,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
             return value;
         }
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        #[expect(clippy::disallowed_methods, reason = "another process is awaited")]
         std::thread::sleep(POLL);
     }
 }

@@ -172,9 +172,18 @@ impl Truth {
     /// True if the clock shows something else than it would if it had not been set after
     /// `from` and before `until`. That it was wrong for a while in between may go unnoticed.
     /// A step in the millisecond `from` may have been before the clock was read in it.
-    pub fn is_set(&self, from: i64, until: i64) -> bool {
+    fn is_set(&self, from: i64, until: i64) -> bool {
         let steps = self.steps.iter().filter(|(at, _)| from < *at && *at < until);
         steps.map(|(_, by)| by).sum::<i64>().abs() >= NOTICED
+    }
+
+    /// True if the clock has shown the right time at `until` and at a moment from `begun` until
+    /// `since`, as far as two readings can tell. Two steps of which one makes up for the
+    /// other may lie on both sides of `since`.
+    pub fn is_steady(&self, begun: i64, since: i64, until: i64) -> bool {
+        let before_steps = self.steps.iter().map(|(at, _)| at - 1);
+        let mut moments = before_steps.filter(|at| (begun..since).contains(at)).chain([since]);
+        begun <= since && moments.any(|from| !self.is_set(from, until))
     }
 
     /// When the clock was last set before `now`, by more than may go unnoticed.

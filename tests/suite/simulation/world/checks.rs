@@ -231,6 +231,7 @@ impl World {
         self.delivery = Some((self.now + takes, delivery));
         if self.kind.impatient {
             // The courier loses its patience in real time.
+            #[expect(clippy::disallowed_methods, reason = "real threads of the driver get on")]
             std::thread::sleep(std::time::Duration::from_millis(3));
         }
     }
@@ -322,7 +323,7 @@ impl World {
             );
             let since = now - steady;
             self.assert(
-                self.started_at <= since && !self.truth.is_set(since, began),
+                self.truth.is_steady(self.started_at, since, began),
                 format_args!("{sequence} is deleted, but the clock was set after {since}"),
             );
             if self.truth.last_noticed(now) < Some(written) {
