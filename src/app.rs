@@ -1,5 +1,5 @@
-//! The composition root: the only file that knows all actors. Builds them, runs
-//! them, and drains them in the right order.
+//! The composition root, and the only file that knows all actors. Builds them, runs them,
+//! and drains them in the right order.
 
 pub mod drain;
 mod error;
@@ -32,13 +32,13 @@ use crate::mqtt::{self, Broker, Client};
 use crate::process::open_files::{self, Needed};
 use crate::store::{self, DeviceStore};
 
-/// How long a drain may take. Supervisors kill after ten seconds and more.
+/// The longest time for a drain. Supervisors kill after ten seconds or more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The pause between two attempts to write what is left.
+/// The pause between two attempts to write the rest of the heartbeats.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 
-/// The actors, each with a runtime on a thread of its own.
+/// The number of actors, each with a runtime on its own thread.
 const ACTORS: u64 = 5;
 
 /// The running service.
@@ -72,17 +72,17 @@ pub struct AppBuilder {
 }
 
 impl App {
-    /// A service by `config`, with the alert sink that only logs.
+    /// Makes a builder from `config`, with the alert sink that only logs.
     pub fn build(config: Config) -> AppBuilder {
         AppBuilder { config, sink: None, clock: system_clock }
     }
 
-    /// Where the embedded broker listens, if it runs.
+    /// The address on which the embedded broker listens, if it runs.
     pub fn broker_address(&self) -> Option<SocketAddr> {
         self.embedded.as_ref().map(EmbeddedBroker::address)
     }
 
-    /// Where HTTP is served, if it is.
+    /// The address on which HTTP is served, if it is.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(HttpServer::address)
     }
@@ -101,8 +101,8 @@ impl App {
         }
     }
 
-    /// Stops: no more checks, no more heartbeats. Lets the delivery under way finish,
-    /// writes what was received and closes the database.
+    /// Stops checking and listening, lets the delivery under way finish, writes what was
+    /// received and closes the database.
     ///
     /// # Errors
     ///
@@ -137,8 +137,8 @@ impl AppBuilder {
         self
     }
 
-    /// Starts everything, inside an actix system. The broker need not be
-    /// reachable: the service goes on trying.
+    /// Starts everything, inside an actix system. The broker need not be reachable yet,
+    /// because the service keeps retrying.
     ///
     /// # Errors
     ///
@@ -152,8 +152,9 @@ impl AppBuilder {
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
         let found = Found::read(&store, &config).await?;
-        // Everything is bound before anything connects or delivers: a second service that
-        // is started by mistake ends here, and has not thrown the first off its broker.
+        // Everything is bound before anything connects or delivers. So a second service
+        // that is started by mistake ends here, before it throws the first off its
+        // broker.
         let http = match config.http.listen {
             HttpListen::Off => None,
             HttpListen::At(address) => {
@@ -206,8 +207,8 @@ impl AppBuilder {
     }
 }
 
-/// The open files that a service by `config` needs at least, besides the runtime that it
-/// is started on.
+/// The least number of open files that a service with `config` needs, besides the runtime
+/// that starts it.
 pub(crate) fn needed_files(config: &Config) -> Needed {
     let serves = config.http.listen != HttpListen::Off;
     let embeds = config.mqtt.url.is_none();

@@ -4,16 +4,17 @@
 //! service keeps each device's `last_seen_at` and status in a database, finds
 //! those that fell silent, marks them offline and hands them to an alert sink.
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
 //! | [`app`](App) | the composition root: builds, runs and drains everything |
 //! | [`config`] | `config.toml` and the environment |
 //! | [`domain`] | the rules: heartbeats, statuses, silence; no I/O, no clock |
 //! | [`actors`] | `DeviceRegistry`, `MqttIngest`, `Ticker`, `Courier`, `AlertSink` |
 //! | [`store`] | all SQL |
-//! | [`mqtt`] | the MQTT client and the embedded broker |
+//! | [`mqtt`] | the MQTT client |
+//! | `broker` | the embedded broker |
 //! | `views` | devices, transitions and evidence as JSON and in words |
-//! | [`metrics`] | what is counted and measured |
+//! | [`metrics`] | counters and measurements for Prometheus |
 //!
 //! `docs/architecture.md` has the bird's-eye view and the invariants.
 

@@ -1,4 +1,4 @@
-//! What the service counts and measures, for Prometheus.
+//! The service's metrics, for Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -74,26 +74,22 @@ struct FromTo {
 /// The reasons for which a delivery fails.
 const DELIVERY_FAILURES: [&str; 3] = ["sink", "timeout", "outbox"];
 
-/// From one millisecond, the time of a small flush, to half a minute.
+/// The buckets from one millisecond, the time of a small flush, to half a minute.
 const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// From a second to an hour: a detection waits for the next check.
+/// The buckets from a second to an hour, because a detection waits for the next check.
 const DELAY_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0];
 
 impl Metrics {
-    /// All at zero.
+    /// Creates all metrics, at zero.
     pub fn new() -> Self {
         let mut all = Registry::default();
-        // The names that every exporter of Prometheus has for them.
+        // The names that every Prometheus exporter uses for these two.
         let r = &mut all;
         let open_files = add(r, "process_open_fds", "Open file descriptors", Gauge::default());
-        let max_files = add(
-            r,
-            "process_max_fds",
-            "The most file descriptors that may be open",
-            Gauge::default(),
-        );
+        let max_files =
+            add(r, "process_max_fds", "Maximum number of open file descriptors", Gauge::default());
         let registry = all.sub_registry_with_prefix("heartbeatd");
         let r = registry;
         let metrics = Self {
@@ -101,32 +97,32 @@ impl Metrics {
             rejected: add(
                 r,
                 "heartbeats_rejected",
-                "Messages that are no evidence of life, by reason",
+                "Messages that are not evidence of life, by reason",
                 Family::default(),
             ),
             payload_errors: add(
                 r,
                 "payload_errors",
-                "Heartbeats whose payload could not be read and counts as empty, by reason",
+                "Heartbeats with an unreadable payload, which counts as empty, by reason",
                 Family::default(),
             ),
             fields_dropped: add(
                 r,
                 "heartbeat_fields_dropped",
-                "Fields of a wrong type in heartbeats that were accepted, by field",
+                "Fields of a wrong type in accepted heartbeats, by field",
                 Family::default(),
             ),
             devices: add(
                 r,
                 "devices",
-                "Registered devices by status, as of the last check and the changes since",
+                "Registered devices by status, as of the last check plus the changes since",
                 Family::default(),
             ),
             transitions: add(r, "transitions", "Status changes", Family::default()),
             pending: add(
                 r,
                 "pending_heartbeats",
-                "Heartbeats that are not in the database yet",
+                "Heartbeats that are not yet in the database",
                 Gauge::default(),
             ),
             listening: add(
@@ -138,7 +134,7 @@ impl Metrics {
             proven_until: add(
                 r,
                 "proven_timestamp_seconds",
-                "Until when every heartbeat is proven to have been received, as Unix time",
+                "Unix time up to which every heartbeat is proven to have been received",
                 Gauge::default(),
             ),
             flush_duration: add(
@@ -156,25 +152,25 @@ impl Metrics {
             detection_delay: add(
                 r,
                 "offline_detection_delay_seconds",
-                "Time from the end of a device's timeout to its being marked offline",
+                "Time from the end of a device's timeout until it is marked offline",
                 Histogram::new(DELAY_SECONDS),
             ),
             echo_latency: add(
                 r,
                 "echo_latency_seconds",
-                "Time from publishing an echo to taking it out of the inbox",
+                "Time from publishing an echo until it is taken out of the inbox",
                 Histogram::new(SECONDS),
             ),
             blind_seconds: add(
                 r,
                 "blind_seconds",
-                "Time that was not listened to, counted as soon as it has ended",
+                "Time in which the service was not listening, counted when it ends",
                 Counter::default(),
             ),
             unreadable_rows: add(
                 r,
                 "unreadable_rows",
-                "Rows of the database that cannot be read and were left out, with each check",
+                "Unreadable rows of the database that were left out, counted at each check",
                 Counter::default(),
             ),
             unmatched: add(
@@ -192,37 +188,37 @@ impl Metrics {
             stalled: add(
                 r,
                 "database_stalled_seconds",
-                "Time for which the database has taken nothing, 0 unless that is a fault",
+                "Time for which the database has taken nothing; 0 unless that is a fault",
                 Gauge::default(),
             ),
             checks_failed: add(
                 r,
                 "checks_failed",
-                "Checks for silent devices that did not get through",
+                "Checks for silent devices that failed",
                 Counter::default(),
             ),
             last_check: add(
                 r,
                 "last_check_timestamp_seconds",
-                "When the last check got through, as Unix time",
+                "Unix time of the last successful check",
                 Gauge::default(),
             ),
             outbox: add(
                 r,
                 "outbox_alerts",
-                "Alerts that wait to be delivered, as of the last check",
+                "Alerts that wait for delivery, as of the last check",
                 Gauge::default(),
             ),
             outbox_age: add(
                 r,
                 "outbox_age_seconds",
-                "Age of the oldest alert that waits to be delivered, as of the last check",
+                "Age of the oldest alert that waits for delivery, as of the last check",
                 Gauge::default(),
             ),
             delivered: add(
                 r,
                 "alerts_delivered",
-                "Alerts that the alert sink has taken",
+                "Alerts that the alert sink has accepted",
                 Counter::default(),
             ),
             deliveries_failed: add(
@@ -234,7 +230,7 @@ impl Metrics {
             given_up: add(
                 r,
                 "alerts_given_up",
-                "Alerts that the alert sink never took while it took others",
+                "Alerts given up because the alert sink refused them while it accepted others",
                 Counter::default(),
             ),
             open_files,
@@ -245,8 +241,9 @@ impl Metrics {
         Self { registry: all, ..metrics }
     }
 
-    /// Makes every series that there may be: a rate over one that appears with its first
-    /// event misses that event, and an alarm on one that does not exist cannot be tried.
+    /// Creates every possible series. A rate over a series that appears with its first
+    /// event misses that event, and an alarm on a series that does not exist cannot be
+    /// tried out.
     fn begin_at_zero(&self) {
         for (family, reasons) in [
             (&self.rejected, &Rejection::REASONS[..]),
@@ -271,56 +268,56 @@ impl Metrics {
         }
     }
 
-    /// Everything in the text format that Prometheus scrapes.
+    /// Returns all metrics in the text format that Prometheus scrapes.
     ///
     /// # Errors
     ///
-    /// Never for a `String`: writing to one does not fail.
+    /// Never, because writing to a `String` does not fail.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
         Ok(page)
     }
 
-    /// So many files are open, and so many may be.
+    /// Sets the number of open files and its limit.
     pub fn set_open_files(&self, open: u64, max: u64) {
         self.open_files.set(i64::try_from(open).unwrap_or(i64::MAX));
         self.max_files.set(i64::try_from(max).unwrap_or(i64::MAX));
     }
 
-    /// So many heartbeats were accepted.
+    /// Counts accepted heartbeats.
     pub fn heartbeats_accepted(&self, count: u64) {
         self.heartbeats.inc_by(count);
     }
 
-    /// A message was no evidence of life.
+    /// Counts a message that is not evidence of life.
     pub fn rejected(&self, rejection: &Rejection) {
         let reason = rejection.reason();
         debug_assert!(Rejection::REASONS.contains(&reason), "{reason} is not in the list");
         self.rejected.get_or_create(&Reason { reason }).inc();
     }
 
-    /// So many messages were thrown away unread because too many were waiting.
+    /// Counts messages thrown away unread because too many were waiting.
     pub fn shed(&self, count: u64) {
         self.rejected.get_or_create(&Reason { reason: "shed" }).inc_by(count);
     }
 
-    /// An echo came back after so long.
+    /// Records the time after which an echo came back.
     pub fn echoed(&self, seconds: f64) {
         self.echo_latency.observe(seconds);
     }
 
-    /// So much time was not listened to.
+    /// Counts time in which the service was not listening.
     pub fn blind(&self, seconds: f64) {
         self.blind_seconds.inc_by(seconds);
     }
 
-    /// A message arrived that is not a device's.
+    /// Counts a message that is not a device's.
     pub fn unmatched(&self) {
         self.unmatched.inc();
     }
 
-    /// A payload, or a part of it, could not be read.
+    /// Counts a payload that could not be read, as a whole or in part.
     pub fn payload_unreadable(&self, error: &PayloadError) {
         if let Some(reason) = error.reason() {
             debug_assert!(PayloadError::REASONS.contains(&reason), "{reason} is not in the list");
@@ -332,27 +329,27 @@ impl Metrics {
         }
     }
 
-    /// A message on the echo topic proves nothing.
+    /// Counts a message on the echo topic that proves nothing.
     pub fn echo_ignored(&self, why: EchoIgnored) {
         self.echoes_ignored.get_or_create(&Reason { reason: why.as_str() }).inc();
     }
 
-    /// So many heartbeats are not written yet.
+    /// Sets the number of heartbeats that are not written yet.
     pub fn set_pending(&self, heartbeats: usize) {
         self.pending.set(i64::try_from(heartbeats).unwrap_or(i64::MAX));
     }
 
-    /// It is proven that everything was received up to then.
+    /// Sets the instant up to which everything is proven to have been received.
     pub fn set_proven(&self, until: DateTime<Utc>) {
         self.proven_until.set(until.timestamp_millis() as f64 / 1000.0);
     }
 
-    /// Whether heartbeats are received, and that is proven.
+    /// Sets whether heartbeats are received and echoes prove it.
     pub fn set_listening(&self, listening: bool) {
         self.listening.set(listening.into());
     }
 
-    /// The fleet was counted.
+    /// Sets the number of devices in each status.
     pub fn set_devices(&self, counts: &BTreeMap<Status, u64>) {
         for (status, count) in counts {
             let gauge = self.devices.get_or_create(&StatusLabel { status: status.as_str() });
@@ -360,13 +357,13 @@ impl Metrics {
         }
     }
 
-    /// Devices were registered; their transitions follow.
+    /// Counts newly registered devices; their transitions follow.
     pub fn registered(&self, count: u64) {
         let label = StatusLabel { status: Status::Provisioning.as_str() };
         self.devices.get_or_create(&label).inc_by(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Statuses changed.
+    /// Counts status changes.
     pub fn changed(&self, transitions: &[Transition]) {
         for Transition { from, to, cutoff, last_seen_at, .. } in transitions {
             let (from, to) = (from.as_str(), to.as_str());
@@ -380,28 +377,28 @@ impl Metrics {
         }
     }
 
-    /// A flush took so long.
+    /// Records the duration of a flush.
     pub fn flushed(&self, seconds: f64) {
         self.flush_duration.observe(seconds);
     }
 
-    /// Counts a check that got through at `at`, and how long it took.
+    /// Records the duration of a check that succeeded at `at`.
     pub fn checked(&self, seconds: f64, at: DateTime<Utc>) {
         self.check_duration.observe(seconds);
         self.last_check.set(at.timestamp_millis() as f64 / 1000.0);
     }
 
-    /// Counts rows of the database that had to be left out.
+    /// Counts unreadable rows of the database that were left out.
     pub fn unreadable(&self, rows: u64) {
         self.unreadable_rows.inc_by(rows);
     }
 
-    /// Counts a check that did not get through.
+    /// Counts a check that failed.
     pub fn check_failed(&self) {
         self.checks_failed.inc();
     }
 
-    /// Sets for how long the database has not answered.
+    /// Sets the time for which the database has taken nothing.
     pub fn set_stalled(&self, time: Duration) {
         self.stalled.set(time.as_secs_f64());
     }
@@ -413,7 +410,7 @@ impl Metrics {
         self.outbox_age.set(age.num_milliseconds().max(0) as f64 / 1000.0);
     }
 
-    /// Counts alerts that were delivered.
+    /// Counts delivered alerts.
     pub fn delivered(&self, alerts: u64) {
         self.delivered.inc_by(alerts);
     }

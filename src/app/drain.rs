@@ -1,4 +1,4 @@
-//! Stopping without losing anything: the order in which the actors end.
+//! Stops the actors in the order in which nothing is lost.
 
 use std::time::Duration;
 
@@ -14,33 +14,33 @@ use crate::actors::ticker::{self, Ticker};
 use crate::app::AppError;
 use crate::store::StoreError;
 
-/// The actors that have to end in order.
+/// The actors that have to stop in order.
 pub struct Draining {
-    /// Begins no further check.
+    /// Stops first, so that no further check begins.
     pub ticker: Addr<Ticker>,
     /// Lets the delivery under way finish.
     pub courier: Addr<Courier>,
-    /// Hands over what was received.
+    /// Hands over what it has received.
     pub ingest: Addr<MqttIngest>,
-    /// Writes it.
+    /// Writes what was handed over.
     pub registry: Addr<DeviceRegistry>,
 }
 
 impl Draining {
-    /// Stops: no more checks, no more heartbeats. Lets the delivery under way finish and
-    /// writes what was received, with a pause of `again` after each attempt that fails.
+    /// Stops checking and listening, lets the delivery under way finish and writes what
+    /// was received, with a pause of `again` after each failed attempt.
     ///
     /// # Errors
     ///
-    /// If what was received could not be written until `deadline`.
+    /// If what was received could not be written before `deadline`.
     pub async fn run(self, deadline: Instant, again: Duration) -> Result<(), AppError> {
         let ended = |stopped| match stopped {
-            // One that is gone does nothing more either.
+            // An actor that is already gone has stopped too.
             Ok(()) | Err(MailboxError::Closed) => Ok(()),
             Err(timeout) => Err(AppError::Mailbox(timeout)),
         };
         ended(self.ticker.send(ticker::Stop).await)?;
-        // Meanwhile the sink may finish what it has.
+        // The sink may finish its delivery while the rest is written.
         let delivery = timeout_at(deadline, self.courier.send(courier::Stop));
         let writing = async {
             self.ingest.send(Disconnect).await?;
@@ -51,14 +51,14 @@ impl Draining {
             Ok(stopped) => ended(stopped)?,
             Err(_elapsed) => warn!(
                 target: "heartbeatd",
-                "the alert sink has not replied to its last delivery; it gets it again"
+                "the alert sink did not reply to its last delivery, which will be repeated"
             ),
         }
         written
     }
 }
 
-/// Writes the buffer, again and again if the database does not take it.
+/// Writes the buffer, and retries if the database refuses it.
 async fn write_what_is_left(
     registry: &Addr<DeviceRegistry>,
     deadline: Instant,
@@ -69,7 +69,7 @@ async fn write_what_is_left(
         match timeout_at(deadline, registry.send(Flush)).await {
             Ok(flushed) => match flushed? {
                 Ok(()) => return Ok(()),
-                // Nothing that is waited for would change that.
+                // Waiting would not change this.
                 Err(error @ (StoreError::TakenOver { .. } | StoreError::FileReplaced { .. })) => {
                     return Err(error.into());
                 }

@@ -1,4 +1,4 @@
-//! The reasons why the service does not start, or did not end well.
+//! The errors of starting, running and draining the service.
 
 use std::net::SocketAddr;
 
@@ -9,51 +9,51 @@ use crate::mqtt::ClientError;
 use crate::process::open_files::TooFewFiles;
 use crate::store::StoreError;
 
-/// Why the service does not start, or did not end well.
+/// An error that keeps the service from starting, or that it ended with.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The limit of open files is too low to start.
     #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
-    /// The database is not to be had.
+    /// The database could not be opened or used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The MQTT client cannot be made.
+    /// The MQTT client could not be created.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The embedded broker does not start.
+    /// The embedded broker could not be started.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
-    /// The address for HTTP is taken or not this machine's.
+    /// The address for HTTP is in use, or is not this machine's.
     #[error("cannot listen on http.listen = {address}: {source}; {}", listening_remedy(source))]
     Http {
-        /// Which.
+        /// The address that could not be bound.
         address: SocketAddr,
-        /// What the system says.
+        /// The operating system's reason.
         source: std::io::Error,
     },
-    /// An actor is gone.
-    #[error("an actor is gone: {0}")]
+    /// An actor has stopped.
+    #[error("an actor has stopped: {0}")]
     Mailbox(#[from] MailboxError),
-    /// HTTP is bound and cannot be served.
+    /// The address for HTTP is bound, but HTTP cannot be served.
     #[error("HTTP cannot be served: {0}")]
     Serve(std::io::Error),
-    /// The database did not take what was received until the service had to end.
+    /// The database did not take what was received before the service had to end.
     #[error(
         "{} lost, not written within {}: {why}",
         what_is(*heartbeats),
         crate::duration::format(super::DRAIN_TIMEOUT)
     )]
     NotWritten {
-        /// The number of heartbeats that are lost; with them, the proof of the last
-        /// seconds of listening.
+        /// The number of lost heartbeats. The proof of the last seconds of listening is
+        /// lost with them.
         heartbeats: usize,
-        /// What the database said last.
+        /// The last error of the database.
         why: String,
     },
 }
 
-/// The subject of what is lost with so many heartbeats.
+/// The subject of the sentence about the loss.
 fn what_is(heartbeats: usize) -> String {
     match heartbeats {
         0 => "the proof of the last seconds of listening is".to_owned(),
@@ -62,7 +62,7 @@ fn what_is(heartbeats: usize) -> String {
     }
 }
 
-/// What helps against an address that cannot be listened on.
+/// The remedy for an address that cannot be bound.
 fn listening_remedy(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     match error.kind() {

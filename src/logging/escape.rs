@@ -1,16 +1,16 @@
-//! Text from outside as it may stand in a log or on a terminal: on one line, with
-//! nothing in it that hides text, turns its direction or drives the terminal.
+//! Makes text from outside safe for a log or a terminal: it stays on one line and cannot
+//! hide text, turn its direction or control the terminal.
 
 use std::fmt::{self, Write};
 
 use crate::domain::device_id::is_invisible;
 
-/// Wraps text or anything that can be shown: hazardous characters are escaped as in a
-/// string literal of Rust, all others stay. For text that is one line among ours.
+/// Wraps anything that can be displayed. Escapes hazardous characters as in a Rust string
+/// literal; all others stay. For text that forms a whole line.
 pub struct Escaped<T>(pub T);
 
-/// Wraps text from outside to stand within a sentence: in quotes, escaped, and at most
-/// 100 characters of it.
+/// Wraps text from outside for use within a sentence: quoted, escaped, and cut after 100
+/// characters.
 pub struct Quoted<'a>(pub &'a str);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
@@ -30,10 +30,10 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// The whole text in quotes, escaped.
+/// Returns the whole text, quoted and escaped.
 pub fn in_quotes(text: &str) -> String {
     let mut out = "\"".to_owned();
-    // A String takes everything.
+    // Writing to a String cannot fail.
     let _ = Escaping { out: &mut out, quoted: true }.write_str(text);
     out + "\""
 }
@@ -41,7 +41,7 @@ pub fn in_quotes(text: &str) -> String {
 /// Passes text on, escaped.
 struct Escaping<W> {
     out: W,
-    /// True inside quotes: a quote and a backslash are escaped too.
+    /// True inside quotes, where a quote and a backslash are escaped too.
     quoted: bool,
 }
 
@@ -67,15 +67,16 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// True for a character that is not seen as itself: controls, formats (bidi marks and
-/// zero-width characters among them), separators other than the blank, unassigned and
-/// private ones, and letters that show nothing.
+/// True for a character that does not show as itself: a control, a format character (such
+/// as a bidi mark or a zero-width character), a separator other than the space, an
+/// unassigned or private one, or a letter that shows nothing.
 pub fn is_hazardous(c: char) -> bool {
     !matches!(c, ' '..='~') && (is_invisible(c) || !is_printable(c))
 }
 
-/// Asks the standard library, which knows Unicode's categories: it escapes what is not
-/// printable, and a mark only at the beginning, where it would join what stands before.
+/// Asks the standard library, which knows Unicode's categories. It escapes what is not
+/// printable, and a combining mark only at the beginning, where it would join the
+/// character before.
 fn is_printable(c: char) -> bool {
     let mut buffer = [b'a'; 5];
     let length = 1 + c.encode_utf8(&mut buffer[1..]).len();
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_seen_as_itself_stays() {
+    fn a_character_that_shows_as_itself_stays() {
         for text in ["pump-17", "Köln 3", "温度", "a=b \"c\" 'd' \\e", "हिन्दी", "e\u{301}", "🌡"]
         {
             assert_eq!(Escaped(text).to_string(), text);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_lines_hides_or_drives_a_terminal_is_escaped() {
+    fn characters_that_break_lines_hide_text_or_control_a_terminal_are_escaped() {
         for (text, escaped) in [
             ("a\nb\r\tc", "a\\nb\\r\\tc"),
             ("\u{1b}[2J\u{7f}\u{9b}", "\\u{1b}[2J\\u{7f}\\u{9b}"),
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quoted_text_cannot_end_its_quotes_and_is_short() {
+    fn a_quoted_text_cannot_end_its_quotes_and_is_cut() {
         assert_eq!(Quoted("a\" b=\"c\\").to_string(), r#""a\" b=\"c\\""#);
         let long = "ä".repeat(101);
         assert_eq!(Quoted(&long).to_string(), format!("\"{}\"…", "ä".repeat(100)));

@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How many lines of a kind a second shows.
+/// The number of lines of one kind that are logged per second.
 const LINES: u32 = 5;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Lets a few log lines a second through, counts the rest, and says within two seconds
-/// how many they were, also if no other line follows.
+/// Lets a few log lines a second through and counts the rest. Logs their number within
+/// two seconds, even if no other line follows.
 #[derive(Clone, Debug)]
 pub struct LineBudget(Arc<Budget>);
 
 #[derive(Debug)]
 struct Budget {
-    /// The target under which the line about the rest is logged.
+    /// The log target of the line about the rest.
     target: &'static str,
     /// The lines' name, as in "7 more lines were left out: rejected heartbeats".
     kind: Cow<'static, str>,
@@ -25,15 +25,14 @@ struct Budget {
 }
 
 impl LineBudget {
-    /// A budget of its own for one kind of lines. `kind` ends the sentence "7 more lines
+    /// Creates a budget for one kind of lines. `kind` ends the sentence "7 more lines
     /// were left out: ", which is logged under `target`.
     pub fn new(target: &'static str, kind: impl Into<Cow<'static, str>>) -> Self {
         let window = Mutex::new(Window::new(LINES, SECOND));
         Self(Arc::new(Budget { target, kind: kind.into(), window }))
     }
 
-    /// A budget that may be spent at once on a longer stretch of time: `lines` within
-    /// `window`.
+    /// Creates a budget of `lines` within `window`, which may be spent all at once.
     pub(crate) fn of(
         target: &'static str,
         kind: impl Into<Cow<'static, str>>,
@@ -44,12 +43,12 @@ impl LineBudget {
         Self(Arc::new(Budget { target, kind: kind.into(), window }))
     }
 
-    /// True if a line may be shown now; one that may not is not counted.
+    /// True if a line may be logged now. A line that may not is not counted as left out.
     pub(crate) fn admits(&self) -> bool {
         self.0.window.lock().admit(Instant::now())
     }
 
-    /// Calls `line` unless this second has had its lines.
+    /// Calls `line`, unless this second's lines are used up.
     pub fn spend(&self, line: impl FnOnce()) {
         let Spent { shown, left_out, first } = self.0.window.lock().spend(Instant::now());
         self.0.tell(left_out);
@@ -62,8 +61,7 @@ impl LineBudget {
     }
 }
 
-/// Tells at once what all budgets have left out so far: to be called before the process
-/// ends.
+/// Logs at once what all budgets have left out so far. Call it before the process ends.
 pub(crate) fn tell_all() {
     reporter::tell_all();
 }
@@ -77,25 +75,25 @@ impl Budget {
     }
 }
 
-/// A stretch of time and its lines.
+/// A stretch of time and the lines that were logged in it.
 #[derive(Debug)]
 struct Window {
-    /// How many lines it may show.
+    /// The most lines that it allows.
     allowed: u32,
     length: Duration,
     began: Option<Instant>,
     lines: u32,
-    /// Lines not shown and not told of yet, in this window or one before.
+    /// The lines left out and not reported yet, in this window or an earlier one.
     left_out: u64,
 }
 
-/// The answer to a line that asks to be shown.
+/// The answer to a line that is about to be logged.
 #[derive(Debug, PartialEq, Eq)]
 struct Spent {
     shown: bool,
-    /// How many were left out in the windows before.
+    /// The number that was left out in earlier windows.
     left_out: u64,
-    /// True if this is the first that is left out.
+    /// True if this is the first line left out.
     first: bool,
 }
 
@@ -122,7 +120,7 @@ impl Window {
         admitted
     }
 
-    /// Takes the count of a window that is over; `None` while it is not.
+    /// Takes the count of lines left out. `None` while the window is not over.
     fn settle(&mut self, now: Instant) -> Option<u64> {
         self.is_over(now).then(|| std::mem::take(&mut self.left_out))
     }
@@ -132,8 +130,8 @@ impl Window {
     }
 }
 
-/// The thread that tells what was left out when nothing follows. It runs only while
-/// there is something to tell.
+/// The thread that reports what was left out when no other line follows. It runs only
+/// while there is something to report.
 mod reporter {
     use std::sync::Arc;
     use std::time::Instant;
@@ -157,7 +155,7 @@ mod reporter {
         }
         if !reporter.runs {
             let thread = std::thread::Builder::new().name("line_budget".to_owned());
-            // Without a thread the next line tells, or the end of the process.
+            // Without a thread, the next line or the end of the process reports it.
             reporter.runs = thread.spawn(run).is_ok();
         }
     }
@@ -178,7 +176,7 @@ mod reporter {
             });
             reporter.runs = !reporter.waiting.is_empty();
             let runs = reporter.runs;
-            // Logging may block; nobody else has to wait for it.
+            // Logging may block, and no other thread should have to wait for it.
             drop(reporter);
             for (budget, left_out) in due {
                 budget.tell(left_out);
@@ -190,7 +188,7 @@ mod reporter {
     }
 
     pub(super) fn tell_all() {
-        // A panic may have come from within: it must not wait for itself.
+        // A panic may have come from this module, and must not wait for itself.
         let Some(mut reporter) = REPORTER.try_lock_for(SECOND) else { return };
         let waiting = std::mem::take(&mut reporter.waiting);
         drop(reporter);
@@ -206,7 +204,8 @@ mod reporter {
 mod tests {
     use super::*;
 
-    /// How many of `lines` at that instant are shown, and what is told meanwhile.
+    /// Returns how many of `lines` at that instant are logged, and the number reported
+    /// meanwhile.
     fn flood(window: &mut Window, lines: u32, at: Instant) -> (u32, u64) {
         let spent: Vec<_> = (0..lines).map(|_| window.spend(at)).collect();
         let shown = spent.iter().map(|spent| u32::from(spent.shown)).sum();
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_shows_a_few_lines_and_the_next_second_again() {
+    fn each_second_logs_a_few_lines() {
         let (mut window, start) = (Window::new(LINES, SECOND), Instant::now());
         assert_eq!(flood(&mut window, 100, start), (LINES, 0));
         assert_eq!(flood(&mut window, 100, start + Duration::from_millis(999)), (0, 0));
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_told_once_when_its_second_is_over() {
+    fn the_number_left_out_is_reported_once_when_its_second_is_over() {
         let (mut window, start) = (Window::new(LINES, SECOND), Instant::now());
         flood(&mut window, 12, start);
         assert_eq!(window.settle(start + Duration::from_millis(999)), None);

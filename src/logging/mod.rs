@@ -1,8 +1,8 @@
 //! The log: one line on stderr for each event, `[time LEVEL target] message key=value`.
 //!
-//! What comes from outside stands escaped in it, and a value that could be taken for
-//! more than one is quoted. Libraries write a few lines a second, and none of them a
-//! secret, whatever `RUST_LOG` says.
+//! Text from outside is escaped, and a value that could be taken for several is quoted.
+//! Libraries write a few lines a second at most, and never a secret, whatever `RUST_LOG`
+//! says.
 
 pub mod batch_log;
 pub mod escape;
@@ -21,16 +21,17 @@ use parking_lot::Mutex;
 use self::escape::Escaped;
 use self::line_budget::LineBudget;
 
-/// What the libraries log at `info` is for those who debug them; and paho traces every
-/// packet once it may log more than errors, which takes more time than all else.
+/// The default levels. The `info` lines of libraries only help to debug the libraries.
+/// paho traces every packet as soon as it may log more than errors, which takes more time
+/// than everything else.
 const DEFAULT_FILTERS: &str = "info,actix_server=warn,paho_mqtt=error,rmqtt=warn,\
                                rmqtt_net=warn,sea_orm=warn,sea_orm_migration=warn,sqlx=warn,\
                                sqlx_postgres=error";
 
-/// The libraries that would log secrets, with the most that they may log.
-/// paho prints its options with the password at debug, and its C part may print what it
-/// sends at trace. sea-orm prints the URL it connects to at trace, with the password; and
-/// sqlx-postgres a line of .pgpass that it cannot read, in a warning.
+/// The libraries that would log secrets, with the highest level that each may log. paho
+/// prints its options with the password at debug, and its C part may print what it sends
+/// at trace. sea-orm prints the URL with the password at trace. sqlx-postgres prints an
+/// unreadable line of .pgpass in a warning.
 const CAPS: [(&str, LevelFilter); 4] = [
     ("paho_mqtt", LevelFilter::Info),
     ("paho_mqtt_c", LevelFilter::Debug),
@@ -38,20 +39,20 @@ const CAPS: [(&str, LevelFilter); 4] = [
     ("sqlx_postgres", LevelFilter::Error),
 ];
 
-/// The most bytes of a message and of a value that a line shows: the message of a
-/// library may contain whatever a client has sent.
+/// The most bytes of a message and of a value in a line. Bounded because a library's
+/// message may contain whatever a client has sent.
 const MAX_MESSAGE: usize = 4096;
 const MAX_VALUE: usize = 1024;
 
-/// How many libraries have a budget of their own; the others share one.
+/// The most libraries with their own budget; the others share one.
 const MAX_LIBRARIES: usize = 64;
 
-/// Logs to stderr, at `info`. `RUST_LOG` says otherwise, of the libraries only where it
-/// names them.
+/// Logs to stderr at `info`, unless `RUST_LOG` says otherwise. `RUST_LOG` affects a
+/// library only if it names it.
 ///
 /// # Panics
 ///
-/// If there is a logger already.
+/// If a logger is already set.
 pub fn init() {
     let mut builder = env_logger::Builder::new();
     builder
@@ -63,11 +64,11 @@ pub fn init() {
     let logger = Logger { inner: builder.build(), libraries: Mutex::default() };
     let capped = logger.capped();
     log::set_max_level(logger.inner.filter());
-    log::set_boxed_logger(Box::new(logger)).expect("the logger is made once");
+    log::set_boxed_logger(Box::new(logger)).expect("no other logger is set");
     for (library, level) in capped {
         log::warn!(
             target: "heartbeatd", library, level = level.as_str();
-            "RUST_LOG asks for more of this library than it may log: it would log passwords"
+            "RUST_LOG asks this library for more than it may log, because it would log passwords"
         );
     }
 }
@@ -78,7 +79,7 @@ struct Logger {
 }
 
 impl Logger {
-    /// The libraries of which `RUST_LOG` asks for more than they may log.
+    /// The libraries that may not log as much as `RUST_LOG` asks for, with their caps.
     fn capped(&self) -> Vec<(&'static str, LevelFilter)> {
         let more = |(library, most): &(&str, LevelFilter)| {
             let next = Level::iter().find(|level| level > most);
@@ -116,8 +117,8 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Ours have budgets where they are written. Details that somebody has asked for by
-        // RUST_LOG are not bounded.
+        // This crate's own lines have budgets where they are written. Details that
+        // RUST_LOG asks for are not bounded.
         if is_ours(record) || record.level() > Level::Info {
             return self.write(record);
         }
@@ -129,7 +130,7 @@ impl Log for Logger {
     }
 }
 
-/// True if this crate logs it, under whatever target.
+/// True if this crate logs it, under any target.
 fn is_ours(record: &Record<'_>) -> bool {
     record.module_path().is_some_and(|path| root(path) == env!("CARGO_CRATE_NAME"))
 }
@@ -147,7 +148,7 @@ struct KeyValues<'a>(&'a mut Formatter);
 
 impl<'kvs> VisitSource<'kvs> for KeyValues<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        // The default style of a level is none where no colours are wanted.
+        // Without colours the default style of a level is empty.
         let plain = self.0.default_level_style(Level::Info) == Style::new();
         let style = if plain { Style::new() } else { Style::new().italic() };
         let value = shown(&value);
@@ -155,7 +156,7 @@ impl<'kvs> VisitSource<'kvs> for KeyValues<'_> {
     }
 }
 
-/// A value as it stands in a line: quoted unless it is one plain word.
+/// Formats a value for a line: quoted, unless it is one plain word.
 fn shown(value: &Value<'_>) -> String {
     let text = Bounded::<MAX_VALUE>::of(value);
     let is_plain =
@@ -171,14 +172,14 @@ fn shown(value: &Value<'_>) -> String {
 #[derive(Default)]
 struct Bounded<const BYTES: usize> {
     kept: String,
-    /// How many bytes are left out.
+    /// The number of bytes left out.
     cut: usize,
 }
 
 impl<const BYTES: usize> Bounded<BYTES> {
     fn of(text: impl fmt::Display) -> Self {
         let mut bounded = Self { kept: String::new(), cut: 0 };
-        // A value that fails to be shown is shown as far as it came.
+        // If formatting fails, what was written so far is shown.
         let _ = write!(bounded, "{text}");
         bounded
     }
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_any_length_takes_no_more_than_its_room() {
+    fn a_long_text_is_cut_to_its_bound() {
         let long = "ä".repeat(100_000);
         let text = Bounded::<MAX_MESSAGE>::of(&long).to_string();
         assert!(text.starts_with("ää") && text.ends_with("… (195904 more bytes)"), "{text}");

@@ -1,6 +1,6 @@
-//! Open files: sockets are files, so a fleet at the embedded broker needs many. The service
-//! takes as many as it may have, keeps some for itself, and says when they run short. With
-//! fewer than it needs it does not start.
+//! Open files. Sockets are files, so a fleet at the embedded broker needs many. The
+//! service raises its limit as far as it may, reserves some files for itself, and warns
+//! when they run short. It does not start with fewer than it needs.
 
 use std::fmt;
 use std::io;
@@ -14,32 +14,35 @@ use crate::metrics::Metrics;
 
 const TARGET: &str = "heartbeatd";
 
-/// How often the open files are counted, and how often a shortage is repeated.
+/// The time between two counts of the open files.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The time between two lines about the same shortage.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// More than this share of the limit, in percent, is a shortage.
+/// The percentage of the limit above which files run short.
 const SHORT_PERCENT: u64 = 90;
 
-/// How many files the clients of the embedded broker leave to the rest of the service: the
-/// database, HTTP, threads, and a margin.
+/// The number of files that clients of the embedded broker leave to the rest of the
+/// service: the database, HTTP, threads, and a margin.
 const RESERVED: u64 = 128;
 
-/// The fewest clients for which the embedded broker is worth starting.
+/// The least number of clients for which starting the embedded broker makes sense.
 const LEAST_CLIENTS: u64 = 16;
 
-/// How many files a runtime of tokio has open: its poller twice, a waker, and a copy of
-/// the socket by which signals are passed on.
+/// The number of files that a tokio runtime has open: its poller twice, a waker, and a
+/// copy of the socket that passes signals on.
 const PER_RUNTIME: u64 = 4;
 
-/// How many files the first runtime has open: besides, both ends of that socket.
+/// The number of files that the first runtime has open: both ends of that socket in
+/// addition.
 pub const MAIN_RUNTIME: u64 = PER_RUNTIME + 2;
 
-/// How many files are open for a moment now and then: a name server is asked, a
-/// certificate is read, the open files are counted.
+/// The number of files that are open for a moment now and then: to ask a name server, to
+/// read a certificate, to count the open files.
 const PASSING: u64 = 4;
 
-/// The open files that something needs at least, part by part.
+/// The least number of open files that a service or a command needs, part by part.
 #[derive(Clone, Debug, Default)]
 pub struct Needed {
     parts: Vec<(&'static str, u64)>,
@@ -53,16 +56,16 @@ pub struct Needed {
      limit (LimitNOFILE of the unit, ulimit -n)"
 )]
 pub struct TooFewFiles {
-    /// The limit of this process.
+    /// The current limit of this process.
     limit: u64,
     /// The least limit that is enough.
     least: u64,
-    /// Their purposes.
+    /// The purposes of the needed files.
     needed: String,
 }
 
 impl Needed {
-    /// For a command: a runtime and a database.
+    /// The needs of a command: a runtime and a database.
     pub fn by_command(database: u64) -> Self {
         Self::default().with("the main thread", MAIN_RUNTIME).with("the database", database)
     }
@@ -74,8 +77,8 @@ impl Needed {
         self
     }
 
-    /// Adds what `count` runtimes need. Each actor has one, as have HTTP and the embedded
-    /// broker.
+    /// Adds the files of `count` runtimes. Each actor has one, and so have HTTP and the
+    /// embedded broker.
     #[must_use]
     pub fn runtimes(self, count: u64) -> Self {
         self.with("threads", count * PER_RUNTIME)
@@ -88,11 +91,11 @@ impl Needed {
         self
     }
 
-    /// Checks that the limit is enough, besides what is open already.
+    /// Checks that the limit is high enough, counting the files that are already open.
     ///
     /// # Errors
     ///
-    /// If it is not.
+    /// If the limit is too low.
     pub fn check(&self) -> Result<(), TooFewFiles> {
         self.check_against(max_open(), open_files())
     }
@@ -125,8 +128,8 @@ impl fmt::Display for Needed {
     }
 }
 
-/// Raises the limit of open files to what the system allows, and says so if that changes
-/// it. A system that refuses leaves it as it was.
+/// Raises the limit of open files as far as the system allows, and logs a change. If the
+/// system refuses, the limit stays as it was.
 pub fn raise() {
     let limit = getrlimit(Resource::Nofile);
     match raise_by(limit, |raised| setrlimit(Resource::Nofile, raised).map_err(io::Error::from)) {
@@ -162,13 +165,13 @@ fn raise_by(limit: Rlimit, set: impl FnOnce(Rlimit) -> io::Result<()>) -> Raised
     }
 }
 
-/// How many files may be open; [`u64::MAX`] if there is no limit.
+/// The most files that may be open; [`u64::MAX`] if there is no limit.
 pub fn max_open() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many clients the embedded broker may have, so that the rest of the service keeps
-/// the files that it needs.
+/// The most clients that the embedded broker may have, so that the rest of the service
+/// keeps the files that it needs.
 pub fn max_clients() -> u64 {
     clients_of(max_open())
 }
@@ -185,8 +188,8 @@ pub fn is_exhausted(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Counts the open files now and then, as metrics, and says when they run short. It never
-/// ends by itself.
+/// Counts the open files regularly for the metrics, and warns when they run short. Never
+/// resolves.
 pub async fn watch(metrics: Arc<Metrics>) {
     let mut shortage = Shortage::default();
     loop {
@@ -197,7 +200,8 @@ pub async fn watch(metrics: Arc<Metrics>) {
     }
 }
 
-/// How many files are open. Counting takes one more: that there is none is an answer, too.
+/// The number of open files. Counting needs one more file; if there is none, that is an
+/// answer too.
 fn open_files() -> u64 {
     match std::fs::read_dir("/proc/self/fd") {
         // The directory itself is one of them.
@@ -207,7 +211,7 @@ fn open_files() -> u64 {
     }
 }
 
-/// A shortage, if there is one.
+/// The shortage of open files, if there is one.
 #[derive(Debug, Default)]
 struct Shortage(Option<Since>);
 
@@ -217,7 +221,7 @@ struct Since {
     reminded: Instant,
 }
 
-/// What there is to say.
+/// The report that is due.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Nothing,
@@ -254,7 +258,7 @@ impl Said {
             Self::Nothing => (),
             Self::Short { open, max, seconds } => error!(
                 target: TARGET, open, max, seconds;
-                "open files run short, and new connections are refused soon; raise the limit \
+                "open files run short, and new connections will soon be refused; raise the limit \
                  (LimitNOFILE of the unit, ulimit -n)"
             ),
             Self::Over { open, max } => {
@@ -269,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_raised_as_far_as_it_may_be() {
+    fn the_limit_is_raised_as_far_as_allowed() {
         let limit = Rlimit { current: Some(1024), maximum: Some(4096) };
         let raised = raise_by(limit, |raised| {
             assert_eq!((raised.current, raised.maximum), (Some(4096), Some(4096)));
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_files_than_needed_are_refused_with_what_would_be_right() {
+    fn too_low_a_limit_is_refused_with_the_limit_that_would_be_enough() {
         let needed = Needed::default().runtimes(2).with("the database", 20);
         assert!(needed.check_against(37, 5).is_ok());
         let error = needed.check_against(36, 5).expect_err("one is missing").to_string();
@@ -315,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_is_told_repeated_and_ended() {
+    fn a_shortage_is_reported_repeated_and_ended() {
         let (mut shortage, start) = (Shortage::default(), Instant::now());
         let mut at =
             |seconds, open| shortage.judge(open, 1000, start + Duration::from_secs(seconds));

@@ -1,7 +1,7 @@
 //! A panic ends the process.
 //!
-//! actix would only drop the actor and leave a process behind that looks alive
-//! and does nothing. A supervisor restarts a dead one.
+//! actix would only drop the actor and leave a process that looks alive but does nothing.
+//! A dead process is restarted by its supervisor.
 
 use std::cell::Cell;
 use std::panic::PanicHookInfo;
@@ -15,7 +15,8 @@ use crate::logging::line_budget::{self, LineBudget};
 /// The exit code after a panic: `EX_SOFTWARE` of sysexits.
 pub const EXIT_CODE: i32 = 70;
 
-/// A client may be able to cause a panic as often as it likes.
+/// Limits the lines about panics, because a client may be able to cause as many as it
+/// likes.
 static BROKEN_CONNECTIONS: LazyLock<LineBudget> =
     LazyLock::new(|| LineBudget::new("embedded_broker", "connections that panicked"));
 
@@ -29,12 +30,12 @@ pub fn this_actor() -> Option<&'static str> {
     ACTOR.get()
 }
 
-/// Says which actor runs on this thread; each has one of its own.
+/// Records the actor that runs on this thread; each actor has its own thread.
 pub(crate) fn this_thread_is(actor: &'static str) {
     ACTOR.set(Some(actor));
 }
 
-/// From now on a panic logs which actor it was and exits with [`EXIT_CODE`].
+/// Makes every panic from now on log its actor and exit with [`EXIT_CODE`].
 pub fn end_the_process() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -42,7 +43,8 @@ pub fn end_the_process() {
         let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
         let message = message(panic);
         if thread == broker::THREAD_NAME {
-            // The task of one connection; its runtime drops it, the others go on.
+            // Only the task of one connection: its runtime drops it, and the others go
+            // on.
             BROKEN_CONNECTIONS.spend(|| {
                 error!(target: "embedded_broker", place; "a connection panicked: {message}");
             });
