@@ -19,7 +19,7 @@ use self::drain::Draining;
 pub use self::error::AppError;
 use crate::actors::alert_sink::{AlertSink, DevicesOffline};
 use crate::actors::courier::{self, Courier};
-use crate::actors::device_registry::{DeviceRegistry, Found};
+use crate::actors::device_registry::{self, DeviceRegistry, Found};
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Ticker};
@@ -151,7 +151,8 @@ impl AppBuilder {
         let metrics = Arc::new(Metrics::new());
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
-        let found = Found::read(&store, &config).await?;
+        let settings = device_registry::Settings::from(&config);
+        let found = Found::read(&store, &settings).await?;
         // Everything is bound before anything connects or delivers. So a second service
         // that is started by mistake ends here, before it throws the first off its
         // broker.
@@ -174,8 +175,8 @@ impl AppBuilder {
         let client = Client::new(&config.mqtt, &broker, clock, Arc::clone(&metrics))?;
 
         let registry = on_own_thread("device_registry", {
-            let (config, store, metrics) = (config.clone(), store.clone(), Arc::clone(&metrics));
-            move || DeviceRegistry::new(config, store, found, metrics)
+            let (store, metrics) = (store.clone(), Arc::clone(&metrics));
+            move || DeviceRegistry::new(settings, store, found, metrics)
         });
         let ingest = on_own_thread("mqtt_ingest", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
@@ -204,6 +205,21 @@ impl AppBuilder {
         }
 
         Ok(App { store, registry, ingest, ticker, courier, http, watch, embedded })
+    }
+}
+
+impl From<&Config> for device_registry::Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            instance: config.mqtt.client_id.clone(),
+            topic: config.mqtt.topic.clone(),
+            confirm_interval: config.mqtt.confirm_interval(),
+            timeout: config.heartbeat.timeout.get(),
+            flush_interval: config.heartbeat.flush_interval.get(),
+            max_clock_skew: config.heartbeat.max_clock_skew,
+            retention: config.history.retention.get(),
+            devices: config.devices.clone(),
+        }
     }
 }
 

@@ -6,48 +6,49 @@
 //! silent devices. Both run beside the mailbox, which never waits for the
 //! database, and take turns with each other.
 
+mod buffer;
 mod clock_step;
+mod database_watch;
+mod fleet_watch;
 mod flush;
+mod lines;
+mod outbox;
 mod progress;
 mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use chrono::{DateTime, Utc};
-use log::{Level, debug, error, info, warn};
+use log::info;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
-use self::clock_step::{ClockSteps, Told};
+use self::buffer::Buffer;
+use self::clock_step::{ClockSteps, tell};
+use self::database_watch::DatabaseWatch;
+use self::fleet_watch::FleetWatch;
 use self::flush::Flushed;
+use self::lines::Lines;
+pub use self::outbox::{AcknowledgeOffline, BeginDelivery, GiveUpOffline, Outbox, ReadOutbox};
 use self::progress::Progress;
 use self::sweep::{Sweep, Swept};
-use super::log_rejection;
 use crate::actors::bounds::Bounds;
-use crate::actors::outage::{Mention, Outage};
-use crate::config::{Config, DevicesConfig};
-use crate::domain::delivery::Attempt;
+use crate::actors::outage::Outage;
+use crate::config::DevicesConfig;
 use crate::domain::{
-    ClockWatch, Confirmed, Coverage, DeviceId, GapCause, Heartbeat, Interval, Pending, Reading,
-    RegistrationBudget, Rejection, Saved, Status, Transition,
+    ClockWatch, Confirmed, Coverage, GapCause, Heartbeat, Interval, Reading, Saved, Status,
+    TopicPattern,
 };
-use crate::logging::batch_log::BatchLog;
-use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, RecordingRules, StoreError};
+use crate::store::{DeviceStore, StoreError};
 
 const TARGET: &str = "device_registry";
 
-/// How often it is looked whether the database answers.
+/// The time between two looks whether the database answers.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a transaction may take before its silence is a fault. Locks are waited for
-/// half as long, see `store`.
-const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// Devices live. Replies as soon as they are in the buffer.
 #[derive(Debug, Message)]
@@ -102,50 +103,6 @@ pub struct CheckedOffline {
     pub undelivered: u64,
 }
 
-/// Reads the head of the outbox.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Outbox, StoreError>")]
-pub struct ReadOutbox {
-    /// The most transitions to read.
-    pub limit: u64,
-}
-
-/// The head of the outbox.
-#[derive(Clone, Debug, Default)]
-pub struct Outbox {
-    /// The oldest transitions that the alert sink has not taken, in order.
-    pub transitions: Vec<Transition>,
-    /// The delivery that was begun last, perhaps by an earlier process.
-    pub last: Option<Attempt>,
-}
-
-/// Note that these are about to be delivered.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), StoreError>")]
-pub struct BeginDelivery(pub Attempt);
-
-/// The alert sink has these.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), StoreError>")]
-pub struct AcknowledgeOffline {
-    /// The sequence numbers of what was delivered.
-    pub sequences: Vec<i64>,
-    /// When.
-    pub at: DateTime<Utc>,
-}
-
-/// The alert sink will never take this one.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), StoreError>")]
-pub struct GiveUpOffline {
-    /// Its sequence number.
-    pub sequence: i64,
-    /// When.
-    pub at: DateTime<Utc>,
-    /// The reason that the sink gave last.
-    pub why: String,
-}
-
 /// Write what is in the buffer, and reply when that is done.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
@@ -170,35 +127,55 @@ pub struct RegistryHealth {
     pub fleet_silent: Option<Duration>,
 }
 
-/// The actor.
-pub struct DeviceRegistry {
-    config: Config,
-    bounds: Bounds,
-    metrics: Arc<Metrics>,
-    store: DeviceStore,
-    /// Whoever writes holds it: a flush and a check take turns, first come,
-    /// first served.
-    turn: Arc<AsyncMutex<()>>,
-    progress: Arc<Progress>,
-    pending: Pending,
-    /// The heartbeats that a flush has taken out of the buffer and not written yet.
-    in_flight: Arc<AtomicUsize>,
-    coverage: Coverage,
-    saved: Saved,
-    clock: Arc<Mutex<ClockWatch>>,
-    clock_steps: ClockSteps,
-    registered: u64,
-    /// How many devices heartbeats may register now.
-    registrations: RegistrationBudget,
-    outage: Option<Outage>,
-    lines: Lines,
-    stalled: Option<Outage>,
-    failed_checks: Option<Outage>,
-    /// The time since which no device is heard although echoes come back.
-    fleet_silent: Option<Duration>,
+/// The part of the configuration that the registry needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The instance whose coverage this is: `mqtt.client_id`.
+    pub instance: String,
+    /// The topic of heartbeats.
+    pub topic: TopicPattern,
+    /// The time between two proofs that the service is listening.
+    pub confirm_interval: Duration,
+    /// The silence after which a device is offline, unless it has its own timeout.
+    pub timeout: Duration,
+    /// The time between two flushes.
+    pub flush_interval: Duration,
+    /// The skew of a device's clock above which a warning is logged.
+    pub max_clock_skew: Duration,
+    /// The time for which status changes are kept.
+    pub retention: Duration,
+    /// The devices that may register.
+    pub devices: DevicesConfig,
 }
 
-/// What the database holds at the start.
+/// The actor.
+pub struct DeviceRegistry {
+    shared: Shared,
+    buffer: Buffer,
+    coverage: Coverage,
+    saved: Saved,
+    clock_steps: ClockSteps,
+    database: DatabaseWatch,
+    fleet: FleetWatch,
+    failed_checks: Option<Outage>,
+}
+
+/// Everything that the mailbox shares with the flushes and checks beside it.
+#[derive(Clone)]
+struct Shared {
+    settings: Arc<Settings>,
+    bounds: Bounds,
+    store: DeviceStore,
+    metrics: Arc<Metrics>,
+    lines: Lines,
+    progress: Arc<Progress>,
+    clock: Arc<Mutex<ClockWatch>>,
+    /// Held by the one that writes: a flush and a check take turns, first come, first
+    /// served.
+    turn: Arc<AsyncMutex<()>>,
+}
+
+/// The content of the database at the start.
 #[derive(Debug)]
 pub struct Found {
     counts: BTreeMap<Status, u64>,
@@ -211,336 +188,165 @@ impl Found {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn read(store: &DeviceStore, config: &Config) -> Result<Self, StoreError> {
+    pub async fn read(store: &DeviceStore, settings: &Settings) -> Result<Self, StoreError> {
         let counts = store.count_by_status().await?;
-        let (ever, instance) = (DateTime::<Utc>::MIN_UTC, &config.mqtt.client_id);
+        let (ever, instance) = (DateTime::<Utc>::MIN_UTC, &settings.instance);
         let listened = store.listened(instance, ever, DateTime::<Utc>::MAX_UTC).await?;
-        let coverage = Coverage::new(config.mqtt.confirm_interval()).with(listened);
+        let coverage = Coverage::new(settings.confirm_interval).with(listened);
         Ok(Self { counts, coverage })
     }
 }
 
 impl DeviceRegistry {
     /// A registry of the devices in `store`, as it found them.
-    pub fn new(config: Config, store: DeviceStore, found: Found, metrics: Arc<Metrics>) -> Self {
-        let Found { counts, coverage } = found;
-        let DevicesConfig { registration_rate: rate, registration_burst: burst, .. } =
-            config.devices;
-        let registrations = RegistrationBudget::new(rate, burst, Instant::now());
-        let mut registry = Self {
-            pending: Pending::default(),
-            in_flight: Arc::default(),
+    pub fn new(
+        settings: Settings,
+        store: DeviceStore,
+        Found { counts, coverage }: Found,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        metrics.set_devices(&counts);
+        let progress: Arc<Progress> = Arc::default();
+        Self {
+            buffer: Buffer::new(&settings.devices, counts.values().sum()),
             saved: Saved::new(coverage.clone()),
             coverage,
-            config,
-            bounds: Bounds::default(),
-            metrics,
-            store,
-            turn: Arc::default(),
-            progress: Arc::default(),
-            clock: Arc::default(),
             clock_steps: ClockSteps::default(),
-            registered: 0,
-            registrations,
-            outage: None,
-            stalled: None,
+            database: DatabaseWatch::new(Arc::clone(&progress), Arc::clone(&metrics)),
+            fleet: FleetWatch::new(settings.timeout, settings.topic.clone()),
             failed_checks: None,
-            fleet_silent: None,
-            lines: Lines::new(),
-        };
-        registry.counted(&counts);
-        registry
+            shared: Shared {
+                settings: Arc::new(settings),
+                bounds: Bounds::default(),
+                store,
+                metrics,
+                lines: Lines::new(),
+                progress,
+                clock: Arc::default(),
+                turn: Arc::default(),
+            },
+        }
     }
 
     /// The same registry with other bounds.
     #[doc(hidden)]
     #[must_use]
-    pub fn with_bounds(self, bounds: Bounds) -> Self {
-        Self { bounds, ..self }
-    }
-
-    /// Takes in how many devices there are.
-    fn counted(&mut self, counts: &BTreeMap<Status, u64>) {
-        self.metrics.set_devices(counts);
-        self.are_registered(counts.values().sum());
-    }
-
-    /// The number of heartbeats that are not written: up to two of a device while the
-    /// database is away.
-    fn unwritten(&self) -> usize {
-        self.pending.len() + self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Gives each registered device room in the buffer, and as many others as may be
-    /// registered at all.
-    fn are_registered(&mut self, devices: u64) {
-        self.registered = devices;
-        self.pending.set_capacity(devices.saturating_add(self.config.devices.max_devices));
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.shared.bounds = bounds;
+        self
     }
 
     fn schedule_flush(&self, after: Duration, ctx: &mut Context<Self>) {
         ctx.run_later(after, |registry, ctx| {
             let began = Instant::now();
             let flush = registry.flush().map(move |_logged, registry, ctx| {
-                let interval = registry.config.heartbeat.flush_interval.get();
+                let interval = registry.shared.settings.flush_interval;
                 registry.schedule_flush(interval.saturating_sub(began.elapsed()), ctx);
             });
             ctx.spawn(flush);
         });
     }
 
-    /// Writes the buffer when its turn comes. What could not be written is back
-    /// in the buffer before anybody else has a turn; else all heartbeats that the
-    /// saved coverage vouches for are in the database.
+    /// Writes the buffer when its turn comes. Whatever could not be written is back in the
+    /// buffer before the next turn begins. If it succeeds, all heartbeats that the saved
+    /// coverage vouches for are in the database.
     fn flush(&self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
-        let turn = Arc::clone(&self.turn);
+        let turn = Arc::clone(&self.shared.turn);
         async move { turn.lock_owned().await }.into_actor(self).then(|turn, registry, _| {
-            let began = Instant::now();
-            let batch = registry.pending.take();
-            registry.in_flight.store(batch.len(), Ordering::Relaxed);
+            let batch = registry.buffer.take();
             let coverage = registry.coverage.clone();
-            let flush = flush::Flush {
-                store: registry.store.clone(),
-                metrics: Arc::clone(&registry.metrics),
-                lines: registry.lines.clone(),
-                in_flight: Arc::clone(&registry.in_flight),
-                progress: Arc::clone(&registry.progress),
-                rules: RecordingRules {
-                    auto_register: registry.config.devices.auto_register,
-                    room: registry.config.devices.max_devices.saturating_sub(registry.registered),
-                    registrations: registry.registrations.available(began),
-                    max_clock_skew: registry.config.heartbeat.max_clock_skew,
-                },
-                instance: registry.config.mqtt.client_id.clone(),
-                written_at_once: registry.bounds.written_at_once,
-                saving: registry.saved.plan(&coverage),
-            };
-            let idle = flush.is_idle(&batch);
-            let flushing = flush.write(batch).into_actor(registry);
-            flushing.map(move |flushed, registry, _| {
-                let flushed = registry.flushed(flushed, idle, began);
-                match &flushed {
-                    Ok(()) => {
-                        registry.coverage.is_saved(&coverage);
-                        registry.saved.is_now(coverage);
-                    }
-                    // It may have been committed and not been answered.
-                    Err(_) => registry.saved.may_be(&coverage),
-                }
+            let saving = registry.saved.plan(&coverage);
+            let flush = flush::Flush::new(registry.shared.clone(), &mut registry.buffer, saving);
+            flush.write(batch).into_actor(registry).map(move |flushed, registry, _| {
+                let flushed = registry.flushed(flushed);
+                registry.note_saved(coverage, flushed.is_ok());
                 drop(turn);
                 flushed
             })
         })
     }
 
-    fn flushed(
-        &mut self,
-        Flushed { written, rest, registered, result }: Flushed,
-        idle: bool,
-        began: Instant,
-    ) -> Result<(), StoreError> {
-        self.are_registered(self.registered + registered);
-        self.registrations.spend(registered);
+    fn flushed(&mut self, flushed: Flushed) -> Result<(), StoreError> {
+        let Flushed { asked, written, rest, registered, result } = flushed;
+        self.buffer.put_back(rest, registered);
+        let pending = self.buffer.len();
+        self.shared.metrics.set_pending(pending);
         match &result {
-            Ok(()) if written > 0 => {
-                let took = began.elapsed();
-                self.metrics.flushed(took.as_secs_f64());
-                debug!(target: TARGET, heartbeats = written, duration_ms = took.as_millis(); "flushed");
-            }
+            Ok(()) if asked => self.database.wrote(written),
             Ok(()) => (),
-            Err(error) => self.note_outage(error),
+            Err(error) => self.database.failed(error, pending),
         }
-        if result.is_ok() && !idle {
-            self.note_recovery(written);
-        }
-        self.pending.put_back(rest);
-        self.in_flight.store(0, Ordering::Relaxed);
-        self.metrics.set_pending(self.unwritten());
         result
     }
 
-    fn note_outage(&mut self, error: &StoreError) {
-        let (now, pending, why) = (Instant::now(), self.unwritten(), error.to_string());
-        match (Outage::note(&mut self.outage, now, why), error) {
-            (Mention::Begins, StoreError::TakenOver { .. } | StoreError::FileReplaced { .. }) => {
-                error!(target: TARGET, "{error}");
-            }
-            (Mention::Begins, _) => error!(
-                target: TARGET,
-                "{error}; heartbeats are kept and written when the database is back"
-            ),
-            (Mention::GoesOn(lasts), _) => {
-                error!(target: TARGET, seconds = lasts.as_secs(), pending; "still: {error}");
-            }
-            (Mention::Nothing, _) => (),
+    /// Notes that a flush has saved `coverage`, or that it may have: it may have been
+    /// committed and not been answered.
+    fn note_saved(&mut self, coverage: Coverage, certain: bool) {
+        if certain {
+            self.coverage.is_saved(&coverage);
+            self.saved.is_now(coverage);
+        } else {
+            self.saved.may_be(&coverage);
         }
     }
 
-    fn note_recovery(&mut self, heartbeats: usize) {
-        if let Some(outage) = self.outage.take() {
-            let seconds = outage.lasts(Instant::now()).as_secs();
-            info!(target: TARGET, seconds, heartbeats; "the database is back, nothing was lost");
-        }
-    }
-
-    /// Notices work on the database that does not get any further.
-    fn watch_progress(&mut self) {
-        let now = Instant::now();
-        tell(self.clock_steps.overdue(now));
-        let stall = self.progress.longest_wait(now).filter(|stall| stall.lasts >= STALLED_AFTER);
-        let failing = self.outage.as_ref().map_or(Duration::ZERO, |outage| outage.lasts(now));
-        self.metrics.set_stalled(stall.map_or(failing, |stall| stall.lasts.max(failing)));
-        let Some(stall) = stall else {
-            if let Some(stalled) = self.stalled.take() {
-                let seconds = (STALLED_AFTER + stalled.lasts(now)).as_secs();
-                info!(target: TARGET, seconds; "the database has answered");
-            }
-            return;
-        };
-        let (seconds, pending) = (stall.lasts.as_secs(), self.unwritten());
-        let why = format!("no answer for {seconds} s, asked to {}", stall.what);
-        if Outage::note(&mut self.stalled, now, why) != Mention::Nothing {
-            error!(
-                target: TARGET, seconds, pending;
-                "the database does not answer, asked to {}; is a table locked, or the server \
-                 gone? Heartbeats are kept",
-                stall.what
-            );
-        }
-    }
-
-    /// Compares a reading with those before it.
+    /// Compares a reading with earlier ones.
     fn observe(&mut self, now: Reading) {
-        let mut clock = self.clock.lock();
-        let before = clock.newest();
-        let Some(by) = clock.observe(now) else { return };
-        drop(clock);
-        self.coverage.forget_the_future(now.wall);
-        tell(self.clock_steps.note(by, now.wall, before));
+        let step = self.shared.clock.lock().observe(now, &mut self.coverage);
+        tell(step.and_then(|step| self.clock_steps.note(step)));
     }
 
-    /// Forgets what is proven of the future before devices are clamped into it. They
-    /// would seem to have been silent there if the clock is set forward again, which a
-    /// process that has crashed meanwhile does not notice.
-    fn forget_the_future(&mut self) {
-        let clock = self.clock.lock();
-        if let (true, Some(now)) = (clock.is_clamp_due(), clock.now()) {
-            self.coverage.forget_the_future(now);
-        }
-    }
-
-    /// Notices that the clock was turned back among the heartbeats, or since the newest
-    /// proof. Times that this leaves in the future become those of `now`.
+    /// Takes in the times of heartbeats, and corrects those that lie in the future.
     fn receive(&mut self, heartbeats: &mut [Heartbeat]) {
-        let mut clock = self.clock.lock();
-        if let Some(now) = clock.now() {
-            // Received before that reading, by a clock that was turned back since.
-            for heartbeat in heartbeats.iter_mut() {
-                heartbeat.received_at = heartbeat.received_at.min(now);
-            }
-        }
-        let times = || heartbeats.iter().map(|heartbeat| heartbeat.received_at);
-        let among = clock.received(times());
-        let Some(earliest) = times().min() else { return };
-        let since_proof = self.coverage.step_back(earliest);
-        if let Some(by) = among.max(since_proof) {
-            clock.was_set();
-            drop(clock);
-            // The newest reading may be of this clock already.
-            tell(self.clock_steps.note(-by, earliest, None));
-        }
+        let step = self.shared.clock.lock().receive(heartbeats, &mut self.coverage);
+        tell(step.and_then(|step| self.clock_steps.note(step)));
     }
 
-    /// Takes in a time that was not listened to.
+    /// Notes a time that was not listened to.
     fn note_gap(&mut self, gap: Interval, cause: GapCause) {
         let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
-        self.metrics.blind(seconds);
-        if cause == GapCause::ClockStep {
-            return tell(self.clock_steps.note_gap(gap));
+        self.shared.metrics.blind(seconds);
+        match cause {
+            GapCause::ClockStep => tell(self.clock_steps.note_gap(gap)),
+            cause => lines::gap(gap, cause, seconds),
         }
-        let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
-        warn!(
-            target: TARGET, seconds, from, until, cause = cause.as_str();
-            "{cause}; no device's silence counts in this time"
-        );
     }
 
-    /// A device's heartbeat was thrown away for want of room. It may be a registered
-    /// one's: silence must not count across it.
-    fn lost(&mut self, rejections: &[Rejection], at: DateTime<Utc>) {
-        if rejections.is_empty() {
-            return;
-        }
-        self.coverage.interrupt(at, GapCause::Shed);
-        self.lines.reject(&self.metrics, rejections);
-    }
-
-    /// Says if the whole fleet falls silent while echoes come back: more likely than its
-    /// death is that the broker keeps its heartbeats from this client.
-    fn watch_fleet(&mut self, proven_until: DateTime<Utc>) {
-        let Some(heard) = self.clock.lock().last_received() else { return };
+    /// Holds the fleet's silence against what is proven up to `until`.
+    fn watch_fleet(&mut self, until: DateTime<Utc>) {
+        let Some(heard) = self.shared.clock.lock().last_received() else { return };
         // A gap is no silence, here as anywhere.
-        let silent = self.coverage.intervals().covered(heard, proven_until);
-        let silent = silent.to_std().unwrap_or_default();
-        if silent < self.config.heartbeat.timeout.get() / 2 {
-            return;
-        }
-        if self.fleet_silent.replace(silent).is_none() {
-            let (seconds, topic) = (silent.as_secs(), &self.config.mqtt.topic);
-            error!(
-                target: TARGET, seconds;
-                "no device is heard any more, yet echoes come back: if the devices live, the \
-                 broker keeps their heartbeats from this client; look at its rights for \
-                 {topic} and at its queue limits"
-            );
-        }
+        let silent = self.coverage.intervals().covered(heard, until);
+        self.fleet.listened(silent.to_std().unwrap_or_default());
     }
 
-    fn fleet_is_heard(&mut self) {
-        if let Some(silent) = self.fleet_silent.take() {
-            info!(target: TARGET, seconds = silent.as_secs(); "devices are heard again");
-        }
-    }
-
-    /// Writes something to the database when nothing else does.
-    fn in_turn<T: 'static>(
-        &self,
-        write: impl AsyncFnOnce(DeviceStore) -> Result<T, StoreError> + 'static,
-    ) -> ResponseFuture<Result<T, StoreError>> {
-        let (store, turn) = (self.store.clone(), Arc::clone(&self.turn));
-        Box::pin(async move {
-            let _turn = turn.lock_owned().await;
-            write(store).await
-        })
+    /// Looks for a step of the clock, and for work on the database, that takes too long.
+    fn watch(&mut self) {
+        let now = Instant::now();
+        tell(self.clock_steps.overdue(now));
+        self.database.look(now, self.buffer.len());
     }
 
     /// Gathers what a check needs once it has its turn, apart from the actor itself.
     fn sweep(&self, now: DateTime<Utc>, base: u64) -> Sweep {
         Sweep {
-            store: self.store.clone(),
-            turn: Arc::clone(&self.turn),
-            bounds: self.bounds,
-            metrics: Arc::clone(&self.metrics),
-            lines: self.lines.clone(),
-            progress: Arc::clone(&self.progress),
-            clock: Arc::clone(&self.clock),
+            shared: self.shared.clone(),
             clamped: self.clock_steps.clamped(),
             base,
             coverage: self.saved.coverage().clone(),
-            timeout: self.config.heartbeat.timeout.get(),
-            instance: self.config.mqtt.client_id.clone(),
-            retention: self.config.history.retention.get(),
             now,
         }
     }
 
     fn swept(&mut self, swept: Swept, began: Instant, at: DateTime<Utc>) -> CheckedOffline {
         let Swept { newly_offline, outbox, counts, longest } = swept;
-        let Bounds { coverage_kept, max_intervals, .. } = self.bounds;
-        self.coverage.prune(longest.max(coverage_kept), max_intervals);
-        self.counted(&counts);
-        self.metrics.set_outbox(&outbox, at);
-        self.metrics.checked(began.elapsed().as_secs_f64(), at);
+        let Shared { bounds: Bounds { coverage_kept, max_intervals, .. }, metrics, .. } =
+            &self.shared;
+        self.coverage.prune(longest.max(*coverage_kept), *max_intervals);
+        self.buffer.are_registered(counts.values().sum());
+        metrics.set_devices(&counts);
+        metrics.set_outbox(&outbox, at);
+        metrics.checked(began.elapsed().as_secs_f64(), at);
         if let Some(failed) = self.failed_checks.take() {
             let seconds = failed.lasts(Instant::now()).as_secs();
             info!(target: TARGET, seconds; "checks get through again");
@@ -549,9 +355,15 @@ impl DeviceRegistry {
     }
 
     fn check_failed(&mut self, error: &CheckError) {
-        self.metrics.check_failed();
+        self.shared.metrics.check_failed();
         // The ticker says it.
         Outage::note(&mut self.failed_checks, Instant::now(), error.to_string());
+    }
+
+    /// Tells of a step of the clock of which all is known now that a check has ended.
+    fn tell_of_the_clock(&mut self, now: Reading) {
+        tell(self.clock_steps.checked(now));
+        self.clock_steps.tell_of_others();
     }
 }
 
@@ -559,8 +371,8 @@ impl Actor for DeviceRegistry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.schedule_flush(self.config.heartbeat.flush_interval.get(), ctx);
-        ctx.run_interval(WATCH_INTERVAL, |registry, _| registry.watch_progress());
+        self.schedule_flush(self.shared.settings.flush_interval, ctx);
+        ctx.run_interval(WATCH_INTERVAL, |registry, _| registry.watch());
     }
 }
 
@@ -569,14 +381,17 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
 
     fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) {
         let RecordHeartbeats { mut heartbeats, now } = message;
-        self.metrics.heartbeats_accepted(heartbeats.len() as u64);
+        self.shared.metrics.heartbeats_accepted(heartbeats.len() as u64);
         self.observe(now);
         self.receive(&mut heartbeats);
-        self.fleet_is_heard();
-        let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
-        let full: Vec<_> = merged.filter_map(Result::err).collect();
-        self.lost(&full, now.wall);
-        self.metrics.set_pending(self.unwritten());
+        self.fleet.heard();
+        let full = self.buffer.merge(heartbeats);
+        if !full.is_empty() {
+            // It may be a registered device's: silence must not count across it.
+            self.coverage.interrupt(now.wall, GapCause::Shed);
+            self.shared.lines.reject(&self.shared.metrics, &full);
+        }
+        self.shared.metrics.set_pending(self.buffer.len());
     }
 }
 
@@ -594,11 +409,8 @@ impl Handler<ConfirmListening> for DeviceRegistry {
                 tell(self.clock_steps.proven());
             }
             Confirmed::SteppedBack { by } => {
-                let mut clock = self.clock.lock();
-                let before = clock.newest();
-                clock.was_set();
-                drop(clock);
-                tell(self.clock_steps.note(-by, until, before));
+                let step = self.shared.clock.lock().set_back(by, until);
+                tell(self.clock_steps.note(step));
             }
         }
         self.watch_fleet(until);
@@ -615,78 +427,28 @@ impl Handler<CheckOffline> for DeviceRegistry {
     ) -> Self::Result {
         let began = Instant::now();
         self.observe(now);
-        self.forget_the_future();
-        let (at, base) = (now.wall, self.clock.lock().base());
+        let clock = self.shared.clock.lock();
+        clock.before_clamping(&mut self.coverage);
+        let (at, base) = (now.wall, clock.base());
+        drop(clock);
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
             let sweep = flushed.map(|()| registry.sweep(at, base));
-            let clamp = sweep.is_ok() && registry.clock.lock().take_clamp_due();
-            async move {
-                let swept = async { sweep?.run(clamp).await }.await;
-                (swept, clamp)
-            }
-            .into_actor(registry)
+            async { sweep?.run().await }.into_actor(registry)
         });
-        Box::pin(check.map(move |(swept, clamp), registry, _| {
+        Box::pin(check.map(move |swept, registry, _| {
             // Another check follows at once on one that the clock has made worthless.
             if !matches!(swept, Err(CheckError::ClockSet)) {
-                tell(registry.clock_steps.checked(now));
-                registry.clock_steps.tell_of_others();
+                registry.tell_of_the_clock(now);
             }
             match swept {
                 Ok(swept) => Ok(registry.swept(swept, began, at)),
                 Err(error) => {
-                    if clamp {
-                        registry.clock.lock().clamp_again();
-                    }
                     registry.check_failed(&error);
                     Err(error)
                 }
             }
         }))
-    }
-}
-
-impl Handler<ReadOutbox> for DeviceRegistry {
-    type Result = ResponseFuture<Result<Outbox, StoreError>>;
-
-    fn handle(&mut self, ReadOutbox { limit }: ReadOutbox, _: &mut Context<Self>) -> Self::Result {
-        let store = self.store.clone();
-        Box::pin(async move {
-            let transitions = store.undelivered_offline(limit).await?;
-            let last = if transitions.is_empty() { None } else { store.last_delivery().await? };
-            Ok(Outbox { transitions, last })
-        })
-    }
-}
-
-impl Handler<BeginDelivery> for DeviceRegistry {
-    type Result = ResponseFuture<Result<(), StoreError>>;
-
-    fn handle(
-        &mut self,
-        BeginDelivery(attempt): BeginDelivery,
-        _: &mut Context<Self>,
-    ) -> Self::Result {
-        self.in_turn(async move |store| store.begin_delivery(&attempt).await)
-    }
-}
-
-impl Handler<AcknowledgeOffline> for DeviceRegistry {
-    type Result = ResponseFuture<Result<(), StoreError>>;
-
-    fn handle(&mut self, message: AcknowledgeOffline, _: &mut Context<Self>) -> Self::Result {
-        let AcknowledgeOffline { sequences, at } = message;
-        self.in_turn(async move |store| store.acknowledge_offline(&sequences, at).await)
-    }
-}
-
-impl Handler<GiveUpOffline> for DeviceRegistry {
-    type Result = ResponseFuture<Result<(), StoreError>>;
-
-    fn handle(&mut self, message: GiveUpOffline, _: &mut Context<Self>) -> Self::Result {
-        let GiveUpOffline { sequence, at, why } = message;
-        self.in_turn(async move |store| store.give_up_offline(sequence, at, &why).await)
     }
 }
 
@@ -704,71 +466,11 @@ impl Handler<ReportHealth> for DeviceRegistry {
     type Result = RegistryHealth;
 
     fn handle(&mut self, _: ReportHealth, _: &mut Context<Self>) -> RegistryHealth {
-        let fault = |outage: Option<&Outage>| outage.map_or(Ok(()), |o| Err(o.why().to_owned()));
         RegistryHealth {
-            pending: self.unwritten(),
-            database: fault(self.outage.as_ref().or(self.stalled.as_ref())),
-            checks: fault(self.failed_checks.as_ref()),
-            fleet_silent: self.fleet_silent,
+            pending: self.buffer.len(),
+            database: self.database.fault(),
+            checks: Outage::fault(self.failed_checks.as_ref()),
+            fleet_silent: self.fleet.silent(),
         }
-    }
-}
-
-fn tell(step: Option<Told>) {
-    if let Some(step) = step {
-        step.tell();
-    }
-}
-
-/// The log of a flush and a check, bounded however often they run.
-#[derive(Clone)]
-struct Lines {
-    changes: BatchLog,
-    skews: BatchLog,
-    payloads: BatchLog,
-    rejections: LineBudget,
-}
-
-impl Lines {
-    fn new() -> Self {
-        Self {
-            changes: BatchLog::new(TARGET, Level::Info, "status changes"),
-            skews: BatchLog::new(TARGET, Level::Warn, "devices with a skewed clock"),
-            payloads: BatchLog::new(TARGET, Level::Warn, "devices with an unreadable payload"),
-            rejections: LineBudget::new(TARGET, "rejected heartbeats"),
-        }
-    }
-
-    fn reject(&self, metrics: &Metrics, rejections: &[Rejection]) {
-        for rejection in rejections {
-            metrics.rejected(rejection);
-            self.rejections.spend(|| log_rejection(TARGET, rejection));
-        }
-    }
-
-    fn transitions(&self, transitions: &[Transition]) {
-        self.changes.log(transitions, |level, transition| {
-            let Transition { device_id: device, from, to, .. } = transition;
-            log::log!(target: TARGET, level, device, from, to; "status changed");
-        });
-    }
-
-    fn skews(&self, skewed: &[(DeviceId, i64)], bound: Duration) {
-        self.skews.log(skewed, |level, (device, skew_ms)| {
-            log::log!(
-                target: TARGET, level, device, skew_ms;
-                "the device's clock is off by more than {}; it decides nothing",
-                crate::duration::format(bound)
-            );
-        });
-    }
-
-    fn payloads(&self, unreadable: &[(DeviceId, String)]) {
-        self.payloads.log(unreadable, |level, (device, why)| {
-            log::log!(
-                target: TARGET, level, device;
-                "the device lives, but its payload cannot be read: {why}"
-            );
-        });
     }
 }

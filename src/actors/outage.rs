@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-/// How often an outage that goes on is mentioned again.
-const REMINDER: Duration = Duration::from_secs(30);
+/// The time after which an outage that goes on is mentioned again.
+pub const REMINDER: Duration = Duration::from_secs(30);
 
 /// An outage that goes on.
 #[derive(Clone, Debug)]
@@ -29,18 +29,28 @@ impl Outage {
     /// Notes at `now` that something is away, and why. Returns what is to be said of it.
     pub fn note(outage: &mut Option<Self>, now: Instant, why: String) -> Mention {
         let Some(outage) = outage else {
-            *outage = Some(Self { since: now, mentioned: now, why });
+            *outage = Some(Self::begin(now, why));
             return Mention::Begins;
         };
         outage.why = why;
-        if now.saturating_duration_since(outage.mentioned) < REMINDER {
-            return Mention::Nothing;
-        }
-        outage.mentioned = now;
-        Mention::GoesOn(outage.lasts(now))
+        outage.remind(now).map_or(Mention::Nothing, Mention::GoesOn)
     }
 
-    /// How long it has lasted.
+    /// An outage that begins at `now`, which is said elsewhere.
+    pub fn begin(now: Instant, why: String) -> Self {
+        Self { since: now, mentioned: now, why }
+    }
+
+    /// Returns how long it has lasted if it is to be mentioned again.
+    pub fn remind(&mut self, now: Instant) -> Option<Duration> {
+        if now.saturating_duration_since(self.mentioned) < REMINDER {
+            return None;
+        }
+        self.mentioned = now;
+        Some(self.lasts(now))
+    }
+
+    /// The time for which it has lasted.
     pub fn lasts(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
     }
@@ -48,6 +58,11 @@ impl Outage {
     /// The newest reason.
     pub fn why(&self) -> &str {
         &self.why
+    }
+
+    /// The newest reason as a fault, if there is an outage.
+    pub fn fault(outage: Option<&Self>) -> Result<(), String> {
+        outage.map_or(Ok(()), |outage| Err(outage.why.clone()))
     }
 }
 

@@ -18,7 +18,7 @@ pub mod status;
 mod timestamp;
 mod topic;
 
-pub use clock_watch::ClockWatch;
+pub use clock_watch::{ClockStep, ClockWatch};
 pub use coverage::{
     Change, Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals, Listened,
     Saved, Saving,

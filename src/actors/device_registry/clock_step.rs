@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use log::{info, warn};
 
 use super::TARGET;
-use crate::domain::{GapCause, Interval, Reading};
+use crate::domain::{ClockStep, GapCause, Interval, Reading};
 
 /// How long a step may wait to be told: longer than `heartbeat.check_interval` is by
 /// default.
@@ -63,20 +63,14 @@ impl ClockSteps {
         Arc::clone(&self.clamped)
     }
 
-    /// Notes that the clock was set by so much, at least, since `before`, and shows `at`.
-    /// Returns an earlier step that this one is not part of.
+    /// Notes a step. Returns an earlier one that this one is not part of.
     #[must_use]
-    pub(super) fn note(
-        &mut self,
-        by: TimeDelta,
-        at: DateTime<Utc>,
-        before: Option<Reading>,
-    ) -> Option<Told> {
+    pub(super) fn note(&mut self, ClockStep { by, at, before }: ClockStep) -> Option<Told> {
         let is_other = |known: TimeDelta| (known < TimeDelta::zero()) != (by < TimeDelta::zero());
         let other = self.untold.as_ref().and_then(|step| step.by).is_some_and(is_other);
         let told = if other { self.take() } else { None };
         let step = self.untold.get_or_insert_with(|| Step::noticed(at));
-        // Whoever notices it from what was received in between knows of less.
+        // An observer that noticed it from what was received in between knows of less.
         step.by = step.by.into_iter().chain([by]).max_by_key(TimeDelta::abs);
         step.before = step.before.or(before);
         told
@@ -164,9 +158,15 @@ impl Step {
     }
 }
 
+/// Writes the line about a step, if there is one to be told.
+pub(super) fn tell(step: Option<Told>) {
+    if let Some(step) = step {
+        step.tell();
+    }
+}
+
 impl Told {
-    /// Writes the line.
-    pub(super) fn tell(self) {
+    fn tell(self) {
         let Self { at, by, gap, devices } = self;
         let amount = by.or(gap.map(|gap| gap.length())).unwrap_or_default();
         let seconds = amount.num_milliseconds().abs() as f64 / 1000.0;
@@ -221,6 +221,10 @@ mod tests {
         }
     }
 
+    fn step(by: TimeDelta, at: DateTime<Utc>, before: Option<Reading>) -> ClockStep {
+        ClockStep { by, at, before }
+    }
+
     const BACK: TimeDelta = TimeDelta::milliseconds(-9_000);
     const FORWARD: TimeDelta = TimeDelta::milliseconds(90_000);
 
@@ -229,8 +233,8 @@ mod tests {
         let machine = Machine(Instant::now());
         let mut steps = ClockSteps::default();
         // A late echo knows of less, and so does the order of heartbeats.
-        assert_eq!(steps.note(BACK, at(11_000), Some(machine.reading(20_000, 20_000))), None);
-        assert_eq!(steps.note(TimeDelta::milliseconds(-3), at(10_997), None), None);
+        assert_eq!(steps.note(step(BACK, at(11_000), Some(machine.reading(20_000, 20_000)))), None);
+        assert_eq!(steps.note(step(TimeDelta::milliseconds(-3), at(10_997), None)), None);
         assert_eq!(steps.proven(), None);
         steps.clamped().fetch_add(5, Ordering::Relaxed);
         let said = steps.checked(machine.reading(25_000, 15_000));
@@ -247,11 +251,11 @@ mod tests {
             let before = Some(machine.reading(20_000, 20_000));
             if echo_first {
                 assert_eq!((steps.note_gap(blind), steps.proven()), (None, None));
-                assert_eq!(steps.note(FORWARD, at(111_000), before), None);
+                assert_eq!(steps.note(step(FORWARD, at(111_000), before)), None);
                 let said = steps.checked(machine.reading(21_000, 111_000));
                 assert_eq!(said, told(Some(90_000), Some(blind), 0, at(110_000)));
             } else {
-                assert_eq!(steps.note(FORWARD, at(110_500), before), None);
+                assert_eq!(steps.note(step(FORWARD, at(110_500), before)), None);
                 assert_eq!(steps.checked(machine.reading(20_500, 110_500)), None, "no proof yet");
                 assert_eq!(steps.note_gap(blind), None);
                 assert_eq!(steps.proven(), told(Some(90_000), Some(blind), 0, at(110_500)));
@@ -262,8 +266,11 @@ mod tests {
     #[test]
     fn a_step_to_and_a_step_back_are_two() {
         let mut steps = ClockSteps::default();
-        assert_eq!(steps.note(FORWARD, at(99_000), None), None);
-        assert_eq!(steps.note(-FORWARD, at(9_500), None), told(Some(90_000), None, 0, at(99_000)));
+        assert_eq!(steps.note(step(FORWARD, at(99_000), None)), None);
+        assert_eq!(
+            steps.note(step(-FORWARD, at(9_500), None)),
+            told(Some(90_000), None, 0, at(99_000))
+        );
         assert_eq!(steps.take(), told(Some(-90_000), None, 0, at(9_500)));
         let gaps = [gap(1, 2), gap(3, 4)];
         assert_eq!(steps.note_gap(gaps[0]), None);
@@ -274,11 +281,11 @@ mod tests {
     fn a_step_of_which_nothing_more_becomes_known_is_told_after_two_checks_or_in_time() {
         let machine = Machine(Instant::now());
         let mut steps = ClockSteps::default();
-        assert_eq!(steps.note(BACK, at(11_000), None), None);
+        assert_eq!(steps.note(step(BACK, at(11_000), None)), None);
         assert_eq!(steps.checked(machine.reading(25_000, 15_000)), None);
         let said = steps.checked(machine.reading(26_000, 16_000));
         assert_eq!(said, told(Some(-9_000), None, 0, at(11_000)));
-        assert_eq!(steps.note(BACK, at(11_000), None), None);
+        assert_eq!(steps.note(step(BACK, at(11_000), None)), None);
         assert_eq!(steps.overdue(Instant::now()), None);
         let late = Instant::now() + TOLD_WITHIN;
         assert_eq!(steps.overdue(late), told(Some(-9_000), None, 0, at(11_000)));

@@ -3,58 +3,67 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use super::Lines;
-use super::progress::Progress;
+use log::debug;
+
+use super::buffer::Buffer;
+use super::{Settings, Shared, TARGET};
 use crate::domain::{Batch, Change, Heartbeat, Saving};
-use crate::metrics::Metrics;
-use crate::store::{DeviceStore, Proven, Recorded, RecordingRules, StoreError};
+use crate::store::{Proven, Recorded, RecordingRules, StoreError};
 
 /// How many heartbeats are sorted sooner than another thread has begun to.
 const SORTED_AT_ONCE: usize = 5_000;
 
 /// One flush.
 pub(super) struct Flush {
-    pub(super) store: DeviceStore,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) lines: Lines,
-    pub(super) progress: Arc<Progress>,
+    shared: Shared,
     /// The number of heartbeats that are still to be written.
-    pub(super) in_flight: Arc<AtomicUsize>,
-    pub(super) rules: RecordingRules,
-    /// Whose coverage is saved with the heartbeats: `mqtt.client_id`.
-    pub(super) instance: String,
-    pub(super) written_at_once: usize,
-    pub(super) saving: Saving,
+    in_flight: Arc<AtomicUsize>,
+    rules: RecordingRules,
+    saving: Saving,
+    began: Instant,
 }
 
-/// What came of it.
+/// The result of a flush.
 #[derive(Debug)]
 pub(super) struct Flushed {
+    /// False if there was nothing to write.
+    pub(super) asked: bool,
     pub(super) written: usize,
-    /// What is not written, if it failed; else empty, with the batch's room.
+    /// The heartbeats that are not written, if it failed. Otherwise empty, with the room of
+    /// the batch.
     pub(super) rest: Vec<Heartbeat>,
     pub(super) registered: u64,
     pub(super) result: Result<(), StoreError>,
 }
 
 impl Flush {
-    /// True if there is nothing to write.
-    pub(super) fn is_idle(&self, batch: &Batch) -> bool {
-        batch.is_empty() && self.saving.only.is_none()
+    /// A flush of what was taken out of `buffer`, and of what is proven.
+    pub(super) fn new(shared: Shared, buffer: &mut Buffer, saving: Saving) -> Self {
+        let began = Instant::now();
+        let Settings { devices, max_clock_skew, .. } = &*shared.settings;
+        let rules = RecordingRules {
+            auto_register: devices.auto_register,
+            room: buffer.room(),
+            registrations: buffer.registrations(began),
+            max_clock_skew: *max_clock_skew,
+        };
+        Self { shared, in_flight: buffer.in_flight(), rules, saving, began }
     }
 
     /// Writes the heartbeats, one portion after the other, and with them what is proven.
     pub(super) async fn write(mut self, batch: Batch) -> Flushed {
+        let asked = !batch.is_empty() || self.saving.only.is_some();
         let mut batch = sorted(batch).await;
         self.in_flight.store(batch.len(), Ordering::Relaxed);
-        let working = self.progress.begin("record heartbeats");
+        let working = self.shared.progress.begin("record heartbeats");
         let (mut written, mut registered) = (0, 0);
         let result = loop {
-            let end = batch.len().min(written + self.written_at_once);
+            let end = batch.len().min(written + self.shared.bounds.written_at_once);
             let proven = self.proven(written == 0, end == batch.len());
             let portion = &batch[written..end];
-            match self.store.update_last_seen(portion, self.rules, &proven).await {
+            match self.shared.store.update_last_seen(portion, self.rules, &proven).await {
                 Ok(recorded) => {
                     self.rules = self.rules.after(recorded.registered);
                     registered += recorded.registered;
@@ -70,7 +79,12 @@ impl Flush {
             }
         };
         batch.drain(..written);
-        Flushed { written, rest: batch, registered, result }
+        if result.is_ok() && written > 0 {
+            let took = self.began.elapsed();
+            self.shared.metrics.flushed(took.as_secs_f64());
+            debug!(target: TARGET, heartbeats = written, duration_ms = took.as_millis(); "flushed");
+        }
+        Flushed { asked, written, rest: batch, registered, result }
     }
 
     /// What goes with a portion, see [`Saving`].
@@ -82,16 +96,16 @@ impl Flush {
             (false, true) => last.as_ref(),
             (false, false) => None,
         };
-        Proven { instance: self.instance.clone(), change: change.cloned() }
+        Proven { instance: self.shared.settings.instance.clone(), change: change.cloned() }
     }
 
     fn report(&self, recorded: &Recorded) {
-        self.metrics.registered(recorded.registered);
-        self.metrics.changed(&recorded.transitions);
-        self.lines.transitions(&recorded.transitions);
-        self.lines.reject(&self.metrics, &recorded.rejections);
-        self.lines.skews(&recorded.skewed, self.rules.max_clock_skew);
-        self.lines.payloads(&recorded.unreadable);
+        self.shared.metrics.registered(recorded.registered);
+        self.shared.metrics.changed(&recorded.transitions);
+        self.shared.lines.transitions(&recorded.transitions);
+        self.shared.lines.reject(&self.shared.metrics, &recorded.rejections);
+        self.shared.lines.skews(&recorded.skewed, self.rules.max_clock_skew);
+        self.shared.lines.payloads(&recorded.unreadable);
     }
 }
 

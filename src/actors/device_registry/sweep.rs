@@ -8,33 +8,21 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use log::{info, warn};
-use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use tokio::sync::MutexGuard;
 
-use super::progress::{Progress, Work};
-use super::{CheckError, Lines, TARGET};
-use crate::actors::bounds::Bounds;
-use crate::domain::{ClockWatch, Coverage, Cutoffs, DeviceId, Status};
-use crate::metrics::Metrics;
-use crate::store::{DeviceStore, Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
+use super::progress::Work;
+use super::{CheckError, Shared, TARGET};
+use crate::domain::{Coverage, Cutoffs, DeviceId, Status};
+use crate::store::{Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
 
 /// One check, after the buffer was written.
 pub(super) struct Sweep {
-    pub(super) store: DeviceStore,
-    pub(super) turn: Arc<AsyncMutex<()>>,
-    pub(super) bounds: Bounds,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) lines: Lines,
-    pub(super) progress: Arc<Progress>,
-    pub(super) clock: Arc<Mutex<ClockWatch>>,
+    pub(super) shared: Shared,
     /// Counts the devices whose last_seen_at was in the future of the clock.
     pub(super) clamped: Arc<AtomicU64>,
     /// The time base to which `coverage` and `now` belong.
     pub(super) base: u64,
     pub(super) coverage: Coverage,
-    pub(super) timeout: Duration,
-    pub(super) instance: String,
-    pub(super) retention: Duration,
     pub(super) now: DateTime<Utc>,
 }
 
@@ -48,26 +36,31 @@ pub(super) struct Swept {
 }
 
 impl Sweep {
-    pub(super) async fn run(&self, clamp: bool) -> Result<Swept, CheckError> {
+    /// Clamps devices from the future if that is due, marks the silent ones and tidies up.
+    pub(super) async fn run(&self) -> Result<Swept, CheckError> {
+        let clamp = self.shared.clock.lock().take_clamp_due();
         let swept = self.sweep(clamp).await;
+        if clamp && swept.is_err() {
+            self.shared.clock.lock().clamp_again();
+        }
         self.tell_of_unreadable();
         swept
     }
 
     async fn sweep(&self, clamp: bool) -> Result<Swept, CheckError> {
-        let work = self.progress.begin("check for silent devices");
+        let work = self.shared.progress.begin("check for silent devices");
         if clamp {
             self.clamp_future(&work).await?;
         }
-        let own = self.store.own_timeouts().await?;
-        let longest = own.iter().copied().fold(self.timeout, Duration::max);
+        let own = self.shared.store.own_timeouts().await?;
+        let longest = own.iter().copied().fold(self.shared.settings.timeout, Duration::max);
         let newly_offline = self.check_offline_devices(&own, &work).await?;
-        self.store.find_unknown_statuses().await?;
+        self.shared.store.find_unknown_statuses().await?;
         self.tidy(&work).await?;
         Ok(Swept {
             newly_offline,
-            outbox: self.store.outbox_size().await?,
-            counts: self.store.count_by_status().await?,
+            outbox: self.shared.store.outbox_size().await?,
+            counts: self.shared.store.count_by_status().await?,
             longest,
         })
     }
@@ -77,8 +70,8 @@ impl Sweep {
     /// A clock that was set in the meantime makes this check worthless: its cutoffs
     /// are of the old clock, and flushes of the new one may have come in between.
     async fn turn(&self) -> Result<MutexGuard<'_, ()>, CheckError> {
-        let turn = self.turn.lock().await;
-        if self.clock.lock().base() != self.base {
+        let turn = self.shared.turn.lock().await;
+        if self.shared.clock.lock().base() != self.base {
             return Err(CheckError::ClockSet);
         }
         Ok(turn)
@@ -88,13 +81,13 @@ impl Sweep {
     /// that was removed there would not be registered again.
     async fn clamp_future(&self, work: &Work) -> Result<(), CheckError> {
         let turn = self.turn().await?;
-        self.store.clamp_removals(self.latest()).await?;
+        self.shared.store.clamp_removals(self.latest()).await?;
         drop(turn);
         work.step();
-        let at_once = self.bounds.marked_at_once as u64;
+        let at_once = self.shared.bounds.marked_at_once as u64;
         loop {
             let turn = self.turn().await?;
-            let clamped = self.store.clamp_last_seen(self.latest(), at_once).await?;
+            let clamped = self.shared.store.clamp_last_seen(self.latest(), at_once).await?;
             drop(turn);
             work.step();
             self.clamped.fetch_add(clamped, Ordering::Relaxed);
@@ -107,7 +100,7 @@ impl Sweep {
     /// The latest time that has passed: later than this check's own, if flushes came in
     /// between.
     fn latest(&self) -> DateTime<Utc> {
-        self.clock.lock().now().map_or(self.now, |now| now.max(self.now))
+        self.shared.clock.lock().now().map_or(self.now, |now| now.max(self.now))
     }
 
     /// Finds the silent devices and marks them offline. Returns how many went
@@ -117,16 +110,17 @@ impl Sweep {
         own: &[Duration],
         work: &Work,
     ) -> Result<u64, CheckError> {
-        let cutoffs = self.coverage.cutoffs(self.now, self.timeout, own);
+        let cutoffs = self.coverage.cutoffs(self.now, self.shared.settings.timeout, own);
         let mut newly_offline = 0;
         let mut from = Some(StaleFrom::default());
         while let Some(page) = from {
             let stale = self
+                .shared
                 .store
-                .get_stale_devices(&cutoffs, &page, self.bounds.stale_at_once as u64)
+                .get_stale_devices(&cutoffs, &page, self.shared.bounds.stale_at_once as u64)
                 .await?;
             let mut marked = 0;
-            for devices in stale.devices.chunks(self.bounds.marked_at_once) {
+            for devices in stale.devices.chunks(self.shared.bounds.marked_at_once) {
                 marked += self.mark(devices, &cutoffs).await?;
                 work.step();
             }
@@ -139,11 +133,11 @@ impl Sweep {
 
     /// Rows that cannot be read stop no check, and are told with each.
     fn tell_of_unreadable(&self) {
-        let Unreadable { count, examples } = self.store.take_unreadable();
+        let Unreadable { count, examples } = self.shared.store.take_unreadable();
         if count == 0 {
             return;
         }
-        self.metrics.unreadable(count);
+        self.shared.metrics.unreadable(count);
         let rows = examples.join("; ");
         warn!(
             target: TARGET, count, rows;
@@ -154,11 +148,13 @@ impl Sweep {
 
     async fn mark(&self, devices: &[DeviceId], cutoffs: &Cutoffs) -> Result<u64, CheckError> {
         let turn = self.turn().await?;
-        let grounds = Grounds { cutoffs, coverage: &self.coverage, instance: &self.instance };
-        let transitions = self.store.mark_devices_offline(devices, grounds, self.now).await?;
+        let grounds =
+            Grounds { cutoffs, coverage: &self.coverage, instance: &self.shared.settings.instance };
+        let transitions =
+            self.shared.store.mark_devices_offline(devices, grounds, self.now).await?;
         drop(turn);
-        self.metrics.changed(&transitions);
-        self.lines.transitions(&transitions);
+        self.shared.metrics.changed(&transitions);
+        self.shared.lines.transitions(&transitions);
         Ok(transitions.len() as u64)
     }
 
@@ -166,23 +162,31 @@ impl Sweep {
     ///
     /// It cannot be undone, so it is not done by a clock that may be wrong.
     async fn tidy(&self, work: &Work) -> Result<(), CheckError> {
-        if self.clock.lock().steady_for() < self.bounds.steady_before_pruning {
+        if self.shared.clock.lock().steady_for() < self.shared.bounds.steady_before_pruning {
             return Ok(());
         }
-        let Some(before) = TimeDelta::from_std(self.retention)
+        let Some(before) = TimeDelta::from_std(self.shared.settings.retention)
             .ok()
             .and_then(|retention| self.now.checked_sub_signed(retention))
         else {
             return Ok(());
         };
         let turn = self.turn().await?;
-        let pruned = self.store.prune_history(before, self.bounds.pruned_at_once).await?;
+        let pruned =
+            self.shared.store.prune_history(before, self.shared.bounds.pruned_at_once).await?;
         work.step();
         if let Some(needed) = self.coverage.proven_since() {
             let before = before.min(needed);
-            self.store.prune_listened(&self.instance, before, self.bounds.pruned_at_once).await?;
+            self.shared
+                .store
+                .prune_listened(
+                    &self.shared.settings.instance,
+                    before,
+                    self.shared.bounds.pruned_at_once,
+                )
+                .await?;
         }
-        self.store.prune_removals(self.now).await?;
+        self.shared.store.prune_removals(self.now).await?;
         drop(turn);
         work.step();
         if pruned > 0 {

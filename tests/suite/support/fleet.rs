@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::Config;
 use heartbeatd::actors::device_registry::{
     AcknowledgeOffline, CheckOffline, CheckedOffline, ConfirmListening, DeviceRegistry, Flush,
-    Found, ReadOutbox, RecordHeartbeats,
+    Found, ReadOutbox, RecordHeartbeats, Settings,
 };
 use heartbeatd::clock::Reading;
 use heartbeatd::config::NonZeroDuration;
@@ -75,10 +75,11 @@ impl Fleet {
         // However much time a test skips, it has been listened to.
         config.mqtt.echo_interval = Some(non_zero(Duration::from_secs(365 * 24 * 60 * 60)));
         change(&mut config);
-        let found = Found::read(&store, &config).await.expect("it reads");
+        let settings = Settings::from(&config);
+        let found = Found::read(&store, &settings).await.expect("it reads");
         let metrics = Arc::new(Metrics::new());
         let registry =
-            DeviceRegistry::new(config, store.clone(), found, Arc::clone(&metrics)).start();
+            DeviceRegistry::new(settings, store.clone(), found, Arc::clone(&metrics)).start();
         let fleet = Self { registry, store, metrics, database };
         fleet.listening(start()).await;
         fleet
@@ -86,10 +87,10 @@ impl Fleet {
 
     /// The registry of another process on the same database, that has not listened yet.
     pub async fn next_process(&self) -> Addr<DeviceRegistry> {
-        let config = Config::default();
-        let found = Found::read(&self.store, &config).await.expect("it reads");
+        let settings = Settings::from(&Config::default());
+        let found = Found::read(&self.store, &settings).await.expect("it reads");
         let metrics = Arc::new(Metrics::new());
-        DeviceRegistry::new(config, self.store.clone(), found, metrics).start()
+        DeviceRegistry::new(settings, self.store.clone(), found, metrics).start()
     }
 
     /// The service has been listening until then.

@@ -11,7 +11,7 @@ use heartbeatd::Config;
 use heartbeatd::Draining;
 use heartbeatd::actors::bounds::Bounds;
 use heartbeatd::actors::courier::{Courier, Deliver};
-use heartbeatd::actors::device_registry::{DeviceRegistry, Flush, Found};
+use heartbeatd::actors::device_registry::{DeviceRegistry, Flush, Found, Settings};
 use heartbeatd::actors::mqtt_ingest::{EchoNow, MqttIngest};
 use heartbeatd::actors::ticker::{CheckNow, Stop, Ticker};
 use heartbeatd::metrics::Metrics;
@@ -122,11 +122,12 @@ impl Kind {
 impl World {
     pub(super) async fn start(&mut self) {
         self.note(format_args!("start"));
-        let found = Found::read(&self.store, &self.config).await.expect("the database is there");
+        let settings = Settings::from(&self.config);
+        let found = Found::read(&self.store, &settings).await.expect("the database is there");
         let (gate, points) = Gate::new();
         let store = self.store.clone().interfere(Arc::new(gate));
         let metrics = Arc::new(Metrics::new());
-        let registry = DeviceRegistry::new(self.config.clone(), store, found, Arc::clone(&metrics))
+        let registry = DeviceRegistry::new(settings, store, found, Arc::clone(&metrics))
             .with_bounds(self.kind.bounds)
             .start();
         let echo_topic = self.kind.echo.then_some("heartbeatd/heartbeatd/echo");

@@ -1,0 +1,85 @@
+//! The write-behind buffer with its bounds: the heartbeats that are not written yet, and the
+//! devices that they may register.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crate::config::DevicesConfig;
+use crate::domain::{Batch, Heartbeat, Pending, RegistrationBudget, Rejection};
+
+/// The heartbeats that are not written yet.
+pub(super) struct Buffer {
+    pending: Pending,
+    /// The number of heartbeats that a flush has taken out of the buffer and not written
+    /// yet.
+    in_flight: Arc<AtomicUsize>,
+    max_devices: u64,
+    registered: u64,
+    registrations: RegistrationBudget,
+}
+
+impl Buffer {
+    /// An empty buffer for a fleet of `registered` devices.
+    pub(super) fn new(devices: &DevicesConfig, registered: u64) -> Self {
+        let DevicesConfig { registration_rate: rate, registration_burst: burst, .. } = *devices;
+        let mut buffer = Self {
+            pending: Pending::default(),
+            in_flight: Arc::default(),
+            max_devices: devices.max_devices,
+            registered: 0,
+            registrations: RegistrationBudget::new(rate, burst, Instant::now()),
+        };
+        buffer.are_registered(registered);
+        buffer
+    }
+
+    /// Notes how many devices there are. Each gets room, and so do as many others as may be
+    /// registered at all.
+    pub(super) fn are_registered(&mut self, devices: u64) {
+        self.registered = devices;
+        self.pending.set_capacity(devices.saturating_add(self.max_devices));
+    }
+
+    /// The number of heartbeats that are not written: up to two for each device while the
+    /// database is away.
+    pub(super) fn len(&self) -> usize {
+        self.pending.len() + self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Takes in heartbeats. Returns those for which there is no room.
+    pub(super) fn merge(&mut self, heartbeats: Vec<Heartbeat>) -> Vec<Rejection> {
+        let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
+        merged.filter_map(Result::err).collect()
+    }
+
+    /// Takes out everything, to be written.
+    pub(super) fn take(&mut self) -> Batch {
+        let batch = self.pending.take();
+        self.in_flight.store(batch.len(), Ordering::Relaxed);
+        batch
+    }
+
+    /// Puts back what was not written. The rest has registered so many devices.
+    pub(super) fn put_back(&mut self, rest: Vec<Heartbeat>, registered: u64) {
+        self.are_registered(self.registered + registered);
+        self.registrations.spend(registered);
+        self.pending.put_back(rest);
+        self.in_flight.store(0, Ordering::Relaxed);
+    }
+
+    /// The counter of the heartbeats that a flush has taken and not written yet.
+    pub(super) fn in_flight(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.in_flight)
+    }
+
+    /// The number of devices for which there is room.
+    pub(super) fn room(&self) -> u64 {
+        self.max_devices.saturating_sub(self.registered)
+    }
+
+    /// The number of devices that heartbeats may register now.
+    pub(super) fn registrations(&mut self, now: Instant) -> u64 {
+        self.registrations.available(now)
+    }
+}

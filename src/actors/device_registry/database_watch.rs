@@ -1,0 +1,93 @@
+//! Says when the database fails or does not answer, while that lasts, and when it is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{error, info};
+
+use super::TARGET;
+use super::progress::{Progress, Stall};
+use crate::actors::outage::{Mention, Outage};
+use crate::metrics::Metrics;
+use crate::store::StoreError;
+
+/// The time after which the silence of a transaction is a fault. Locks are waited for half
+/// as long, see `store`.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// The watch over the database.
+pub(super) struct DatabaseWatch {
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
+    /// The writes that fail.
+    failing: Option<Outage>,
+    /// The work that gets no further.
+    stalled: Option<Outage>,
+}
+
+impl DatabaseWatch {
+    /// A watch over the work that `progress` knows of.
+    pub(super) fn new(progress: Arc<Progress>, metrics: Arc<Metrics>) -> Self {
+        Self { progress, metrics, failing: None, stalled: None }
+    }
+
+    /// Notes that a write failed, which leaves `pending` heartbeats unwritten.
+    pub(super) fn failed(&mut self, error: &StoreError, pending: usize) {
+        match (Outage::note(&mut self.failing, Instant::now(), error.to_string()), error) {
+            (Mention::Begins, StoreError::TakenOver { .. } | StoreError::FileReplaced { .. }) => {
+                error!(target: TARGET, "{error}");
+            }
+            (Mention::Begins, _) => error!(
+                target: TARGET,
+                "{error}; heartbeats are kept and written when the database is back"
+            ),
+            (Mention::GoesOn(lasts), _) => {
+                error!(target: TARGET, seconds = lasts.as_secs(), pending; "still: {error}");
+            }
+            (Mention::Nothing, _) => (),
+        }
+    }
+
+    /// Notes that so many heartbeats were written.
+    pub(super) fn wrote(&mut self, heartbeats: usize) {
+        if let Some(failing) = self.failing.take() {
+            let seconds = failing.lasts(Instant::now()).as_secs();
+            info!(target: TARGET, seconds, heartbeats; "the database is back, nothing was lost");
+        }
+    }
+
+    /// Looks for work that gets no further, while `pending` heartbeats are unwritten.
+    pub(super) fn look(&mut self, now: Instant, pending: usize) {
+        let stall = self.progress.longest_wait(now).filter(|stall| stall.lasts >= STALLED_AFTER);
+        let failing = self.failing.as_ref().map_or(Duration::ZERO, |failing| failing.lasts(now));
+        self.metrics.set_stalled(stall.map_or(failing, |stall| stall.lasts.max(failing)));
+        match stall {
+            Some(stall) => self.stands_still(stall, now, pending),
+            None => self.goes_on(now),
+        }
+    }
+
+    fn stands_still(&mut self, Stall { what, lasts }: Stall, now: Instant, pending: usize) {
+        let seconds = lasts.as_secs();
+        let why = format!("no answer for {seconds} s, asked to {what}");
+        if Outage::note(&mut self.stalled, now, why) != Mention::Nothing {
+            error!(
+                target: TARGET, seconds, pending;
+                "the database does not answer, asked to {what}; is a table locked, or the server \
+                 gone? Heartbeats are kept"
+            );
+        }
+    }
+
+    fn goes_on(&mut self, now: Instant) {
+        if let Some(stalled) = self.stalled.take() {
+            let seconds = (STALLED_AFTER + stalled.lasts(now)).as_secs();
+            info!(target: TARGET, seconds; "the database has answered");
+        }
+    }
+
+    /// The reason why the last write failed or does not end, if so.
+    pub(super) fn fault(&self) -> Result<(), String> {
+        Outage::fault(self.failing.as_ref().or(self.stalled.as_ref()))
+    }
+}

@@ -1,0 +1,112 @@
+//! The outbox of offline transitions, as the courier reads and strikes it off.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use chrono::{DateTime, Utc};
+
+use super::DeviceRegistry;
+use crate::domain::Transition;
+use crate::domain::delivery::Attempt;
+use crate::store::{DeviceStore, StoreError};
+
+/// Reads the head of the outbox.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Outbox, StoreError>")]
+pub struct ReadOutbox {
+    /// The most transitions to read.
+    pub limit: u64,
+}
+
+/// The head of the outbox.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    /// The oldest transitions that the alert sink has not taken, in order.
+    pub transitions: Vec<Transition>,
+    /// The delivery that was begun last, perhaps by an earlier process.
+    pub last: Option<Attempt>,
+}
+
+/// Note that these are about to be delivered.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct BeginDelivery(pub Attempt);
+
+/// The alert sink has these.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct AcknowledgeOffline {
+    /// The sequence numbers of what was delivered.
+    pub sequences: Vec<i64>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// The alert sink will never take this one.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct GiveUpOffline {
+    /// Its sequence number.
+    pub sequence: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The reason that the sink gave last.
+    pub why: String,
+}
+
+impl Handler<ReadOutbox> for DeviceRegistry {
+    type Result = ResponseFuture<Result<Outbox, StoreError>>;
+
+    fn handle(&mut self, ReadOutbox { limit }: ReadOutbox, _: &mut Context<Self>) -> Self::Result {
+        let store = self.shared.store.clone();
+        Box::pin(async move {
+            let transitions = store.undelivered_offline(limit).await?;
+            let last = if transitions.is_empty() { None } else { store.last_delivery().await? };
+            Ok(Outbox { transitions, last })
+        })
+    }
+}
+
+impl Handler<BeginDelivery> for DeviceRegistry {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(
+        &mut self,
+        BeginDelivery(attempt): BeginDelivery,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        self.in_turn(async move |store| store.begin_delivery(&attempt).await)
+    }
+}
+
+impl Handler<AcknowledgeOffline> for DeviceRegistry {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(&mut self, message: AcknowledgeOffline, _: &mut Context<Self>) -> Self::Result {
+        let AcknowledgeOffline { sequences, at } = message;
+        self.in_turn(async move |store| store.acknowledge_offline(&sequences, at).await)
+    }
+}
+
+impl Handler<GiveUpOffline> for DeviceRegistry {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(&mut self, message: GiveUpOffline, _: &mut Context<Self>) -> Self::Result {
+        let GiveUpOffline { sequence, at, why } = message;
+        self.in_turn(async move |store| store.give_up_offline(sequence, at, &why).await)
+    }
+}
+
+impl DeviceRegistry {
+    /// Writes something to the database when nothing else does.
+    fn in_turn<T: 'static>(
+        &self,
+        write: impl AsyncFnOnce(DeviceStore) -> Result<T, StoreError> + 'static,
+    ) -> ResponseFuture<Result<T, StoreError>> {
+        let (store, turn) = (self.shared.store.clone(), Arc::clone(&self.shared.turn));
+        Box::pin(async move {
+            let _turn = turn.lock_owned().await;
+            write(store).await
+        })
+    }
+}
