@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::courier::{AwaitEnd, Courier, Deliver, Stop};
+use heartbeatd::actors::ticker::{CheckNow, Ticker};
 use heartbeatd::clock::Reading;
 use heartbeatd::domain::Transition;
 use heartbeatd::metrics::Metrics;
@@ -25,6 +26,7 @@ on_both_databases! {
     a_sink_that_fails_gets_fewer_alerts_at_once_until_it_takes_them
     a_slow_sink_gets_nothing_twice_and_fewer_alerts_at_once_afterwards
     a_sink_that_hangs_delays_no_check
+    a_ticker_goes_on_checking_while_the_sink_fails_or_hangs
     a_sink_that_stops_ends_the_courier_and_its_successor_gets_everything
     an_alert_that_is_always_refused_is_skipped_kept_and_shown
     an_alert_over_which_the_process_dies_is_skipped
@@ -217,6 +219,23 @@ async fn a_sink_that_hangs_delays_no_check(database: TestDatabase) {
         delivery.courier.send(Deliver).await.expect("it lives");
     }
     assert!(delivery.told.lock().await.try_recv().is_err(), "one delivery at a time");
+}
+
+async fn a_ticker_goes_on_checking_while_the_sink_fails_or_hangs(database: TestDatabase) {
+    let fleet = silent_fleet(database, &["a"]).await;
+    let mut alive = Vec::new();
+    for reply in [Reply::Fails, Reply::Hangs] {
+        let delivery = Delivery::begin(&fleet, move |_| reply);
+        let (registry, courier) = (fleet.registry.clone(), delivery.courier.clone().recipient());
+        let ticker = Ticker::new(PATIENCE * 100, registry, courier, clock).start();
+        assert_eq!(delivery.next().await, ["a"], "{reply:?}");
+        for _check in 0..3 {
+            let checked = tokio::time::timeout(PATIENCE, ticker.send(CheckNow)).await;
+            checked.expect("no check waits for the sink").expect("it lives");
+        }
+        assert_eq!(fleet.undelivered().await.len(), 1, "{reply:?}");
+        alive.push((delivery, ticker));
+    }
 }
 
 async fn a_sink_that_stops_ends_the_courier_and_its_successor_gets_everything(

@@ -7,6 +7,7 @@ mod process;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures::FutureExt;
@@ -316,11 +317,12 @@ impl World {
         if self.now >= self.frozen_until {
             self.held.append(&mut self.frozen);
         }
+        self.await_check_without_database().await;
         let waits = self.now < self.paused_until;
         if self.held.is_empty() || waits {
             if self.draining && self.held.is_empty() {
                 // It pauses in real time.
-                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
                 self.settle().await;
                 if !self.held.is_empty() {
                     return;
@@ -340,6 +342,23 @@ impl World {
         let held = self.held.swap_remove(next);
         let outcome = self.outcome(&held.point, faults);
         self.let_through(held, outcome);
+    }
+
+    /// A check waits for the database and for nothing else, above all not for the sink. Without
+    /// a step of the database to wait for it ends, and no time passes before.
+    async fn await_check_without_database(&mut self) {
+        let began = Instant::now();
+        while self.check.is_some()
+            && self.process.is_some()
+            && !self.draining
+            && self.held.is_empty()
+            && self.frozen.is_empty()
+        {
+            let waits = began.elapsed() > Duration::from_secs(30);
+            self.assert(!waits, format_args!("a check waits, and not for the database"));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.settle().await;
+        }
     }
 
     fn let_through(&mut self, held: Held, outcome: Outcome) {
@@ -377,8 +396,7 @@ impl World {
         while quiet < TURNS {
             if self.working > 0 {
                 let process = self.process.as_mut().expect("it works");
-                let held =
-                    tokio::time::timeout(std::time::Duration::from_secs(30), process.points.recv());
+                let held = tokio::time::timeout(Duration::from_secs(30), process.points.recv());
                 let held = held.await.ok().flatten();
                 let held = held.unwrap_or_else(|| panic!("stuck\n{}", self.events));
                 self.take(held).await;
