@@ -1,7 +1,7 @@
 //! A custom alert sink: an actor that handles `DevicesOffline`.
 //!
-//! This one writes a line to stdout for each device that went offline; yours would call a
-//! pager. Run it, send heartbeats, then stop sending them:
+//! This one prints a line for each device that went offline; yours would call a pager.
+//! Run it, send heartbeats, then stop sending them:
 //!
 //! ```sh
 //! cargo run --example plug_in_alerts
@@ -12,7 +12,8 @@ use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::{App, Config};
 
-/// Remembers the last transition that it handled, because it may get one twice.
+/// The sink. It remembers the last transition that it handled, because it may get one
+/// twice.
 #[derive(Default)]
 struct Pager {
     handled: i64,
@@ -32,7 +33,7 @@ impl Handler<DevicesOffline> for Pager {
                 self.handled = transition.sequence;
             }
         }
-        // After an error they would be delivered again.
+        // After an error the transitions would be delivered again.
         Ok(())
     }
 }

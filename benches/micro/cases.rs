@@ -1,11 +1,11 @@
-//! What the micro-benchmarks work on; the same for time and for instructions.
+//! The inputs of the micro-benchmarks, the same for time and for instructions.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::domain::{Coverage, DeviceId, GapCause, Heartbeat, Pending};
 
-/// The payload of the specification.
+/// A payload with the usual fields.
 pub const PAYLOAD: &[u8] =
     br#"{"timestamp":"2026-11-24T03:00:00.123Z","uptime_seconds":86400,"free_memory":123456}"#;
 
@@ -21,7 +21,7 @@ pub fn device(number: u64) -> DeviceId {
     format!("device-{number:07}").parse().expect("an id")
 }
 
-/// One heartbeat of each of so many devices, in an order of no meaning.
+/// One heartbeat of each device, in an arbitrary order.
 pub fn heartbeats(devices: u64) -> Vec<Heartbeat> {
     const PRIME: u64 = 2_654_435_761;
     let numbers = (0..devices).map(|step| step * PRIME % devices);
@@ -32,7 +32,7 @@ pub fn parse(device: DeviceId, payload: &[u8]) -> Heartbeat {
     Heartbeat::parse(device, payload, start())
 }
 
-/// Merges them into a buffer that has one of each device already, as most of the
+/// Merges them into a buffer that already has one of each device, as it does most of the
 /// time under load.
 pub fn coalesce(mut pending: Pending, heartbeats: Vec<Heartbeat>) -> Pending {
     for heartbeat in heartbeats {
@@ -47,7 +47,7 @@ pub fn pending(heartbeats: &[Heartbeat]) -> Pending {
     coalesce(pending, heartbeats.to_vec())
 }
 
-/// A coverage with so many gaps.
+/// A coverage with `gaps` gaps.
 pub fn coverage(gaps: i64) -> Coverage {
     let mut coverage = Coverage::new(Duration::from_secs(5));
     for gap in 0..=gaps {
@@ -57,7 +57,7 @@ pub fn coverage(gaps: i64) -> Coverage {
     coverage
 }
 
-/// When such a coverage ends.
+/// The end of a coverage with `gaps` gaps.
 pub fn end(gaps: i64) -> DateTime<Utc> {
     start() + TimeDelta::seconds(100 * gaps + 10)
 }

@@ -1,13 +1,13 @@
-//! How many instructions the pure parts take, counted by Callgrind: the same on a
-//! machine that is busy with other things, so that a regression shows in any test run.
+//! Counts the instructions of the pure parts with Callgrind. The count is the same on a
+//! busy machine, so that a regression shows in any test run.
 //!
 //! ```sh
 //! cargo install gungraun-runner --version 0.20.0   # and apt-get install valgrind
 //! cargo bench --bench instructions
 //! ```
 //!
-//! Each has a limit, a tenth above what was counted when it was set. Whoever makes
-//! something faster lowers it; whoever raises it says why in the commit.
+//! Each has a limit, set a tenth above the count of the time. Lower it when you make
+//! something faster; if you raise it, say why in the commit.
 
 #![expect(clippy::disallowed_methods, reason = "the macro `main` ends the process")]
 #![allow(missing_docs, reason = "the macros make modules that have none")]

@@ -1,4 +1,4 @@
-//! How long the parts take, on this machine:
+//! Measures the time of the parts, on this machine:
 //!
 //! ```sh
 //! cargo bench --bench micro

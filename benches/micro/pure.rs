@@ -1,4 +1,4 @@
-//! How long the pure rules take: parsing, coalescing, coverage.
+//! Measures the pure rules: parsing, coalescing, coverage.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! How long the database takes: one transaction of a flush, and the search of a
-//! check, on SQLite.
+//! Measures the database on SQLite: one transaction of a flush, and the search of a
+//! check.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const RULES: RecordingRules = RecordingRules {
     max_clock_skew: Duration::from_secs(30),
 };
 
-/// What a flush writes in one transaction.
+/// The number of heartbeats that a flush writes in one transaction.
 const PORTION: usize = 10_000;
 
 pub fn store(criterion: &mut Criterion) {
@@ -39,7 +39,8 @@ pub fn store(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("store with {devices} devices"));
         group.sample_size(10);
         group.throughput(Throughput::Elements(PORTION as u64));
-        // A fleet whose whole buffer is written, and one of which a part was heard.
+        // Neighbouring rows, as when the whole fleet is written, and scattered ones, as
+        // when a part of it was heard.
         let parts = [("neighbours", 1), ("scattered", devices as usize / PORTION)];
         for (name, step) in parts {
             group.bench_function(format!("write {PORTION} heartbeats of {name}"), |bencher| {

@@ -14,11 +14,11 @@ use heartbeatd::clock::Reading;
 use heartbeatd::domain::{GapCause, Status};
 
 on_both_databases! {
-    a_device_is_not_missed_while_nobody_listened
+    no_silence_counts_while_the_service_was_not_listening
     a_device_that_died_before_the_start_is_found
-    a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped
-    a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too
-    a_clock_turned_back_and_forward_again_across_crashes_makes_no_silence
+    a_heartbeat_from_the_future_of_a_clock_set_back_is_clamped
+    a_clock_set_back_while_nothing_is_heard_or_proven_is_noticed_too
+    a_clock_set_back_and_forward_again_across_crashes_makes_no_silence
 }
 
 async fn confirm(fleet: &Fleet, since: i64, until: i64) {
@@ -27,7 +27,7 @@ async fn confirm(fleet: &Fleet, since: i64, until: i64) {
     fleet.registry.send(message).await.expect("it lives");
 }
 
-async fn a_device_is_not_missed_while_nobody_listened(database: TestDatabase) {
+async fn no_silence_counts_while_the_service_was_not_listening(database: TestDatabase) {
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["alive", "dead"], "", at(0)).await;
     confirm(&fleet, 0, 100).await;
@@ -55,7 +55,7 @@ async fn a_device_that_died_before_the_start_is_found(database: TestDatabase) {
     assert_eq!(fleet.check(at(181)).await, ["dead"]);
 }
 
-async fn a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped(database: TestDatabase) {
+async fn a_heartbeat_from_the_future_of_a_clock_set_back_is_clamped(database: TestDatabase) {
     let fleet = Fleet::on(database).await;
     fleet.heartbeat("pump", "", at(86_400)).await;
     confirm(&fleet, 0, 86_400).await;
@@ -67,9 +67,7 @@ async fn a_heartbeat_from_the_future_of_a_clock_turned_back_is_clamped(database:
     assert_eq!(fleet.check(at(201)).await, ["pump"]);
 }
 
-async fn a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too(
-    database: TestDatabase,
-) {
+async fn a_clock_set_back_while_nothing_is_heard_or_proven_is_noticed_too(database: TestDatabase) {
     drop(database.open().await);
     let earlier_process = at(80).timestamp_millis();
     let columns = "id, status, last_seen_at, registered_at";
@@ -84,7 +82,7 @@ async fn a_clock_turned_back_while_nothing_is_heard_or_proven_is_noticed_too(
     }
 }
 
-async fn a_clock_turned_back_and_forward_again_across_crashes_makes_no_silence(
+async fn a_clock_set_back_and_forward_again_across_crashes_makes_no_silence(
     database: TestDatabase,
 ) {
     let first = Fleet::on(database).await;

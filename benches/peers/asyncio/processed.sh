@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many devices have this as their latest uptime_seconds:
+# Prints how many devices have this as their latest uptime_seconds:
 #   UPTIME=60 processed.sh INSTALL_FOLDER WORK_FOLDER
 set -euo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs it until SIGTERM: MQTT_PORT=1883 QOS=1 run.sh INSTALL_FOLDER WORK_FOLDER
+# Runs the peer until SIGTERM: MQTT_PORT=1883 QOS=1 run.sh INSTALL_FOLDER WORK_FOLDER
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 

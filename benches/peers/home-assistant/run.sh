@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$2/.storage"
 fill_in() { sed -e "s/@MQTT_PORT@/$MQTT_PORT/" -e "s/@HTTP_PORT@/$HTTP_PORT/" "$here/$1"; }
 fill_in configuration.yaml >"$2/configuration.yaml"
-# What its page for adding an integration would have written.
+# The files that its page for adding an integration would have written.
 fill_in core.config_entries >"$2/.storage/core.config_entries"
 
 awk -v devices="$DEVICES" -v qos="$QOS" 'BEGIN {
@@ -21,7 +21,7 @@ awk -v devices="$DEVICES" -v qos="$QOS" 'BEGIN {
     }
 }' >"$2/sensors.yaml"
 
-# Ready when it answers on MQTT, which it does once all is set up.
+# It is ready when it answers on MQTT, which it does once everything is set up.
 say_ready() {
     while kill -0 $$ 2>/dev/null; do
         sleep 1

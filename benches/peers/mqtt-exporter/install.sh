@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Unpacks Debian's prometheus-mqtt-exporter: install.sh FOLDER
-# It is unpacked and not installed: so no service is started, and none left behind.
+# It is unpacked, not installed, so that no service is started or left behind.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../../../scripts/install.sh"

@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 sed -e "s/@MQTT_PORT@/$MQTT_PORT/" -e "s/@QOS@/$QOS/" "$here/config.yaml" >"$2/config.yaml"
 
-# It subscribes as soon as it is connected, and does not say when that is done.
+# It subscribes as soon as it is connected, but does not say when it has.
 say_ready() {
     while kill -0 $$ 2>/dev/null; do
         sleep 0.5

@@ -1,5 +1,5 @@
-//! Who is measured: the counting client, heartbeatd in its variants, and the peers
-//! in `benches/peers`.
+//! The candidates: the counting client, heartbeatd in its variants, and the peers in
+//! `benches/peers`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use servers::process::free_port;
 use crate::contestants::{Contestant, Counting, Heartbeatd, Peer};
 use crate::database::{Database, Server};
 
-/// Where the broker is.
+/// The broker of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broker {
-    /// The mosquitto that all share.
+    /// The mosquitto that all candidates share.
     Mosquitto,
-    /// heartbeatd's own, in the candidate's process.
+    /// heartbeatd's embedded broker, in the candidate's process.
     Embedded,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One that can be started.
+/// A program that can be started and measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub kind: Kind,
@@ -61,22 +61,22 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// What the candidates are started with.
+/// The programs and servers that candidates need to start.
 #[derive(Clone, Debug)]
 pub struct Stage {
     /// The heartbeatd that is measured.
     pub heartbeatd: PathBuf,
     /// `benches/peers`.
     pub peers: PathBuf,
-    /// Where the peers are installed.
+    /// The folder in which the peers are installed.
     pub installed: PathBuf,
     /// The port of the mosquitto that all share.
     pub mosquitto: u16,
 }
 
 impl Candidate {
-    /// Those that stand beside each other: first all at QoS 0, then heartbeatd and its
-    /// limit at QoS 1. The others are fastest at QoS 0.
+    /// All candidates of the comparison: first all at QoS 0, then heartbeatd and the
+    /// counting client at QoS 1. The others are fastest at QoS 0.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for qos in [0, 1] {

@@ -20,14 +20,14 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// How the axes of a line chart are named.
+/// The title and the axes' names of a line chart.
 pub struct Axes<'a> {
     pub title: &'a str,
     pub x: &'a str,
     pub y: &'a str,
 }
 
-/// One bar each, from top to bottom, with its value at its end.
+/// Draws one bar each, from top to bottom, with its value at its end.
 pub fn bars(path: &Path, title: &str, bars: &[(String, f64)]) -> anyhow::Result<()> {
     let longest = bars.iter().map(|(_, value)| *value).fold(1.0, f64::max);
     let count = bars.len() as f64;
@@ -71,18 +71,18 @@ pub fn logarithmic(least: f64, most: f64) -> impl AsRangedCoord<Value = f64, Coo
     (least * 0.7..most * 1.4).log_scale()
 }
 
-/// A vertical axis on which twice as high is twice as much.
+/// A linear vertical axis.
 pub fn from_zero(_: f64, most: f64) -> impl AsRangedCoord<Value = f64, CoordDescType: Axis> {
     0.0..most * 1.2
 }
 
-/// What plotters wants of one.
+/// The traits that plotters needs of an axis.
 pub trait Axis: Ranged<ValueType = f64> + ValueFormatter<f64> {}
 
 impl<T: Ranged<ValueType = f64> + ValueFormatter<f64>> Axis for T {}
 
-/// Lines over a logarithmic horizontal axis; `vertical` makes the other one of the least
-/// and the most.
+/// Draws lines over a logarithmic horizontal axis. `vertical` makes the other axis from
+/// the least and the greatest value.
 pub fn lines<Y>(
     path: &Path,
     axes: &Axes<'_>,
@@ -138,7 +138,7 @@ where
     draw().map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
-/// `1234567` as `1,234,567`; a small fraction with a digit after the point.
+/// Formats `1234567` as `1,234,567`, and a small fraction with one digit after the point.
 pub fn thousands(value: f64) -> String {
     if value < 10.0 && value.fract() != 0.0 {
         return format!("{value:.1}");

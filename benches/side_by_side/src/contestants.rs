@@ -1,4 +1,4 @@
-//! Those that run: each is told apart only by how it is started and asked.
+//! Running candidates. They differ only in how they are started and asked.
 
 mod counting;
 mod heartbeatd;
@@ -16,17 +16,17 @@ pub use self::heartbeatd::Heartbeatd;
 pub use self::peer::Peer;
 use crate::process::Used;
 
-/// How long anybody may take for one heartbeat of each device.
+/// The longest time that a contestant may take for one heartbeat of each device.
 pub const PATIENCE: Duration = Duration::from_secs(240);
 
-/// One that runs.
+/// A running candidate.
 pub trait Contestant {
-    /// Where to publish.
+    /// The port to publish to.
     fn port(&self) -> u16;
     fn used(&self) -> Used;
     /// Waits until everything up to the end of `round` is processed.
     fn await_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<()>;
-    /// How many devices show that round as their last.
+    /// Counts the devices whose last heartbeat is of that round.
     fn count_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<u64>;
 }
 

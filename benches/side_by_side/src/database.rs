@@ -1,4 +1,4 @@
-//! A database of a heartbeatd: to be filled beforehand, and to look into.
+//! The database of a heartbeatd, which can be filled beforehand and queried.
 
 use anyhow::Context;
 use heartbeatd::store::{DeviceStore, OpenMode};
@@ -7,7 +7,7 @@ use servers::postgresql::PostgreSql;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// Which one.
+/// The kind of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Server {
     Sqlite,
@@ -51,7 +51,7 @@ impl Database {
         Ok(Self { folder, url, server, runtime, connection })
     }
 
-    /// The only number that a query gives.
+    /// The only number that a query returns.
     pub fn number(&self, sql: &str) -> anyhow::Result<Option<i64>> {
         Ok(self.numbers(sql)?.first().copied())
     }
@@ -69,8 +69,8 @@ impl Database {
         Ok(())
     }
 
-    /// Registers `device-0000000` and so on, all online and last seen now; of a
-    /// hundred, the first has a timeout of its own, in seconds, if there is one.
+    /// Registers `device-0000000` and so on, all online and last seen now. The first of
+    /// every hundred gets its own timeout, in seconds, if there is one.
     pub fn register(&self, devices: u64, own_timeout: Option<u64>) -> anyhow::Result<()> {
         let now = chrono::Utc::now().timestamp_millis();
         let own = own_timeout.map_or("NULL".to_owned(), |seconds| seconds.to_string());
@@ -90,7 +90,7 @@ impl Database {
                  FROM generate_series(0, {last}) AS i"
             ),
         })?;
-        // As a database that has been running for a while would have done by itself.
+        // A database that has been running for a while would have done this by itself.
         self.execute(match self.server {
             Server::Sqlite => "PRAGMA wal_checkpoint(TRUNCATE)",
             Server::Postgresql => "VACUUM ANALYZE device",

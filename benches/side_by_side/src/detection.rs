@@ -1,4 +1,4 @@
-//! How long after its deadline a device that fell silent is reported.
+//! Measures how long after its deadline a silent device is reported.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ pub const ECHO_INTERVAL: Duration = Duration::from_millis(500);
 pub const DEVICES: u64 = 6_000;
 const SPREAD: Duration = Duration::from_secs(24);
 
-/// From the end of a device's timeout until the alert sink had taken it.
+/// Measures the time from the end of a device's timeout until the alert sink has accepted
+/// the alert.
 pub fn run(stage: &Stage) -> anyhow::Result<Sample> {
     let timeout = humantime::format_duration(TIMEOUT).to_string();
     let check_interval = humantime::format_duration(CHECK_INTERVAL).to_string();

@@ -1,4 +1,4 @@
-//! heartbeatd's log: what it measured of itself.
+//! heartbeatd's log, with its own measurements.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The lines so far.
+/// The lines written so far.
 pub struct Log(String);
 
-/// `[2026-11-24T22:47:36.123Z DEBUG ticker] what key=value`
+/// A line, such as `[2026-11-24T22:47:36.123Z DEBUG ticker] what key=value`.
 #[derive(Clone, Copy)]
 pub struct Line<'a> {
     pub at: DateTime<Utc>,
@@ -20,7 +20,7 @@ pub struct Line<'a> {
 impl Log {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        // The last line may be half written.
+        // The last line may be incomplete.
         let complete = text.rfind('\n').map_or(0, |end| end + 1);
         Ok(Self(text[..complete].to_owned()))
     }
@@ -31,8 +31,8 @@ impl Log {
         lines.filter(move |line| line.target == target && line.text.starts_with(what))
     }
 
-    /// The latencies of the echoes that were on their way within one of these spans,
-    /// if only for a part of it.
+    /// The latencies of the echoes that were on their way during at least a part of one
+    /// of these spans.
     pub fn echo_latencies(&self, spans: &[Span]) -> Vec<Duration> {
         let echoes = self.of("mqtt_ingest", "echo came back").filter_map(|line| {
             let on_its_way = line.span("latency_ms")?;
@@ -51,7 +51,7 @@ impl<'a> Line<'a> {
         Some(Self { at, target: words.nth(1)?, text })
     }
 
-    /// The whole number that a key has.
+    /// The whole number of a key.
     pub fn number(&self, key: &str) -> Option<u64> {
         let mut pairs = self.text.split_whitespace().filter_map(|word| word.split_once('='));
         pairs.find(|(name, _)| *name == key)?.1.parse().ok()
@@ -61,13 +61,13 @@ impl<'a> Line<'a> {
         self.number(key).map(Duration::from_millis)
     }
 
-    /// When that began which took as long as the key says, until the line was
-    /// written.
+    /// The beginning of something that took as long as the key says and ended with this
+    /// line.
     pub fn since(&self, key: &str) -> Option<DateTime<Utc>> {
         Some(self.at - TimeDelta::from_std(self.duration(key)?).ok()?)
     }
 
-    /// From then on until the line was written.
+    /// The span from [`since`](Self::since) until the line was written.
     pub fn span(&self, key: &str) -> Option<Span> {
         Some(Span { from: self.since(key)?, until: self.at })
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_who_when_what_and_how_much() {
+    fn a_line_is_read_with_its_target_time_text_and_numbers() {
         let text = "[2026-11-24T22:47:36.123Z DEBUG ticker] checked newly_offline=7 undelivered=0 duration_ms=23\n\
                     panicked\n[2026-11-24T22:47:37.000Z INFO  ticker] checked newly_of";
         let file = tempfile::NamedTempFile::new().expect("a file");

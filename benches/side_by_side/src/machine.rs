@@ -1,9 +1,9 @@
-//! What it was measured on.
+//! The machine and the versions that were measured.
 
 use std::fs;
 use std::process::Command;
 
-/// A sentence about the machine and the versions.
+/// Describes the machine and the versions in a sentence.
 pub fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let processor = value_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());

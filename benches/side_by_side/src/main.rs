@@ -1,5 +1,5 @@
-//! Measures heartbeatd beside what it is compared with. `scripts/bench.sh` installs
-//! what it needs and runs it.
+//! Measures heartbeatd beside its peers. `scripts/bench.sh` installs what it needs and
+//! runs it.
 
 mod candidates;
 mod chart;
@@ -29,11 +29,11 @@ use crate::throughput::Load;
 #[derive(Parser)]
 #[command(about)]
 struct Cli {
-    /// Which heartbeatd is measured
+    /// The heartbeatd to measure
     #[arg(long, global = true, default_value = "target/release/heartbeatd")]
     heartbeatd: PathBuf,
 
-    /// Where the peers are installed
+    /// The folder in which the peers are installed
     #[arg(long, global = true, default_value = "target/peers")]
     peers: PathBuf,
 
@@ -43,22 +43,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The client that only counts; a candidate
+    /// Run the client that only counts, which is a candidate
     #[command(hide = true)]
     Count(contestants::Options),
-    /// Everything, written as a page with charts
+    /// Measure everything and write a page with charts
     Report {
-        /// A look within five minutes
+        /// Measure less, within five minutes
         #[arg(long)]
         quick: bool,
-        /// How often each has its turn
+        /// The number of turns of each candidate
         #[arg(long, default_value_t = 3)]
         turns: usize,
-        /// Where to write benchmarks.md
+        /// The folder for benchmarks.md
         #[arg(long, default_value = "docs")]
         folder: PathBuf,
     },
-    /// Throughput of some candidates, to look at while working on it
+    /// Measure the throughput of some candidates while working on it
     Throughput {
         #[arg(long, default_value_t = 100_000)]
         devices: u64,
@@ -70,7 +70,7 @@ enum Command {
         #[arg(long)]
         only: Vec<String>,
     },
-    /// Checks of a fleet on SQLite, to look at while working on them
+    /// Measure checks of a fleet on SQLite while working on them
     Silence {
         #[arg(long, default_value_t = 1_000_000)]
         devices: u64,

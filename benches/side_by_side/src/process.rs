@@ -1,11 +1,11 @@
-//! What a process costs, as the kernel counts it.
+//! The cost of a process, as the kernel counts it.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// The kernel's clock ticks a second, on every architecture that Linux has today.
+/// The kernel's clock ticks per second, on every architecture of today's Linux.
 const TICKS: u64 = 100;
 
 /// A process and all of its descendants.
@@ -14,17 +14,17 @@ pub struct Tree {
     pub root: u32,
 }
 
-/// What they have used.
+/// The resources that processes have used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Used {
-    /// On the processors, by those that are gone as well.
+    /// The processor time, including that of ended processes.
     pub cpu: Duration,
-    /// The most memory that each had, added up, in bytes.
+    /// The sum of each process's peak memory, in bytes.
     pub peak_memory: u64,
 }
 
 impl Tree {
-    /// What the tree has used until now.
+    /// The resources that the tree has used until now.
     pub fn used(self) -> Used {
         let mut used = Used::default();
         for process in self.processes() {
@@ -60,7 +60,7 @@ fn stat(process: u32) -> Option<Vec<String>> {
     Some(fields.split(' ').map(str::to_owned).collect())
 }
 
-/// Its own user and system time, and that of its children that are gone.
+/// Its own user and system time, and that of its ended children.
 fn cpu(process: u32) -> Option<Duration> {
     let stat = stat(process)?;
     let ticks = stat.get(11..15)?.iter().map(|field| field.parse::<u64>().unwrap_or_default());

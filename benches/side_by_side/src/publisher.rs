@@ -1,7 +1,7 @@
 //! The load: heartbeats as fast as a broker takes them, from one connection.
 //!
-//! It writes MQTT 3.1.1 packets into a socket and nothing else, so that it takes
-//! as little as possible of the processors that the candidates share with it.
+//! It only writes MQTT 3.1.1 packets into a socket, so that it takes as little as
+//! possible of the processors that it shares with the candidates.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use chrono::{SecondsFormat, Utc};
 
-/// How many messages of QoS 1 may be on their way: fewer than there are packet ids.
+/// The most messages of QoS 1 that may be on their way; fewer than there are packet ids.
 const WINDOW: u64 = 10_000;
 
-/// How much is written at once.
+/// The number of bytes written at once.
 const CHUNK: usize = 32 * 1024;
 
-/// Devices publish a heartbeat once a minute; a round is one from each.
+/// The uptime between two rounds. A round is one heartbeat from each device, and devices
+/// publish once a minute.
 pub const SECONDS_PER_ROUND: u64 = 60;
 
 /// A connection that publishes for a whole fleet.
@@ -56,14 +57,14 @@ impl Publisher {
         Ok(Self { stream, qos, sent: 0, acknowledged, reader: Some(reader), buffer: Vec::new() })
     }
 
-    /// Publishes one heartbeat of each device, in an order of no meaning. The last
-    /// one is [`last_of`]'s.
+    /// Publishes one heartbeat of each device, in an arbitrary order that ends with the
+    /// device of [`last_of`].
     pub fn round(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         self.heartbeats(order(devices), round)
     }
 
-    /// Publishes a heartbeat of each device at equal intervals, until there is no
-    /// other or `enough` says so.
+    /// Publishes a heartbeat of each device at equal intervals, until all have one or
+    /// `enough` says so.
     pub fn paced(
         &mut self,
         devices: impl Iterator<Item = u64>,
@@ -143,7 +144,8 @@ impl Drop for Publisher {
     }
 }
 
-/// All that a broker sends to somebody who only publishes are PUBACKs of 4 bytes.
+/// Counts acknowledgements. To a client that only publishes, a broker sends only PUBACKs
+/// of 4 bytes.
 fn count_acknowledgements(mut input: TcpStream, acknowledged: &AtomicU64, writer: &Thread) {
     let mut buffer = [0; 16 * 1024];
     let mut bytes = 0;
@@ -164,8 +166,8 @@ pub fn id(device: u64) -> String {
     format!("device-{device:07}")
 }
 
-/// The numbers below `devices`, scattered: one step over a prime that does not
-/// divide their count after the other.
+/// The numbers below `devices`, scattered by steps of a prime that does not divide their
+/// count.
 fn order(devices: u64) -> impl Iterator<Item = u64> + Clone {
     const PRIME: u64 = 2_654_435_761;
     (0..devices).map(move |step| step * PRIME % devices)

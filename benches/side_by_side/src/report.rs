@@ -1,4 +1,4 @@
-//! Everything in one go, written to a page with tables and charts.
+//! Measures everything in one go and writes a page with tables and charts.
 
 mod page;
 mod summary;
@@ -16,23 +16,23 @@ use crate::silence::{self, Case, Silent};
 use crate::throughput::{self, Load, Outcome};
 use crate::{detection, machine};
 
-/// How much is measured.
+/// The extent of a measurement.
 #[derive(Clone, Debug)]
 pub struct Extent {
     pub quick: bool,
-    /// How often heartbeatd and the counting client have their turns; the others have
-    /// one, which takes them minutes.
+    /// The number of turns of heartbeatd and the counting client. The others have one,
+    /// which takes them minutes.
     pub turns: usize,
-    /// The fleet of the comparison.
+    /// The size of the fleet in the comparison.
     pub devices: u64,
-    /// How many heartbeats the counting client and heartbeatd get in each turn. The
-    /// others get one from each device.
+    /// The number of heartbeats that the counting client and heartbeatd get in each turn.
+    /// The others get one from each device.
     pub heartbeats: u64,
-    /// The fleets of the scaling curves.
+    /// The sizes of the fleets in the scaling curves.
     pub fleets: Vec<u64>,
-    /// Heartbeats for each of them.
+    /// The number of heartbeats for each of these fleets.
     pub fleet_heartbeats: u64,
-    /// The tables that checks search.
+    /// The sizes of the tables that checks search.
     pub tables: Vec<u64>,
 }
 
@@ -49,7 +49,7 @@ impl Extent {
         }
     }
 
-    /// A look within five minutes.
+    /// The extent of a run within five minutes.
     pub fn quick() -> Self {
         Self {
             quick: true,
@@ -63,10 +63,10 @@ impl Extent {
     }
 }
 
-/// All turns of one candidate; of a peer that did not get through, none.
+/// All turns of one candidate. Empty for a peer that did not finish.
 type Turns = Vec<Outcome>;
 
-/// What was measured.
+/// The results of a run.
 pub struct Results {
     pub extent: Extent,
     pub machine: String,
@@ -77,8 +77,8 @@ pub struct Results {
     pub took: Duration,
 }
 
-/// Measures everything and writes the page and its charts into `folder`; from the first
-/// check on again and again, so that a run that is cut short leaves what it has.
+/// Measures everything and writes the page and its charts into `folder`. Writes them
+/// again after each check, so that a run that is cut short leaves what it has.
 pub fn write(extent: Extent, stage: &Stage, folder: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
     fs::create_dir_all(folder.join("benchmarks"))?;
@@ -109,7 +109,7 @@ pub fn write(extent: Extent, stage: &Stage, folder: &Path) -> anyhow::Result<()>
     failed.map_or(Ok(()), Err)
 }
 
-/// The largest table last: to mark all of it offline takes minutes.
+/// The cases, the largest table last, because marking all of it offline takes minutes.
 fn cases(extent: &Extent) -> Vec<Case> {
     let mut cases = Vec::new();
     for &devices in &extent.tables {
@@ -120,7 +120,8 @@ fn cases(extent: &Extent) -> Vec<Case> {
     cases
 }
 
-/// Everybody in turns, so that whatever else the machine does hits all alike.
+/// Measures all candidates in turns, so that whatever else the machine does hits all of
+/// them alike.
 fn compare(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Candidate, Turns)>> {
     let mut all: Vec<(Candidate, Turns)> =
         Candidate::all().into_iter().map(|candidate| (candidate, Turns::new())).collect();
@@ -139,7 +140,7 @@ fn compare(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Candidate, Tur
                     eprintln!("turn {turn}: {candidate:<42} {outcome}");
                     turns.push(outcome);
                 }
-                // One that cannot do it is a result, too.
+                // A peer that cannot do it is a result too.
                 Err(error) if matches!(candidate.kind, Kind::Peer(_)) => {
                     eprintln!("turn {turn}: {candidate:<42} {error:#}");
                 }
@@ -150,7 +151,7 @@ fn compare(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Candidate, Tur
     Ok(all)
 }
 
-/// The same number of heartbeats from small and large fleets, in turns.
+/// Measures the same number of heartbeats from small and large fleets, in turns.
 fn scale(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Kind, u64, Turns)>> {
     let kinds =
         [Kind::Counting, Kind::Heartbeatd(Server::Sqlite), Kind::Heartbeatd(Server::Postgresql)];
@@ -169,7 +170,7 @@ fn scale(extent: &Extent, stage: &Stage) -> anyhow::Result<Vec<(Kind, u64, Turns
     Ok(all)
 }
 
-/// Of a kind, by the size of the fleet.
+/// The turns of one kind, by the size of the fleet.
 pub fn by_fleet(fleets: &[(Kind, u64, Turns)], kind: Kind) -> BTreeMap<u64, &[Outcome]> {
     let own = fleets.iter().filter(|(other, ..)| *other == kind);
     own.map(|(_, devices, turns)| (*devices, &**turns)).collect()

@@ -1,9 +1,9 @@
-//! Some measurements of the same thing, and what is said of them.
+//! Several measurements of the same thing, and their statistics.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Sorted.
+/// Measured durations, sorted.
 #[derive(Clone, Debug, Default)]
 pub struct Sample(Vec<Duration>);
 
@@ -17,14 +17,15 @@ impl Sample {
         self.0.len()
     }
 
-    /// The smallest that so many percent are not above; zero if there are none.
+    /// The smallest value that `percent` percent of the measurements do not exceed. Zero
+    /// if there are none.
     pub fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.0.len() * percent).div_ceil(100);
         self.0.get(rank.saturating_sub(1)).copied().unwrap_or_default()
     }
 }
 
-/// The median, what 99 % are not above, and the most.
+/// Writes the median, the 99th percentile and the maximum.
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [p50, p99, max] = [50, 99, 100].map(|percent| self.percentile(percent).as_millis());
@@ -32,7 +33,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// The middle one, of an even number the mean of the two in the middle.
+/// The middle number, or the mean of the two in the middle.
 pub fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_unstable_by(f64::total_cmp);
     let middle = numbers.len() / 2;

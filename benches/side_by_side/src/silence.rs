@@ -1,5 +1,5 @@
-//! What a check costs, by the size of the fleet and how many of it are silent; and
-//! what heartbeats notice of it: they go on arriving, and so do echoes.
+//! Measures the cost of a check by the size of the fleet and the number of silent
+//! devices, and its effect on heartbeats and echoes, which keep arriving.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::log::{Line, Log, Span};
 use crate::publisher::Publisher;
 use crate::sample::Sample;
 
-/// How many of the fleet fall silent.
+/// The part of the fleet that falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silent {
     None,
@@ -42,7 +42,7 @@ impl Silent {
     }
 }
 
-/// Whose silence is looked for.
+/// A database, the size of its fleet, and the part that is silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
     pub server: Server,
@@ -57,18 +57,20 @@ impl fmt::Display for Case {
     }
 }
 
-/// What was measured.
+/// The result of a case.
 #[derive(Debug)]
 pub struct Outcome {
-    /// From the start of the process until it listened.
+    /// The time from the start of the process until it listened.
     pub start_up: Duration,
-    /// The check that found them; of several that found nobody the median.
+    /// The time of the check that found them, or the median of several checks that found
+    /// none.
     pub check: Duration,
-    /// What a bare count of the silent ones costs in the same database.
+    /// The time of a bare count of the silent devices in the same database.
     pub bare_count: Duration,
-    /// The echoes that were on their way during such a check.
+    /// The latencies of the echoes that were on their way during such a check.
     pub echoes_in_check: Sample,
-    /// And those during a flush, while no check ran; none unless nobody is silent.
+    /// The latencies of those during a flush while no check ran. Empty unless no device
+    /// is silent.
     pub echoes_in_flush: Sample,
     pub peak_memory: u64,
 }
@@ -88,19 +90,19 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Others than the registered ones go on publishing, each once a second.
+/// The number of devices beside the registered ones that publish, each once a second.
 pub const VISITORS: u64 = 1_000;
 
-/// Silence that is short enough to wait for it.
+/// A timeout that is short enough to wait for.
 const TIMEOUT: u64 = 8;
 
-/// Checks and counts of which the median is taken.
+/// The number of checks and counts of which the median is taken.
 const REPEATED: usize = 5;
 
-/// Ten million that are all silent take minutes.
+/// The longest time for a case. Ten million devices that are all silent take minutes.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// How often to look: that takes its time from what is measured.
+/// The time between two looks. Looking takes time from what is measured.
 const LOOK: Duration = Duration::from_millis(500);
 
 pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
@@ -108,7 +110,7 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
     let database = Database::new(server)?;
     database.register(devices, (silent == Silent::OnePercent).then_some(TIMEOUT))?;
     let timeout = if silent == Silent::All { format!("{TIMEOUT}s") } else { "1h".to_owned() };
-    // With the registry at debug there would be a line for each of the silent ones.
+    // With the registry at debug there would be a line for each silent device.
     let log = match silent {
         Silent::None => "info,sqlx=warn,mqtt_ingest=debug,device_registry=debug",
         Silent::OnePercent | Silent::All => "info,sqlx=warn,mqtt_ingest=debug",
@@ -152,7 +154,8 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
     })
 }
 
-/// The checks that the case is about. The first one comes while it starts up.
+/// The checks that belong to the case. The first one is skipped, because it comes during
+/// startup.
 fn relevant(log: &Log, case: Case) -> impl Iterator<Item = Line<'_>> {
     let expected = case.silent.of(case.devices);
     let checks = log.of("ticker", "checked").skip(1);
@@ -162,7 +165,7 @@ fn relevant(log: &Log, case: Case) -> impl Iterator<Item = Line<'_>> {
     })
 }
 
-/// Waits for the checks, and counts in between.
+/// Waits for the checks, and measures bare counts in between.
 fn watch(service: &Heartbeatd, case: Case) -> anyhow::Result<(Log, Duration)> {
     let expected = case.silent.of(case.devices);
     let checks = if expected == 0 { REPEATED } else { 1 };

@@ -1,4 +1,4 @@
-//! Throughput: the same load for everybody, in turns.
+//! Measures throughput: the same load for each candidate, in turns.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -8,15 +8,15 @@ use anyhow::ensure;
 use crate::candidates::{Candidate, Stage};
 use crate::publisher::Publisher;
 
-/// How much there is to do.
+/// The load of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     pub devices: u64,
-    /// How often each of them publishes, after a first time that is not measured.
+    /// The number of heartbeats of each device, after a first one that is not measured.
     pub rounds: u64,
 }
 
-/// What one run cost.
+/// The result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     pub heartbeats: u64,
@@ -47,11 +47,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Starts a candidate, has it process the load, and ends it.
+/// Starts a candidate, makes it process the load, and stops it.
 pub fn run(candidate: &Candidate, load: Load, stage: &Stage) -> anyhow::Result<Outcome> {
     let mut running = candidate.start(stage)?;
     let mut publisher = Publisher::connect(running.port(), candidate.qos)?;
-    // Everybody gets to know the fleet.
+    // Registers the fleet.
     publisher.round(load.devices, 1)?;
     running.await_processed(load.devices, 1)?;
 

@@ -1,5 +1,5 @@
-//! Servers for tests and benchmarks: started on free ports, in temporary folders,
-//! and ended by the id they were started with.
+//! Servers for tests and benchmarks. They are started on free ports, in temporary
+//! folders, and stopped by their process id.
 
 pub mod mosquitto;
 pub mod pgbouncer;
@@ -8,14 +8,13 @@ pub mod process;
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take that is waited for. Generous: two cores, many
-/// tests at once.
+/// The longest time to wait for anything. Generous, because many tests share two cores.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long to wait before looking again.
+/// The time between two looks.
 pub const POLL: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` gives something; the way to await another process.
+/// Waits until `condition` returns something. Use it to await another process.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

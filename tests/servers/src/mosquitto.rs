@@ -1,4 +1,4 @@
-//! mosquitto, and its clients.
+//! mosquitto and its clients.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -14,7 +14,7 @@ use super::process::{Running, free_port, program};
 
 /// A running mosquitto.
 pub struct Mosquitto {
-    /// Where it listens, on loopback.
+    /// The port on which it listens, on loopback.
     pub port: u16,
     process: Option<Running>,
     config: PathBuf,
@@ -22,17 +22,17 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// Starts one without limits, that lets anybody in.
+    /// Starts a mosquitto without limits that accepts any client.
     pub fn start() -> Self {
         Self::start_with("")
     }
 
-    /// With more lines for its configuration.
+    /// Starts a mosquitto with more lines in its configuration.
     pub fn start_with(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port = free_port();
         let config = folder.path().join("mosquitto.conf");
-        // As root it would change to a user that cannot read the folder.
+        // Started by root, it would switch to a user that cannot read the folder.
         let text = format!(
             "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n\
              max_queued_messages 0\nmax_inflight_messages 0\n{more}\n"
@@ -43,12 +43,12 @@ impl Mosquitto {
         broker
     }
 
-    /// Its address as `mqtt.url` has it.
+    /// Its address, for `mqtt.url`.
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
-    /// Has it read its files again.
+    /// Makes it read its files again.
     pub fn reload(&self) {
         let process = self.process.as_ref().expect("it runs");
         let id = process.0.id().to_string();
@@ -56,7 +56,7 @@ impl Mosquitto {
         assert!(sent.success(), "kill -s HUP {id}");
     }
 
-    /// Ends it; what it knew is gone.
+    /// Stops it. It forgets everything.
     pub fn stop(&mut self) {
         self.process = None;
     }
@@ -91,7 +91,7 @@ pub fn heartbeat(port: u16, device: &str, payload: &[u8]) {
     publish(port, &format!("devices/{device}/heartbeat"), payload, &[]);
 }
 
-/// Publishes anything, with more arguments for `mosquitto_pub`.
+/// Publishes a message, with more arguments for `mosquitto_pub`.
 #[track_caller]
 pub fn publish(port: u16, topic: &str, payload: &[u8], more: &[&str]) {
     let mut child = mosquitto_pub(port, topic)
@@ -111,7 +111,8 @@ pub fn publish(port: u16, topic: &str, payload: &[u8], more: &[&str]) {
 /// Publishes `payload` as `count` devices in turn, `times` each, at QoS 1 through
 /// one connection, and waits until the broker has acknowledged everything.
 ///
-/// Not `mosquitto_pub -l`, which leaves before it has sent all that it read.
+/// `mosquitto_pub -l` cannot do that: it exits before it has sent everything that it
+/// read.
 pub fn flood(port: u16, client_id: &str, count: usize, times: usize, payload: &str) {
     const WINDOW: usize = 1000;
     let create = paho::CreateOptionsBuilder::new()

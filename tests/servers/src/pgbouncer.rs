@@ -1,4 +1,4 @@
-//! PgBouncer, in front of the PostgreSQL that all tests share.
+//! PgBouncer in front of the PostgreSQL that all tests share.
 
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one with this `pool_mode`, and else with its defaults.
+    /// Starts a PgBouncer with this `pool_mode` and otherwise its defaults.
     pub fn start(pool_mode: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (port, server) = (free_port(), PostgreSql::shared().port());
@@ -40,7 +40,7 @@ impl PgBouncer {
         Self { port, _process: Running(child), _folder: folder }
     }
 
-    /// The URL of a database, through this.
+    /// The URL of a database through this PgBouncer.
     pub fn url(&self, database: &str) -> String {
         let direct = format!(":{}/", PostgreSql::shared().port());
         database.replace(&direct, &format!(":{}/", self.port))

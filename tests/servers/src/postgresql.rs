@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::eventually;
 use super::process::{as_user, free_port, output, program};
 
-/// A running server. It ends with the program that started it, however that ends:
+/// A running server. It ends with the program that started it, however that ends, because
 /// a shell holds it and waits for the end of its own input.
 pub struct PostgreSql {
     port: u16,
     psql: PathBuf,
-    /// Has the server; its open input is what keeps it.
+    /// The shell that holds the server as long as the shell's input is open.
     shell: Child,
 }
 
@@ -28,7 +28,7 @@ rm -rf "$2"
 "#;
 
 impl PostgreSql {
-    /// The one that all tests of a program share.
+    /// The server that all tests of a program share.
     pub fn shared() -> &'static Self {
         static SERVER: OnceLock<PostgreSql> = OnceLock::new();
         SERVER.get_or_init(Self::start)
@@ -58,7 +58,7 @@ impl PostgreSql {
         server
     }
 
-    /// Where it listens, on loopback.
+    /// The port on which it listens, on loopback.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -68,12 +68,12 @@ impl PostgreSql {
         self.shell.id()
     }
 
-    /// Makes a database and returns its URL.
+    /// Creates a database and returns its URL.
     pub fn new_database(&self) -> String {
         self.new_database_with("")
     }
 
-    /// Makes a database with these options of `CREATE DATABASE` and returns its URL.
+    /// Creates a database with these options of `CREATE DATABASE` and returns its URL.
     pub fn new_database_with(&self, options: &str) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -93,7 +93,7 @@ impl PostgreSql {
     }
 }
 
-/// Debian keeps the server's programs out of the PATH, by version.
+/// The folder of the server's programs, which Debian keeps out of the PATH, by version.
 fn bin_folder() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<String> =
@@ -101,7 +101,7 @@ fn bin_folder() -> PathBuf {
     folders.sort();
     let folders: Vec<&str> = folders.iter().rev().map(String::as_str).collect();
     let initdb = program("initdb", "postgresql", &folders);
-    // It may be linked from the PATH; its siblings are where it really is.
+    // The one in the PATH may be a link; the other programs are beside its target.
     let initdb = initdb.canonicalize().expect("it exists");
     initdb.parent().map(Path::to_owned).expect("a program is in a folder")
 }

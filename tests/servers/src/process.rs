@@ -1,5 +1,4 @@
-//! Other programs: found or asked for, and ended by the id they were started
-//! with.
+//! Other programs: found, or asked for, and stopped by their process id.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -9,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The program, from the PATH or where Debian puts servers.
+/// The path of a program, from the PATH or from one of `places`, where Debian puts
+/// servers.
 #[track_caller]
 pub fn program(name: &str, package: &str, places: &[&str]) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -22,12 +22,12 @@ pub fn program(name: &str, package: &str, places: &[&str]) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed: apt-get install {package}"))
 }
 
-/// A port that is free and that nobody else will be given: not by this function,
-/// and not by the system, whose own choices begin at 32768.
+/// A free port that will not be given away twice, neither by this function nor by the
+/// system, whose own choices begin at 32768.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        // Two test programs at once begin at different places.
+        // Two test programs that run at once begin at different places.
         let number = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) + std::process::id() * 64;
         let port = 10_000 + (number % 20_000) as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -71,8 +71,8 @@ impl Drop for Log {
     }
 }
 
-/// Servers that refuse to run as root get another user: theirs, which their
-/// package has made.
+/// Runs a server that refuses to run as root as its own user, which its package has
+/// created.
 pub fn as_user(command: &mut Command, user: &str, folder: &Path) {
     if id("-u", None) != 0 {
         return;

@@ -1,5 +1,5 @@
-//! The limit on this machine: a paho client that only counts, behind a broker of
-//! its own process or another's.
+//! The limit on this machine: a paho client that only counts, behind a broker in its own
+//! process or in another.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ use super::{Contestant, await_true, lines};
 use crate::candidates::{self, Candidate};
 use crate::process::{Tree, Used};
 
-/// Such a client in a process of its own.
+/// Such a client in a separate process.
 pub struct Counting {
     process: Running,
     port: u16,
@@ -67,23 +67,23 @@ impl Contestant for Counting {
     }
 }
 
-/// How closely it is looked at: no more often than heartbeatd is asked.
+/// The time between two looks at the count, which is no shorter than for heartbeatd.
 const POLL: Duration = Duration::from_millis(5);
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Where the broker listens.
+    /// The port on which the broker listens.
     #[arg(long)]
     port: u16,
-    /// Start heartbeatd's embedded broker there.
+    /// Start heartbeatd's embedded broker on that port.
     #[arg(long)]
     embedded: bool,
     #[arg(long)]
     qos: i32,
 }
 
-/// Is that process. Prints how many heartbeats it has received whenever that has
-/// changed.
+/// Runs that process. Prints the number of heartbeats that it has received whenever it
+/// changes.
 pub fn count(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut config = Config::default().mqtt;
@@ -124,8 +124,8 @@ pub fn count(options: &Options) -> anyhow::Result<()> {
             out.flush()?;
             shown = Some(now);
         }
-        // A pipe that nobody reads any more ends it at the next heartbeat; the
-        // orchestrator kills it.
+        // The orchestrator kills it. If the orchestrator is gone, the closed pipe ends it
+        // at the next heartbeat.
         std::thread::sleep(POLL);
     }
 }

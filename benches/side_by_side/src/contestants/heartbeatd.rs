@@ -1,4 +1,4 @@
-//! A heartbeatd with a database of its own.
+//! A heartbeatd with its own database.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -22,12 +22,12 @@ pub struct Heartbeatd {
     port: u16,
     log: PathBuf,
     started_up_in: Duration,
-    // Ends after the process.
+    // Dropped after the process.
     pub database: Database,
 }
 
 impl Heartbeatd {
-    /// Starts one and waits until it listens. The settings are keys and values.
+    /// Starts a heartbeatd and waits until it listens. The settings are keys and values.
     pub fn start(
         stage: &Stage,
         database: Database,
@@ -80,12 +80,12 @@ impl Heartbeatd {
         })
     }
 
-    /// How long it took from the start of the process until it listened.
+    /// The time from the start of the process until it listened.
     pub fn started_up_in(&self) -> Duration {
         self.started_up_in
     }
 
-    /// What it has logged until now.
+    /// The log until now.
     pub fn log(&self) -> anyhow::Result<Log> {
         Log::read(&self.log)
     }
@@ -101,13 +101,14 @@ impl Contestant for Heartbeatd {
         if self.database.server != Server::Postgresql {
             return own;
         }
-        // The server works for it; its memory is shared by all, and not counted.
+        // The server works for it, so its CPU counts. Its memory is shared by all and
+        // does not.
         let server = Tree { root: PostgreSql::shared().process() }.used();
         Used { cpu: own.cpu + server.cpu, ..own }
     }
 
-    /// Counting the whole fleet takes its time from the candidate, so the device
-    /// that published last has to be there first.
+    /// Waits for the device that published last before it counts the whole fleet, because
+    /// counting takes time from the candidate.
     fn await_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         let last = id(last_of(devices));
         let sql = format!("SELECT uptime_seconds FROM device WHERE id = '{last}'");

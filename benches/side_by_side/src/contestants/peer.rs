@@ -1,4 +1,4 @@
-//! One of `benches/peers`, through the contract of its scripts.
+//! Peers from `benches/peers`, run by their scripts.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::candidates::Stage;
 use crate::process::{Tree, Used};
 use crate::publisher::SECONDS_PER_ROUND;
 
-/// One of `benches/peers`, which has the contract of the scripts.
+/// A running peer, whose scripts follow the contract in `benches/peers/README.md`.
 pub struct Peer {
     process: Running,
     scripts: PathBuf,
@@ -66,8 +66,8 @@ impl Contestant for Peer {
         self.tree().used()
     }
 
-    /// Asking a peer may cost it more than its work, so it is watched: once it is
-    /// idle it has processed everything or will never do.
+    /// Watches the peer's CPU, because asking it may cost more than its work. Once it is
+    /// idle, it has processed everything or never will.
     fn await_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         const IDLE: Duration = Duration::from_millis(500);
         const BUSY: Duration = Duration::from_millis(25);

@@ -1,4 +1,4 @@
-//! The page: a template whose placeholders are filled with what was measured.
+//! The page: a template whose placeholders are filled with the results.
 
 use std::fmt::Write;
 use std::fs;
@@ -84,7 +84,7 @@ fn throughput(results: &Results, qos: u8) -> String {
             let [kind, broker] = [candidate.kind.to_string(), candidate.broker.to_string()];
             let patience = spell(contestants::PATIENCE);
             let none = String::new();
-            let not_done = format!("not through within {patience}");
+            let not_done = format!("not finished within {patience}");
             row(&mut table, &[kind, broker, not_done, none.clone(), none.clone(), none]);
             continue;
         }

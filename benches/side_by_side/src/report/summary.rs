@@ -1,4 +1,4 @@
-//! What is said of the turns of a candidate.
+//! The statistics of a candidate's turns.
 
 use super::Results;
 use crate::candidates::{Broker, Candidate, Kind};
@@ -19,12 +19,12 @@ pub fn megabytes(turns: &[Outcome]) -> f64 {
     turns.iter().map(|turn| turn.peak_memory).max().unwrap_or_default() as f64 / 1e6
 }
 
-/// The rate of a candidate in units of the rate of another, turn by turn.
+/// The rate of a candidate relative to another's, turn by turn.
 pub fn ratio(turns: &[Outcome], others: &[Outcome]) -> f64 {
     by_turn(turns, others, Outcome::per_second)
 }
 
-/// What a heartbeat costs in units of what it costs elsewhere, turn by turn.
+/// The cost of a heartbeat relative to its cost elsewhere, turn by turn.
 pub fn cost_ratio(turns: &[Outcome], others: &[Outcome]) -> f64 {
     by_turn(turns, others, Outcome::cpu_seconds_per_million)
 }
@@ -41,7 +41,7 @@ impl Results {
         found.map_or(&[], |(_, turns)| turns)
     }
 
-    /// The check of a table, and what a bare count costs there.
+    /// The check of a table, with the cost of a bare count there.
     pub fn check(&self, server: Server, devices: u64, silent: Silent) -> Option<&silence::Outcome> {
         let found = self.silence.iter().find(|(case, _)| {
             (case.server, case.devices, case.silent) == (server, devices, silent)

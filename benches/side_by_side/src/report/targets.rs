@@ -1,4 +1,4 @@
-//! What was asked for, and what was measured.
+//! The targets, and whether they were met.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::database::Server;
 use crate::silence::Silent;
 use crate::throughput::Outcome;
 
-/// What was asked for, what was measured, and whether that is enough.
+/// The table of the targets, with the results and whether they are good enough.
 pub fn table(results: &Results) -> String {
     let mut rows = Vec::new();
     let sqlite = Kind::Heartbeatd(Server::Sqlite);
@@ -82,7 +82,7 @@ pub fn table(results: &Results) -> String {
     table
 }
 
-/// What a million devices take.
+/// The targets for a million devices.
 fn of_a_million(results: &Results, server: Server) -> Vec<(String, String, bool)> {
     let fleets = by_fleet(&results.fleets, Kind::Heartbeatd(server));
     let (Some(million), Some(small)) = (fleets.get(&1_000_000), fleets.get(&10_000)) else {
@@ -106,7 +106,8 @@ fn of_a_million(results: &Results, server: Server) -> Vec<(String, String, bool)
     ]
 }
 
-/// heartbeatd on SQLite behind mosquitto, at QoS 0, and the best of the peers in each.
+/// The targets for heartbeatd on SQLite behind mosquitto, at QoS 0, beside the best peer
+/// in each.
 fn beside_the_peers(results: &Results) -> Vec<(String, String, bool)> {
     let own = results.turns(Kind::Heartbeatd(Server::Sqlite), Broker::Mosquitto, 0);
     let times = ratio(own, results.turns(Kind::Peer("asyncio"), Broker::Mosquitto, 0));
@@ -144,5 +145,5 @@ fn beside_the_peers(results: &Results) -> Vec<(String, String, bool)> {
     ]
 }
 
-/// Megabytes that the page caches of the database's connections may take.
+/// The megabytes that the page caches of the database's connections may take.
 const FLAT: f64 = 16.0;
