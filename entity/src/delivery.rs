@@ -16,16 +16,16 @@ pub struct Model {
     pub size: i64,
     /// The number of times that the head was delivered alone.
     pub tries: i64,
-    /// How far the question has come whether the head or the sink is to blame.
+    /// The progress of finding out whether the head or the sink is to blame.
     pub probe: Probe,
 }
 
-/// How far the question has come whether an alert or the sink is to blame, as the
-/// database spells it.
+/// The progress of finding out whether an alert or the sink is to blame, as the database
+/// spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "String(StringLen::N(16))", rename_all = "snake_case")]
 pub enum Probe {
-    /// It was not asked yet.
+    /// Not begun.
     Not,
     /// The alert after the head was about to be delivered.
     UnderWay,

@@ -12,27 +12,26 @@ pub struct Model {
     /// The `<id>` of `devices/<id>/heartbeat`.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
-    /// Where the device stands.
+    /// The device's status.
     pub status: Status,
-    /// When the last heartbeat was received, by the service's clock; never by
-    /// the device's.
+    /// The time at which the last heartbeat was received, by the service's clock and never
+    /// by the device's.
     pub last_seen_at: Option<ChronoUnixTimestampMillis>,
-    /// How long this device may be silent; `None`: `heartbeat.timeout`.
+    /// The silence that this device is allowed; `None` if `heartbeat.timeout` is in effect.
     pub timeout_seconds: Option<i64>,
-    /// Seconds since the device booted, as it last reported them.
+    /// The seconds since the device booted, as last reported.
     pub uptime_seconds: Option<i64>,
-    /// Bytes of free memory, as the device last reported them.
+    /// The bytes of free memory, as last reported.
     pub free_memory: Option<i64>,
-    /// The device's clock minus the service's, as of the last heartbeat that
-    /// carried a timestamp.
+    /// The device's clock minus the service's, as of the last heartbeat with a timestamp.
     pub clock_skew_ms: Option<i64>,
     /// The error that the last heartbeat reported.
     #[sea_orm(column_type = "Text", nullable)]
     pub error: Option<String>,
-    /// Why the last heartbeat's payload, or a part of it, counts as absent.
+    /// The reason why the last heartbeat's payload, or a part of it, counts as absent.
     #[sea_orm(column_type = "Text", nullable)]
     pub payload_error: Option<String>,
-    /// When the device became known.
+    /// The time at which the device was registered.
     pub registered_at: ChronoUnixTimestampMillis,
 }
 

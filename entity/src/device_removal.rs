@@ -2,7 +2,7 @@
 
 use sea_orm::entity::prelude::*;
 
-/// One row per removed device, for a day or until a later heartbeat registers it again.
+/// One row per removed device, kept for a day or until a later heartbeat registers it again.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "device_removal")]
@@ -10,7 +10,7 @@ pub struct Model {
     /// Its id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub device_id: String,
-    /// When it was removed; a heartbeat received until then does not register it.
+    /// The time of the removal. A heartbeat received until then does not register the device.
     pub removed_at: ChronoUnixTimestampMillis,
 }
 

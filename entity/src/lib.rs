@@ -1,8 +1,7 @@
 //! heartbeatd's tables as Rust types.
 //!
-//! Times are whole milliseconds since the Unix epoch, in UTC: integers compare
-//! exactly on every database, RFC 3339 text with a fraction of varying length
-//! does not.
+//! Times are whole milliseconds since the Unix epoch, in UTC, because integers compare
+//! exactly on every database. RFC 3339 texts with fractions of varying length do not.
 
 pub mod delivery;
 pub mod device;

@@ -1,8 +1,8 @@
-//! When an instance was provably listening.
+//! The intervals in which an instance was provably listening.
 
 use sea_orm::entity::prelude::*;
 
-/// One row per interval; what lies between two of the same instance is a gap.
+/// One row per interval; the time between two of the same instance is a gap.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "listening_interval")]
@@ -10,17 +10,17 @@ pub struct Model {
     /// The instance's `mqtt.client_id`.
     #[sea_orm(primary_key, auto_increment = false)]
     pub instance: String,
-    /// The first instant that is proven, in milliseconds since the Unix epoch: the
-    /// type for times cannot be a part of a key.
+    /// The first instant that is proven, in milliseconds since the Unix epoch. It is a
+    /// number because the type for times cannot be part of a key.
     #[sea_orm(primary_key, auto_increment = false)]
     pub started_at: i64,
     /// The last instant that is proven; grows while the instance listens.
     pub ended_at: ChronoUnixTimestampMillis,
-    /// Why nothing is proven just before; `None`: nothing is known about it.
+    /// The reason for the gap before it; `None` if that is unknown.
     pub gap_cause: Option<GapCause>,
 }
 
-/// Why nothing is proven for a while, as the database spells it.
+/// The reason for a gap, as the database spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "String(StringLen::N(16))", rename_all = "snake_case")]
 pub enum GapCause {
@@ -30,7 +30,7 @@ pub enum GapCause {
     Disconnected,
     /// No echo came back in time.
     NoEcho,
-    /// Messages were thrown away.
+    /// Messages were discarded.
     Shed,
     /// The clock was set, or the machine slept.
     ClockStep,

@@ -1,4 +1,4 @@
-//! The history of every status change, and for `offline` the outbox.
+//! The history of every status change, and the outbox of the `offline` ones.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,19 +9,19 @@ use crate::Status;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "status_transition")]
 pub struct Model {
-    /// Ever growing and never reused: the idempotency key for whoever receives
-    /// the transition.
+    /// The sequence number, which grows and is never reused. Receivers of the transition
+    /// use it as the idempotency key.
     #[sea_orm(primary_key)]
     pub sequence: i64,
-    /// The device; it may have been removed since.
+    /// The device, which may have been removed since.
     pub device_id: String,
     /// The status that was left.
     pub from_status: Status,
     /// The status that was entered.
     pub to_status: Status,
-    /// When: the heartbeat's receive time, or the time of the check.
+    /// The time at which the heartbeat was received, or that of the check.
     pub at: ChronoUnixTimestampMillis,
-    /// The device's last heartbeat as of then.
+    /// The device's last heartbeat at that time.
     pub last_seen_at: Option<ChronoUnixTimestampMillis>,
     /// For `offline`: the instant that `last_seen_at` was older than.
     pub cutoff: Option<ChronoUnixTimestampMillis>,
@@ -31,11 +31,12 @@ pub struct Model {
     pub listened_ms: Option<i64>,
     /// For `offline`: the instance that listened.
     pub instance: Option<String>,
-    /// For `offline`: when the alert sink acknowledged it; `None`: not yet.
+    /// For `offline`: the time at which the alert sink acknowledged it; `None` if it has not.
     pub delivered_at: Option<ChronoUnixTimestampMillis>,
-    /// When the alert was given up: the alert sink takes others, but never this one.
+    /// The time at which the alert was given up, because the sink takes others but never this
+    /// one.
     pub given_up_at: Option<ChronoUnixTimestampMillis>,
-    /// The reason why it was.
+    /// The reason for giving it up.
     #[sea_orm(column_type = "Text", nullable)]
     pub given_up_why: Option<String>,
 }

@@ -2,9 +2,8 @@
 
 use sea_orm_migration::prelude::*;
 
-/// Adds a column unless it is there: versions before 000007 did not migrate in a
-/// transaction on SQLite, so a process that was killed may have left the column
-/// without the note that it was added.
+/// Adds a column unless it exists. Versions before 000007 did not migrate in a transaction
+/// on SQLite, so a process that was killed may have added the column without noting it.
 pub(crate) async fn add_missing_column(
     manager: &SchemaManager<'_>,
     table: impl IntoIden,

@@ -1,9 +1,9 @@
 //! heartbeatd's schema and its history.
 //!
-//! A migration never imports `entity`: it would change whenever the entity
-//! does, and an old database would then be migrated to something else than it
-//! was yesterday. And each step can be repeated: an earlier version that was
-//! killed may have taken it without noting that it did.
+//! A migration never imports `entity`, because it would change whenever the entity does, and
+//! would then migrate an old database to something else than before. Each step can be
+//! repeated, because an earlier version may have been killed after a step and before noting
+//! it.
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 use sea_orm_migration::prelude::*;

@@ -21,19 +21,19 @@ impl MigrationTrait for Migration {
             .col(ColumnDef::new(Device::Error).text())
             .col(ColumnDef::new(Device::RegisteredAt).big_integer().not_null());
         match manager.get_database_backend() {
-            // Rows live in the order of their ids: a flush sorts by id, so it
-            // touches each page once, and there is no second tree to keep.
+            // Rows are stored in the order of their ids. A flush sorts by id, so it touches
+            // each page once, and there is no second tree to maintain.
             DbBackend::Sqlite => table.extra("WITHOUT ROWID"),
-            // Room on every page for the next version of a row: an update that
+            // Each page has room for the next version of its rows, because an update that
             // stays on its page touches no index.
             DbBackend::Postgres => table.extra("WITH (fillfactor = 50)"),
             _ => &mut table,
         };
         manager.create_table(table).await?;
 
-        // Few devices have a timeout of their own; the check asks for the
-        // distinct ones. `last_seen_at` is not indexed: every heartbeat would
-        // pay for it, and scanning a million rows takes less than 0.1 s.
+        // Few devices have their own timeout, and each check reads the distinct ones.
+        // `last_seen_at` is not indexed, because every heartbeat would pay for it, and
+        // scanning a million rows takes less than 0.1 s.
         manager
             .create_index(
                 Index::create()

@@ -42,7 +42,7 @@ impl MigrationTrait for Migration {
                     .to_owned(),
             )
             .await?;
-        // The outbox holds what the sink has not acknowledged: nearly nothing.
+        // The outbox has only what the sink has not acknowledged, which is nearly nothing.
         manager
             .create_index(
                 Index::create()

@@ -2,8 +2,8 @@ use sea_orm_migration::prelude::*;
 
 use crate::column::add_missing_column;
 
-/// The timeout that decided about an offline transition: a device's timeout may
-/// be another one by the time somebody asks why it went offline.
+/// The timeout that decided about an offline transition. The device's timeout may have
+/// changed by the time somebody asks why it went offline.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 

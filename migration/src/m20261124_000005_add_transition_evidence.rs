@@ -2,8 +2,8 @@ use sea_orm_migration::prelude::*;
 
 use crate::column::add_missing_column;
 
-/// What an offline transition rested on: how much of the silence was listened to,
-/// and by which instance. Its intervals are not kept for ever.
+/// The evidence for an offline transition: how much of the silence was listened to, and by
+/// which instance. It is stored because its intervals are not kept for ever.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 

@@ -1,9 +1,9 @@
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
 
-/// The devices that a flush on SQLite has just registered: outside its transaction the
-/// index is empty. On PostgreSQL, where it would not be used, it would keep updates
-/// from staying on their page.
+/// The index of the devices that a flush on SQLite has just registered. Outside its
+/// transaction the index is empty. On PostgreSQL it would not be used, and would keep
+/// updates from staying on their page.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 

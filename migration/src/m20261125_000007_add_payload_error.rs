@@ -2,7 +2,7 @@ use sea_orm_migration::prelude::*;
 
 use crate::column::add_missing_column;
 
-/// Why a device's last payload could not be read, or a part of it.
+/// The reason why a device's last payload, or a part of it, could not be read.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 

@@ -1,8 +1,8 @@
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
 
-/// The devices that were removed lately: a heartbeat that was received before must not
-/// bring one back.
+/// The devices that were removed lately, so that a heartbeat received before does not bring
+/// one back.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 

@@ -1,7 +1,7 @@
 use sea_orm_migration::prelude::*;
 
-/// The delivery that is under way, so that an alert over which the process dies can be
-/// told from the others; and the alerts that were given up.
+/// The delivery that is under way, so that an alert at which the process dies can be told
+/// from the others, and the alerts that were given up.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 

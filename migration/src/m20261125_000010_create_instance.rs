@@ -1,7 +1,7 @@
 use sea_orm_migration::prelude::*;
 
-/// The one service that may write: whoever started last. One row, whose token every
-/// transaction of the service finds unchanged.
+/// The only service that may write, which is the one that started last. One row; each
+/// transaction of the service checks that its token is unchanged.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 

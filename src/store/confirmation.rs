@@ -1,4 +1,4 @@
-//! After a failure: does another connection read what was written?
+//! The check after a failure that another connection reads what was written.
 
 use entity::{device, listening_interval};
 use sea_orm::{
@@ -14,23 +14,22 @@ use crate::domain::Heartbeat;
 
 const ACTION: &str = "read what was written";
 
-/// How many heartbeats are looked for: one of them is enough, the others may have been
-/// removed by a command meanwhile.
+/// The number of heartbeats that are looked for. One is enough; a command may have removed
+/// the other devices meanwhile.
 const LOOKED_FOR: usize = 10;
 
 impl DeviceStore {
-    /// Reads, through a new connection that is not one of the pool, what a transaction has
-    /// written: the newest interval of `proven`, and one of the first of `heartbeats`. Of
-    /// both only what there is; of `heartbeats` only those that were not rejected may be
-    /// given.
+    /// Reads what a transaction has written through a new connection outside the pool: the
+    /// newest interval of `proven` and one of the first of `heartbeats`, as far as there
+    /// are any. `heartbeats` must not contain rejected ones.
     ///
     /// The first [`update_last_seen`](Self::update_last_seen) that succeeds after a failure
-    /// does this by itself, so that whoever calls it may say that the database is back.
+    /// does this itself, so its caller may report that the database is back.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unconfirmed`] if something is not there; else if the database fails.
-    /// The heartbeats are to be kept and written again.
+    /// [`StoreError::Unconfirmed`] if something is missing, otherwise if the database
+    /// fails. The caller must keep the heartbeats and write them again.
     pub async fn confirm_written<'a>(
         &self,
         heartbeats: impl IntoIterator<Item = &'a Heartbeat>,

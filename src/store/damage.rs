@@ -1,5 +1,5 @@
-//! The columns of a device's row that cannot be read, and what stands there: SQLite keeps
-//! a text in a column of numbers if another program puts it there.
+//! The columns of a device's row that cannot be read, with their content. SQLite stores a
+//! text in a column of numbers if another program writes one.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,15 +14,15 @@ use super::{Device, DeviceStore, Result, raw_id};
 use crate::domain::{DeviceId, Status};
 use crate::logging::escape::Quoted;
 
-/// How many bytes of a value that is not a text are shown.
+/// The number of bytes that are shown of a value that is not a text.
 const SHOWN_AS_HEX: usize = 32;
 
 /// A row that was looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It can be read.
+    /// The row can be read.
     Device(Box<Device>),
-    /// It cannot be read, because of these columns.
+    /// The row cannot be read, because of these columns.
     Damaged(Vec<Damage>),
 }
 
@@ -31,9 +31,9 @@ pub enum Found {
 pub struct Damage {
     /// Its name.
     pub column: &'static str,
-    /// What stands there, quoted and bounded.
+    /// Its content, quoted and bounded.
     pub found: String,
-    /// What should stand there instead, or what is wrong with it.
+    /// The content that it should have, or what is wrong with it.
     pub expected: String,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What a column may hold.
+/// The kind of content that a column may have.
 #[derive(Clone, Copy, Debug)]
 enum Holds {
     Id,
@@ -58,7 +58,7 @@ enum Holds {
 struct Column {
     name: &'static str,
     holds: Holds,
-    /// True if there must be something.
+    /// True if it must not be empty.
     required: bool,
 }
 
@@ -84,8 +84,8 @@ const COLUMNS: [Column; 10] = [
 ];
 
 impl DeviceStore {
-    /// The row with this id, which may be any text, or spell bytes as
-    /// [`RawId`](super::RawId) does.
+    /// The row with this id, which may be any text, or bytes as [`RawId`](super::RawId)
+    /// spells them.
     ///
     /// # Errors
     ///
@@ -102,14 +102,14 @@ impl DeviceStore {
             };
             match damage {
                 (Some(columns), _) if !columns.is_empty() => Ok(Some(Found::Damaged(columns))),
-                // Whatever it was, it is not there any more.
+                // The damage is gone by now, so the error is all there is.
                 (_, error) => Err(error),
             }
         })
         .await
     }
 
-    /// The damaged columns of the row with this id, or with the bytes that it spells.
+    /// The damaged columns of the row whose id this is, or whose id it spells.
     async fn damage(
         &self,
         db: &impl ConnectionTrait,
@@ -129,7 +129,7 @@ impl DeviceStore {
 }
 
 impl Column {
-    /// The type and the bytes of what stands there.
+    /// The SQL for the type and the bytes of the content.
     fn raw(&self, backend: DbBackend) -> String {
         let name = self.name;
         if backend != DbBackend::Postgres {
@@ -157,7 +157,7 @@ impl Column {
         }))
     }
 
-    /// What should stand there instead of this; `None`: it is right.
+    /// The content that is expected instead of this; `None` if this is right.
     fn expected(&self, kind: &str, raw: &[u8]) -> Option<Cow<'static, str>> {
         let text = str::from_utf8(raw).ok();
         let is_right = match (self.holds, kind, text) {

@@ -1,4 +1,4 @@
-//! The delivery that is under way, so that a successor of this process knows of it.
+//! The delivery that is under way, stored so that the next process knows of it.
 
 use entity::delivery;
 use sea_orm::sea_query::OnConflict;
@@ -7,12 +7,12 @@ use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryTrait, Set};
 use super::{DeviceStore, Result};
 use crate::domain::delivery::{Attempt, Probe};
 
-/// The one row of its table: there is one delivery at a time.
+/// The id of the table's only row: there is one delivery at a time.
 const ONLY: i32 = 1;
 
 impl DeviceStore {
-    /// The delivery that was begun last, if there ever was one. One that cannot be read
-    /// counts as none: the next one takes its place.
+    /// The delivery that was begun last; `None` if there was none, or if its row cannot be
+    /// read. The next one replaces it.
     ///
     /// # Errors
     ///
@@ -27,8 +27,8 @@ impl DeviceStore {
         .await
     }
 
-    /// Notes that a delivery is about to begin: should the process die over it, its
-    /// successor knows.
+    /// Notes that a delivery is about to begin, so that the next process knows of it if
+    /// this one dies.
     ///
     /// # Errors
     ///

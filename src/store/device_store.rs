@@ -1,4 +1,4 @@
-//! The store itself: opening, asking and closing it.
+//! The store itself: opening and closing it.
 
 use std::sync::Arc;
 
@@ -28,10 +28,9 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Open`] if the database at `url` does not answer within five
-    /// seconds, or if it cannot be migrated. [`StoreError::Url`] if that is not a URL of
-    /// a database. [`StoreError::Unusable`] if it answers and
-    /// has another schema or encoding than it needs.
+    /// [`StoreError::Open`] if the database at `url` does not answer within five seconds,
+    /// or cannot be migrated. [`StoreError::Url`] if `url` is not that of a database.
+    /// [`StoreError::Unusable`] if it has the wrong schema or encoding.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
         let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
         Ok(Self {
@@ -42,15 +41,15 @@ impl DeviceStore {
         })
     }
 
-    /// The new database's absolute path, or its URL without its password, if opening
-    /// created the schema; `None` if there was one.
+    /// The absolute path of the new database, or its URL without the password, if opening
+    /// created the schema; `None` if it existed already.
     pub fn created(&self) -> Option<String> {
         self.pool.origin().created.then(|| self.pool.origin().shown())
     }
 
-    /// Fails if the database's file was deleted or replaced since it was opened: what is
-    /// written then is lost. Each transaction and each read begins with it. Costs two
-    /// system calls, on PostgreSQL nothing.
+    /// Fails if the database's file was deleted or replaced since it was opened, because
+    /// writes to it would be lost. Each transaction and each read begins with this check.
+    /// It costs two system calls, and nothing on PostgreSQL.
     ///
     /// # Errors
     ///
@@ -67,12 +66,12 @@ impl DeviceStore {
     /// [`StoreError::Statement`] if the driver cannot close them.
     pub async fn close(self) -> Result<()> {
         let closed = self.pool.lease().db.close().await;
-        // Not before: the locks that SQLite has on the file go with it.
+        // Not earlier, because SQLite's own locks on the file are released with it.
         self.release();
         closed.map_err(failed_to("close the database"))
     }
 
-    /// Whether the database answers.
+    /// Succeeds if the database answers.
     ///
     /// # Errors
     ///

@@ -6,37 +6,38 @@ use std::path::Path;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
 
-/// True if PostgreSQL gave the transaction up for the sake of another one: a
-/// serialization failure (40001), a deadlock (40P01), or a device that somebody else
-/// registered just now (23505).
+/// True if PostgreSQL aborted the transaction in favour of another one: a serialization
+/// failure (40001), a deadlock (40P01), or a device that was just registered by another
+/// transaction (23505).
 pub(super) fn is_conflict(error: &DbErr) -> bool {
     code(error).is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
 }
 
-/// True if the database works, and does not take what it is given: a text that its encoding
-/// does not have, a value that is too large, a constraint that somebody has added.
+/// True if the database works but refuses the data: a text that its encoding does not
+/// have, a value that is too large, a constraint that was added by hand.
 pub(super) fn refuses_data(error: &DbErr) -> bool {
     let Some(code) = code(error) else { return false };
     match driver_error(error).and_then(sqlx::Error::as_database_error) {
         Some(error) if error.try_downcast_ref::<SqliteError>().is_some() => {
-            // TOOBIG, CONSTRAINT and MISMATCH; the upper bits say more precisely why.
+            // TOOBIG, CONSTRAINT and MISMATCH; the upper bits are more specific.
             code.parse().is_ok_and(|code: i32| [18, 19, 20].contains(&(code & 0xff)))
         }
-        // Data exceptions, constraints, and limits that are exceeded.
+        // Data exceptions, constraints and exceeded limits.
         _ => !is_conflict(error) && ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
     }
 }
 
-/// The database's own code, if it is the database that has refused something.
+/// The database's own code, if the error comes from the database.
 fn code(error: &DbErr) -> Option<Cow<'_, str>> {
     driver_error(error)?.as_database_error()?.code()
 }
 
+/// True if the pool was closed.
 pub(super) fn is_closed(error: &DbErr) -> bool {
     matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed))
 }
 
-/// True if the database has answered, with something that cannot be understood.
+/// True if the database answered with something that cannot be decoded.
 pub(super) fn is_unreadable(error: &DbErr) -> bool {
     use sqlx::Error::{ColumnDecode, ColumnIndexOutOfBounds, ColumnNotFound, Decode};
     match driver_error(error) {
@@ -58,9 +59,9 @@ pub(super) fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
     }
 }
 
-/// True if another process is in the way in SQLite.
+/// True if another process holds a lock that SQLite needs.
 pub(super) fn is_busy(error: &DbErr) -> bool {
-    // BUSY, LOCKED and PROTOCOL; the bits above these say more.
+    // BUSY, LOCKED and PROTOCOL; the upper bits are more specific.
     const IN_THE_WAY: [i32; 3] = [5, 6, 15];
     let code = driver_error(error)
         .and_then(sqlx::Error::as_database_error)
@@ -69,7 +70,7 @@ pub(super) fn is_busy(error: &DbErr) -> bool {
     code.is_some_and(|code| IN_THE_WAY.contains(&(code & 0xff)))
 }
 
-/// The innermost cause: every layer above repeats it.
+/// The innermost cause, which every layer above repeats.
 pub(super) fn root(error: &DbErr) -> &dyn std::error::Error {
     let mut root: &dyn std::error::Error = error;
     while let Some(source) = root.source() {
@@ -78,12 +79,12 @@ pub(super) fn root(error: &DbErr) -> &dyn std::error::Error {
     root
 }
 
-/// A failure of a connection.
+/// An error of a connection.
 pub(super) fn connection_error(error: sqlx::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::SqlxError(error.into()))
 }
 
-/// A failure to open a file.
+/// An error of opening a file.
 pub(super) fn unopened(path: &Path, error: &std::io::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(format!("{}: {error}", path.display())))
 }

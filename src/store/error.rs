@@ -13,81 +13,81 @@ use crate::secrets::{DatabaseUrl, InvalidUrl};
 
 pub(super) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// What went wrong with the database.
+/// A failure of the database.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No connection.
+    /// The database could not be opened.
     #[error("cannot open the database {url}: {}{hint}", root(source))]
     Open {
-        /// Where; shows no password.
+        /// The database; shows no password.
         url: DatabaseUrl,
-        /// What may help.
+        /// A hint that may help; empty if there is none.
         hint: &'static str,
-        /// What the driver says.
+        /// The driver's error.
         source: DbErr,
     },
-    /// The URL is not one of a database.
+    /// The URL is not that of a database.
     #[error("cannot open the database {0}")]
     Url(InvalidUrl),
     /// A statement failed.
     #[error("cannot {action}: {}{}", root(source), hint::on_statement(source))]
     Statement {
-        /// What was to be done.
+        /// The task that failed, as in "cannot …".
         action: &'static str,
-        /// What the driver says.
+        /// The driver's error.
         source: DbErr,
     },
-    /// No connection was free, or could be made, within five seconds.
+    /// No connection became free or could be made within five seconds.
     #[error(
         "cannot {action}: no connection to the database within {}",
         crate::duration::format(PATIENCE)
     )]
     NoConnection {
-        /// What was to be done.
+        /// The task that failed, as in "cannot …".
         action: &'static str,
     },
-    /// Neither success nor failure within the bound on a transaction or a read.
+    /// A transaction or a read neither succeeded nor failed within its time limit.
     #[error("cannot {action}: no answer within {}", crate::duration::format(BOUND))]
     NoAnswer {
-        /// What was to be done.
+        /// The task that failed, as in "cannot …".
         action: &'static str,
     },
-    /// The database has taken something, and another connection does not find it.
-    #[error("what was written is not to be found by another connection")]
+    /// The database accepted a transaction, but another connection cannot read it.
+    #[error("another connection cannot read what was written")]
     Unconfirmed,
-    /// The database can be reached and cannot be used.
+    /// The database can be reached but not used.
     #[error(transparent)]
     Unusable(Unusable),
-    /// Another service has the database.
+    /// Another service uses the database.
     #[error(
-        "another heartbeatd uses the database {url}: {}; several instances on one database, \
-         also of one mqtt.share_group, are not supported yet", shown(holder.as_ref())
+        "another heartbeatd uses the database {url}: {}; several instances on one database \
+         are not supported yet, not even in one mqtt.share_group", shown(holder.as_ref())
     )]
     InUse {
         /// The database; shows no password.
         url: DatabaseUrl,
-        /// The other service, if it has said who it is.
+        /// The other service, if it is known.
         holder: Option<Holder>,
     },
-    /// Another service has the database's file, which it has opened by another name.
+    /// Another service uses the same file under another name.
     #[error(
-        "another heartbeatd uses the database file {} by another name, such as a hard link or \
-         a mount; give this one a database of its own", path.display()
+        "another heartbeatd uses the database file {} under another name, such as a hard link \
+         or a mount; give this one its own database", path.display()
     )]
     InUseByAnotherName {
-        /// Its path, as this one was told it.
+        /// The path that this service was given.
         path: PathBuf,
     },
-    /// Another service has taken the database over: this one may not write any more, and
-    /// must end instead of trying again.
+    /// Another service has taken over the database. This one may not write any more, and
+    /// must end instead of retrying.
     #[error(
         "another heartbeatd has taken over the database: {}", shown(holder.as_ref())
     )]
     TakenOver {
-        /// The other service.
+        /// The other service, if it is known.
         holder: Option<Holder>,
     },
-    /// Another file has taken the place of the one that is open, or none has.
+    /// The open file was deleted, or replaced by another one.
     #[error(
         "the database file {} was deleted or replaced while the service was running; \
          restart the service", path.display()
@@ -99,7 +99,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The database's reason for not taking what it was given, though it works.
+    /// The database's reason for refusing the data; `None` if the database itself failed.
     pub(super) fn refused(&self) -> Option<String> {
         match self {
             Self::Statement { source, .. } if refuses_data(source) => {
@@ -110,27 +110,27 @@ impl StoreError {
     }
 }
 
-/// Makes an error of what the driver says, in the middle of `action`.
+/// Turns the driver's error into the failure of `action`.
 pub(super) fn failed_to(action: &'static str) -> impl Fn(DbErr) -> StoreError {
     move |source| StoreError::Statement { action, source }
 }
 
-/// Why a database that can be reached cannot be used.
+/// The reason why a database that can be reached cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// There is no table of heartbeatd in it.
+    /// It has no table of heartbeatd.
     #[error(
         "the database {url} has no heartbeatd schema: it is empty, it belongs to another \
-         program, or it is being created at this moment; `heartbeatd run` creates the schema"
+         program, or it is just being created; `heartbeatd run` creates the schema"
     )]
     NoSchema {
         /// The database; shows no password.
         url: DatabaseUrl,
     },
-    /// It belongs to another program that keeps its migrations in the same table.
+    /// It belongs to another program, which keeps its migrations in a table of the same name.
     #[error(
         "the database {url} belongs to another program: its newest migration is {found}, \
-         which is not one of heartbeatd's; give heartbeatd a database of its own"
+         which is not one of heartbeatd's; give heartbeatd its own database"
     )]
     Foreign {
         /// The database; shows no password.
@@ -138,11 +138,11 @@ pub enum Unusable {
         /// Its newest migration.
         found: String,
     },
-    /// Its schema is of an earlier version.
+    /// An earlier version made its schema.
     #[error(
         "the database {url} was made by an older heartbeatd: its newest migration is {found}, \
-         this version's is {expected}; start `heartbeatd run` of this version once, it brings \
-         the schema up to date"
+         this version's is {expected}; start `heartbeatd run` of this version once to bring the \
+         schema up to date"
     )]
     Older {
         /// The database; shows no password.
@@ -152,7 +152,7 @@ pub enum Unusable {
         /// The newest migration of this version.
         expected: String,
     },
-    /// Its schema is of a later version.
+    /// A later version made its schema.
     #[error(
         "the database {url} was made by a newer heartbeatd: its newest migration is {found}, \
          this version's is {expected}; use that version or a later one"
@@ -173,10 +173,10 @@ pub enum Unusable {
     Encoding {
         /// The database; shows no password.
         url: DatabaseUrl,
-        /// Its encoding, as `SHOW server_encoding` has it.
+        /// Its encoding, as `SHOW server_encoding` returns it.
         encoding: String,
     },
-    /// A pooler gives each transaction another session.
+    /// It is behind a pooler that gives each transaction another session.
     #[error("the database {url} is behind a pooler in transaction mode{POOLER}")]
     TransactionPooling {
         /// The database; shows no password.

@@ -1,10 +1,11 @@
 //! One service at a time on a database.
 //!
-//! A lock keeps a second one out: on SQLite on the database's file and on one beside it,
-//! which the kernel releases when the process ends; on PostgreSQL of a session that does
-//! nothing else, which ends when the server has missed its process. A session can end while its
-//! process lives on, so there is a fence besides: the row of table `instance` has the
-//! token of whoever started last, and every transaction of a service reads it.
+//! A lock keeps a second service out. On SQLite it is a lock on the database's file and on
+//! one beside it, which the kernel releases when the process ends. On PostgreSQL it belongs
+//! to a session that does nothing else, and that the server ends once it misses the process.
+//! A session can end while its process lives on, so there is also a fence: table `instance`
+//! has the token of the service that started last, and each transaction of a service reads
+//! it.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -32,31 +33,31 @@ use super::{DeviceStore, OpenMode, PATIENCE, Result, StoreError};
 use crate::clock::system_clock;
 use crate::secrets::DatabaseUrl;
 
-/// How long a starting service waits for the lock: one that was just killed may not be
-/// gone yet.
+/// The time for which a starting service waits for the lock, because a service that was
+/// just killed may not be gone yet.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to wait before trying to lock again.
+/// The pause between two attempts to lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
-/// How often the session that has the lock is asked whether it is there.
+/// The interval at which the session with the lock is checked.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The first half of the advisory lock's key: "beat" in ASCII. The other half is the
 /// schema's.
 const LOCK_KEY: i32 = i32::from_be_bytes(*b"beat");
 
-/// The most of a lock file that is read.
+/// The greatest part of a lock file that is read, in bytes.
 const MAX_HOLDER: u64 = 4096;
 
-/// The service that has a database.
+/// The service that uses a database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The name of its machine.
     pub host: String,
     /// Its process id there.
     pub pid: i64,
-    /// When it started.
+    /// The time at which it started.
     pub since: DateTime<Utc>,
 }
 
@@ -78,22 +79,22 @@ impl fmt::Display for Holder {
     }
 }
 
-/// As an error shows whoever has the database.
+/// The service that uses the database, as errors show it.
 pub(super) fn shown(holder: Option<&Holder>) -> String {
-    holder.map_or_else(|| "a process that is not known".to_owned(), Holder::to_string)
+    holder.map_or_else(|| "an unknown process".to_owned(), Holder::to_string)
 }
 
-/// The right of this process to a database, for as long as it is not dropped.
+/// The exclusive right of this process to a database, until it is dropped.
 pub(super) struct Exclusive {
     token: String,
-    /// Taken out on closing, though clones of the store may live on.
+    /// `None` once the store was closed, of which clones may live on.
     lock: Mutex<Option<Lock>>,
-    /// Whoever has the database now, once that is another one.
+    /// The service that has taken over the database; `None` if none has.
     taken_over: watch::Sender<Option<Holder>>,
 }
 
 enum Lock {
-    /// Unlocked by being closed.
+    /// Closing them unlocks them.
     Files(#[expect(dead_code, reason = "they are kept open")] LockedFiles),
     /// A session, held by a task.
     Session(JoinHandle<()>),
@@ -103,44 +104,46 @@ enum Lock {
 
 /// The files of a SQLite database that are locked.
 struct LockedFiles {
-    /// The one beside the database's, which says who has it.
+    /// The file beside the database's, which names the holder.
     _note: File,
-    /// The database's own, whatever name it was opened by: a hard link or a mount has no
-    /// lock file in common with it. `None`: its file system does not do that.
+    /// The database's own file, which is the same under every name, whereas a hard link or
+    /// a mount has another lock file beside it. `None` if its file system does not support
+    /// locks.
     ///
     /// Closing it releases the locks that SQLite has in this process, so it is opened
-    /// before SQLite opens it and closed after.
+    /// before SQLite opens it and closed after SQLite has closed it.
     _database: Option<File>,
 }
 
-/// Why there is no lock.
+/// The reason for not getting the lock.
 enum Refused {
-    /// Another service has it, which may have said who it is.
+    /// Another service has it, which is given if it is known.
     By(Option<Holder>),
-    /// Another service has opened the database's file by another name.
+    /// Another service has opened the database's file under another name.
     UnderAnotherName(PathBuf),
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         if let Self::Session(task) = self {
-            // Its connection ends with it.
+            // This also ends its connection.
             task.abort();
         }
     }
 }
 
 impl DeviceStore {
-    /// Opens the database for a service: as with [`OpenMode::Migrate`], and for this
-    /// process alone. Commands may use it beside it.
+    /// Opens the database for a service: as with [`OpenMode::Migrate`], and for no other
+    /// service. Commands may use it at the same time.
     ///
     /// # Errors
     ///
-    /// Those of [`DeviceStore::open`]; [`StoreError::InUse`] if another service has it.
+    /// Those of [`DeviceStore::open`]; [`StoreError::InUse`] or
+    /// [`StoreError::InUseByAnotherName`] if another service uses it.
     pub async fn open_exclusive(url: &str) -> Result<Self> {
         let url = DatabaseUrl::from(url.to_owned());
         url.check().map_err(StoreError::Url)?;
-        // Before the schema is touched: an older service may be running on it.
+        // Before the schema is touched, because an older service may be using it.
         let lock = Lock::take(&url).await?;
         let mut store = Self::open(url.reveal(), OpenMode::Migrate).await?;
         let exclusive = Exclusive::new(lock);
@@ -149,8 +152,8 @@ impl DeviceStore {
         Ok(store)
     }
 
-    /// Resolves when another service has taken the database over, and never otherwise.
-    /// This one must end then; it cannot write any more.
+    /// Resolves when another service has taken over the database, and never otherwise. This
+    /// one must then end, because it cannot write any more.
     pub async fn taken_over(&self) -> StoreError {
         if let Some(exclusive) = &self.exclusive {
             let mut news = exclusive.taken_over.subscribe();
@@ -222,7 +225,7 @@ impl Exclusive {
 }
 
 impl Lock {
-    /// Takes the lock of a database, if need be as soon as it becomes free.
+    /// Takes the lock of a database, waiting for it if necessary.
     async fn take(url: &DatabaseUrl) -> Result<Self> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
@@ -264,8 +267,8 @@ impl Lock {
         Ok(Ok(Self::Files(LockedFiles { _note: locked, _database: database })))
     }
 
-    /// Keeps a session with the lock for as long as this lives, and takes a new one when
-    /// it ends. Until then the fence decides.
+    /// Keeps a session with the lock while this lives. When it ends, takes the lock in a new
+    /// one; until that succeeds, the fence protects the database.
     fn hold(url: DatabaseUrl, mut session: PgConnection) -> Self {
         Self::Session(tokio::spawn(async move {
             loop {
@@ -273,18 +276,18 @@ impl Lock {
                 if is_alive(&mut session).await {
                     continue;
                 }
-                log::warn!(target: "heartbeatd", "the session with the database's lock has ended");
+                log::warn!(target: "heartbeatd", "the session that held the database's lock has ended");
                 session = loop {
                     match timeout(PATIENCE, lock_session(&url)).await {
                         Ok(Ok(Ok(session))) => break session,
-                        // Perhaps by our own session, which the server still believes in.
+                        // Perhaps by our own session, which the server believes to be alive.
                         Ok(Ok(Err(_held))) => log::debug!("the database's lock is held"),
                         Ok(Err(error)) => log::debug!("cannot lock the database: {error}"),
                         Err(_elapsed) => log::debug!("cannot lock the database: no answer"),
                     }
                     sleep(PROBE_INTERVAL).await;
                 };
-                log::info!(target: "heartbeatd", "another session has the database's lock");
+                log::info!(target: "heartbeatd", "a new session holds the database's lock");
             }
         }))
     }
@@ -294,14 +297,14 @@ async fn is_alive(session: &mut PgConnection) -> bool {
     matches!(timeout(PATIENCE, session.ping()).await, Ok(Ok(())))
 }
 
-/// The lock file: beside the database's, also if that is named by a link.
+/// The lock file, which is beside the database's own, even if the URL names a link.
 fn lock_path(database: &Path) -> io::Result<PathBuf> {
     let mut name = database.canonicalize()?.into_os_string();
     name.push(".lock");
     Ok(name.into())
 }
 
-/// Locks the file beside the database for this process. `Err`: another one has it.
+/// Locks the file beside the database for this process. `Err` if another process has it.
 fn lock_file(path: &Path) -> io::Result<Result<File, Option<Holder>>> {
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false).mode(PRIVATE);
@@ -310,7 +313,7 @@ fn lock_file(path: &Path) -> io::Result<Result<File, Option<Holder>>> {
         Ok(()) => Ok(Ok(file)),
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
-            // What it holds only explains; it may be half written.
+            // Its content only explains, and may be half written.
             let _ = file.take(MAX_HOLDER).read_to_string(&mut text);
             Ok(Err(serde_json::from_str(&text).ok()))
         }
@@ -325,12 +328,12 @@ fn note_holder(mut file: &File) -> io::Result<()> {
     file.flush()
 }
 
-/// Locks the database's file itself, by `flock`: it belongs to the inode, so every name of
-/// the file has it, and SQLite's own locks, which are of another kind, do not meet it.
-/// `Err`: another service has it.
+/// Locks the database's file itself, by `flock`. This lock belongs to the inode, so it holds
+/// under every name of the file. SQLite's own locks are of another kind and do not conflict
+/// with it. `Err` if another service has it.
 ///
-/// Where the two are of one kind, as on NFS, a file that is open for reading cannot be
-/// locked, and is left alone.
+/// On NFS both kinds are the same, and a file that is open for reading cannot be locked. It
+/// then stays without this lock.
 fn lock_database(path: &Path) -> io::Result<Result<Option<File>, ()>> {
     let file = File::open(path)?;
     match file.try_lock() {
@@ -343,7 +346,7 @@ fn lock_database(path: &Path) -> io::Result<Result<Option<File>, ()>> {
     }
 }
 
-/// A session that has the lock. `Err`: another one has it.
+/// A session with the lock. `Err` if another one has it.
 async fn lock_session(
     url: &DatabaseUrl,
 ) -> Result<Result<PgConnection, Option<Holder>>, sqlx::Error> {
@@ -353,7 +356,7 @@ async fn lock_session(
         .disable_statement_logging();
     let connecting = timeout(PATIENCE, options.connect()).await;
     let mut session = connecting.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
-    // The server notices within 25 s that the machine of this process is gone.
+    // The server notices within 25 s if the machine of this process is gone.
     let keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
                       SET tcp_keepalives_count = 3";
     sqlx::raw_sql(keepalives).execute(&mut session).await?;
@@ -363,7 +366,7 @@ async fn lock_session(
         return Ok(Ok(session));
     }
     let holder = read_holder(&mut session).await.ok();
-    // It is not needed any more.
+    // The session is not needed any more.
     let _ = session.close().await;
     Ok(Err(holder))
 }

@@ -12,8 +12,9 @@ use super::{Result, StoreError};
 use crate::logging::escape::Quoted;
 use crate::secrets::DatabaseUrl;
 
-/// A database is for the user who runs the service: it names devices and says when
-/// they are silent. SQLite gives the files beside it the same mode.
+/// The mode of a database's file. Only the user who runs the service may read it, because
+/// it names devices and says when they were silent. SQLite gives the files beside it the
+/// same mode.
 pub(super) const PRIVATE: u32 = 0o600;
 
 /// The file that `url` names; `None` for PostgreSQL and for a database in memory.
@@ -38,24 +39,23 @@ fn mode(url: &DatabaseUrl) -> Option<String> {
     pairs.find_map(|(key, value)| (key == "mode").then(|| value.into_owned()))
 }
 
-/// Makes sure that a path can be opened as a database: creates the file if it is missing and
+/// Makes sure that a path can be opened as a database. Creates the file if it is missing and
 /// `create` is true.
 ///
 /// # Errors
 ///
-/// If it cannot be created, or is something else than a file: to open a named pipe may take
-/// for ever.
+/// If it cannot be created, or is not a file: opening a named pipe may never return.
 pub(super) fn prepare(path: &Path, create: bool) -> io::Result<()> {
     let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     match (path.metadata(), path.read_link()) {
         (Ok(metadata), _) if !metadata.is_file() => {
-            return wrong("it is not a file: database.url should have the path of one".to_owned());
+            return wrong("it is not a file: set database.url to the path of one".to_owned());
         }
         (Err(error), Ok(target)) if error.kind() == io::ErrorKind::NotFound => {
             let target = Quoted(&target.to_string_lossy()).to_string();
             return wrong(format!(
-                "it is a link to {target}, and there is no such file: database.url should have \
-                 the path of a file, or the link lead to one"
+                "it is a link to {target}, which does not exist: set database.url to the path \
+                 of a file, or have the link lead to one"
             ));
         }
         _ => (),
@@ -63,10 +63,10 @@ pub(super) fn prepare(path: &Path, create: bool) -> io::Result<()> {
     if create { create_private(path) } else { Ok(()) }
 }
 
-/// Creates an empty file for this user only, unless there is a file.
+/// Creates an empty file for this user only, unless the file exists.
 ///
-/// One that is there is not touched, not even opened: closing it would release the
-/// locks that this process has on it.
+/// An existing file is not even opened, because closing it would release the locks that
+/// this process has on it.
 fn create_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -74,18 +74,18 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The files of a database that is open.
+/// The files of an open database.
 #[derive(Debug)]
 pub(super) struct DatabaseFile {
     path: PathBuf,
     identity: Identity,
     /// The write-ahead log, which stays the same for as long as a connection is open.
     log: Option<(PathBuf, Identity)>,
-    /// The connections may all have been closed, and the log made anew since.
+    /// True if all connections may have been closed since, and the log created again.
     log_may_change: AtomicBool,
 }
 
-/// A file's device and inode: another file under the same name has others.
+/// A file's device and inode, which differ for another file under the same name.
 type Identity = (u64, u64);
 
 fn identity(path: &Path) -> io::Result<Identity> {
@@ -96,7 +96,7 @@ fn identity(path: &Path) -> io::Result<Identity> {
 impl DatabaseFile {
     /// The files as they are now.
     pub(super) fn identified(path: PathBuf) -> Result<Self> {
-        // A later change of the working folder does not change what it names.
+        // Absolute, so that a later change of the working folder changes nothing.
         let path = path.canonicalize().unwrap_or(path);
         let Ok(identified) = identity(&path) else {
             return Err(StoreError::FileReplaced { path });
@@ -112,14 +112,13 @@ impl DatabaseFile {
         &self.path
     }
 
-    /// From now on the write-ahead log may be another one: connections are replaced, and
-    /// the last one that closes deletes it.
+    /// Allows the write-ahead log to be another one from now on: connections are replaced,
+    /// and the last one that is closed deletes it.
     pub(super) fn let_log_change(&self) {
         self.log_may_change.store(true, Ordering::SeqCst);
     }
 
-    /// Fails if another file has the name of one of these, or none. Costs two system
-    /// calls.
+    /// Fails if one of the files was deleted or replaced. Costs two system calls.
     pub(super) fn verify(&self) -> Result<()> {
         verify(&self.path, self.identity)?;
         match &self.log {

@@ -1,5 +1,4 @@
-//! The fleet as people see it: registering, listing, removing and counting
-//! devices.
+//! The fleet as people see it: registering, listing and counting devices.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,36 +17,36 @@ use crate::domain::{DeviceId, OwnTimeout, Status};
 pub struct Device {
     /// Its id.
     pub id: DeviceId,
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
-    /// When its last heartbeat was received.
+    /// The time at which its last heartbeat was received.
     pub last_seen_at: Option<DateTime<Utc>>,
-    /// Its own timeout, as its row has it; `None`: `heartbeat.timeout`.
+    /// Its own timeout as stored, usable or not; `None` if `heartbeat.timeout` is in effect.
     pub timeout_seconds: Option<i64>,
-    /// Seconds since it booted, as it last told.
+    /// The seconds since it booted, as last reported.
     pub uptime_seconds: Option<i64>,
-    /// Bytes of free memory, as it last told.
+    /// The bytes of free memory, as last reported.
     pub free_memory: Option<i64>,
-    /// Its clock minus the service's.
+    /// Its clock minus the service's, in milliseconds.
     pub clock_skew_ms: Option<i64>,
     /// The error that its last heartbeat reported.
     pub error: Option<String>,
-    /// Why its last payload could not be read, or a part of it.
+    /// The reason why its last payload, or a part of it, could not be read.
     pub payload_error: Option<String>,
-    /// When it became known.
+    /// The time at which it was registered.
     pub registered_at: DateTime<Utc>,
 }
 
 impl Device {
-    /// Its own timeout that is in effect; `None`: `heartbeat.timeout` is.
+    /// Its own timeout, if that is in effect; `None` if `heartbeat.timeout` is.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout_seconds.map(OwnTimeout::of)?.in_effect()
     }
 }
 
 impl DeviceStore {
-    /// Registers a device that has not been heard yet. `false`: it is
-    /// registered already, and stays as it is.
+    /// Registers a device that has not been heard yet. Returns false if it is registered
+    /// already; it then stays as it is.
     ///
     /// # Errors
     ///
@@ -87,8 +86,8 @@ impl DeviceStore {
         .await
     }
 
-    /// Up to `limit` devices in the order of their ids, after the id `after`; without
-    /// those whose rows cannot be read.
+    /// Up to `limit` devices in the order of their ids, after the id `after`, without those
+    /// whose rows cannot be read.
     ///
     /// # Errors
     ///
@@ -112,8 +111,8 @@ impl DeviceStore {
         .await
     }
 
-    /// Gives a device a timeout of its own, or with `None` the default again.
-    /// `false`: it is not registered.
+    /// Sets a device's own timeout, or with `None` returns it to the default. Returns false
+    /// if it is not registered.
     ///
     /// # Errors
     ///
@@ -130,7 +129,7 @@ impl DeviceStore {
         Ok(updated.rows_affected > 0)
     }
 
-    /// How many devices there are in each status; without those whose status is none.
+    /// The number of devices in each status, without those whose status is unknown.
     ///
     /// # Errors
     ///

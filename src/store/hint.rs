@@ -5,17 +5,17 @@ use sea_orm::DbErr;
 use super::OpenMode;
 
 /// The remedy for a pooler in transaction mode.
-pub(super) const POOLER: &str = "; heartbeatd needs sessions of its own: connect to PostgreSQL \
+pub(super) const POOLER: &str = "; heartbeatd needs its own sessions: connect to PostgreSQL \
                            directly, or set pool_mode = session in PgBouncer";
 
-/// What helps if a SQLite database cannot be written.
+/// The remedy for a SQLite database that cannot be written.
 const NOT_WRITABLE: &str = "; the user of heartbeatd must be allowed to write the file, the files beside it and their \
      folder, also to read: change their owner, or set database.url to a folder that can be written";
 
-/// What may help against an error of opening.
+/// The hint for an error of opening; empty if there is none.
 pub(super) fn on_opening(url: &str, mode: OpenMode, error: &DbErr) -> &'static str {
     let text = error.to_string();
-    // What PgBouncer says itself, and what a session that changes hands leads to.
+    // PgBouncer's own words, and the symptoms of a session that changes hands.
     const OF_A_POOLER: [&str; 4] =
         ["pgbouncer", "unsupported startup parameter", "prepared statement", "pooling mode"];
     // NOTADB and CORRUPT.
@@ -28,14 +28,14 @@ pub(super) fn on_opening(url: &str, mode: OpenMode, error: &DbErr) -> &'static s
         }
         _ if sqlite && text.contains("Permission denied") => NOT_WRITABLE,
         _ if sqlite && DAMAGE.iter().any(|symptom| text.contains(symptom)) => {
-            "; it is another program's, encrypted or damaged: set database.url to the file of \
-             heartbeatd, or move it away and restore it from a backup"
+            "; it belongs to another program, is encrypted or is damaged: set database.url to the \
+             file of heartbeatd, or move this one away and restore it from a backup"
         }
         OpenMode::Migrate | OpenMode::Create if sqlite && text.contains("No such file") => {
-            "; its folder must be there, and so must the file unless the URL says mode=rwc"
+            "; its folder must exist, and so must the file unless the URL says mode=rwc"
         }
         OpenMode::Existing if sqlite => {
-            "; if there is none yet, `heartbeatd run` and `heartbeatd device add` make one"
+            "; if there is none yet, `heartbeatd run` and `heartbeatd device add` create one"
         }
         _ if OF_A_POOLER.iter().any(|symptom| text.contains(symptom)) => {
             "; this looks like PgBouncer: connect to PostgreSQL directly, or set \
@@ -48,7 +48,7 @@ pub(super) fn on_opening(url: &str, mode: OpenMode, error: &DbErr) -> &'static s
     }
 }
 
-/// What helps against a statement's failure, if that is known.
+/// The hint for a failed statement; empty if there is none.
 pub(super) fn on_statement(error: &DbErr) -> &'static str {
     let read_only = error.to_string().contains("attempt to write a readonly database");
     if read_only { NOT_WRITABLE } else { "" }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_cannot_be_opened_has_the_remedy_that_fits() {
+    fn a_file_that_cannot_be_opened_gets_the_hint_that_fits() {
         for (mode, why, remedy) in [
             (
                 OpenMode::Migrate,
@@ -74,7 +74,7 @@ mod tests {
                 "be allowed to write",
             ),
             (OpenMode::Migrate, "/x/h.db: No such file or directory (os error 2)", "mode=rwc"),
-            (OpenMode::Existing, "(14) unable to open database file", "make one"),
+            (OpenMode::Existing, "(14) unable to open database file", "create one"),
             (OpenMode::Existing, "(code: 26) file is not a database", "restore it"),
             (OpenMode::Migrate, "(code: 11) database disk image is malformed", "restore it"),
         ] {

@@ -28,7 +28,7 @@ pub(super) struct NewTransition {
 }
 
 impl NewTransition {
-    /// What a heartbeat changes, if anything.
+    /// The status change that a heartbeat makes, if any.
     pub(super) fn on_heartbeat(from: Status, heartbeat: &Heartbeat) -> Option<Self> {
         let to = from.on_heartbeat(heartbeat.error.is_some());
         (to != from).then(|| Self {
@@ -44,7 +44,7 @@ impl NewTransition {
         })
     }
 
-    /// With the number that the database gave it.
+    /// The transition, with the number that the database gave it.
     fn numbered(&self, sequence: i64) -> Transition {
         let Self { device_id, from, to, at, last_seen_at, cutoff, timeout, listened, instance } =
             self.clone();
@@ -93,8 +93,8 @@ const TRANSITION: Columns = &[
 ];
 
 impl DeviceStore {
-    /// Writes transitions, in their order and at most one of a device, inside the
-    /// transaction that makes them true.
+    /// Inserts transitions in their order, at most one per device, in the transaction that
+    /// changes the statuses.
     pub(super) async fn insert_transitions(
         &self,
         transaction: &DatabaseTransaction,
@@ -130,8 +130,8 @@ impl DeviceStore {
         Ok(numbered)
     }
 
-    /// The newest transitions, newest first: of one device or of all, before
-    /// the sequence number `before`.
+    /// The newest transitions of one device or of all, newest first, with sequence numbers
+    /// below `before`.
     ///
     /// # Errors
     ///
@@ -155,9 +155,9 @@ impl DeviceStore {
         .await
     }
 
-    /// Deletes up to `limit` of the oldest transitions from before `before`, never
-    /// one that is still to be delivered, nor the one that took a device offline
-    /// which still is. Returns how many.
+    /// Deletes up to `limit` of the oldest transitions that are older than `before`. Keeps
+    /// those that are still to be delivered, and the last offline transition of a device
+    /// that is still offline. Returns the number of deleted ones.
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl DeviceStore {
     }
 }
 
-/// Inserts these rows and returns their devices and numbers.
+/// An `INSERT` of these rows that returns their devices and sequence numbers.
 fn insert_sql(rows: &str) -> String {
     let columns = TRANSITION.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     format!(

@@ -1,5 +1,5 @@
-//! The listening intervals: what an instance has proven, and its successor takes
-//! up.
+//! The listening intervals that an instance has proven, and that its successor
+//! continues from.
 
 use chrono::{DateTime, Utc};
 use entity::listening_interval::{Column, Entity, Model};
@@ -17,18 +17,18 @@ use crate::domain::{Change, GapCause, Interval, Listened};
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
 
-/// What an instance has proven since it was saved.
+/// The coverage that an instance has proven since the last save.
 #[derive(Clone, Debug, Default)]
 pub struct Proven {
     /// Its `mqtt.client_id`.
     pub instance: String,
-    /// What is to be replaced by what; `None`: nothing.
+    /// The intervals that change; `None` if none does.
     pub change: Option<Change>,
 }
 
 impl DeviceStore {
-    /// The intervals in which `instance` was listening between `from` and `until`,
-    /// oldest first; of more than [`MAX_INTERVALS`] the newest.
+    /// The intervals in which `instance` was listening between `from` and `until`, oldest
+    /// first. If there are more than [`MAX_INTERVALS`], only the newest.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl DeviceStore {
             .limit(MAX_INTERVALS as u64);
         self.read("read the coverage", async |db| {
             let rows = db.query_all_raw(query.build(self.backend())).await?;
-            // What cannot be read proves nothing.
+            // An interval that cannot be read proves nothing.
             let readable =
                 |row| self.readable("a listening interval", Model::from_query_result(row, ""));
             Ok(rows.iter().rev().filter_map(readable).map(Listened::from).collect())
@@ -55,8 +55,8 @@ impl DeviceStore {
         .await
     }
 
-    /// Saves what an instance has proven, in the transaction that writes the
-    /// heartbeats that it vouches for.
+    /// Saves the coverage in the transaction that writes the heartbeats received during
+    /// it.
     pub(super) async fn save_listened(
         &self,
         transaction: &DatabaseTransaction,
@@ -82,8 +82,8 @@ impl DeviceStore {
         Ok(())
     }
 
-    /// Deletes up to `limit` of the oldest intervals of `instance` that ended
-    /// before `before`. Returns how many.
+    /// Deletes up to `limit` of the oldest intervals of `instance` that ended before
+    /// `before`. Returns the number of deleted ones.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl DeviceStore {
 impl From<Model> for Listened {
     fn from(row: Model) -> Self {
         let until = row.ended_at.0;
-        // A start that is no time proves nothing.
+        // An interval whose start is not a time proves nothing.
         let from = DateTime::from_timestamp_millis(row.started_at).unwrap_or(until);
         Self { interval: Interval { from, until }, after: row.gap_cause.map(GapCause::from) }
     }

@@ -18,26 +18,26 @@ use super::file::{self, DatabaseFile};
 use super::{Result, StoreError, Unusable, hint};
 use crate::secrets::DatabaseUrl;
 
-/// What opening a database may do to it.
+/// The changes that opening may make to a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
-    /// A missing database is created and an older schema is brought to this version. For
-    /// the service. Its connections are opened at once and kept.
+    /// Creates a missing database and migrates an older schema. For the service, whose
+    /// connections are all opened at once and kept.
     Migrate,
-    /// A missing database is created; an older schema is an error. A SQLite file is
-    /// created only if the URL says `mode=rwc`, here and for [`OpenMode::Migrate`].
+    /// Creates a missing database; an older schema is an error. A SQLite file is created
+    /// only if the URL says `mode=rwc`, here and in [`OpenMode::Migrate`].
     Create,
-    /// The database must be there, with the schema of this version.
+    /// Changes nothing: the database must exist, with the schema of this version.
     Existing,
 }
 
-/// Where a store came from, and what connecting to it again needs.
+/// The origin of a store: everything that connecting to it again needs.
 pub(super) struct Origin {
     url: DatabaseUrl,
     mode: OpenMode,
-    /// `None`: not a file.
+    /// `None` if the database is not a file.
     file: Option<DatabaseFile>,
-    /// The schema was created by this opening.
+    /// True if this opening created the schema.
     pub(super) created: bool,
 }
 
@@ -75,15 +75,15 @@ impl Origin {
                 Ok((db, origin))
             }
             Err(error) => {
-                // It is not used; the error says more than this one could.
+                // An error of closing would say less than this one.
                 let _ = db.close().await;
                 Err(error)
             }
         }
     }
 
-    /// The database as it may be shown: a file with its absolute path, a URL without
-    /// its password.
+    /// The database as it may be shown: the absolute path of a file, or the URL without its
+    /// password.
     pub(super) fn shown(&self) -> String {
         match &self.file {
             Some(file) => file.path().display().to_string(),
@@ -91,13 +91,13 @@ impl Origin {
         }
     }
 
-    /// Fails if another file has taken the place of the one that was opened.
+    /// Fails if the file that was opened was deleted or replaced.
     pub(super) fn verify_file(&self) -> Result<()> {
         self.file.as_ref().map_or(Ok(()), DatabaseFile::verify)
     }
 
-    /// New connections to the same database, that are made when it is asked something, or
-    /// in the background. A missing file is never created: an empty one would hide that
+    /// New connections to the same database, which are made with the first query or in the
+    /// background. A missing file is never created, because an empty one would hide that
     /// the devices are gone.
     pub(super) async fn connect_again(&self) -> Result<DatabaseConnection, DbErr> {
         let connected = self.connect_lazily(self.kept_connections()).await?;
@@ -108,7 +108,7 @@ impl Origin {
         Ok(connected)
     }
 
-    /// Connections beside the others, that are made when the database is asked something.
+    /// Connections outside the pool, which are made with the first query.
     pub(super) async fn connect_beside(&self) -> Result<DatabaseConnection, DbErr> {
         self.connect_lazily(0).await
     }
@@ -128,12 +128,13 @@ impl Origin {
         .await
     }
 
-    /// The service's connections are all opened at once; a command needs one.
+    /// The number of connections that are opened at once and kept: all for the service. A
+    /// command needs one at a time.
     fn kept_connections(&self) -> u32 {
         if self.mode == OpenMode::Migrate { MAX_CONNECTIONS } else { 0 }
     }
 
-    /// Makes a database that answers one that can be used. Returns true if that created
+    /// Checks the database and creates or migrates its schema. Returns true if that created
     /// the schema.
     async fn prepare(&self, db: &DatabaseConnection) -> Result<bool> {
         let failed = |error| self.failed(error);

@@ -16,8 +16,8 @@ use crate::domain::Transition;
 
 const SEQUENCE: Columns = &[("sequence", Type::Integer)];
 
-/// How many alerts of the outbox, the first ones, are read to know its size. Those that
-/// cannot be read are among them sooner or later: the others are delivered past them.
+/// The number of alerts that are read to find the unreadable ones among them. These come
+/// to the front of the outbox in time, because the others are delivered past them.
 const EXAMINED: u64 = 10_000;
 
 /// The size and the age of the outbox.
@@ -25,11 +25,11 @@ const EXAMINED: u64 = 10_000;
 pub struct OutboxSize {
     /// The number of alerts that wait to be delivered.
     pub alerts: u64,
-    /// When the oldest of them was found.
+    /// The time at which the oldest of them was found.
     pub oldest: Option<DateTime<Utc>>,
 }
 
-/// Matches what is still to be delivered.
+/// Matches transitions that are still to be delivered.
 pub(super) fn is_undelivered() -> Condition {
     Condition::all()
         .add(Column::ToStatus.eq(entity::Status::Offline))
@@ -38,8 +38,8 @@ pub(super) fn is_undelivered() -> Condition {
 }
 
 impl DeviceStore {
-    /// The size and the age of the outbox, without the alerts that cannot be read: they are
-    /// never delivered. Of more than 10,000 of those the rest counts as waiting.
+    /// The size and the age of the outbox, without the alerts that cannot be read, because
+    /// these are never delivered. If more than 10,000 are, the rest counts as waiting.
     ///
     /// # Errors
     ///
@@ -64,8 +64,8 @@ impl DeviceStore {
         .await
     }
 
-    /// The oldest offline transitions that the alert sink has not acknowledged,
-    /// in order; without those that cannot be read.
+    /// The oldest offline transitions that the alert sink has not acknowledged, in order,
+    /// without those that cannot be read.
     ///
     /// # Errors
     ///
@@ -78,11 +78,11 @@ impl DeviceStore {
         .await
     }
 
-    /// Strikes transitions off the outbox: the alert sink has them.
+    /// Removes transitions from the outbox after the alert sink has taken them.
     ///
     /// # Errors
     ///
-    /// If the database fails; they are then delivered again.
+    /// If the database fails. They are then delivered again.
     pub async fn acknowledge_offline(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
         // Raw, because a list of parameters would be another statement for each length.
         let sql = format!(
@@ -98,7 +98,7 @@ impl DeviceStore {
         .map(drop)
     }
 
-    /// Takes an alert out of the outbox that the sink will never take, and keeps why.
+    /// Removes an alert from the outbox that the sink will never take, and keeps the reason.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The connections, which are replaced as soon as one of them may be damaged.
+//! The connections, which are all replaced as soon as one of them may be damaged.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,16 +8,16 @@ use sea_orm::{DatabaseConnection, DbBackend};
 
 use super::open::Origin;
 
-/// How long connections that were replaced may take to close. One whose server has
-/// vanished never does: what is left then is dropped.
+/// The time that replaced connections have to close. One whose server has vanished never
+/// closes; it is dropped after this time.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// The pool that serves now, and what it takes to make the next.
+/// The current connections, and what is needed to make new ones.
 pub(super) struct Pool {
     origin: Origin,
     backend: DbBackend,
     current: RwLock<Lease>,
-    /// True from a failure on until another connection has read what was written since.
+    /// True from a failure until another connection has read what was written since.
     doubted: AtomicBool,
 }
 
@@ -51,20 +51,20 @@ impl Pool {
         self.current.read().clone()
     }
 
-    /// True if `lease` is not the pool that serves now.
+    /// True if the connections of `lease` were replaced.
     pub(super) fn is_replaced(&self, lease: &Lease) -> bool {
         self.current.read().number != lease.number
     }
 
-    /// Has fresh connections serve from now on instead of those of `failed`, unless they
-    /// are replaced already.
+    /// Replaces the connections of `failed` by new ones, unless that was done already.
     ///
-    /// Which of them is damaged cannot be told from outside. SQLite rolls back by itself if
-    /// COMMIT fails because the disk is full; the ROLLBACK of sqlx then fails, for there is
-    /// no transaction, and its depth stays 1. For a connection of that depth sea-orm begins
-    /// the next transaction with SAVEPOINT. As soon as the end of such a one fails as well,
-    /// ROLLBACK TO leaves it open, and each later COMMIT only releases a savepoint inside
-    /// it: everything succeeds, nothing is ever stored, and the lock is never released.
+    /// All of them, because the damaged one cannot be found from outside. If COMMIT fails
+    /// because the disk is full, SQLite rolls back by itself. The ROLLBACK of sqlx then
+    /// fails, because there is no transaction, and its depth stays 1. On a connection of
+    /// that depth sea-orm begins the next transaction with SAVEPOINT. If that one fails at
+    /// its end as well, ROLLBACK TO leaves it open, and each later COMMIT only releases a
+    /// savepoint inside it: everything succeeds, nothing is ever stored, and the lock is
+    /// never released.
     pub(super) async fn replace(&self, failed: &Lease) {
         self.doubted.store(true, Ordering::SeqCst);
         let fresh = match self.origin.connect_again().await {
@@ -82,12 +82,12 @@ impl Pool {
         tokio::spawn(close(old.db));
     }
 
-    /// True if it is not known that what is written can be read by others.
+    /// True if other connections may not see what is written.
     pub(super) fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::SeqCst)
     }
 
-    /// Another connection has read what was written.
+    /// Ends the doubt: another connection has read what was written.
     pub(super) fn trust(&self) {
         self.doubted.store(false, Ordering::SeqCst);
     }
@@ -99,11 +99,11 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// Closes connections, as far as they can be.
+/// Closes connections, as far as possible.
 pub(super) async fn close(db: DatabaseConnection) {
     match tokio::time::timeout(CLOSING, db.close()).await {
         Ok(Ok(())) => (),
-        Ok(Err(error)) => log::debug!("connections that were replaced do not close: {error}"),
-        Err(_elapsed) => log::debug!("connections that were replaced are left behind"),
+        Ok(Err(error)) => log::debug!("replaced connections do not close: {error}"),
+        Err(_elapsed) => log::debug!("replaced connections are abandoned"),
     }
 }

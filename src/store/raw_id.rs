@@ -1,4 +1,4 @@
-//! Ids as the database has them: SQLite lets any program put any bytes in their place.
+//! Ids as they are stored: SQLite lets any program store any bytes as an id.
 
 use std::fmt;
 
@@ -7,20 +7,20 @@ use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 use super::rows::{self, Columns, Type};
 use super::values::Hex;
 
-/// The id of a row, of whatever kind.
+/// The stored id of a row, valid or not.
 ///
-/// One that is not a text is spelled like SQLite's literal for bytes, `x'00ff'`.
+/// An id that is not a text is spelled as SQLite's literal for bytes, `x'00ff'`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RawId {
-    /// A text, which need not be a valid id.
+    /// A text, which may be an invalid id.
     Text(String),
     /// A text that is not UTF-8.
     NotUtf8(Vec<u8>),
-    /// Bytes that are no text.
+    /// Bytes that are not a text.
     Bytes(Vec<u8>),
 }
 
-/// How a text begins that spells bytes.
+/// The beginning of a text that spells bytes.
 const BYTES_PREFIX: &str = "x'";
 
 pub(super) const ID: Columns = &[("id", Type::Text)];
@@ -46,7 +46,7 @@ impl RawId {
         let bytes: Vec<u8> = row.try_get("", "raw_id")?;
         let kind: String = row.try_get("", "id_type")?;
         Ok(match String::from_utf8(bytes) {
-            // Nothing else than these two stays what it is in a column of texts.
+            // A column of texts keeps nothing but texts and bytes.
             Ok(text) if kind == "text" => Self::Text(text),
             Err(error) if kind == "text" => Self::NotUtf8(error.into_bytes()),
             Ok(text) => Self::Bytes(text.into_bytes()),
@@ -77,7 +77,7 @@ impl fmt::Display for RawId {
     }
 }
 
-/// A `SELECT` of the ids that these texts name or spell; `placeholder` names its parameters.
+/// A `SELECT` of the ids that these texts are or spell; `placeholder` names its parameters.
 pub(super) fn listed(
     backend: DbBackend,
     ids: &[String],

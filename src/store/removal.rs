@@ -1,5 +1,5 @@
-//! Removing devices, and remembering for a while that they were removed: a heartbeat
-//! that was received before must not bring one back.
+//! Removing devices, and remembering their removal for a while, so that a heartbeat received
+//! before does not bring one back.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,44 +17,45 @@ use super::rows;
 use super::{DeviceStore, Result, millis, time};
 use crate::domain::{Heartbeat, OwnTimeout};
 
-/// How many devices one transaction removes: the service waits for no longer than that.
+/// The number of devices that one transaction removes. The service waits no longer than that
+/// takes.
 pub const REMOVED_AT_ONCE: usize = 1_000;
 
-/// How long a removal is remembered: no heartbeat waits that long to be written.
+/// The time for which a removal is remembered. No heartbeat waits longer to be written.
 const REMEMBERED: TimeDelta = TimeDelta::days(1);
 
-/// How far in the future a removal may lie: another machine's clock may be ahead. One
-/// further off was remembered by a clock that has been set back since.
+/// The time by which a removal may lie in the future, because another machine's clock may be
+/// ahead. A later one was stored by a clock that has been set back since.
 const TOLERATED_FUTURE: TimeDelta = TimeDelta::minutes(1);
 
 /// The devices that meet all of these conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// One of these ids; any text, so that a row with an id that is not accepted any
-    /// more can be removed, or bytes spelled as [`RawId`] does.
+    /// Has one of these ids. They may be invalid, so that rows with such an id can be
+    /// removed, or bytes as [`RawId`] spells them.
     pub ids: Option<Vec<String>>,
-    /// An id that matches this pattern: `*` is any text, `?` one character.
+    /// Has an id that matches this pattern: `*` is any text, `?` one character.
     pub matching: Option<String>,
-    /// Last heard, or if never heard registered, before this instant.
+    /// Was last heard, or registered if it was never heard, before this instant.
     pub silent_since: Option<DateTime<Utc>>,
-    /// Registered at this instant or later.
+    /// Was registered at this instant or later.
     pub registered_since: Option<DateTime<Utc>>,
 }
 
 /// A device that a [`Selection`] selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// Its id, as the database has it.
+    /// Its stored id.
     pub id: RawId,
-    /// When its last heartbeat was received, as far as it can be read.
+    /// The time of its last heartbeat; `None` if there is none or it cannot be read.
     pub last_seen_at: Option<DateTime<Utc>>,
-    /// Its own timeout that is in effect; `None`: `heartbeat.timeout` is.
+    /// Its own timeout, if that is in effect; `None` if `heartbeat.timeout` is.
     pub timeout: Option<Duration>,
 }
 
 impl DeviceStore {
-    /// Up to [`REMOVED_AT_ONCE`] selected devices in the order of their ids, after the id
-    /// `after`.
+    /// Up to [`REMOVED_AT_ONCE`] of the selected devices in the order of their ids, after the
+    /// id `after`.
     ///
     /// # Errors
     ///
@@ -68,12 +69,12 @@ impl DeviceStore {
             .await
     }
 
-    /// Forgets the devices that [`selected`](Self::selected) gives; their history stays.
-    /// Heartbeats that were received until `at` do not register them again.
+    /// Removes the devices that [`selected`](Self::selected) returns; their history stays.
+    /// Heartbeats received until `at` do not register them again.
     ///
     /// # Errors
     ///
-    /// If the database fails; none of them is removed then.
+    /// If the database fails. Then none of them is removed.
     pub async fn remove(
         &self,
         selection: &Selection,
@@ -87,7 +88,7 @@ impl DeviceStore {
             let forget =
                 format!("DELETE FROM device WHERE id IN (SELECT id FROM device WHERE {condition})");
             self.execute(transaction, &forget, values).await?;
-            // No heartbeat has an id that is not a text.
+            // Only texts, because no heartbeat has another id.
             let texts = bind(selected.iter().filter_map(|device| device.id.text()));
             let rows = rows::select(self.backend(), "$1", ID);
             let remember = format!(
@@ -116,7 +117,7 @@ impl DeviceStore {
         self.select(db, &sql, values).await?.iter().map(Selected::read).collect()
     }
 
-    /// Of these unregistered devices those that were removed lately, and when, in
+    /// The recent removals of these unregistered devices: the time of each, in
     /// milliseconds.
     pub(super) async fn removals(
         &self,
@@ -137,12 +138,12 @@ impl DeviceStore {
             let id: String = row.try_get("", "device_id")?;
             Ok((id, row.try_get("", "removed_at")?))
         };
-        // One that cannot be read does not keep the others from being written.
+        // A removal that cannot be read must not prevent the others from being used.
         let readable = |row| self.readable("a removal", read(row));
         Ok(rows.iter().filter_map(readable).collect())
     }
 
-    /// They are registered again.
+    /// Forgets the removals of devices that are registered again.
     pub(super) async fn forget_removals(
         &self,
         transaction: &DatabaseTransaction,
@@ -160,9 +161,10 @@ impl DeviceStore {
         Ok(())
     }
 
-    /// Removals in the future of a clock that was turned back count as made at `now`: no
-    /// heartbeat would register such a device again until then. One that was received
-    /// before the clock was turned back counts as received at `now`, too, and does not.
+    /// Moves removals from the future to `now` after the clock was set back, because until
+    /// then no heartbeat would register such a device again. A heartbeat that was received
+    /// before the clock was set back also counts as received at `now`, and does not
+    /// register it.
     ///
     /// # Errors
     ///
@@ -177,8 +179,8 @@ impl DeviceStore {
         .await
     }
 
-    /// Forgets the removals that no waiting heartbeat can be older than, and those that a
-    /// clock has noted which was set back since.
+    /// Forgets removals that are older than any waiting heartbeat, and those stored by a
+    /// clock that has been set back since.
     ///
     /// # Errors
     ///
@@ -198,7 +200,7 @@ impl DeviceStore {
 
 impl Selected {
     fn read(row: &QueryResult) -> Result<Self, DbErr> {
-        // What cannot be read does not save a row from being removed.
+        // A row that cannot be read can be removed, too.
         let timeout: Option<i64> = row.try_get("", "timeout_seconds").ok().flatten();
         Ok(Self {
             id: RawId::read(row)?,
@@ -208,8 +210,7 @@ impl Selected {
     }
 }
 
-/// The condition, the order and the limit of the next selected rows as SQL, and the
-/// parameters.
+/// The SQL that selects the next rows, with its order and limit, and its parameters.
 fn condition(
     backend: DbBackend,
     selection: &Selection,
@@ -243,8 +244,8 @@ fn condition(
     (format!("{} ORDER BY id LIMIT {REMOVED_AT_ONCE}", all.join(" AND ")), values)
 }
 
-/// The instant in a column; null if there is anything else, which on SQLite would be later
-/// than every instant.
+/// The instant in a column. Null for any other value, which SQLite would order after every
+/// instant.
 fn instant(backend: DbBackend, column: &str) -> String {
     match backend {
         DbBackend::Postgres => column.to_owned(),
@@ -252,8 +253,8 @@ fn instant(backend: DbBackend, column: &str) -> String {
     }
 }
 
-/// A pattern of `*` and `?` as the database spells it, and its operator. SQLite's LIKE
-/// would not tell `A` from `a`, and its GLOB knows `[` as well.
+/// The operator for a pattern of `*` and `?`, and the pattern as the database spells it.
+/// SQLite's LIKE does not distinguish `A` from `a`, and its GLOB also interprets `[`.
 fn like(backend: DbBackend, pattern: &str) -> (&'static str, String) {
     let spelled = |c: char| match (backend, c) {
         (DbBackend::Postgres, '*') => "%".to_owned(),

@@ -18,35 +18,34 @@ use super::values::{at_most, listed};
 use super::{DeviceStore, Result, device_id, millis, time};
 use crate::domain::{Coverage, Cutoffs, DeviceId, OwnTimeout, Status, Transition};
 
-/// On what grounds devices are marked offline.
+/// The grounds for marking devices offline.
 #[derive(Clone, Copy, Debug)]
 pub struct Grounds<'a> {
-    /// What they must have been last seen before.
+    /// The instants before which they must have been last seen.
     pub cutoffs: &'a Cutoffs,
-    /// What the cutoffs come from.
+    /// The coverage that the cutoffs come from.
     pub coverage: &'a Coverage,
-    /// Who listened.
+    /// The instance that listened.
     pub instance: &'a str,
 }
 
 /// Silent devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stale {
-    /// Sorted by id.
+    /// Their ids, sorted.
     pub devices: Vec<DeviceId>,
-    /// Where there may be more.
+    /// The place to look for more; `None` if there are no more.
     pub next: Option<StaleFrom>,
 }
 
-/// Where to look for silent devices.
+/// The place to look for silent devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum StaleFrom {
-    /// Wherever they are found first: those that were found are offline by the next time,
-    /// or were heard.
+    /// Anywhere, because by the next time those found are offline or were heard.
     #[default]
     Anywhere,
-    /// Behind this id, which need not be a valid one: rows that cannot be read stay where
-    /// they are, and must not take the place of others.
+    /// After this id, which may be invalid. Rows that cannot be read stay where they are,
+    /// and must not take the place of others.
     After(String),
 }
 
@@ -60,14 +59,14 @@ impl StaleFrom {
     }
 }
 
-/// The distinct timeouts that devices have of their own.
+/// The distinct timeouts of devices that have their own.
 pub type OwnTimeouts = Vec<Duration>;
 
 const CUTOFF: Columns = &[("timeout_seconds", Type::Integer), ("cutoff", Type::Integer)];
 const ID: Columns = &[("id", Type::Text)];
 
 impl DeviceStore {
-    /// The distinct timeouts that devices have of their own.
+    /// The distinct timeouts of devices that have their own.
     ///
     /// # Errors
     ///
@@ -86,7 +85,7 @@ impl DeviceStore {
         .await
     }
 
-    /// A timeout that can be one: see [`cutoff`] for those that cannot.
+    /// Reads a usable timeout; see [`Own::cutoff`] for the others.
     fn own_timeout(&self, row: &QueryResult) -> Option<Duration> {
         let device: Option<String> = row.try_get("", "id").ok();
         let seconds = row.try_get::<i64>("", "timeout_seconds").and_then(|seconds| {
@@ -95,10 +94,9 @@ impl DeviceStore {
         self.readable(&named("device", &device), seconds)
     }
 
-    /// Sets the last heartbeat of devices that were last seen after `now` to `now`: the
-    /// clock was turned back. Returns how many there were; at most `limit`, there may be
-    /// more. A device that cannot fall silent, because it is offline, keeps its time: the
-    /// clock may be right again soon.
+    /// Sets `last_seen_at` to `now` where it is later, because the clock was set back. Does
+    /// so for at most `limit` devices and returns their number. A device that cannot fall
+    /// silent, because it is offline, keeps its time: the clock may soon be right again.
     ///
     /// # Errors
     ///
@@ -120,8 +118,8 @@ impl DeviceStore {
         .await
     }
 
-    /// The devices that were last seen before their cutoff and are not offline
-    /// yet; at most `limit`, sorted by id, and where to go on.
+    /// Up to `limit` devices that were last seen before their cutoff and are not offline
+    /// yet, sorted by id, and the place to continue.
     ///
     /// # Errors
     ///
@@ -145,8 +143,8 @@ impl DeviceStore {
             join = own.join,
             stale = own.stale("$1"),
         );
-        // Whoever was seen after the latest cutoff, as nearly everybody, needs no look
-        // at the status and the timeout.
+        // Nearly all devices were seen after the latest cutoff. For these the status and the
+        // timeout are not looked at.
         let latest = cutoffs.latest().map(millis).into();
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut values = vec![cutoffs.default.instant.map(millis).into(), latest, most.into()];
@@ -156,7 +154,7 @@ impl DeviceStore {
         }
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.read("find the silent devices", async |db| {
-            // Row by row: a million of them at once would be 200 MB.
+            // Row by row, because a million of them at once would take 200 MB.
             let mut rows = db.stream_raw(statement.clone()).await?;
             let (mut devices, mut last, mut count) = (Vec::new(), None, 0);
             while let Some(row) = rows.try_next().await? {
@@ -174,13 +172,14 @@ impl DeviceStore {
         .await
     }
 
-    /// Marks those of `devices` offline that are still silent, and returns
-    /// their transitions in the order of their sequence numbers. They are in
-    /// the outbox from then on.
+    /// Marks those of `devices` offline that are still silent, and returns their
+    /// transitions in the order of their sequence numbers. The transitions are then in the
+    /// outbox.
     ///
     /// # Errors
     ///
-    /// If the database fails; nobody is marked then.
+    /// If the database fails. Then no device is marked, unless the database refused a part
+    /// of them before.
     pub async fn mark_devices_offline(
         &self,
         devices: &[DeviceId],
@@ -203,7 +202,7 @@ impl DeviceStore {
                     let refused = DbErr::Custom(format!("it cannot be marked offline: {why}"));
                     self.readable::<()>(&format!("device {device}"), Err(refused));
                 }
-                // One that the database refuses does not stop the others.
+                // A device that the database refuses does not stop the others.
                 (Some(_), part) => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
@@ -268,7 +267,7 @@ impl DeviceStore {
     }
 }
 
-/// A row of a device that is silent.
+/// The row of a silent device.
 struct Silent {
     device_id: DeviceId,
     from: Status,
@@ -294,10 +293,10 @@ impl Silent {
     }
 }
 
-/// The part of a query that is about timeouts of devices' own. Without any there is
-/// nothing to be joined.
+/// The part of a query that deals with devices' own timeouts. Without any, nothing is
+/// joined.
 struct Own {
-    /// The parameter.
+    /// The parameter; `None` if there are no own timeouts.
     rows: Option<Value>,
     cte: Option<String>,
     join: &'static str,
@@ -312,7 +311,7 @@ impl Own {
             let seconds = i64::try_from(own.timeout.as_secs()).unwrap_or(i64::MAX);
             [seconds.into(), own.instant.map(millis).into()]
         });
-        // SQLite makes an index to search the list by only if the types are the same.
+        // SQLite indexes the list for the search only if the types are the same.
         let cte = format!(
             "SELECT CAST(timeout_seconds AS bigint) AS timeout_seconds, cutoff FROM ({rows}) AS given",
             rows = rows::select(backend, placeholder, CUTOFF),
@@ -324,8 +323,8 @@ impl Own {
         }
     }
 
-    /// The lists of the query, this one and `others`. They are materialized: else the JSON
-    /// is parsed anew for each device that is looked at.
+    /// The lists of the query, this one and `others`. They are materialized, because
+    /// otherwise the JSON is parsed again for each device that is looked at.
     fn with(&self, others: &[(&str, &String)]) -> String {
         let own = self.cte.iter().map(|own| ("own", own));
         let lists = own.chain(others.iter().copied());
@@ -334,7 +333,7 @@ impl Own {
         if lists.is_empty() { String::new() } else { format!("WITH {}", lists.join(", ")) }
     }
 
-    /// [`Status::on_silence`] and the cutoffs, set-wise: which rows are silent.
+    /// Matches silent rows: [`Status::on_silence`] and the cutoffs, set-wise.
     fn stale(&self, default: &str) -> String {
         format!(
             "status IN ({}) AND last_seen_at < {}",
@@ -343,9 +342,9 @@ impl Own {
         )
     }
 
-    /// The cutoff of a row; null, which nothing is older than, if there is none: its timeout
-    /// is newer than the check, or longer than anybody waits. One that is not positive is no
-    /// timeout, and the device has the default.
+    /// The cutoff of a row. Null, which no heartbeat is older than, if the timeout is newer
+    /// than the check or too long to be used. A timeout that is not positive counts as none,
+    /// so the default is in effect.
     fn cutoff(&self, default: &str) -> String {
         let own = if self.cte.is_some() { "own.cutoff" } else { "NULL" };
         format!(

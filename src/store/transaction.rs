@@ -1,5 +1,5 @@
-//! The only ways to the database: a transaction that writes, and a read. Both are
-//! bounded in time, and both have the connections replaced if they may be damaged.
+//! The only two ways to the database: a transaction that writes, and a read. Both are bounded
+//! in time, and both replace the connections if these may be damaged.
 
 use std::time::Duration;
 
@@ -14,29 +14,29 @@ use super::interference::Point;
 use super::pool::Lease;
 use super::{DeviceStore, Result, StoreError};
 
-/// How long a transaction or a read may take before it counts as failed: longer than
-/// PostgreSQL lets a statement run, so that its own reason is heard if it answers at all.
+/// The time after which a transaction or a read counts as failed. It is longer than
+/// PostgreSQL lets a statement run, so that PostgreSQL's own reason is known if it answers.
 pub(super) const BOUND: Duration = Duration::from_secs(35);
 
-/// How often a transaction is run that PostgreSQL gives up for the sake of another one.
-/// Whoever else writes is the command line or another instance, so it is rare and short.
+/// The number of times that a transaction is run if PostgreSQL aborts it in favour of another
+/// one. The others are commands or another instance, so conflicts are rare and short.
 const ATTEMPTS: usize = 5;
 
 /// A transaction that failed.
 struct Failed {
     why: Why,
-    /// True if the database has confirmed that nothing is left of it: the connection is
-    /// as good as before.
+    /// True if the database has confirmed the rollback, so that the connection is as good as
+    /// before.
     rolled_back: bool,
 }
 
 /// The reason for a failure.
 pub(super) enum Why {
-    /// The driver says it.
+    /// The driver's error.
     Db(DbErr),
     /// [`BOUND`] has passed.
     NoAnswer,
-    /// The database that was opened is not this store's any more.
+    /// The database no longer belongs to this store.
     Lost(StoreError),
 }
 
@@ -64,17 +64,16 @@ impl From<DbErr> for Failed {
 }
 
 impl DeviceStore {
-    /// Runs `body` in a transaction that nothing else writes into, again if it conflicts
-    /// with another one.
+    /// Runs `body` in an isolated transaction, and runs it again if that conflicts with
+    /// another one.
     ///
-    /// A connection on which one failed never serves again, see
-    /// [`Pool::replace`](super::pool::Pool::replace), unless its ROLLBACK was seen to
-    /// succeed.
+    /// A connection on which a transaction failed is never used again, see
+    /// [`Pool::replace`](super::pool::Pool::replace), unless its ROLLBACK succeeded.
     ///
     /// # Errors
     ///
-    /// If `body` or the database fails, or if it takes longer than [`BOUND`]. Nothing is
-    /// written then, except where the answer to COMMIT was lost: that nobody knows.
+    /// If `body` or the database fails, or if it takes longer than [`BOUND`]. Then nothing is
+    /// written, unless the answer to COMMIT was lost: in that case it is unknown.
     pub(super) async fn write<T>(
         &self,
         action: &'static str,
@@ -141,9 +140,9 @@ impl DeviceStore {
         Ok(fate.tell(done)?)
     }
 
-    /// SQLite takes the write lock at once: a transaction that reads first
-    /// could not wait for it later. PostgreSQL reads from a snapshot and fails
-    /// with 40001 if a row that it updates has changed since.
+    /// Begins a transaction. SQLite takes the write lock at once, because a transaction that
+    /// reads first cannot wait for it later. PostgreSQL reads from a snapshot and fails with
+    /// 40001 if a row that it updates has changed since.
     async fn begin(&self, db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
         let sqlite = self.backend() == DbBackend::Sqlite;
         db.begin_with_options(TransactionOptions {
@@ -187,7 +186,7 @@ impl DeviceStore {
                 Err(_elapsed) => Why::NoAnswer,
             };
             match &why {
-                // The failure of another one has closed the connections meanwhile.
+                // The failure of another task has closed the connections meanwhile.
                 Why::Db(error) if is_closed(error) && self.pool.is_replaced(&lease) => {
                     self.ended(action).await;
                     continue;
@@ -199,6 +198,7 @@ impl DeviceStore {
         }
     }
 
+    /// Executes a raw query and returns its rows.
     pub(super) async fn select(
         &self,
         db: &impl ConnectionTrait,
@@ -210,6 +210,7 @@ impl DeviceStore {
         fate.tell(db.query_all_raw(statement).await?)
     }
 
+    /// Executes a raw statement and returns the number of rows that it affected.
     pub(super) async fn execute(
         &self,
         db: &impl ConnectionTrait,
@@ -221,7 +222,7 @@ impl DeviceStore {
         fate.tell(db.execute_raw(statement).await?.rows_affected())
     }
 
-    /// As [`select`](Self::select), of a query that sea-orm builds.
+    /// Executes a query built by sea-orm and returns its rows.
     pub(super) async fn select_built(
         &self,
         db: &impl ConnectionTrait,
@@ -232,7 +233,7 @@ impl DeviceStore {
         fate.tell(db.query_all_raw(statement).await?)
     }
 
-    /// As [`execute`](Self::execute), of a statement that sea-orm builds.
+    /// Executes a statement built by sea-orm and returns the number of rows that it affected.
     pub(super) async fn execute_built(
         &self,
         db: &impl ConnectionTrait,

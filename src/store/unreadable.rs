@@ -1,5 +1,5 @@
-//! Rows that cannot be read: an import, another program or an older version has put
-//! something there that is not valid. They are left out and named; they stop nothing.
+//! Rows that cannot be read, because an import, another program or an older version has
+//! stored something invalid. They are left out and reported; they stop nothing.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -16,35 +16,36 @@ use super::{DeviceStore, Result};
 use crate::domain::Status;
 use crate::logging::escape::in_quotes;
 
-/// How many rows are told apart; of more the same one may count again.
+/// The number of rows that are distinguished. Beyond it the same row may count again.
 const TOLD_APART: usize = 1_000;
 
-/// How much of a row is told: an id that is not valid may be of any length.
+/// The number of characters that are reported of a row, because an invalid id may have any
+/// length.
 const TOLD_CHARS: usize = 300;
 
-/// How many rows are named.
+/// The number of rows that are named in a report.
 const NAMED: usize = 5;
 
-/// The rows that could not be read since this was asked for last.
+/// The rows that could not be read since the last report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unreadable {
     /// The number of rows.
     pub count: u64,
-    /// A few: what they are, and what is wrong with them. The next few with the next call.
+    /// A few of them, with the reason. The next report has the next few.
     pub examples: Vec<String>,
 }
 
-/// Collects them.
+/// Collects unreadable rows for the next report.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     rows: BTreeSet<String>,
     beyond: u64,
-    /// The one that was named last.
+    /// The row that was named last.
     last_named: String,
 }
 
 impl Collector {
-    /// Empties it, and goes on naming after the one that was named last.
+    /// Empties the collector. Naming continues after the row that was named last.
     fn take(&mut self) -> Unreadable {
         let (rows, beyond) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.beyond));
         let last = self.last_named.as_str();
@@ -58,12 +59,12 @@ impl Collector {
 }
 
 impl DeviceStore {
-    /// The rows that had to be left out since this was called last, by whatever has read.
+    /// The rows that were left out by any read since this was last called.
     pub fn take_unreadable(&self) -> Unreadable {
         self.unreadable.lock().take()
     }
 
-    /// Finds the devices whose status is none, which no check for silence would meet.
+    /// Finds the devices whose status is unknown, which a check for silence never sees.
     ///
     /// # Errors
     ///
@@ -97,7 +98,7 @@ impl DeviceStore {
         .await
     }
 
-    /// Leaves a row out if it cannot be read.
+    /// Returns what was read of a row, or reports the row if it cannot be read.
     pub(super) fn readable<T>(&self, row: &str, read: Result<T, DbErr>) -> Option<T> {
         read.inspect_err(|why| {
             let mut collector = self.unreadable.lock();
@@ -111,8 +112,9 @@ impl DeviceStore {
         .ok()
     }
 
-    /// Reads up to `limit` rows in the order of their keys, as `query` has it, and goes on
-    /// behind those that cannot be read, so that they do not take the place of others.
+    /// Reads up to `limit` rows in the order of their keys, which is that of `query`.
+    /// Continues after rows that cannot be read, so that these do not take the place of
+    /// others.
     pub(super) async fn readable_rows<E: EntityTrait, T>(
         &self,
         db: &impl ConnectionTrait,
@@ -142,7 +144,7 @@ impl DeviceStore {
                 skipped = 0;
                 query.clone().filter(beyond)
             } else {
-                // Its key cannot be read either, so the rows until it are counted off.
+                // Its key cannot be read either, so the rows up to it are skipped by number.
                 skipped += missing;
                 page.offset(skipped)
             };
@@ -151,7 +153,7 @@ impl DeviceStore {
     }
 }
 
-/// Why a row cannot be read, without the driver's types.
+/// The reason why a row cannot be read, without the driver's types.
 fn reason(why: &DbErr) -> String {
     match driver_error(why) {
         Some(sqlx::Error::ColumnDecode { index, .. }) => {
@@ -190,7 +192,7 @@ impl<C: ColumnTrait> Key<C> {
         })
     }
 
-    /// What a row is called where it is named.
+    /// The name of a row in a report.
     pub(super) fn named(self, row: &QueryResult) -> String {
         let name = self.column().as_str().to_owned();
         match self {
@@ -207,7 +209,7 @@ fn value<T: TryGetable + Into<Value>>(
     row.try_get::<T>("", column.as_str()).ok().map(Into::into)
 }
 
-/// `id "pump-17"`.
+/// A row as a report names it: `id "pump-17"`.
 pub(super) fn named(column: &str, value: &Option<impl std::fmt::Debug>) -> String {
     match value {
         Some(value) => format!("{column} {value:?}"),

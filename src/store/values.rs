@@ -1,4 +1,4 @@
-//! Values as the database has them, and as the rest of the service does.
+//! Conversions between the database's values and those of the service.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Databases that fail in the middle: between two statements, in COMMIT, after it, by
-//! not answering, by a full disk.
+//! Databases that fail in the middle: between two statements, in COMMIT or after it, by not
+//! answering, or because the disk is full.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,19 +22,19 @@ use crate::support::service::{Place, Service};
 use sea_orm::{ConnectionTrait, Database, TransactionTrait};
 
 on_both_databases! {
-    whatever_fails_the_next_flush_writes_everything_and_no_change_twice
+    whatever_fails_the_next_flush_writes_everything_and_nothing_twice
     heartbeats_that_the_database_refuses_are_rejected_and_the_others_written
     a_batch_of_which_the_database_refuses_everything_ends
 }
 
 type IsMeant = fn(&Point) -> bool;
 
-/// Does one thing at the first point that is meant.
+/// Interferes once, at the first matching point.
 struct Once(Mutex<Option<(IsMeant, Outcome)>>);
 
 impl Interference for Once {
     fn at(&self, point: Point) -> Interfering {
-        let mut planned = self.0.lock().expect("nobody panics");
+        let mut planned = self.0.lock().expect("no test panics");
         let outcome = match planned.take_if(|(is_meant, _)| is_meant(&point)) {
             Some((_, outcome)) => outcome,
             None => Outcome::GoOn,
@@ -64,9 +64,7 @@ async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded
     store.update_last_seen(heartbeats, rules, &proven()).await
 }
 
-async fn whatever_fails_the_next_flush_writes_everything_and_no_change_twice(
-    database: TestDatabase,
-) {
+async fn whatever_fails_the_next_flush_writes_everything_and_nothing_twice(database: TestDatabase) {
     let points: [IsMeant; 6] = [
         |point| matches!(point, Point::Begin(_)),
         |point| matches!(point, Point::Statement(_)),
@@ -82,8 +80,8 @@ async fn whatever_fails_the_next_flush_writes_everything_and_no_change_twice(
         for outcome in outcomes {
             let names = ["a", "b", "c"].map(|device| format!("{device}-{number}-{outcome:?}"));
             let [first, second, third] = names.each_ref().map(String::as_str);
-            *once.0.lock().expect("nobody panics") = Some((point, outcome));
-            // Reads are failed by reading: writing reads only after a failure.
+            *once.0.lock().expect("no test panics") = Some((point, outcome));
+            // Only a read fails at this point, because writing reads only after a failure.
             if number == 5 {
                 store.device(&id(first)).await.expect_err("it is interfered with");
             } else {
@@ -109,14 +107,14 @@ async fn after_a_failure_a_flush_succeeds_only_if_another_connection_reads_what_
     let database = TestDatabase::sqlite();
     let once = Arc::new(Once(Mutex::new(None)));
     let store = database.open().await.interfere(once.clone());
-    let plan = |point, outcome| *once.0.lock().expect("nobody panics") = Some((point, outcome));
+    let plan = |point, outcome| *once.0.lock().expect("no test panics") = Some((point, outcome));
     write(&store, &heartbeats(&["early"])).await.expect("it writes");
 
     plan(|point| matches!(point, Point::Commit(_)), Outcome::Fail);
     write(&store, &heartbeats(&["device"])).await.expect_err("it does not commit");
-    // What a transaction that never ends looks like to others.
+    // To others, a transaction that never ends looks like this.
     plan(|point| matches!(point, Point::Read("read what was written")), Outcome::Fail);
-    write(&store, &heartbeats(&["device"])).await.expect_err("nobody else has read it");
+    write(&store, &heartbeats(&["device"])).await.expect_err("another connection cannot read it");
     write(&store, &heartbeats(&["device"])).await.expect("another connection has read it");
 
     let never_written = heartbeats(&["device", "other"]).split_off(1);
@@ -125,7 +123,7 @@ async fn after_a_failure_a_flush_succeeds_only_if_another_connection_reads_what_
     store.confirm_written(&heartbeats(&["device"]), &proven()).await.expect("it is there");
 }
 
-/// How much of a file the service may write.
+/// Limits the size of files that the service may write.
 fn limit_file_size(service: &Service, bytes: &str) {
     let id = service.process.0.id().to_string();
     let limit = format!("--fsize={bytes}:");
@@ -134,7 +132,7 @@ fn limit_file_size(service: &Service, bytes: &str) {
 }
 
 #[test]
-fn a_disk_that_is_full_for_a_while_takes_nothing_with_it() {
+fn a_disk_that_is_full_for_a_while_loses_nothing() {
     let broker = Mosquitto::start();
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
@@ -142,7 +140,7 @@ fn a_disk_that_is_full_for_a_while_takes_nothing_with_it() {
     let devices = Devices::live(broker.port, ["live", "dead"].map(str::to_owned));
     service.await_metric(r#"heartbeatd_devices{status="online"}"#, 2.0);
 
-    // Less than a page: whatever SQLite writes fails, in COMMIT or before.
+    // Less than a page, so every write of SQLite fails, in COMMIT or before.
     limit_file_size(&service, "4096");
     service.await_log(&["device_registry", "heartbeats are kept"]);
     devices.die(&["dead"]);
@@ -201,7 +199,7 @@ async fn a_table_that_is_locked_fails_a_flush_within_seconds_and_names_the_lock(
 }
 
 #[actix_rt::test]
-async fn a_postgresql_that_vanishes_without_a_word_is_written_to_once_it_is_back() {
+async fn a_postgresql_server_that_vanishes_silently_is_written_to_once_it_is_back() {
     let database = TestDatabase::postgres();
     let (proxy, through) = Proxy::to_database(&database);
     let store = DeviceStore::open(&through, OpenMode::Migrate).await.expect("it opens");
@@ -209,8 +207,8 @@ async fn a_postgresql_that_vanishes_without_a_word_is_written_to_once_it_is_back
 
     proxy.swallow();
     let began = Instant::now();
-    write(&store, &heartbeats(&["a", "b"])).await.expect_err("nobody answers");
-    store.count_by_status().await.expect_err("nobody answers");
+    write(&store, &heartbeats(&["a", "b"])).await.expect_err("there is no answer");
+    store.count_by_status().await.expect_err("there is no answer");
     assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
 
     proxy.heal();
@@ -219,7 +217,7 @@ async fn a_postgresql_that_vanishes_without_a_word_is_written_to_once_it_is_back
     assert_eq!(direct.count_by_status().await.expect("it reads")[&Status::Online], 2);
 }
 
-/// Has the database refuse devices whose ids begin with `bad`.
+/// Makes the database refuse devices whose ids begin with `bad`.
 async fn refuse_bad_ones(database: &TestDatabase) {
     let sql = if database.url.starts_with("sqlite") {
         "CREATE TRIGGER refuse BEFORE INSERT ON device WHEN new.id LIKE 'bad%' \
@@ -256,7 +254,7 @@ async fn heartbeats_that_the_database_refuses_are_rejected_and_the_others_writte
     assert_eq!(store.count_by_status().await.expect("it reads")[&Status::Online], 2_200);
     let listened = store.listened("test", start(), at(1)).await.expect("it reads");
     assert_eq!(listened.len(), 1, "it is proven with what could be written");
-    // Nothing was damaged by it.
+    // This has damaged nothing.
     write(&store, &heartbeats(&["good"])).await.expect("it writes");
 }
 

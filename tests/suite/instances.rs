@@ -1,5 +1,5 @@
-//! A second service on one database: refused while the first lives, and welcome as soon
-//! as it is gone.
+//! A second service on one database, which is refused while the first one lives and accepted
+//! as soon as that is gone.
 
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::service::{Place, Service};
@@ -21,7 +21,7 @@ fn start(place: &Place) -> Service {
 fn assert_second_is_refused(place: &Place, first: &Service) {
     let mut second = place.start();
     let code = second.await_exit();
-    // Its last line may not be read yet.
+    // Its last line may not have been read yet.
     second.await_log(&["another heartbeatd uses the database"]);
     let errors = second.log().join("\n");
     assert_eq!(code, UNAVAILABLE, "{errors}");
@@ -79,11 +79,11 @@ fn another_name_of_a_file_does_not_let_a_second_service_in() {
     let assert_refused = || {
         let mut second = second.start();
         let code = second.await_exit();
-        second.await_log(&["another heartbeatd uses the database file", "by another name"]);
+        second.await_log(&["another heartbeatd uses the database file", "under another name"]);
         assert_eq!(code, UNAVAILABLE, "{}", second.log().join("\n"));
     };
     assert_refused();
-    // What a command opens and closes meanwhile does not unlock it.
+    // A command that opens and closes the file meanwhile does not unlock it.
     assert!(place.run(&["device", "add", "a"]).status.success());
     assert_refused();
     first.signal("KILL");
@@ -97,8 +97,8 @@ fn another_name_of_a_file_does_not_let_a_second_service_in() {
 async fn the_lock_of_a_file_leaves_sqlites_own_locks_alone() {
     let place = Place::new();
     let service = start(&place);
-    // A command in another process waits for the lock of one in this process, and the
-    // service for both.
+    // A command in another process waits for the lock of a command in this process, and
+    // the service waits for both.
     let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
     let locked = lock_sqlite(&database.url).await;
     let refused = place.run(&["device", "add", "waits"]);
@@ -110,7 +110,7 @@ async fn the_lock_of_a_file_leaves_sqlites_own_locks_alone() {
     drop(service);
 }
 
-/// What another service does when it starts, past the lock.
+/// Does what a starting service does once it has the lock.
 async fn take_over(database: &TestDatabase) {
     let sql = "UPDATE instance SET token = 'another', host = 'elsewhere', pid = 4711";
     database.execute(sql).await;
@@ -141,8 +141,8 @@ async fn a_session_with_the_lock_that_ends_is_replaced() {
     let locked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                   WHERE application_name = 'heartbeatd lock' AND datname = current_database()";
     database.execute(locked).await;
-    service.await_log(&["the session with the database's lock has ended"]);
-    service.await_log(&["another session has the database's lock"]);
+    service.await_log(&["the session that held the database's lock has ended"]);
+    service.await_log(&["a new session holds the database's lock"]);
     assert_second_is_refused(&place, &service);
     assert!(eventually("it runs", || Some(service.process.0.try_wait().ok()?.is_none())));
 }

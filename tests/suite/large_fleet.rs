@@ -40,7 +40,7 @@ async fn a_check_of_a_million_devices_does_not_keep_heartbeats_waiting(database:
     let fleet = Fleet::on(database).await;
     fleet.listening(at(100)).await;
 
-    // None is stale. The check is sent first, all else is answered before it.
+    // No device is stale. The check is sent first, and everything else is answered before it.
     let began = Instant::now();
     let check = fleet.registry.send(CheckOffline { now: reading(at(100)) });
     let answers = async {
@@ -65,12 +65,12 @@ async fn a_check_of_a_million_devices_does_not_keep_heartbeats_waiting(database:
     let last = answered.last().expect("a hundred");
     assert!(*last < check_took, "answered after {last:?}, the check took {check_took:?}");
 
-    assert!(fleet.check(at(180)).await.is_empty(), "nobody is past the deadline");
+    assert!(fleet.check(at(180)).await.is_empty(), "no device is past the deadline");
     let counts = fleet.store.count_by_status().await.expect("it counts");
     assert_eq!(counts[&Status::Online], 1_000_000);
 }
 
-/// The most memory that the process has had, in bytes.
+/// The peak memory of the process, in bytes.
 fn peak_memory(service: &Service) -> u64 {
     let path = format!("/proc/{}/status", service.process.0.id());
     let status = std::fs::read_to_string(path).expect("it runs");
@@ -115,6 +115,6 @@ async fn a_hundred_thousand_devices_that_fall_silent_at_once_are_all_reported() 
         assert_eq!(fleet.check(at(181)).await.len(), count as usize);
         took.push(began.elapsed());
     }
-    // Ten times as many devices, and other tests that run meanwhile.
+    // Ten times as many devices, while other tests run.
     assert!(took[1] < 40 * took[0], "{took:?}");
 }

@@ -1,5 +1,5 @@
-//! Opening a database: by several processes at once, after a kill, by another version,
-//! and where it cannot be used.
+//! Opening a database: by several processes at once, after a kill, by another version, and
+//! if it cannot be used.
 
 use std::fs;
 use std::io::Read;
@@ -54,7 +54,7 @@ fn all_open(fresh: impl Fn() -> TestDatabase) {
         for command in reading {
             let output = command.wait_with_output().expect("it ends");
             let errors = errors(&output);
-            // The file or the schema may not be there yet; a part of the schema never is.
+            // The file or the schema may still be missing, but never a part of the schema.
             let too_early = errors.contains("unable to open database file")
                 || errors.contains("has no heartbeatd schema");
             assert!(output.status.success() || too_early, "turn {turn}: {errors}");
@@ -87,7 +87,7 @@ fn a_process_killed_in_its_first_start_leaves_a_database_that_opens() {
     for _ in 0..40 {
         let place = Place::new();
         let mut killed = Running(spawn(&place, &["run"]));
-        // The moment of the kill is what is tried.
+        // The moment of the kill varies.
         #[expect(clippy::disallowed_methods, reason = "the moment of the kill is random")]
         std::thread::sleep(first_start.mul_f64(random.f64()));
         killed.0.kill().expect("it is ours");
@@ -109,8 +109,8 @@ async fn migrations(database: &TestDatabase) -> Vec<String> {
     rows.iter().map(|row| row.try_get("", "version").expect("text")).collect()
 }
 
-/// Takes back that the migrations from this one on were applied, but not what they did:
-/// what an earlier version leaves that is killed while it migrates.
+/// Forgets that the migrations from this one on were applied, but keeps their changes, as an
+/// earlier version leaves them that is killed while it migrates.
 async fn forget_from(database: &TestDatabase, migration: &str) {
     let sql = format!("DELETE FROM seaql_migrations WHERE version >= '{migration}'");
     database.execute(&sql).await;
@@ -151,7 +151,7 @@ const COMMANDS: [&[&str]; 6] = [
 #[track_caller]
 fn assert_refused(place: &Place, command: &[&str], parts: &[&str]) {
     let mut process = Running(spawn(place, command));
-    // A service that is not refused would go on for ever.
+    // A service that is not refused would run for ever.
     let ended = eventually("it is refused", || process.0.try_wait().expect("it is ours"));
     let mut errors = String::new();
     let stderr = process.0.stderr.as_mut().expect("a pipe");
@@ -236,7 +236,7 @@ async fn another_programs_file_is_left_alone() {
 }
 
 #[test]
-fn a_named_pipe_is_no_database_and_holds_up_nothing() {
+fn a_named_pipe_is_refused_without_waiting_for_it() {
     let place = Place::new();
     let made = Command::new("mkfifo").arg(place.path().join("heartbeatd.db")).status();
     assert!(made.expect("mkfifo starts").success());
@@ -248,16 +248,16 @@ fn a_named_pipe_is_no_database_and_holds_up_nothing() {
 }
 
 #[test]
-fn a_link_to_nothing_is_named_with_where_it_leads() {
+fn a_broken_link_is_named_with_its_target() {
     let place = Place::new();
     std::os::unix::fs::symlink("gone/h.db", place.path().join("heartbeatd.db")).expect("a link");
     for command in COMMANDS.into_iter().chain([["run"].as_slice()]) {
-        assert_refused(&place, command, &["a link to \"gone/h.db\"", "no such file"]);
+        assert_refused(&place, command, &["a link to \"gone/h.db\"", "which does not exist"]);
     }
 }
 
 #[test]
-fn a_file_that_is_no_database_is_named_and_left_alone() {
+fn a_file_that_is_not_a_database_is_named_and_left_alone() {
     let place = Place::new();
     let file = place.path().join("heartbeatd.db");
     let text = "a shopping list\n".repeat(100);
@@ -351,7 +351,7 @@ fn pgbouncer_in_session_mode_works() {
     assert_eq!(second.await_exit(), UNAVAILABLE);
 }
 
-/// The descriptors that a process has open.
+/// The open descriptors of a process.
 fn descriptors(process: u32) -> Vec<u64> {
     let folder = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs");
     let names = folder.map(|entry| entry.expect("an entry").file_name());
@@ -361,8 +361,8 @@ fn descriptors(process: u32) -> Vec<u64> {
     open
 }
 
-/// Leaves the process none but those that it has. A connection to it or a file, of which
-/// temporary ones are no exception, cannot be opened any more.
+/// Leaves the process no free descriptors. It cannot open a connection or a file any more,
+/// not even a temporary one.
 fn take_free_descriptors(process: u32) {
     let open = descriptors(process);
     let free = (0..).zip(&open).find_map(|(number, open)| (number != *open).then_some(number));
@@ -387,7 +387,7 @@ fn a_file_takes_heartbeats_and_checks_without_a_free_descriptor_or_a_temporary_f
     assert!(!log.contains("cannot"), "{log}");
 }
 
-fn a_file_is_missed(happens: impl Fn(&Path)) {
+fn assert_noticed(happens: impl Fn(&Path)) {
     let broker = Mosquitto::start();
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
@@ -403,18 +403,18 @@ fn a_file_is_missed(happens: impl Fn(&Path)) {
         heartbeat(broker.port, "a", b"");
         service.log().iter().any(|line| line.contains(&path) && line.contains(notice)).then_some(())
     });
-    // The courier may have said it before a flush noticed.
+    // The courier may have reported it before a flush noticed.
     eventually("it is not ready", || (service.get("/readyz").0 == 503).then_some(()));
 }
 
 #[test]
-fn a_file_that_is_deleted_under_the_service_is_missed() {
-    a_file_is_missed(|file| fs::remove_file(file).expect("it is ours"));
+fn a_file_that_is_deleted_under_the_service_is_noticed() {
+    assert_noticed(|file| fs::remove_file(file).expect("it is ours"));
 }
 
 #[test]
-fn a_file_that_is_replaced_under_the_service_is_missed() {
-    a_file_is_missed(|file| {
+fn a_file_that_is_replaced_under_the_service_is_noticed() {
+    assert_noticed(|file| {
         let copy = file.with_extension("copy");
         fs::copy(file, &copy).expect("a copy");
         fs::rename(copy, file).expect("it is ours");
@@ -433,7 +433,7 @@ impl Interference for LogVanishes {
 }
 
 #[actix_rt::test]
-async fn connections_that_are_replaced_do_not_make_a_lost_write_ahead_log_good_again() {
+async fn replacing_the_connections_does_not_hide_a_lost_write_ahead_log() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("h.db");
     let url = format!("sqlite://{}?mode=rwc", file.display());
@@ -449,8 +449,8 @@ async fn connections_that_are_replaced_do_not_make_a_lost_write_ahead_log_good_a
 }
 
 #[test]
-fn a_write_ahead_log_that_is_deleted_under_the_service_is_missed() {
-    a_file_is_missed(|file| {
+fn a_write_ahead_log_that_is_deleted_under_the_service_is_noticed() {
+    assert_noticed(|file| {
         let mut log = file.as_os_str().to_owned();
         log.push("-wal");
         fs::remove_file(log).expect("it is ours");

@@ -1,4 +1,4 @@
-//! Who is registered, who is not, and how a device is got rid of.
+//! Registering devices, rejecting them and removing them.
 
 use std::time::Instant;
 
@@ -16,15 +16,15 @@ on_both_databases! {
     a_heartbeat_from_before_a_removal_does_not_bring_the_device_back
     a_heartbeat_that_waits_out_an_outage_does_not_bring_a_removed_device_back
     a_device_that_is_removed_and_added_again_keeps_its_new_timeout
-    a_removal_in_the_future_of_a_clock_turned_back_keeps_its_device_away_until_the_next_check
+    a_removal_from_the_future_keeps_its_device_away_until_the_next_check
     a_removal_is_forgotten_after_a_day_and_when_the_clock_was_set_back
     devices_are_selected_by_all_conditions_together
     many_devices_are_removed_in_bounded_portions
-    a_flood_registers_a_burst_and_then_so_many_a_second
+    a_flood_registers_a_burst_and_then_the_rate_each_second
     a_device_over_the_rate_leaves_no_trace_and_the_known_ones_go_on
 }
 
-async fn a_flood_registers_a_burst_and_then_so_many_a_second(database: TestDatabase) {
+async fn a_flood_registers_a_burst_and_then_the_rate_each_second(database: TestDatabase) {
     const BURST: u64 = 12_000;
     let began = Instant::now();
     let fleet = Fleet::configured(database, |config| {
@@ -108,7 +108,7 @@ async fn a_heartbeat_from_before_a_removal_does_not_bring_the_device_back(databa
     assert_eq!(rejected(&fleet, "removed"), 1);
     assert_eq!(fleet.changes("pump").await, ["provisioning -> online"]);
 
-    // In one flush: known, new, removed before, and removed after.
+    // One flush has devices that are known, new, removed before and removed after.
     assert!(fleet.remove("valve", at(12)).await);
     fleet.check(at(12)).await;
     fleet.heartbeats(&["valve"], "", at(12)).await;
@@ -120,7 +120,7 @@ async fn a_heartbeat_from_before_a_removal_does_not_bring_the_device_back(databa
     assert!(!is_registered(&fleet, "valve").await);
     assert_eq!((rejected(&fleet, "removed"), rejected(&fleet, "fleet_full")), (2, 0));
 
-    // What registers a device again is from after its removal.
+    // Only a heartbeat from after the removal registers a device again.
     assert_eq!(fleet.device("pump").await.registered_at, at(13));
     fleet.heartbeats(&["valve"], "", at(14)).await;
     fleet.flush().await;
@@ -164,7 +164,7 @@ async fn a_device_that_is_removed_and_added_again_keeps_its_new_timeout(database
     assert_eq!((device.timeout(), device.registered_at), (timeout, at(11)));
 }
 
-async fn a_removal_in_the_future_of_a_clock_turned_back_keeps_its_device_away_until_the_next_check(
+async fn a_removal_from_the_future_keeps_its_device_away_until_the_next_check(
     database: TestDatabase,
 ) {
     let fleet = Fleet::on(database).await;
@@ -287,7 +287,7 @@ async fn devices_are_removed_by_id_by_pattern_and_by_age_after_a_dry_run() {
         assert!(place.run(&["device", "add", device]).status.success());
     }
     let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
-    // One that an earlier version would have accepted, and one long silent.
+    // An id that an earlier version would have accepted, and a device long silent.
     database.execute("INSERT INTO device (id, status, registered_at) VALUES ('e\u{202e}vil', 'provisioning', 0)").await;
     database
         .execute("UPDATE device SET last_seen_at = 0, status = 'offline' WHERE id = 'old'")

@@ -1,5 +1,4 @@
-//! The rules are written down twice: as functions, and set-wise in SQL. Here the
-//! two are held against each other.
+//! The rules exist twice: as functions, and set-wise in SQL. These tests compare the two.
 
 use heartbeatd::domain::Status;
 
@@ -87,7 +86,7 @@ async fn a_new_device_becomes_the_same_row_whether_or_not_there_is_room_for_all_
 ) {
     let fleet = Fleet::configured(database, |config| config.devices.max_devices = 9).await;
     assert!(fleet.store.register(&id("added"), None, at(0)).await.expect("it writes"));
-    // A check counts the fleet, to which the command line has added.
+    // A check counts the fleet, including devices added by the command line.
     assert!(fleet.check(at(0)).await.is_empty());
     let everybody_beats = async |group: &str, second| {
         fleet.heartbeat(&format!("{group}-beats"), "", at(second)).await;

@@ -1,5 +1,5 @@
-//! The specification's cases, each on SQLite and on PostgreSQL. Time is what the
-//! test says it is.
+//! The cases of the specification, each on SQLite and on PostgreSQL. Each test states the
+//! time.
 
 use std::time::Duration;
 
@@ -31,12 +31,12 @@ on_both_databases! {
     the_check_returns_exactly_the_ids_that_went_offline
     several_devices_go_offline_at_once
     a_provisioning_device_never_goes_offline
-    a_device_can_have_a_timeout_of_its_own
+    a_device_can_have_its_own_timeout
     an_error_report_and_its_recovery
     a_device_in_error_goes_offline_too
     a_returning_device_is_online_again
     a_clock_that_is_off_by_a_day_changes_only_the_skew
-    a_heartbeat_keeps_what_it_does_not_tell
+    a_heartbeat_keeps_the_fields_that_it_does_not_report
     a_heartbeat_that_waits_to_be_written_prevents_offline
     an_unknown_device_is_rejected_without_auto_register
     a_full_fleet_takes_no_more_devices
@@ -96,7 +96,7 @@ async fn several_devices_go_offline_at_once(database: TestDatabase) {
     let names: Vec<String> = (0..25_000).map(|n| format!("pump-{n:05}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     fleet.heartbeats(&names, "", at(0)).await;
-    // More than are marked, and delivered, in one go.
+    // More than are marked, and delivered, at once.
     assert_eq!(fleet.check(at(181)).await, names);
     let counts = fleet.store.count_by_status().await.expect("it counts");
     assert_eq!(counts[&Status::Offline], 25_000);
@@ -112,7 +112,7 @@ async fn a_provisioning_device_never_goes_offline(database: TestDatabase) {
     assert_eq!(fleet.status("fan").await, Status::Provisioning);
 }
 
-async fn a_device_can_have_a_timeout_of_its_own(database: TestDatabase) {
+async fn a_device_can_have_its_own_timeout(database: TestDatabase) {
     let fleet = Fleet::on(database).await;
     let seconds = |n| Some(Duration::from_secs(n));
     fleet.store.register(&id("hasty"), seconds(10), at(0)).await.expect("it writes");
@@ -193,7 +193,7 @@ async fn a_clock_that_is_off_by_a_day_changes_only_the_skew(database: TestDataba
     assert_eq!(fleet.check(at(181)).await, ["early", "late", "right", "silent"]);
 }
 
-async fn a_heartbeat_keeps_what_it_does_not_tell(database: TestDatabase) {
+async fn a_heartbeat_keeps_the_fields_that_it_does_not_report(database: TestDatabase) {
     let fleet = Fleet::on(database).await;
     let payload = r#"{"uptime_seconds":60,"free_memory":1024,"timestamp":"2026-11-23T12:00:01Z"}"#;
     fleet.heartbeat("pump", payload, at(0)).await;
@@ -258,7 +258,7 @@ async fn an_offline_transition_is_delivered_until_it_is_acknowledged(database: T
     let found = fleet.undelivered().await;
     let again = check(241).await;
     assert_eq!((again.newly_offline, again.undelivered), (0, 2));
-    assert_eq!(fleet.undelivered().await, found, "nobody has acknowledged");
+    assert_eq!(fleet.undelivered().await, found, "they are not acknowledged yet");
 
     let one = vec![found[0].sequence];
     let acknowledge = AcknowledgeOffline { sequences: one, at: at(242) };

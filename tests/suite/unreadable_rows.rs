@@ -1,4 +1,4 @@
-//! What an import has left in the database and heartbeatd would not accept.
+//! Rows from an import that heartbeatd would not accept.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,9 @@ on_both_databases! {
     rows_that_cannot_be_read_stop_no_check_no_delivery_and_no_listing
     a_delivery_that_cannot_be_read_does_not_hold_up_the_next
     rows_that_cannot_be_read_do_not_take_the_place_of_others
-    every_check_finds_the_devices_whose_status_is_none_and_counts_them_as_nothing
+    every_check_finds_the_devices_of_unknown_status_and_counts_them_nowhere
     rows_that_cannot_be_read_are_named_in_turn
-    a_device_whose_status_is_none_is_online_once_it_is_heard
+    a_device_of_unknown_status_is_online_once_it_is_heard
     a_check_of_many_timeouts_takes_little_longer_than_one_of_none
 }
 
@@ -126,7 +126,7 @@ async fn a_list_says_what_it_leaves_out_and_how_to_remove_it() {
     assert_eq!(said(&["device", "list"]), "");
 }
 
-fn everybody_since(seconds: i64) -> Cutoffs {
+fn all_since(seconds: i64) -> Cutoffs {
     let timeout = Duration::from_secs(180);
     Cutoffs { default: Cutoff { timeout, instant: Some(at(seconds)) }, own: Vec::new() }
 }
@@ -138,7 +138,7 @@ async fn rows_that_cannot_be_read_do_not_take_the_place_of_others(database: Test
         .to_vec();
     import(&database, &rows.iter().map(String::as_str).collect::<Vec<_>>()).await;
 
-    let cutoffs = everybody_since(100);
+    let cutoffs = all_since(100);
     let (mut found, mut from) = (Vec::new(), Some(StaleFrom::default()));
     while let Some(page) = from {
         let stale = store.get_stale_devices(&cutoffs, &page, 2).await.expect("it reads");
@@ -151,7 +151,7 @@ async fn rows_that_cannot_be_read_do_not_take_the_place_of_others(database: Test
     assert_eq!(found, ["b", "d", "f"].map(id));
 }
 
-async fn every_check_finds_the_devices_whose_status_is_none_and_counts_them_as_nothing(
+async fn every_check_finds_the_devices_of_unknown_status_and_counts_them_nowhere(
     database: TestDatabase,
 ) {
     drop(database.open().await);
@@ -190,7 +190,7 @@ async fn rows_that_cannot_be_read_are_named_in_turn(database: TestDatabase) {
     assert_eq!(named.len(), 15, "{named:?}");
 }
 
-async fn a_device_whose_status_is_none_is_online_once_it_is_heard(database: TestDatabase) {
+async fn a_device_of_unknown_status_is_online_once_it_is_heard(database: TestDatabase) {
     drop(database.open().await);
     import(&database, &[&row("weird", "asleep", "NULL")]).await;
     let fleet = Fleet::on(database).await;
@@ -233,9 +233,9 @@ async fn a_check_of_many_timeouts_takes_little_longer_than_one_of_none(database:
     let own = store.own_timeouts().await.expect("it reads");
     assert_eq!(own.len(), TIMEOUTS);
     let own = own.into_iter().map(|timeout| Cutoff { timeout, instant: Some(at(0)) }).collect();
-    let many = Cutoffs { own, ..everybody_since(100) };
-    let one = Cutoffs { own: many.own[..1].to_vec(), ..everybody_since(100) };
-    // The quickest of several: other tests run beside this one.
+    let many = Cutoffs { own, ..all_since(100) };
+    let one = Cutoffs { own: many.own[..1].to_vec(), ..all_since(100) };
+    // The quickest of several runs, because other tests run at the same time.
     let quickest = async |cutoffs: &Cutoffs| {
         let mut quickest = Duration::MAX;
         for _ in 0..5 {
@@ -257,10 +257,10 @@ struct Damaged {
     id: &'static str,
     /// Its id as an argument.
     argument: &'static str,
-    /// The column that is damaged, and what stands there as SQL.
+    /// The damaged column, and its content as SQL.
     column: &'static str,
     value: &'static str,
-    /// What `device show` says of it.
+    /// The output of `device show`.
     said: &'static str,
 }
 
@@ -352,7 +352,8 @@ async fn damaged_rows_are_removed_by_pattern_and_by_age() {
     for id in ["\"a/b\"", "x'61ff'", "x'62ff'", "seen", "14 devices would be removed"] {
         assert!(out.lines().any(|line| line == id), "no {id:?} in {out}");
     }
-    // One that was heard in the far future is not old; what is no time counts as absent.
+    // A device heard in the far future is not old. A value that is not a time counts as
+    // absent.
     let old = ["device", "remove", "--silent-for", "30d", "--dry-run"];
     let (code, out, err) = output(&place, &old);
     assert_eq!(code, Some(0), "{err}");

@@ -8,25 +8,25 @@ use crate::secrets::DatabaseUrl;
 use crate::store::PATIENCE;
 use crate::store::driver_error::connection_error;
 
-/// Flushes and checks take turns, so one connection writes; the others are for
-/// readers.
+/// The number of connections. Flushes and checks take turns, so one connection writes and
+/// the others are for readers.
 pub(super) const MAX_CONNECTIONS: u32 = 4;
 
-/// The most files that a store has open: those of its connections, twice because they are
-/// replaced before they are closed, and its lock. A connection to SQLite has the database
-/// and its log open; all share an index of the log.
+/// The greatest number of files that a store has open: those of its connections, twice
+/// because they are replaced before they are closed, and its lock. A connection to SQLite
+/// has the database and its log open; all share an index of the log.
 pub(crate) fn open_files(url: &DatabaseUrl) -> u64 {
     let (per_connection, shared) = if url.is_sqlite() { (2, 2) } else { (1, 1) };
     2 * per_connection * u64::from(MAX_CONNECTIONS) + shared
 }
 
-/// The pages of a new SQLite file, in bytes; one that exists keeps its own. A flush of
-/// a large fleet writes a few rows on nearly every page, twice: with SQLite's own 4,096
-/// most of its time is system calls.
+/// The page size of a new SQLite file, in bytes; an existing file keeps its own. A flush of
+/// a large fleet writes a few rows on nearly every page, twice. With SQLite's default of
+/// 4,096 it spends most of its time in system calls.
 const PAGE_SIZE: u32 = 16_384;
 
-/// How many rows SQLite's thread reads ahead: with few of them it and the reader wake
-/// each other all the time.
+/// The number of rows that SQLite's thread reads ahead. With only a few, it and the reader
+/// wake each other all the time.
 const ROWS_AHEAD: usize = 1_000;
 
 pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
@@ -35,14 +35,15 @@ pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
         .max_connections(MAX_CONNECTIONS)
         .connect_timeout(PATIENCE)
         .acquire_timeout(PATIENCE)
-        // A connection that is closed for its age needs a free descriptor to come back.
+        // A connection that was closed for its age could not come back without a free
+        // descriptor.
         .idle_timeout(None)
         .max_lifetime(None)
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(move |sqlite| sqlite_options(sqlite, mode))
         .map_sqlx_postgres_opts(|postgres| {
-            // PgBouncer refuses the parameter that sqlx would send; no number here has a
-            // fraction.
+            // PgBouncer refuses the parameter that sqlx would send. No number here has a
+            // fraction, so it is not needed.
             postgres.application_name("heartbeatd").extra_float_digits(None)
         })
         .map_sqlx_postgres_pool_opts(|pool| {
@@ -51,21 +52,22 @@ pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
     options
 }
 
-/// Sets [`POSTGRES_BOUNDS`] by statements: PgBouncer refuses them as parameters of the
-/// connection.
+/// Sets [`POSTGRES_BOUNDS`] by statements, because PgBouncer refuses them as parameters of
+/// the connection.
 async fn set_bounds(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
     let set = POSTGRES_BOUNDS.map(|(name, value)| format!("SET {name} = '{value}'")).join("; ");
     sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(connection).await.map(drop)
 }
 
-/// What PostgreSQL itself ends, so that the reason is its own and no lock outlives it.
+/// The limits that PostgreSQL enforces itself, so that its errors give the reason and no lock
+/// outlives its holder.
 const POSTGRES_BOUNDS: [(&str, &str); 6] = [
     // A scan of ten million devices takes a few seconds.
     ("statement_timeout", "30s"),
-    // Nothing of this service holds a lock for a second; VACUUM FULL, REINDEX and ALTER
-    // TABLE of others hold one for minutes. The log should say so at once.
+    // This service never holds a lock for a second, but VACUUM FULL, REINDEX and ALTER
+    // TABLE by others hold one for minutes. The log should say so at once.
     ("lock_timeout", "5s"),
-    // Between two statements of a transaction there is hardly any time.
+    // Two statements of a transaction follow each other at once.
     ("idle_in_transaction_session_timeout", "30s"),
     // A service that vanished in a transaction keeps its locks for 30 s instead of two
     // hours.
@@ -78,10 +80,10 @@ fn sqlite_options(sqlite: SqliteConnectOptions, mode: OpenMode) -> SqliteConnect
     let sqlite = sqlite
         .busy_timeout(PATIENCE)
         .row_buffer_size(ROWS_AHEAD)
-        // In WAL mode a power cut can undo the last commits but not damage the file; a
-        // lost second of heartbeats comes again.
+        // In WAL mode a power cut can undo the last commits but not damage the file. A lost
+        // second of heartbeats is made good by the next ones.
         .synchronous(SqliteSynchronous::Normal)
-        // SQLite keeps what a statement may have to undo, and what it sorts, in files in
+        // By default SQLite sorts, and keeps what a statement may have to undo, in files in
         // a temporary folder, which may be read-only.
         .pragma("temp_store", "MEMORY");
     match mode {
@@ -93,8 +95,8 @@ fn sqlite_options(sqlite: SqliteConnectOptions, mode: OpenMode) -> SqliteConnect
     }
 }
 
-/// Opens as many connections as there may be: what a flush or a check needs later does
-/// not depend on a free descriptor.
+/// Opens all connections, so that a later flush or check does not depend on a free
+/// descriptor.
 pub(super) async fn open_all_connections(db: &DatabaseConnection) -> Result<(), DbErr> {
     async fn open_all<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Result<(), sqlx::Error> {
         let mut held = Vec::new();

@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep};
 use crate::store::PATIENCE;
 use crate::store::driver_error::is_busy;
 
-/// How long to wait before trying again what another process was in the way of.
+/// The pause before the next attempt.
 pub(super) const RETRY: Duration = Duration::from_millis(10);
 
-/// Tries again while another process is in the way in SQLite, which does not wait by
-/// itself where it could wait for ever: several that switch a new file to WAL at once.
+/// Retries while another process holds a lock that SQLite needs. SQLite does not wait where
+/// that might never end, for example when several processes switch a new file to WAL.
 pub(super) async fn while_busy<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, DbErr>,
 ) -> Result<T, DbErr> {

@@ -15,28 +15,28 @@ use tokio::time::{Instant, sleep};
 use super::OpenMode;
 use super::retry::{RETRY, while_busy};
 
-/// How long a command that only reads waits for a database without any table: the
-/// service may be creating it at this moment, which takes milliseconds.
+/// The time for which a command that only reads waits for a database without tables. The
+/// service may be creating it, which takes milliseconds.
 const CREATION_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The advisory lock of PostgreSQL that a migrator holds: "heartbea" in ASCII.
+/// The key of the advisory lock that a migrator holds on PostgreSQL: "heartbea" in ASCII.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"heartbea");
 
-/// What the migrations that were applied to a database make it.
+/// The state of a schema, as its applied migrations show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Schema {
-    /// There is nothing, or less than the first migration.
+    /// There are no tables, or no migration was applied.
     Nothing,
     /// There are tables, but not heartbeatd's.
     Foreign {
-        /// The newest migration, of which heartbeatd knows none.
+        /// The newest migration, if there are any.
         found: Option<String>,
     },
     /// Migrations are missing.
     Older { found: String },
-    /// It is this version's.
+    /// It is the schema of this version.
     Current,
-    /// There are migrations that this version does not know.
+    /// It has migrations that this version does not know.
     Newer { found: String },
 }
 
@@ -80,7 +80,7 @@ impl Schema {
         }
     }
 
-    /// True if opening in this mode changes it.
+    /// True if opening in this mode changes the schema.
     fn is_due(&self, mode: OpenMode) -> bool {
         match self {
             Self::Nothing => mode != OpenMode::Existing,
@@ -98,7 +98,7 @@ pub(super) fn newest_known() -> String {
     known_migrations().into_iter().max().unwrap_or_default()
 }
 
-/// The schema, once it is not about to be created.
+/// Reads the schema, after waiting for one that may be just being created.
 pub(super) async fn await_schema(db: &DatabaseConnection) -> Result<Schema, DbErr> {
     let deadline = Instant::now() + CREATION_PATIENCE;
     loop {
@@ -110,8 +110,8 @@ pub(super) async fn await_schema(db: &DatabaseConnection) -> Result<Schema, DbEr
     }
 }
 
-/// Applies what is missing and may be applied in this mode. Returns true if that
-/// created the schema.
+/// Applies the missing migrations that this mode allows. Returns true if that created the
+/// schema.
 pub(super) async fn migrate(db: &DatabaseConnection, mode: OpenMode) -> Result<bool, DbErr> {
     let mut created = false;
     while let Some(changed) = while_busy(async || migrate_once(db, mode).await).await? {
@@ -120,14 +120,14 @@ pub(super) async fn migrate(db: &DatabaseConnection, mode: OpenMode) -> Result<b
     Ok(created)
 }
 
-/// Applies the next migration, or all of them to a database without any, in one
-/// transaction. Returns the schema that it has changed.
+/// Applies the next migration in a transaction, or all of them if there are no tables yet.
+/// Returns the schema as it was before.
 async fn migrate_once(db: &DatabaseConnection, mode: OpenMode) -> Result<Option<Schema>, DbErr> {
     if !Schema::read(db).await?.is_due(mode) {
         return Ok(None);
     }
     let transaction = begin_alone(db).await?;
-    // Another process may have had its turn first.
+    // Another process may have been first.
     let schema = Schema::read(&transaction).await?;
     if !schema.is_due(mode) {
         transaction.rollback().await?;
@@ -145,19 +145,19 @@ async fn migrate_once(db: &DatabaseConnection, mode: OpenMode) -> Result<Option<
     Ok(Some(schema))
 }
 
-/// A transaction beside which no other process migrates.
+/// Begins a transaction during which no other process migrates.
 async fn begin_alone(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let sqlite = db.get_database_backend() == DbBackend::Sqlite;
     let transaction = db
         .begin_with_options(TransactionOptions {
-            // Each statement sees what was committed while the lock was waited for.
+            // Each statement sees what was committed while this waited for the lock.
             isolation_level: (!sqlite).then_some(IsolationLevel::ReadCommitted),
             sqlite_transaction_mode: sqlite.then_some(SqliteTransactionMode::Immediate),
             ..Default::default()
         })
         .await?;
     if !sqlite {
-        // A migration of a large table takes longer than any statement otherwise may.
+        // Migrating a large table takes longer than other statements may take.
         let unbounded = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
         transaction.execute_unprepared(unbounded).await?;
         let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
@@ -184,7 +184,7 @@ mod tests {
         check(&[], &Schema::Nothing);
         check(&known, &Schema::Current);
         check(&known[..2], &Schema::Older { found: known[1].to_owned() });
-        // One that was left out between others is missing as well.
+        // One that is missing between others counts, too.
         check(&[&known[..1], &known[2..]].concat(), &Schema::Older { found: newest.to_owned() });
         let future = "m29991231_000001_future";
         check(&[&known, &[future][..]].concat(), &Schema::Newer { found: future.to_owned() });
