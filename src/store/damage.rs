@@ -115,6 +115,7 @@ impl DeviceStore {
         db: &impl ConnectionTrait,
         id: &str,
     ) -> Result<Option<Vec<Damage>>, DbErr> {
+        // Raw, because an entity cannot hold what is looked for here.
         let mut values = Vec::new();
         let ids = raw_id::listed(self.backend(), &[id.to_owned()], |value| {
             values.push(value);

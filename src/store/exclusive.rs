@@ -196,8 +196,9 @@ impl Exclusive {
         Self { token, lock: Mutex::new(Some(lock)), taken_over: watch::Sender::new(None) }
     }
 
-    /// Reads the token within a transaction. On PostgreSQL another service that starts
-    /// waits then until that has ended. `Err`: another service's.
+    /// Reads the token within a transaction. The inner error says that it is another
+    /// service's. On PostgreSQL a starting service then waits until the transaction has
+    /// ended.
     pub(super) async fn verify(
         &self,
         transaction: &DatabaseTransaction,

@@ -163,6 +163,7 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn prune_history(&self, before: DateTime<Utc>, limit: u64) -> Result<u64> {
+        // Raw, because the correlated subquery is clearer than its builder.
         let sql = format!(
             "DELETE FROM status_transition WHERE sequence IN (\
                  SELECT sequence FROM status_transition \

@@ -53,7 +53,7 @@ impl Origin {
         url: DatabaseUrl,
         mode: OpenMode,
     ) -> Result<(DatabaseConnection, Self)> {
-        // What the driver says of a URL that it cannot parse quotes it.
+        // The driver's error for a URL that it cannot parse would quote it.
         url.check().map_err(StoreError::Url)?;
         let path = file::of_url(&url);
         let mut origin = Self { url, mode, file: None, created: false };

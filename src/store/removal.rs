@@ -110,6 +110,7 @@ impl DeviceStore {
         after: Option<&RawId>,
     ) -> Result<Vec<Selected>, DbErr> {
         let (condition, values) = condition(self.backend(), selection, after);
+        // Raw, because an entity cannot hold an id that is not a text.
         let sql = format!(
             "SELECT {id}, last_seen_at, timeout_seconds FROM device WHERE {condition}",
             id = RawId::columns(self.backend()),
@@ -127,6 +128,7 @@ impl DeviceStore {
         if devices.is_empty() {
             return Ok(HashMap::new());
         }
+        // Raw, as is every statement here that takes a list of ids as one parameter.
         let sql = format!(
             "SELECT device_id, removed_at FROM device_removal \
              WHERE device_id IN (SELECT id FROM ({rows}) AS unknown)",

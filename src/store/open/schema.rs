@@ -43,6 +43,7 @@ pub(super) enum Schema {
 impl Schema {
     async fn read(db: &impl ConnectionTrait) -> Result<Self, DbErr> {
         let backend = db.get_database_backend();
+        // Raw, because the catalogs have no entities.
         let sql = match backend {
             DbBackend::Postgres => {
                 "SELECT count(*) AS tables, count(*) AS migrated FROM pg_tables \
