@@ -1,12 +1,10 @@
 //! Bad input gets a clear answer and does no harm.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::support::service::{Place, Service};
-use servers::mosquitto::{Mosquitto, flood, heartbeat, publish};
+use publishers::{RawClient, flood};
+use servers::mosquitto::{Mosquitto, heartbeat, publish};
 use servers::process::{output, program};
 
 /// Returns the exit code and the output on stderr.
@@ -166,55 +164,6 @@ fn no_message_does_harm_behind_mosquitto() {
     no_message_does_harm(&place, &service, broker.port);
 }
 
-/// An MQTT 3.1.1 client without a library, because none sends what these tests send.
-struct RawClient(TcpStream);
-
-impl RawClient {
-    /// Connects. `None` if the broker refuses.
-    fn connect(port: u16, client_id: &str, will: Option<&str>) -> Option<Self> {
-        let mut body = vec![0, 4];
-        body.extend(b"MQTT");
-        let flags = if will.is_some() { 0b110 } else { 0b10 };
-        body.extend([4, flags, 0, 60]);
-        body.extend(text(client_id));
-        if let Some(topic) = will {
-            body.extend(text(topic));
-            body.extend(text("gone"));
-        }
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
-        stream.write_all(&packet(0x10, &body)).expect("it reads");
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).ok()?;
-        (answer == [0x20, 2, 0, 0]).then_some(Self(stream))
-    }
-
-    /// Publishes at QoS 0.
-    fn publish(&mut self, topic: &str) {
-        let mut body = text(topic);
-        body.extend(b"{}");
-        self.0.write_all(&packet(0x30, &body)).expect("it reads");
-    }
-
-    fn await_close(mut self) {
-        let mut rest = Vec::new();
-        // A reset closes the connection too.
-        let end = self.0.read_to_end(&mut rest);
-        let timed_out = end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-        assert!(!timed_out, "the broker keeps the connection");
-    }
-}
-
-fn text(text: &str) -> Vec<u8> {
-    let length = u16::try_from(text.len()).expect("short");
-    [&length.to_be_bytes(), text.as_bytes()].concat()
-}
-
-fn packet(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(body.len()).ok().filter(|&n| n < 128).expect("one length byte");
-    [&[kind, length], body].concat()
-}
-
 #[test]
 fn a_topic_with_nul_closes_its_connection_and_nothing_else() {
     let mosquitto = Mosquitto::start();
@@ -230,7 +179,7 @@ fn a_topic_with_nul_closes_its_connection_and_nothing_else() {
             [("evil-1", "devices/a\0b/heartbeat"), ("evil-2", "devices/\0/heartbeat")]
         {
             let mut client = RawClient::connect(port, client_id, None).expect("it is let in");
-            client.publish(topic);
+            client.publish(topic, b"{}");
             client.await_close();
         }
         heartbeat(port, "pump", b"");

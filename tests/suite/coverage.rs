@@ -7,7 +7,8 @@ use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, non_zero, reading};
 use crate::support::service::Place;
-use servers::mosquitto::{Mosquitto, flood, heartbeat};
+use publishers::flood;
+use servers::mosquitto::{Mosquitto, heartbeat};
 
 use heartbeatd::actors::device_registry::{CheckOffline, ConfirmListening};
 use heartbeatd::clock::Reading;

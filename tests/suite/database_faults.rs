@@ -10,12 +10,12 @@ use heartbeatd::store::{
     RecordingRules, StoreError,
 };
 
+use publishers::Devices;
 use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
-use crate::support::devices::Devices;
 use crate::support::fleet::{at, id, start};
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};

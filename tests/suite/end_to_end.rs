@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::support::database::TestDatabase;
 use crate::support::service::{Place, Service};
+use publishers::flood;
 use servers::eventually;
-use servers::mosquitto::{Mosquitto, flood, heartbeat, publish};
+use servers::mosquitto::{Mosquitto, heartbeat, publish};
 use servers::process::free_port;
 
 /// Takes a device online, offline and online again, and then stops the service.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::database::{TestDatabase, lock_sqlite};
-use crate::support::devices::Devices;
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
+use publishers::Devices;
 use servers::eventually;
 use servers::mosquitto::Mosquitto;
 use servers::process::free_port;

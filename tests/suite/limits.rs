@@ -1,11 +1,11 @@
 //! A shortage of open files stops nothing important, and too low a limit ends the start.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::service::{Place, Service};
+use publishers::RawClient;
 use servers::eventually;
 use servers::mosquitto::Mosquitto;
 
@@ -22,27 +22,17 @@ fn start(place: &Place, soft: u32, hard: u32) -> Service {
     place.start_after(&format!("{CLOSE_INHERITED}; ulimit -Sn {soft}; ulimit -Hn {hard}"))
 }
 
-/// A device's MQTT 3.1.1 connection, without a library.
-struct Device(TcpStream);
+/// A device that publishes over a connection of its own.
+struct Device(RawClient);
 
 impl Device {
     /// Connects. `None` if the broker refuses.
     fn connect(port: u16, id: &str) -> Option<Self> {
-        let length = u8::try_from(id.len()).expect("short");
-        let header = [0x10, 12 + length, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, length];
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        stream.write_all(&[&header, id.as_bytes()].concat()).ok()?;
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).ok()?;
-        (answer == [0x20, 2, 0, 0]).then_some(Self(stream))
+        RawClient::connect(port, id, None).map(Self)
     }
 
     fn heartbeat(&mut self, id: &str) {
-        let topic = format!("devices/{id}/heartbeat");
-        let length = u8::try_from(topic.len()).expect("short");
-        let header = [0x30, 2 + length, 0, length];
-        self.0.write_all(&[&header, topic.as_bytes()].concat()).expect("it is connected");
+        self.0.publish(&format!("devices/{id}/heartbeat"), b"");
     }
 }
 

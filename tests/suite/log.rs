@@ -5,8 +5,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::service::Place;
+use publishers::flood;
 use servers::eventually;
-use servers::mosquitto::{flood, heartbeat};
+use servers::mosquitto::heartbeat;
 
 #[test]
 fn an_id_from_outside_cannot_forge_a_status_change() {

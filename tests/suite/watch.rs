@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::database::{TestDatabase, lock_sqlite};
-use crate::support::devices::Devices;
 use crate::support::fleet::{Fleet, at};
 use crate::support::next_commit::NextCommit;
 use crate::support::proxy::Proxy;
 use crate::support::service::Place;
 use heartbeatd::actors::device_registry::{Flush, ReportHealth};
 use heartbeatd::store::Interference;
+use publishers::Devices;
 use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 

@@ -7,8 +7,8 @@ use anyhow::Context;
 use crate::candidates::{Broker, Stage};
 use crate::contestants::{Contestant, Heartbeatd, await_true};
 use crate::database::{Database, Server};
-use crate::publisher::Publisher;
 use crate::sample::Sample;
+use publishers::Publisher;
 
 /// A tenth of the defaults.
 pub const TIMEOUT: Duration = Duration::from_secs(18);

@@ -9,7 +9,6 @@ mod detection;
 mod log;
 mod machine;
 mod process;
-mod publisher;
 mod report;
 mod sample;
 mod silence;

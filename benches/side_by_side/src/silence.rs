@@ -11,8 +11,8 @@ use crate::candidates::{Broker, Stage};
 use crate::contestants::{Contestant, Heartbeatd, await_every};
 use crate::database::{Database, Server};
 use crate::log::{Line, Log, Span};
-use crate::publisher::Publisher;
 use crate::sample::Sample;
+use publishers::Publisher;
 
 /// The part of the fleet that falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use crate::candidates::{Candidate, Stage};
-use crate::publisher::Publisher;
+use publishers::Publisher;
 
 /// The load of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

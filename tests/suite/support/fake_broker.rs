@@ -1,10 +1,12 @@
 //! A broker by hand, for what no real one does when a test wants it: topics that are
 //! not valid, subscriptions that are never answered, connections that end at once.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use publishers::packet::{self, packet};
 
 /// How it behaves. MQTT 3.1.1 or 5, as the client asks.
 #[derive(Clone, Default)]
@@ -62,7 +64,7 @@ impl FakeBroker {
 fn serve(mut stream: TcpStream, behaviour: &Behaviour, subscriptions: &AtomicUsize) -> Option<()> {
     let mut v5 = false;
     loop {
-        let (first, body) = read_packet(&mut stream)?;
+        let (first, body) = packet::read(&mut stream)?;
         let answer = match first >> 4 {
             1 => {
                 let (_name, rest) = text(&body);
@@ -141,27 +143,4 @@ fn publish(topic: &[u8], payload: &[u8], v5: bool) -> Vec<u8> {
 fn text(bytes: &[u8]) -> (&[u8], &[u8]) {
     let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
     bytes[2..].split_at(length)
-}
-
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(body.len()).ok().filter(|&n| n < 128).expect("one length byte");
-    [&[first, length], body].concat()
-}
-
-fn read_packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
-    let mut byte = [0];
-    stream.read_exact(&mut byte).ok()?;
-    let first = byte[0];
-    let (mut length, mut shift) = (0, 0);
-    loop {
-        stream.read_exact(&mut byte).ok()?;
-        length |= usize::from(byte[0] & 0x7f) << shift;
-        shift += 7;
-        if byte[0] < 0x80 {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).ok()?;
-    Some((first, body))
 }

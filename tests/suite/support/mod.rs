@@ -2,7 +2,6 @@
 
 pub mod connection;
 pub mod database;
-pub mod devices;
 pub mod fake_broker;
 pub mod fleet;
 pub mod log_lines;

@@ -15,7 +15,7 @@ use crate::candidates::{Broker, Stage};
 use crate::database::{Database, Server};
 use crate::log::Log;
 use crate::process::{Tree, Used};
-use crate::publisher::{SECONDS_PER_ROUND, id, last_of};
+use publishers::{SECONDS_PER_ROUND, id, last_of};
 
 pub struct Heartbeatd {
     process: Running,

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{Contestant, await_true, lines};
 use crate::candidates::Stage;
 use crate::process::{Tree, Used};
-use crate::publisher::SECONDS_PER_ROUND;
+use publishers::SECONDS_PER_ROUND;
 
 /// A running peer, whose scripts follow the contract in `benches/peers/README.md`.
 pub struct Peer {

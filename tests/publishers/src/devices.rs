@@ -25,6 +25,11 @@ pub struct Devices {
 }
 
 impl Devices {
+    /// Connects, and publishes a heartbeat of each every half second from now on.
+    ///
+    /// # Panics
+    ///
+    /// If the broker is not there.
     pub fn live(port: u16, ids: impl IntoIterator<Item = String>) -> Self {
         let alive: BTreeSet<String> = ids.into_iter().collect();
         let alive = Arc::new(Mutex::new(alive));

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use chrono::{SecondsFormat, Utc};
 
+use crate::packet;
+
 /// The most messages of QoS 1 that may be on their way; fewer than there are packet ids.
 const WINDOW: u64 = 10_000;
 
@@ -34,19 +36,18 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Connects, to publish at QoS 0 or 1.
+    ///
+    /// # Errors
+    ///
+    /// If the broker is not there or refuses the connection.
     pub fn connect(port: u16, qos: u8) -> anyhow::Result<Self> {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).context("the broker is there")?;
         stream.set_nodelay(true)?;
-        let client_id = "side-by-side";
-        // CONNECT: MQTT 3.1.1, a clean session, no keep-alive.
-        let mut connect = vec![0x10, 0, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0];
-        connect.push(client_id.len() as u8);
-        connect.extend_from_slice(client_id.as_bytes());
-        connect[1] = connect.len() as u8 - 2;
-        stream.write_all(&connect)?;
+        stream.write_all(&packet::connect("side-by-side", None))?;
         let mut answer = [0; 4];
         stream.read_exact(&mut answer)?;
-        ensure!(answer == [0x20, 2, 0, 0], "the broker refuses the publisher: {answer:?}");
+        ensure!(answer == packet::ACCEPTED, "the broker refuses the publisher: {answer:?}");
 
         let acknowledged = Arc::<AtomicU64>::default();
         let reader = {
@@ -59,12 +60,20 @@ impl Publisher {
 
     /// Publishes one heartbeat of each device, in an arbitrary order that ends with the
     /// device of [`last_of`].
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost.
     pub fn round(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         self.heartbeats(order(devices), round)
     }
 
     /// Publishes a heartbeat of each device at equal intervals, until all have one or
     /// `enough` says so.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost.
     pub fn paced(
         &mut self,
         devices: impl Iterator<Item = u64>,
@@ -100,7 +109,7 @@ impl Publisher {
         let start = self.buffer.len();
         let out = &mut self.buffer;
         // PUBLISH; two bytes of length hold up to 16 KiB.
-        out.extend_from_slice(&[0x30 | (self.qos << 1), 0, 0, 0, 0]);
+        out.extend_from_slice(&[packet::PUBLISH | (self.qos << 1), 0, 0, 0, 0]);
         write!(out, "devices/{}/heartbeat", id(device))?;
         let topic = (out.len() - start - 5) as u16;
         self.sent += 1;
