@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_the_broker_ends_says_what_would_be_right() {
+    fn a_closed_connection_says_what_would_be_right() {
         for (code, parts) in [
             (0x00, &["without a reason", "log"][..]),
             (0x80, &["0x80", "log"]),

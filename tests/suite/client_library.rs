@@ -1,4 +1,5 @@
-//! What the client library must survive; `vendor/*/PATCH.md` has what it did not.
+//! Situations that the client library must survive. `vendor/*/PATCH.md` lists those that
+//! it did not.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -27,13 +28,13 @@ fn a_connection_that_is_reset_while_messages_are_written_aborts_nothing() {
         let messages = (0..2_000)
             .map(|_| client.try_publish(paho::Message::new("a/b", "whatever", 1)))
             .collect::<Vec<_>>();
-        // What it has not read makes it a reset.
+        // Closing with unread input resets the connection.
         peer.peek(&mut [0]).expect("messages arrive");
         drop(peer);
         let failed = messages.into_iter().any(|message| {
             message.is_err() || message.is_ok_and(|sent| sent.wait_for(SOON).is_err())
         });
-        assert!(failed, "nobody has acknowledged anything");
+        assert!(failed, "nothing was acknowledged");
     }
 }
 

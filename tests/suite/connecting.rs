@@ -1,5 +1,4 @@
-//! Connecting, and what is said when that does not work; topics that no broker should
-//! pass on.
+//! Connecting, the messages about failures, and topics that no broker should pass on.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -17,7 +16,7 @@ use servers::process::{free_port, output, program};
 const INVALID_TOPICS: &str = r#"heartbeatd_heartbeats_rejected_total{reason="invalid_topic"}"#;
 
 #[test]
-fn topics_that_are_not_valid_are_counted_and_ignored() {
+fn invalid_topics_are_counted_and_ignored() {
     for version in ["3.1.1", "5"] {
         let topics: [&[u8]; 6] = [
             b"devices/a\0b/heartbeat",
@@ -68,7 +67,7 @@ fn an_echo_within_the_heartbeats_proves_and_is_not_a_device() {
     let place = with_echo_inside(&broker.url());
     let service = place.start();
     service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
-    // Another instance's.
+    // The echo of another instance.
     heartbeat(broker.port, "heartbeatd-echo-other", b"0123456789abcdef0123456789abcdef");
     heartbeat(broker.port, "pump", b"");
     place.await_statuses(&["pump online"]);
@@ -85,7 +84,7 @@ fn an_echo_within_the_heartbeats_proves_and_is_not_a_device() {
 fn an_echo_within_the_heartbeats_is_missed_with_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let acl = folder.path().join("acl");
-    // It may publish its echo, and read everything but heartbeats.
+    // The service may publish its echo, and read everything but heartbeats.
     std::fs::write(&acl, "topic write devices/+/heartbeat\ntopic readwrite heartbeatd/#\n")
         .expect("a file");
     let broker = Mosquitto::start_with(&format!("acl_file {}", acl.display()));
@@ -98,7 +97,7 @@ fn an_echo_within_the_heartbeats_is_missed_with_them() {
 }
 
 #[test]
-fn an_echo_topic_in_a_share_group_lies_outside_of_it() {
+fn an_echo_topic_inside_a_share_group_is_refused() {
     let place = with_echo_inside("mqtt://localhost").with("MQTT__SHARE_GROUP", "fleet");
     let out = place.run(&["check-config"]);
     let errors = String::from_utf8_lossy(&out.stderr);
@@ -107,7 +106,7 @@ fn an_echo_topic_in_a_share_group_lies_outside_of_it() {
 }
 
 #[test]
-fn a_broker_that_grants_less_is_taken_as_it_is_and_that_is_said_once() {
+fn a_broker_that_grants_less_is_accepted_and_that_is_logged_once() {
     for (max, version, asked) in
         [(0, "5", "1"), (1, "5", "2"), (0, "3.1.1", "2"), (1, "3.1.1", "2")]
     {
@@ -128,7 +127,7 @@ fn a_broker_that_grants_less_is_taken_as_it_is_and_that_is_said_once() {
 }
 
 #[test]
-fn a_broker_that_takes_less_than_it_says_is_believed_by_what_it_grants() {
+fn the_granted_qos_counts_when_a_broker_accepts_less_than_it_says() {
     let behaviour = Behaviour { refuses_qos_above: Some(0), ..Behaviour::default() };
     let broker = FakeBroker::start(behaviour);
     let place = Place::new().with("MQTT__URL", &broker.url()).with("MQTT__VERSION", "3.1.1");
@@ -137,7 +136,7 @@ fn a_broker_that_takes_less_than_it_says_is_believed_by_what_it_grants() {
 }
 
 #[test]
-fn losses_right_after_connecting_ask_for_another_client_with_that_id() {
+fn losses_right_after_connecting_suggest_another_client_with_the_same_id() {
     let broker = FakeBroker::start(Behaviour { closes: 4, ..Behaviour::default() });
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
@@ -149,7 +148,7 @@ fn losses_right_after_connecting_ask_for_another_client_with_that_id() {
 }
 
 #[test]
-fn a_broker_that_listens_on_all_addresses_is_shown_by_the_one_that_is_connected_to() {
+fn a_broker_on_all_addresses_is_logged_with_the_address_of_the_connection() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let users = folder.path().join("users").display().to_string();
     let passwd = program("mosquitto_passwd", "mosquitto", &["/usr/bin"]);
@@ -165,7 +164,7 @@ fn a_broker_that_listens_on_all_addresses_is_shown_by_the_one_that_is_connected_
     }
 }
 
-/// An authority and what it has signed, made by openssl.
+/// A certificate authority and the certificates that it signed, made by openssl.
 struct Certificates(tempfile::TempDir);
 
 impl Certificates {
@@ -210,7 +209,8 @@ impl Certificates {
         ));
     }
 
-    /// A mosquitto with that certificate, and the port on which it speaks TLS.
+    /// Starts a mosquitto with that certificate. Returns the port on which it speaks TLS
+    /// too.
     fn broker(&self, file: &str, more: &str) -> (Mosquitto, u16) {
         let port = free_port();
         let broker = Mosquitto::start_with(&format!(
@@ -234,7 +234,7 @@ fn assert_said(place: &Place, parts: &[&str]) {
 }
 
 #[test]
-fn tls_that_fails_says_why_and_what_would_be_right() {
+fn a_failed_tls_connection_is_logged_with_its_cause_and_remedy() {
     let files = Certificates::new();
     let tls = |port: u16, ca: &str| {
         let url = format!("mqtts://localhost:{port}");
@@ -261,7 +261,7 @@ fn tls_that_fails_says_why_and_what_would_be_right() {
     complete.start().await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
 }
 
-/// At the start already, or when it is tried.
+/// Asserts that the mismatch is reported, either at startup or on connecting.
 #[track_caller]
 fn assert_mismatch_is_said(place: &Place) {
     let service = place.start();
@@ -269,7 +269,7 @@ fn assert_mismatch_is_said(place: &Place) {
 }
 
 #[test]
-fn a_connection_that_fails_says_why_and_what_would_be_right() {
+fn a_failed_connection_is_logged_with_its_cause_and_remedy() {
     let place = |url: &str| Place::new().with("MQTT__URL", url);
     let nobody = free_port();
     assert_said(&place(&format!("mqtt://127.0.0.1:{nobody}")), &["connection refused", "mqtt.url"]);
@@ -307,7 +307,7 @@ fn a_connection_that_fails_says_why_and_what_would_be_right() {
     assert_said(&place(&FakeBroker::start(behaviour).url()), &parts);
 }
 
-/// A peer that does this with each connection, and its port.
+/// Starts a peer that does this with each connection. Returns its port.
 fn peer(talk: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
@@ -320,7 +320,7 @@ fn peer(talk: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     port
 }
 
-/// How peers that are not brokers behave, and the beginning of what is said of them.
+/// Peers that are not brokers, each with the beginning of the message about it.
 const PEERS: [(Manner, &str); 8] = [
     (Manner::Silent, "accepts connections but does not answer MQTT"),
     (Manner::Closes, "accepts connections and closes them without an answer to MQTT"),
@@ -334,7 +334,7 @@ const PEERS: [(Manner, &str); 8] = [
 
 #[derive(Clone, Copy, Debug)]
 enum Manner {
-    /// It takes everything and says nothing.
+    /// It reads everything and says nothing.
     Silent,
     /// It closes the connection at once.
     Closes,
@@ -342,7 +342,7 @@ enum Manner {
     Greets(&'static [u8]),
     /// It says this once it has heard anything.
     Answers(&'static [u8]),
-    /// It says this to a whole line.
+    /// It says this after a whole line.
     AnswersLines(&'static [u8]),
 }
 
@@ -367,7 +367,7 @@ impl Manner {
         std::io::copy(&mut stream, &mut std::io::sink()).ok().map(drop)
     }
 
-    /// What is shown of the answer.
+    /// The part of the answer that the message shows.
     fn shown(self) -> &'static str {
         match self {
             Self::Silent => "within 3s",
@@ -382,7 +382,7 @@ impl Manner {
     }
 }
 
-/// What is said of each, at once because some of them take their time.
+/// Asserts the message about each peer. They run at the same time, because some are slow.
 fn assert_all_said(url: &str, key_file: Option<&str>, ports: Vec<(u16, Vec<String>)>) {
     let started: Vec<_> = ports
         .into_iter()
@@ -405,7 +405,7 @@ fn assert_all_said(url: &str, key_file: Option<&str>, ports: Vec<(u16, Vec<Strin
 }
 
 #[test]
-fn a_peer_that_is_no_broker_is_told_apart() {
+fn a_peer_that_is_not_a_broker_is_recognised() {
     let peers = PEERS.map(|(manner, said)| {
         let port = peer(move |stream| {
             let _ = manner.talk(stream);
@@ -417,7 +417,7 @@ fn a_peer_that_is_no_broker_is_told_apart() {
 }
 
 #[test]
-fn a_peer_that_is_no_broker_is_told_apart_over_tls() {
+fn a_peer_that_is_not_a_broker_is_recognised_over_tls() {
     let files = Certificates::new();
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).expect("TLS");
     acceptor.set_certificate_chain_file(files.path("broker.pem")).expect("a certificate");
@@ -436,12 +436,12 @@ fn a_peer_that_is_no_broker_is_told_apart_over_tls() {
 }
 
 #[test]
-fn a_broker_that_is_probed_loses_no_session_and_learns_no_secret() {
+fn a_probe_takes_over_no_session_and_reveals_no_secret() {
     let broker = Mosquitto::start_with("allow_zero_length_clientid false");
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
     service.await_listening();
-    // The same broker by way of a peer that lets only probes through.
+    // The same broker behind a peer that lets only probes through.
     let (heard, port) = (Arc::new(Mutex::new(Vec::new())), broker.port);
     let notes = Arc::clone(&heard);
     let probed = peer(move |mut stream| {
@@ -456,7 +456,7 @@ fn a_broker_that_is_probed_loses_no_session_and_learns_no_secret() {
         upstream.write_all(packet).expect("it reads");
         let mut answer = [0; 64];
         let count = upstream.read(&mut answer).unwrap_or(0);
-        notes.lock().expect("nobody panics").push((packet.to_vec(), answer[..count].to_vec()));
+        notes.lock().expect("no thread panics").push((packet.to_vec(), answer[..count].to_vec()));
         let _ = stream.write_all(&answer[..count]);
     });
     let other = Place::new()
@@ -465,7 +465,7 @@ fn a_broker_that_is_probed_loses_no_session_and_learns_no_secret() {
         .with("MQTT__PASSWORD", "correct-horse");
     let probing = other.start();
     probing.await_log(&["mqtt_ingest", "cannot connect"]);
-    let heard = heard.lock().expect("nobody panics").clone();
+    let heard = heard.lock().expect("no thread panics").clone();
     let [(packet, answer)] = &heard[..] else { panic!("one probe: {heard:?}") };
     let text = String::from_utf8_lossy(packet);
     assert!(["watcher", "correct-horse", "heartbeatd"].iter().all(|s| !text.contains(s)), "{text}");
@@ -474,7 +474,7 @@ fn a_broker_that_is_probed_loses_no_session_and_learns_no_secret() {
 }
 
 #[test]
-fn a_subscription_that_is_refused_says_what_would_be_right() {
+fn a_refused_subscription_is_logged_with_its_remedy() {
     let inside = ["cannot subscribe to devices/+/heartbeat: "];
     let outside = ["cannot subscribe to devices/+/heartbeat and heartbeatd/heartbeatd/echo: "];
     for (version, code, parts) in [
@@ -505,7 +505,7 @@ fn a_subscription_that_is_refused_says_what_would_be_right() {
 }
 
 #[test]
-fn a_connection_that_the_broker_ends_says_what_would_be_right() {
+fn a_connection_closed_by_the_broker_is_logged_with_its_remedy() {
     for (code, parts) in [
         (0x87, ["0x87", "mqtt.echo_topic"]),
         (0x8b, ["0x8B", "back soon"]),
@@ -525,7 +525,7 @@ fn a_connection_that_the_broker_ends_says_what_would_be_right() {
 }
 
 #[test]
-fn a_port_that_says_nothing_does_not_hold_anything_up() {
+fn a_silent_port_blocks_nothing() {
     let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let port = silent.local_addr().expect("it is bound").port();
     let place = Place::new().with("MQTT__URL", &format!("mqtts://localhost:{port}"));
@@ -535,7 +535,7 @@ fn a_port_that_says_nothing_does_not_hold_anything_up() {
 }
 
 #[test]
-fn files_for_tls_beside_a_plain_url_are_said_not_to_be_used() {
+fn unused_tls_files_beside_a_plain_url_are_logged() {
     let files = Certificates::new();
     let broker = Mosquitto::start();
     let place =
@@ -546,7 +546,7 @@ fn files_for_tls_beside_a_plain_url_are_said_not_to_be_used() {
 }
 
 #[test]
-fn a_process_that_was_stopped_blames_nobody_and_makes_up_for_nothing() {
+fn a_process_that_was_stopped_reports_no_fault_and_sends_no_burst_of_echoes() {
     let broker = Mosquitto::start();
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();

@@ -1,5 +1,4 @@
-//! Silence counts only while listening: the registry's part of it, and the
-//! binary's.
+//! Silence counts only while listening, in the registry and in the binary.
 
 use serde_json::json;
 
@@ -52,7 +51,7 @@ async fn a_device_that_died_before_the_start_is_found(database: TestDatabase) {
     let row = format!("('dead', 'online', {long_ago}, 0)");
     database.execute(&format!("INSERT INTO device ({columns}) VALUES {row}")).await;
     let fleet = Fleet::on(database).await;
-    assert!(fleet.check(at(180)).await.is_empty(), "it may just not have been heard");
+    assert!(fleet.check(at(180)).await.is_empty(), "it may only have been missed");
     assert_eq!(fleet.check(at(181)).await, ["dead"]);
 }
 
@@ -90,7 +89,7 @@ async fn a_clock_set_back_and_forward_again_across_crashes_makes_no_silence(
     first.heartbeat("pump", "", at(290)).await;
     confirm(&first, 0, 300).await;
     first.flush().await;
-    // Each process lives for no longer than its first check.
+    // Each process dies after its first check.
     for now in [50, 290] {
         let check = CheckOffline { now: reading(at(now)) };
         let process = first.next_process().await;
@@ -110,7 +109,7 @@ fn a_fleet_survives_a_broker_that_is_gone_for_longer_than_the_timeout() {
     broker.stop();
     service.await_log(&["mqtt_ingest", "disconnected"]);
     let checks = "heartbeatd_check_duration_seconds_count";
-    // Far more than the timeout, of which nothing is listened to.
+    // Far longer than the timeout, without listening.
     service.await_metric(checks, service.metric(checks) + 10.0);
     broker.go_on();
     service.await_log(&["device_registry", "no device's silence counts in this time"]);
@@ -120,16 +119,16 @@ fn a_fleet_survives_a_broker_that_is_gone_for_longer_than_the_timeout() {
     let offline = place.json(&["history", "alive", "--json"]);
     assert_eq!(offline.as_array().expect("an array").len(), 1, "{offline}");
     service.await_metric("heartbeatd_blind_seconds_total", 2.0);
-    // Now it is listened to, and it is silent.
+    // Now the service listens, and the device is silent.
     place.await_statuses(&["alive offline"]);
 }
 
 #[test]
-fn a_missing_echo_is_said_with_what_to_allow() {
+fn a_missing_echo_is_logged_with_the_rights_to_grant() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let acl = folder.path().join("acl");
     std::fs::write(&acl, "topic readwrite devices/#\n").expect("a file");
-    // With its queue limits off mosquitto 2.0.11 closes the connection instead.
+    // Without queue limits mosquitto 2.0.11 closes the connection instead.
     let limits = "max_queued_messages 1000\nmax_inflight_messages 20";
     let broker = Mosquitto::start_with(&format!("{limits}\nacl_file {}", acl.display()));
     let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "1s");
@@ -149,7 +148,7 @@ fn a_missing_echo_is_said_with_what_to_allow() {
     service.await_metric(checks, service.metric(checks) + 6.0);
     place.await_statuses(&["pump online"]);
 
-    // Being connected is the evidence then.
+    // Now being connected is the evidence.
     drop(service);
     let place = place.with("MQTT__ECHO_INTERVAL", "0s").with("MQTT__CLIENT_ID", "without-echo");
     let without = place.start();
@@ -157,8 +156,8 @@ fn a_missing_echo_is_said_with_what_to_allow() {
     place.await_statuses(&["pump offline"]);
 }
 
-/// Rights for mosquitto's dynamic security, which unlike a list of rights in a file
-/// refuses a subscription: `denied` is what nobody may subscribe to.
+/// Rights for mosquitto's dynamic security, which refuses a subscription, unlike an ACL
+/// file. No client may subscribe to `denied`.
 fn rights(denied: &str) -> String {
     json!({
         "defaultACLAccess": {
@@ -201,7 +200,7 @@ fn one_of_two_subscriptions_that_is_refused_is_named_and_nothing_is_proven() {
     }
 }
 
-/// Where Debian's package puts it.
+/// The path of the plugin, where Debian's package puts it.
 fn dynamic_security() -> String {
     let folders = std::fs::read_dir("/usr/lib").expect("a folder");
     let file = "mosquitto_dynamic_security.so";
@@ -224,7 +223,7 @@ fn an_ingest_that_sheds_breaks_the_coverage() {
 }
 
 #[actix_rt::test]
-async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
+async fn the_service_keeps_listening_when_its_clock_is_set_back() {
     use chrono::TimeDelta;
     use heartbeatd::clock::system_clock;
     use std::sync::atomic::{AtomicI64, Ordering};
@@ -253,7 +252,7 @@ async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
         while store.device(&pump).await.expect("it reads").map(|d| d.status) != Some(expected) {
             assert!(std::time::Instant::now() < deadline, "never {expected}");
             if expected == Status::Online {
-                // Again and again: it may not be subscribed yet.
+                // Repeated, because the service may not be subscribed yet.
                 heartbeat(broker.port, "pump", b"");
             }
             actix_rt::task::yield_now().await;
@@ -261,7 +260,7 @@ async fn the_service_goes_on_listening_when_its_clock_is_turned_back() {
     };
     status(Status::Online).await;
     BEHIND_SECONDS.store(3600, Ordering::Relaxed);
-    // Within a second, not within an hour.
+    // Within seconds, not within an hour.
     status(Status::Offline).await;
     app.drain().await.expect("it drains");
 }

@@ -1,5 +1,5 @@
-//! The service is told to end: it finishes what it has begun, within its bound, and
-//! says what it could not do.
+//! The drain: the service finishes what it has begun, within its bound, and reports what
+//! it could not do.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::support::service::{Place, Service};
 use servers::mosquitto::{Mosquitto, heartbeat};
 use servers::process::free_port;
 
-/// Tells when it is given something, and has it once it is let go on.
+/// A sink that reports when it is given something, and accepts it when it may go on.
 struct SlowSink {
     begun: Arc<Notify>,
     go_on: Arc<Notify>,
@@ -34,7 +34,7 @@ impl Handler<DevicesOffline> for SlowSink {
 
     fn handle(&mut self, offline: DevicesOffline, _: &mut Context<Self>) -> Self::Result {
         let sequences = offline.transitions.iter().map(|transition| transition.sequence);
-        self.got.lock().expect("nobody panics").extend(sequences);
+        self.got.lock().expect("no thread panics").extend(sequences);
         self.begun.notify_one();
         let go_on = Arc::clone(&self.go_on);
         Box::pin(async move {
@@ -45,7 +45,7 @@ impl Handler<DevicesOffline> for SlowSink {
 }
 
 #[actix_rt::test]
-async fn a_delivery_under_way_is_finished_and_its_alerts_are_told_once_over_two_runs() {
+async fn a_delivery_under_way_is_finished_and_its_alerts_are_delivered_once_over_two_runs() {
     let database = TestDatabase::sqlite();
     let broker = Mosquitto::start();
     let mut config = Config::default();
@@ -74,7 +74,7 @@ async fn a_delivery_under_way_is_finished_and_its_alerts_are_told_once_over_two_
     let deadline = Instant::now() + servers::PATIENCE;
     while store.device(&pump).await.expect("it reads").is_none() {
         assert!(Instant::now() < deadline, "it is never heard");
-        // Again and again: the service may not be subscribed yet.
+        // Repeated, because the service may not be subscribed yet.
         heartbeat(broker.port, "pump", b"");
     }
     let begins = tokio::time::timeout(servers::PATIENCE, begun.notified());
@@ -83,14 +83,14 @@ async fn a_delivery_under_way_is_finished_and_its_alerts_are_told_once_over_two_
     let (drained, ()) = futures::join!(app.drain(), letting);
     drained.expect("it drains");
 
-    // What is not struck off would be delivered at once.
+    // An alert that was not struck off would be delivered at once.
     start().await.drain().await.expect("it drains");
-    let got = got.lock().expect("nobody panics").clone();
-    assert_eq!(got.len(), 1, "told once: {got:?}");
+    let got = got.lock().expect("no thread panics").clone();
+    assert_eq!(got.len(), 1, "delivered once: {got:?}");
     assert_eq!(store.undelivered_offline(10).await.expect("it reads"), []);
 }
 
-/// A service that has heard and stored a device.
+/// Starts a service that has heard and stored a device.
 fn online(broker: &Mosquitto) -> (Place, Service) {
     let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "10m");
     let service = place.start();
@@ -101,7 +101,7 @@ fn online(broker: &Mosquitto) -> (Place, Service) {
 }
 
 #[actix_rt::test]
-async fn a_database_that_stays_locked_ends_the_drain_in_time_and_the_loss_is_said() {
+async fn a_database_that_stays_locked_ends_the_drain_in_time_and_the_loss_is_logged() {
     let broker = Mosquitto::start();
     let (place, mut service) = online(&broker);
     let lock = lock_sqlite(&place.database_url()).await;
@@ -140,7 +140,7 @@ fn a_second_service_started_by_mistake_leaves_the_first_on_its_broker() {
     let place = Place::new().with("MQTT__URL", &broker.url()).with("HTTP__LISTEN", &http);
     let service = place.start();
     service.await_listening();
-    // The same client id and the same port, on a database of its own.
+    // The same client id and the same port, but another database.
     let second = Place::new().with("MQTT__URL", &broker.url()).with("HTTP__LISTEN", &http);
     let out = second.run(&["run"]);
     let errors = String::from_utf8_lossy(&out.stderr).into_owned();

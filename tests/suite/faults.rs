@@ -1,6 +1,6 @@
-//! The real binary, fifty devices that live, some that die, and everything that
-//! can go wrong around them for longer than the timeout. No live device is ever
-//! offline; each dead one is reported once.
+//! The real binary with fifty living devices and some that die, while each fault lasts
+//! for longer than the timeout. No live device ever goes offline, and each dead one is
+//! reported once.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -17,19 +17,20 @@ use servers::process::free_port;
 
 const TIMEOUT: f64 = 4.0;
 const CHECK_INTERVAL: f64 = 0.5;
-/// What a detection may take beyond the timeout and the interval of the checks, in
-/// listened time: an echo lags behind, and two cores run many tests at once.
+/// The time that a detection may take beyond the timeout and the check interval, in
+/// listened time. An echo is late, and two cores run many tests at once.
 const SLACK: f64 = 2.5;
 
-/// Longer than timeout, interval and slack: were it counted as silence, the bound
-/// of those who died before would be broken.
+/// The length of a fault. It is longer than timeout, interval and slack. If it counted as
+/// silence, the bound of the devices that died before it would be broken.
 const FAULT: Duration = Duration::from_secs(9);
 
-/// The fault, and what a write waits for a lock before it is tried again.
+/// The length of the fault, plus the time that a write waits for a lock before it is
+/// retried.
 const DATABASE_LATE: Duration = FAULT.saturating_add(Duration::from_secs(5));
 
 const LIVE: usize = 50;
-/// They die before the fault, during it, and when it is over.
+/// The devices that die before the fault, during it, and after it.
 const DEAD: [&str; 6] = ["dead-1a", "dead-1b", "dead-2a", "dead-2b", "dead-3a", "dead-3b"];
 
 /// A service that watches the fleet.
@@ -37,9 +38,9 @@ struct Scene {
     place: Place,
     service: Service,
     devices: Devices,
-    /// What earlier processes of the service have logged.
+    /// The log of earlier processes of the service.
     log: Vec<String>,
-    /// For how long the service listened and could mark nobody.
+    /// The time for which the service listened but could not mark any device.
     late: Duration,
 }
 
@@ -68,22 +69,22 @@ impl Scene {
         Self::start(Place::new().with("MQTT__EMBEDDED__LISTEN", &listen), port)
     }
 
-    /// The service is started again after it was killed.
+    /// Starts the service again after it was killed.
     fn restart(&mut self) {
         self.service.await_exit();
         self.log.extend(self.service.log());
         self.service = self.place.start();
     }
 
-    /// Lets a fault last. Devices have died just before it, and die meanwhile.
+    /// Lets a fault last. Devices have died just before it, and others die during it.
     fn endure(&self) {
         let_pass(FAULT / 2);
         self.devices.die(&DEAD[2..4]);
         let_pass(FAULT / 2);
     }
 
-    /// What has to come of it, whatever it was.
-    fn assert_nobody_is_missed_and_nobody_forgotten(&self) {
+    /// Asserts what must be true after any fault.
+    fn assert_no_live_device_is_missed_and_no_dead_one_forgotten(&self) {
         self.service.await_listening();
         let confirmed = "heartbeatd_echo_latency_seconds_count";
         self.service.await_metric(confirmed, self.service.metric(confirmed) + 2.0);
@@ -93,7 +94,7 @@ impl Scene {
             went_offline = self.went_offline();
             (went_offline.len() >= DEAD.len()).then_some(())
         });
-        // As much time again: whoever is missed wrongly is missed by now.
+        // By then, any device that is wrongly missed would be offline.
         let checks = "heartbeatd_check_duration_seconds_count";
         let more = 1.5 * TIMEOUT / CHECK_INTERVAL;
         self.service.await_metric(checks, self.service.metric(checks) + more);
@@ -113,7 +114,7 @@ impl Scene {
         }
     }
 
-    /// Who went offline, as often as they did.
+    /// The ids that went offline, each as often as it did.
     fn went_offline(&self) -> Vec<String> {
         let history = self.place.json(&["history", "--json"]);
         let offline = history.as_array().expect("an array").iter().filter(|t| t["to"] == "offline");
@@ -122,7 +123,7 @@ impl Scene {
     }
 }
 
-/// Time that has to pass: that it does is the fault.
+/// Waits. That time passes is the fault.
 fn let_pass(time: Duration) {
     let (_nobody_sends, never) = mpsc::channel::<()>();
     assert!(never.recv_timeout(time).is_err());
@@ -133,7 +134,7 @@ fn a_process_that_is_killed_and_comes_back_late(mut scene: Scene) {
     scene.service.signal("KILL");
     scene.endure();
     scene.restart();
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
     let shown = scene.place.run(&["device", "show", DEAD[0]]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("the service was not running"), "{shown}");
@@ -155,7 +156,7 @@ fn a_process_that_is_stopped_and_goes_on(scene: Scene) {
     scene.service.signal("STOP");
     scene.endure();
     scene.service.signal("CONT");
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
 #[test]
@@ -177,18 +178,18 @@ fn a_broker_that_is_gone_and_comes_back_empty() {
     broker.stop();
     scene.endure();
     broker.go_on();
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
 #[test]
-fn a_broker_that_restarts_at_once_and_knows_nobody() {
+fn a_broker_that_restarts_at_once_and_knows_no_client() {
     let mut broker = Mosquitto::start();
     let scene = Scene::on(&broker);
     scene.devices.die(&DEAD[..2]);
     broker.stop();
     broker.go_on();
     scene.endure();
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
 #[test]
@@ -199,16 +200,16 @@ fn a_subscription_that_is_lost_without_a_word() {
     let place = Place::new().with("MQTT__URL", &url);
     let scene = Scene::start(place, broker.port);
     scene.devices.die(&DEAD[..2]);
-    // As often as the service subscribes anew.
+    // Whenever the service subscribes again.
     proxy.interject(&unsubscribe(&["devices/+/heartbeat", "heartbeatd/heartbeatd/echo"]));
     scene.service.await_log(&["mqtt_ingest", "no echo comes back"]);
     scene.endure();
     proxy.heal();
     scene.service.await_log(&["mqtt_ingest", "echoes come back again"]);
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
-/// An echo with a subscription of its own would go on coming back.
+/// An echo with its own subscription would still come back.
 #[test]
 fn a_subscription_to_the_heartbeats_alone_that_is_lost_is_noticed_by_an_echo_within_it() {
     let broker = Mosquitto::start();
@@ -223,7 +224,7 @@ fn a_subscription_to_the_heartbeats_alone_that_is_lost_is_noticed_by_an_echo_wit
     scene.endure();
     proxy.heal();
     scene.service.await_log(&["mqtt_ingest", "echoes come back again"]);
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
 /// An UNSUBSCRIBE of MQTT 5.
@@ -252,7 +253,7 @@ fn a_connection_that_is_cut_without_a_word() {
     eventually("it listens again", || {
         (scene.service.log().iter().filter(again).count() == 2).then_some(())
     });
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
 async fn a_sqlite_database_that_is_locked(mut scene: Scene) {
@@ -263,7 +264,7 @@ async fn a_sqlite_database_that_is_locked(mut scene: Scene) {
     scene.service.await_log(&["device_registry", "locked", "heartbeats are kept"]);
     scene.service.await_log(&["ticker", "the check did not get through"]);
     let accepted = scene.service.metric("heartbeatd_heartbeats_total") - heartbeats;
-    // Of a device the one that could not be written, and the newest.
+    // For each device the heartbeat that could not be written, and the newest.
     let bound = (2 * (LIVE + DEAD.len())) as f64;
     assert!(accepted > bound, "only {accepted} heartbeats were accepted meanwhile");
     let pending = scene.service.metric("heartbeatd_pending_heartbeats");
@@ -271,7 +272,7 @@ async fn a_sqlite_database_that_is_locked(mut scene: Scene) {
     lock.rollback().await.expect("it is released");
     scene.service.await_log(&["device_registry", "the database is back, nothing was lost"]);
     scene.late = DATABASE_LATE;
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
 #[actix_rt::test]
@@ -298,5 +299,5 @@ fn a_postgresql_that_is_gone() {
     proxy.heal();
     scene.service.await_log(&["device_registry", "the database is back, nothing was lost"]);
     scene.late = DATABASE_LATE;
-    scene.assert_nobody_is_missed_and_nobody_forgotten();
+    scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }

@@ -1,9 +1,9 @@
-//! Everything that needs a server, a database or the real binary. One program,
-//! so that it is linked once and its PostgreSQL is started once.
+//! All tests that need a server, a database or the real binary. They are one program, so
+//! that it is linked once and its PostgreSQL is started once.
 //!
-//! Each test starts what it needs on free ports in a temporary folder and stops
-//! it again; nothing may be running beforehand. A server that is not installed
-//! fails the test and says what to install.
+//! Each test starts what it needs, on free ports and in a temporary folder, and stops it
+//! again. Nothing needs to run beforehand. If a server is not installed, the test fails
+//! and says what to install.
 
 mod architecture;
 mod bad_input;

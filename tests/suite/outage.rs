@@ -1,4 +1,4 @@
-//! The database is gone for a while.
+//! Outages of the database.
 
 use heartbeatd::actors::device_registry::{CheckOffline, Flush, ReportHealth};
 use heartbeatd::domain::Status;
@@ -8,7 +8,7 @@ use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::fleet::{Fleet, at, reading};
 
 #[actix_rt::test]
-async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
+async fn a_check_during_an_outage_fails_marks_no_device_and_loses_nothing() {
     let database = TestDatabase::sqlite();
     let url = database.url.clone();
     let fleet = Fleet::on(database).await;
@@ -16,7 +16,7 @@ async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
     fleet.flush().await;
     fleet.listening(at(300)).await;
 
-    // Somebody else holds the lock for longer than the service waits for it.
+    // The lock is held for longer than the service waits for it.
     let lock = lock_sqlite(&url).await;
     fleet.heartbeat("alive", "", at(290)).await;
     let check = fleet.registry.send(CheckOffline { now: reading(at(300)) });
@@ -27,7 +27,7 @@ async fn a_check_during_an_outage_fails_marks_nobody_and_loses_nothing() {
     let (checked, ()) = futures::join!(check, meanwhile);
     let error = checked.expect("it lives").expect_err("the database is locked");
     assert!(error.to_string().contains("locked"), "{error}");
-    assert_eq!(fleet.status("dead").await, Status::Online, "nobody was marked");
+    assert_eq!(fleet.status("dead").await, Status::Online, "no device was marked");
     let health = fleet.registry.send(ReportHealth).await.expect("it lives");
     assert!(health.database.is_err());
     assert_eq!(health.pending, 2, "both are kept, once each");

@@ -1,7 +1,7 @@
-//! What proves that the service listens, and what does not: echoes that come twice,
-//! late, swapped or from somebody else, and answers that belong to an earlier
-//! connection. The test is the broker; the ingest, its inbox and the registry are
-//! the real ones.
+//! Echoes and answers that prove that the service listens, and those that do not: echoes
+//! that come twice, late, swapped or from another client, and answers that belong to an
+//! earlier connection. The test is the broker. The ingest, its inbox and the registry are
+//! real.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use servers::PATIENCE;
 
 struct Scene {
     fleet: Fleet,
-    /// What the broker is asked; the test answers.
+    /// The requests to the broker, which the test answers.
     broker: Rc<Asked>,
     ingest: Addr<MqttIngest>,
 }
@@ -31,7 +31,7 @@ impl Scene {
         Self::new(Some("heartbeatd/heartbeatd/echo"), Duration::from_millis(20)).await
     }
 
-    /// Being connected is the evidence.
+    /// A scene in which being connected is the evidence.
     async fn without_echo() -> Self {
         Self::new(None, Duration::from_millis(20)).await
     }
@@ -56,13 +56,13 @@ impl Scene {
         }
     }
 
-    /// A connection stands.
+    /// Reports a connection.
     fn connected(&self, connection: u64) {
         self.broker.number.set(connection);
         self.broker.inbox.push(Event::Connected { connection });
     }
 
-    /// The attempt to connect fails; the client goes on trying.
+    /// Makes the attempt to connect fail. The client keeps retrying.
     fn fails(&self, error: ClientError) {
         let attempt = self.broker.connects.borrow_mut().pop().expect("it connects");
         attempt.send(Err(error)).expect("it is awaited");
@@ -73,7 +73,7 @@ impl Scene {
         self.broker.inbox.push(Event::Disconnected { connection, why });
     }
 
-    /// Waits until the ingest has subscribed so many times, and keeps the last answer.
+    /// Waits until the ingest has subscribed `number` times, and returns the last answer.
     async fn subscription(&self, number: usize) -> Answer<Subscribed> {
         let asked = &self.broker.subscriptions;
         self.until("it subscribes", || asked.borrow().len() == number).await;
@@ -89,7 +89,7 @@ impl Scene {
 
     async fn listening(&self) -> Listening {
         self.until("the inbox is looked at", || self.broker.inbox.is_empty()).await;
-        // After a question the actor looks at the answers that the test has given.
+        // The first question makes the actor look at the answers that the test has given.
         self.ingest.send(ReportListening).await.expect("it lives");
         self.ingest.send(ReportListening).await.expect("it lives")
     }
@@ -102,7 +102,7 @@ impl Scene {
         }
     }
 
-    /// Sees an echo on its way to the broker, after those seen before.
+    /// Waits for the next echo on its way to the broker.
     async fn echo(&self) -> EchoToken {
         let seen = self.broker.echoes.borrow().len();
         self.until("an echo is sent", || self.broker.echoes.borrow().len() > seen).await;
@@ -137,7 +137,7 @@ async fn a_first_subscription_without_an_answer_leads_to_a_new_connection() {
     scene.until("it disconnects", || scene.broker.goodbyes.borrow().len() == 1).await;
     assert_eq!(scene.listening().await, Listening::Disconnected);
     assert_eq!(scene.broker.connects.borrow().len(), 1, "not before it has disconnected");
-    // One that paho makes by itself in this moment ends with the first.
+    // A connection that paho makes by itself at this moment ends with the first.
     scene.connected(2);
     assert_eq!(scene.listening().await, Listening::Disconnected);
     let goodbye = scene.broker.goodbyes.borrow_mut().pop();
@@ -242,7 +242,7 @@ async fn an_echo_before_the_answer_to_a_repeated_subscription_proves_nothing() {
     second.send(Ok(GRANTED)).expect("it is awaited");
     let deadline = Instant::now() + PATIENCE;
     while scene.proofs() < 1.0 {
-        assert!(Instant::now() < deadline, "the ones after the answer do");
+        assert!(Instant::now() < deadline, "no echo after the answer proves anything");
         let echo = scene.echo().await;
         scene.broker.inbox.offer_echo(echo);
     }
@@ -267,13 +267,13 @@ async fn an_attempt_to_connect_that_takes_long_is_explained_once_before_it_fails
         let answer = scene.broker.diagnoses.borrow_mut().pop().expect("it is asked");
         answer.send(reason.map(str::to_owned)).expect("it is awaited");
     };
-    // The attempt goes on, and nothing is known.
+    // The attempt goes on, and no fault is found.
     scene.until("it is doubted", || diagnosed(1)).await;
     explain(None);
     assert_eq!(scene.listening().await, Listening::Disconnected);
     scene.fails(ClientError::Connect("in vain".to_owned()));
     scene.until("it is asked again", || diagnosed(1)).await;
-    explain(Some("nobody is there"));
+    explain(Some("nothing listens there"));
     assert_eq!(scene.listening().await, Listening::Disconnected);
     assert!(diagnosed(0));
 }

@@ -1,14 +1,14 @@
-//! A fleet, a broker, a network, a clock, a database and an alert sink, simulated to
-//! the millisecond, and the real service in the middle of them: its ingest and inbox,
-//! registry, ticker, courier, store and drain.
+//! Simulates a fleet, a broker, a network, a clock, a database and an alert sink to the
+//! millisecond, with the real service in the middle: its ingest and inbox, registry,
+//! ticker, courier, store and drain.
 //!
-//! A schedule is a random course of what can go wrong, made from a seed that is
-//! printed when it fails. The service gives way before each step of the database, each
-//! answer of the broker and each reply of the sink: there anything can happen, and time
-//! can pass. What it decides is held against the *truth*, which it cannot know: when a
-//! heartbeat would really have reached it. The truth is not computed from the rules of
-//! the service. It travels along: marks that say "listened from here to here" go
-//! through the same queue as the heartbeats, and are lost as those are.
+//! A schedule is a random course of faults, made from a seed that is printed when it
+//! fails. The service pauses before each step of the database, each answer of the broker
+//! and each reply of the sink. There anything can happen, and time can pass. Its
+//! decisions are checked against the *truth*, which it cannot know: when a heartbeat
+//! would really have reached it. The truth is not computed from the rules of the service.
+//! It travels along: marks that say "listened from here to here" go through the same
+//! queue as the heartbeats, and are lost in the same way.
 //!
 //! ```sh
 //! SIMULATION_SCHEDULES=100000 cargo test --release --test suite simulation
@@ -30,17 +30,17 @@ use heartbeatd::store::{DeviceStore, OpenMode};
 
 use self::world::World;
 
-/// How many schedules `cargo test` runs.
+/// The number of schedules that `cargo test` runs.
 const SCHEDULES: u64 = 300;
 
-/// The first seed of `cargo test`: always the same schedules, so that a change is judged by
-/// what it changes. Others are run by hand, see above.
+/// The first seed of `cargo test`. The schedules are always the same, so that a change is
+/// judged only by its effect. Others are run by hand, see above.
 const FIRST_SEED: u64 = 3000;
 
-/// How many schedules fail before no further one is begun.
+/// The number of failed schedules after which no further one is begun.
 const MAX_FAILED: usize = 20;
 
-/// More threads than processors: each waits for its database most of the time.
+/// More threads than processors, because each waits for its database most of the time.
 const THREADS_PER_PROCESSOR: usize = 2;
 
 #[test]
@@ -64,7 +64,7 @@ fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one()
                         break;
                     }
                     let seed = first.wrapping_add(number);
-                    // The panic has been printed, with the course of events.
+                    // The panic was printed with the course of events.
                     match std::panic::catch_unwind(|| run(seed, &template)) {
                         Ok(transitions) => _ = offline.fetch_add(transitions, Ordering::Relaxed),
                         Err(_printed) => lock(&failed).push(seed),
@@ -95,7 +95,7 @@ fn empty_database() -> Vec<u8> {
     std::fs::read(&path).expect("it is closed")
 }
 
-/// Runs one schedule; returns how many times a device went offline.
+/// Runs one schedule. Returns how many times a device went offline.
 fn run(seed: u64, template: &[u8]) -> u64 {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("simulation.db");
@@ -104,7 +104,7 @@ fn run(seed: u64, template: &[u8]) -> u64 {
     let system = System::new();
     let runtime = system.runtime().tokio_runtime().handle().clone();
     let transitions = system.block_on(async { World::new(seed, &url).await.run().await });
-    // Connections that what is still running holds are closed on the way out.
+    // Closes the connections that are still held on the way out.
     let _entered = runtime.enter();
     drop(system);
     transitions

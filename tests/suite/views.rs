@@ -1,4 +1,5 @@
-//! The JSON of the commands, byte for byte: programs rely on each key, and on their order.
+//! The JSON of the commands, byte for byte, because programs rely on each key and on
+//! their order.
 
 use crate::support::database::TestDatabase;
 use crate::support::service::Place;
@@ -26,7 +27,7 @@ const LISTENING: &str = "
     ('gateway', 1795435390000, 1795435400000, 'clock_step'),
     ('gateway', 1795435410000, 1795435420000, NULL)";
 
-/// An alert that was given up, and the way of the device `valve` to offline.
+/// An alert that was given up, and the transitions of the device `valve` to offline.
 const TRANSITIONS: &str = "
     INSERT INTO status_transition (device_id, from_status, to_status, at, last_seen_at, cutoff,
                                    timeout_ms, listened_ms, instance, delivered_at, given_up_at,

@@ -1,4 +1,4 @@
-//! What the service says of itself when something is wrong that breaks no connection.
+//! The service's own reports about faults that break no connection.
 
 use std::fs;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
 #[test]
-fn a_database_that_vanishes_without_a_word_is_said_and_the_drain_is_bounded_and_honest() {
+fn a_database_that_vanishes_silently_is_reported_and_the_drain_is_bounded_and_honest() {
     let broker = Mosquitto::start();
     let database = TestDatabase::postgres();
     let (proxy, through) = Proxy::to_database(&database);
@@ -75,14 +75,14 @@ async fn a_statement_that_waits_is_a_fault_after_ten_seconds_and_heartbeats_are_
     });
     assert!(stalled.is_some_and(|stalled| (10.0..20.0).contains(&stalled)), "{metrics}");
 
-    // In the end the transaction is given up, and the next one gets through.
+    // In the end the transaction is given up, and the next one succeeds.
     flushed.expect("it lives").expect_err("it was bounded");
     fleet.flush().await;
     assert_eq!(fleet.device("pump").await.last_seen_at, Some(at(60)));
 }
 
 #[test]
-fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_said() {
+fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_reported() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let acl = folder.path().join("acl");
     let all = "topic readwrite #\n";
@@ -97,12 +97,12 @@ fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_said() {
     service.await_metric(checks, service.metric(checks) + 1.0);
     assert!(service.get("/readyz").1.contains(r#""fleet":"ok""#));
 
-    // Devices may publish, nobody may read.
+    // Devices may publish, but no client may read.
     fs::write(&acl, "topic readwrite heartbeatd/#\ntopic write devices/#\n").expect("a file");
     broker.reload();
     let line = service.await_log(&["device_registry", "no device is heard any more"]);
     assert!(line.contains("devices/+/heartbeat"), "{line}");
-    // Also when all of them have gone offline over it.
+    // Even when all of them have gone offline because of it.
     service.await_metric(r#"heartbeatd_devices{status="offline"}"#, 3.0);
     service.await_metric(checks, service.metric(checks) + 2.0);
     let (status, body) = service.get("/readyz");

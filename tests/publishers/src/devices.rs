@@ -1,4 +1,4 @@
-//! Devices that live, and die when they are told to.
+//! Devices that live until they are told to die.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use paho_mqtt as paho;
 
-/// How often each publishes a heartbeat.
+/// The interval at which each publishes a heartbeat.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The time within which a broker that works acknowledges a round of heartbeats, also on a
+/// The time within which a working broker acknowledges a round of heartbeats, even on a
 /// busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A fleet that publishes heartbeats until it is dropped, and connects again
-/// whenever the broker is gone.
+/// A fleet that publishes heartbeats until it is dropped, and reconnects whenever the
+/// broker is gone.
 pub struct Devices {
-    /// Locked until a round is acknowledged.
+    /// The ids of the living devices. Locked until a round is acknowledged.
     alive: Arc<Mutex<BTreeSet<String>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -38,7 +38,7 @@ impl Devices {
         let thread = std::thread::spawn(move || {
             let client = connect(port);
             while stopped.recv_timeout(HEARTBEAT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let alive = publishing.lock().expect("nobody panics");
+                let alive = publishing.lock().expect("no thread panics");
                 let round: Vec<_> = alive
                     .iter()
                     .map(|id| paho::Message::new(format!("devices/{id}/heartbeat"), "", 1))
@@ -56,10 +56,10 @@ impl Devices {
         Self { alive, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Lets devices publish nothing more. A broker that works has all that they have
-    /// published; otherwise their client would send it again after the next connect.
+    /// Stops the devices from publishing. A working broker then has everything that they
+    /// have published; otherwise their client would send it again after the next connect.
     pub fn die(&self, ids: &[&str]) {
-        let mut alive = self.alive.lock().expect("nobody panics");
+        let mut alive = self.alive.lock().expect("no thread panics");
         alive.retain(|id| !ids.contains(&id.as_str()));
     }
 }
@@ -68,7 +68,7 @@ impl Drop for Devices {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has failed its own assertion already.
+            // A panic there has already failed its own assertion.
             let _ = thread.join();
         }
     }

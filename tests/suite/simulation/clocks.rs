@@ -9,9 +9,9 @@ use heartbeatd::clock::Reading;
 use crate::support::fleet::start;
 
 thread_local! {
-    /// The milliseconds since the beginning, as the wall clock shows them.
+    /// The milliseconds since the beginning, by the wall clock.
     static WALL: Cell<i64> = const { Cell::new(0) };
-    /// And as the monotonic clock does.
+    /// The milliseconds since the beginning, by the monotonic clock.
     static MONOTONIC: Cell<i64> = const { Cell::new(0) };
     static BEGINNING: Instant = Instant::now();
 }
@@ -31,7 +31,7 @@ pub fn begin() {
     MONOTONIC.set(0);
 }
 
-/// Lets time pass; `asleep`, the monotonic clock does not notice.
+/// Lets time pass. If the machine is `asleep`, the monotonic clock stands still.
 pub fn pass(millis: i64, asleep: bool) {
     WALL.set(WALL.get() + millis);
     if !asleep {

@@ -1,4 +1,4 @@
-//! Gives way before each step of the service's store.
+//! Pauses the service before each step of its store.
 
 use heartbeatd::store::{Interference, Interfering, Outcome, Point};
 use tokio::sync::{mpsc, oneshot};
@@ -11,13 +11,13 @@ pub struct Held {
 
 impl Held {
     pub fn let_through(self, outcome: Outcome) {
-        // Whoever waited may be gone.
+        // The task that waited may be gone.
         let _gone = self.answer.send(outcome);
     }
 }
 
-/// Passes the steps on. All of them fail when nobody takes them any more: the process
-/// is dead and does nothing.
+/// Passes the steps on to the world. All of them fail once the world no longer takes
+/// them, because a dead process does nothing.
 pub struct Gate(mpsc::UnboundedSender<Held>);
 
 impl Gate {
@@ -41,12 +41,12 @@ impl Interference for Gate {
 }
 
 impl Held {
-    /// Nothing was being done before.
+    /// True if it begins something new.
     pub fn is_beginning(&self) -> bool {
         matches!(self.point, Point::Begin(_) | Point::Read(_))
     }
 
-    /// Nothing is being done after it.
+    /// True if nothing follows it.
     pub fn is_end(&self) -> bool {
         matches!(self.point, Point::End(_))
     }

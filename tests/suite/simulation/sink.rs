@@ -1,4 +1,4 @@
-//! The alert sink, whose replies come when the world says so.
+//! The alert sink, which replies when the world says so.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::domain::Transition;
 
-/// What the sink was handed and has not replied to.
+/// A delivery that the sink has not replied to.
 pub struct Delivery {
     pub transitions: Vec<Transition>,
     pub reply: oneshot::Sender<Result<(), AlertError>>,

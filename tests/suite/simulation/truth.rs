@@ -1,11 +1,12 @@
-//! What is really so, in milliseconds since the beginning, whatever a clock shows.
+//! The truth, in milliseconds since the beginning, whatever a clock shows.
 
 use std::collections::BTreeMap;
 
-/// A step of the clock up to this may go unnoticed, `docs/reliability.md` says.
+/// The largest step of the clock that may go unnoticed, according to
+/// `docs/reliability.md`.
 const UNNOTICED: i64 = 500;
 
-/// A step of at least this is noticed, also beside some that are not.
+/// The smallest step that is noticed even beside some that are not.
 const NOTICED: i64 = 6 * UNNOTICED;
 
 /// A stretch of time, without its end.
@@ -15,36 +16,37 @@ pub struct Stretch {
     pub until: i64,
 }
 
-/// When heartbeats would have reached the service, and when they did.
+/// The times at which heartbeats would have reached the service, and at which they did.
 ///
-/// What the service was handed is lost by a crash until it is written. Where it is not
-/// known if it was, the truth is what makes a device's silence longer.
+/// A crash loses what the service was handed until it is written. Where it is unknown
+/// whether it was written, the truth is whatever makes a device's silence longer.
 #[derive(Debug, Default)]
 pub struct Truth {
-    /// The time whose heartbeats reached the service and cannot be lost any more.
+    /// The time whose heartbeats reached the service and can no longer be lost.
     listened: Vec<Stretch>,
-    /// And that which a crash would lose, unless it is among the first `perhaps`.
+    /// The time that a crash would lose, unless it is among the first `perhaps`.
     handed: Vec<Stretch>,
     perhaps: usize,
-    /// When each device was last heard, so that it cannot be lost any more.
+    /// The time at which each device was last heard, as far as it can no longer be lost.
     heard: BTreeMap<usize, i64>,
-    /// And where a crash would lose that.
+    /// The same, as far as a crash would lose it.
     handed_heard: Vec<(usize, i64)>,
-    /// And when it really was, whether the service still knows that or not.
+    /// The time at which it was really last heard, whether the service still knows it or
+    /// not.
     last_heard: BTreeMap<usize, i64>,
     flushing: Option<Flushing>,
-    /// The steps of the clock, and how long each was; below zero, it was set back.
+    /// The steps of the clock, each with its size, negative if the clock was set back.
     steps: Vec<(i64, i64)>,
 }
 
-/// What a flush has taken.
+/// The contents of a flush.
 #[derive(Clone, Copy, Debug)]
 struct Flushing {
     stretches: usize,
     heard: usize,
-    /// When it began.
+    /// The time at which it began.
     at: i64,
-    /// What `perhaps` was then.
+    /// The value of `perhaps` at that time.
     perhaps: usize,
 }
 
@@ -70,7 +72,8 @@ impl Truth {
         self.handed_heard.len()
     }
 
-    /// Some of what was handed over last was thrown away, nobody knows what.
+    /// Takes back what was handed over last, because some unknown part of it was thrown
+    /// away.
     pub fn unhand(&mut self, heard: usize, from: i64) {
         self.handed_heard.truncate(heard);
         self.handed.retain(|stretch| stretch.from < from);
@@ -79,8 +82,9 @@ impl Truth {
         }
     }
 
-    /// A transaction of a flush begins. If it is not the first one, those before were not
-    /// the last; unless this is another flush, which only `surely` rules out.
+    /// Notes that a transaction of a flush begins. If it is not the first one, those
+    /// before it were not the last, unless this is another flush, which only `surely`
+    /// rules out.
     pub fn portion_begins(&mut self, now: i64, surely: bool) {
         let (stretches, heard) = (self.handed.len(), self.handed_heard.len());
         let begun = Flushing { stretches, heard, at: now, perhaps: self.perhaps };
@@ -95,7 +99,7 @@ impl Truth {
         }
     }
 
-    /// The flush is through; without a transaction if there was nothing to write.
+    /// Notes that the flush is done, without a transaction if there was nothing to write.
     pub fn is_flushed(&mut self) {
         let all = (self.handed.len(), self.handed_heard.len());
         let taken = self.flushing.take().map(|taken| (taken.stretches, taken.heard));
@@ -109,7 +113,8 @@ impl Truth {
         self.flushing = None;
     }
 
-    /// A transaction of the flush was committed, and the service does not know.
+    /// Notes that a transaction of the flush was committed without the service knowing
+    /// it.
     pub fn may_be_flushed(&mut self) {
         if let Some(Flushing { stretches, .. }) = self.flushing {
             self.perhaps = self.perhaps.max(stretches);
@@ -131,20 +136,21 @@ impl Truth {
         self.heard.get(&device).copied()
     }
 
-    /// When the device was last heard, unless a flush does not know that yet. Where a crash
-    /// or a full store has lost it, the service may look for a device that is dead for longer.
+    /// The time at which the device was last heard, unless a flush does not know that
+    /// yet. Where a crash or a full store has lost it, the service may look for a device
+    /// that has been dead for longer.
     pub fn dead_since(&self, device: usize) -> Option<i64> {
         let last = self.last_heard.get(&device).copied();
         last.filter(|_| self.heard_again(device).is_none())
     }
 
-    /// When the device was heard again, if a flush does not know that yet.
+    /// The time at which the device was heard again, if a flush does not know that yet.
     pub fn heard_again(&self, device: usize) -> Option<i64> {
         let again = self.handed_heard.iter().find(|(heard, _)| *heard == device);
         again.map(|(_, at)| *at)
     }
 
-    /// How much was listened to from `from` until `until`.
+    /// The time from `from` until `until` in which the service listened.
     pub fn listened(&self, from: i64, until: i64) -> i64 {
         let clipped =
             |stretch: &Stretch| (stretch.until.min(until) - stretch.from.max(from)).max(0);
@@ -152,26 +158,26 @@ impl Truth {
         certain.map(clipped).sum::<i64>() + self.handed.iter().map(clipped).sum::<i64>()
     }
 
-    /// Until when is known for sure.
+    /// The time until which listening is certain.
     pub fn listened_until(&self) -> i64 {
         self.listened.last().map_or(0, |stretch| stretch.until)
     }
 
-    /// How far a clock may have been off since `from` without being noticed. What was proven
-    /// before it was set back by so little reaches beyond that moment as well.
+    /// The most by which the clock may have been off unnoticed since `from`. What was
+    /// proven before it was set back by so little reaches beyond that moment as well.
     pub fn unnoticed(&self, from: i64) -> i64 {
         let since = self.steps.iter().filter(|(at, _)| *at >= from - NOTICED);
         since.map(|(_, by)| by.abs().min(UNNOTICED)).sum()
     }
 
-    /// By how much the clock was set since `from`, in all.
+    /// The total amount by which the clock was set since `from`.
     pub fn set_by(&self, from: i64) -> i64 {
         self.steps.iter().filter(|(at, _)| *at >= from - NOTICED).map(|(_, by)| by.abs()).sum()
     }
 
-    /// True if the clock shows something else than it would if it had not been set after
-    /// `from` and before `until`. That it was wrong for a while in between may go unnoticed.
-    /// A step in the millisecond `from` may have been before the clock was read in it.
+    /// True if the clock shows a different time than if it had not been set after `from`
+    /// and before `until`. It may have been wrong for a while in between unnoticed. A
+    /// step in the millisecond `from` may have come before the clock was read in it.
     fn is_set(&self, from: i64, until: i64) -> bool {
         let steps = self.steps.iter().filter(|(at, _)| from < *at && *at < until);
         steps.map(|(_, by)| by).sum::<i64>().abs() >= NOTICED
@@ -186,7 +192,8 @@ impl Truth {
         begun <= since && moments.any(|from| !self.is_set(from, until))
     }
 
-    /// When the clock was last set before `now`, by more than may go unnoticed.
+    /// The time at which the clock was last set before `now` by more than may go
+    /// unnoticed.
     pub fn last_noticed(&self, now: i64) -> Option<i64> {
         let noticed = self.steps.iter().filter(|(at, by)| *at < now && by.abs() >= NOTICED);
         noticed.map(|(at, _)| *at).max()

@@ -1,4 +1,4 @@
-//! Everything around the service, and what is held against it.
+//! Everything around the service, and the rules that it is checked against.
 
 mod checks;
 mod faults;
@@ -35,40 +35,40 @@ const FLUSH_INTERVAL: i64 = 10 * SECOND;
 const ECHO_INTERVAL: i64 = 4 * SECOND;
 const HEARTBEAT_INTERVAL: i64 = 12 * SECOND;
 
-/// What an echo lags behind, and the first proof on a new connection.
+/// The most by which an echo, or the first proof on a new connection, may be late.
 const LAG: i64 = 3 * ECHO_INTERVAL;
 
-/// Time enough to find every dead device, and to tell the sink.
+/// A time that is long enough to find every dead device and to tell the sink.
 const QUIET: i64 = TIMEOUT + 3 * CHECK_INTERVAL + 3 * LAG;
 
-/// How long the service may need until it listens again once nothing is wrong: an answer
-/// to a subscription may be missing, and a process about to be started.
+/// The longest time until the service listens again once nothing is wrong. The answer to
+/// a subscription may be missing, or a process about to start.
 const RECOVERY: i64 = 90 * SECOND;
 
-/// How often the other tasks get a turn before nobody has anything to do: longer than
-/// any chain of messages between the actors.
+/// The number of turns after which no task has anything left to do. Greater than the
+/// length of any chain of messages between the actors.
 const TURNS: u32 = 12;
 
-/// What a schedule is like from its beginning to its end.
+/// The properties of a schedule, from its beginning to its end.
 struct Kind {
-    /// Those that send heartbeats, unless they are dead.
+    /// The number of devices that send heartbeats, unless they are dead.
     devices: usize,
-    /// Ids that somebody invents, each once in a while.
+    /// The number of invented ids, each of which appears once in a while.
     strangers: usize,
     max_devices: u64,
     max_backlog: usize,
     bounds: Bounds,
-    /// Without it, being connected is the evidence.
+    /// False if being connected is the evidence.
     echo: bool,
-    /// Somebody replays echoes all the time.
+    /// True if another client replays echoes all the time.
     replays: bool,
-    /// A sink that is slow is waited for in real time.
+    /// True if a slow sink is waited for in real time.
     impatient: bool,
     retention: i64,
-    /// Little happens, and the clock is never set, which makes every silence begin anew: a
-    /// device falls silent over several disturbances.
+    /// True if little happens and the clock is never set, because that makes every
+    /// silence begin again. So a device falls silent over several disturbances.
     gentle: bool,
-    /// A burst of faults is followed by a calm, so many times.
+    /// The number of bursts of faults, each followed by a calm.
     bursts: u32,
 }
 
@@ -77,22 +77,23 @@ struct Device {
     broken: bool,
     publishes_at: i64,
     timeout: i64,
-    /// When a command last changed something about it.
+    /// The time at which a command last changed it.
     changed_at: i64,
-    /// When its newest heartbeat was handed to the service.
+    /// The time at which its newest heartbeat was handed to the service.
     handed_at: i64,
-    /// When it was removed, and when it had last been heard then.
+    /// The time at which it was removed, and the time at which it had last been heard
+    /// before.
     removed: Option<(i64, i64)>,
 }
 
-/// How the alert sink behaves.
+/// The behaviour of the alert sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mood {
     Well,
     Fails,
-    /// It needs so long for each alert.
+    /// It needs this long for each alert.
     Slow(i64),
-    /// It takes everything, and the process dies before that is noted.
+    /// It accepts everything, and the process dies before that is recorded.
     Deadly,
 }
 
@@ -105,19 +106,19 @@ pub struct World {
     /// Milliseconds since the beginning, whatever a clock shows.
     now: i64,
     store: DeviceStore,
-    /// The command line's.
+    /// The store that the command line uses.
     commands: DeviceStore,
 
     process: Option<Process>,
-    /// Steps of its database that it waits to do.
+    /// Steps of its database that wait.
     held: Vec<Held>,
     /// Steps that are being done.
     working: u32,
     /// The transaction that is open.
     writing: Option<&'static str>,
-    /// It was committed, as far as the service knows.
+    /// True if it was committed, as far as the service knows.
     committed: bool,
-    /// It was committed, and the service is told that it failed.
+    /// True if it was committed, and the service is told that it failed.
     untold: bool,
     asked: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     flushing: bool,
@@ -130,12 +131,12 @@ pub struct World {
     down_until: i64,
     paused_until: i64,
     asleep: bool,
-    /// Until when the database fails, and how often, in percent.
+    /// The time until which the database fails, and the percentage of steps that fail.
     outage: (i64, u8),
-    /// Steps that are held for longer, while the others go on, and until when.
+    /// Steps that are held until `frozen_until`, while the others go on.
     frozen: Vec<Held>,
     frozen_until: i64,
-    /// In percent: how often something happens between two steps of the database.
+    /// The percentage of steps of the database before which something happens.
     busy: u8,
 
     broker_down_until: i64,
@@ -147,7 +148,7 @@ pub struct World {
     broker_closes_at: Option<i64>,
     queue: VecDeque<Queued>,
     subscriptions: Vec<Subscription>,
-    /// On their way to the broker, and when they are there.
+    /// Echoes on their way to the broker, with the time at which they arrive.
     echoes: Vec<(i64, EchoToken)>,
     recorded: Vec<EchoToken>,
     slow_until: i64,
@@ -156,24 +157,24 @@ pub struct World {
     devices: Vec<Device>,
     mood: Mood,
     mood_until: i64,
-    /// The sink never takes an alert about it.
+    /// The device whose alerts the sink never accepts.
     refused: Option<usize>,
     delivery: Option<(i64, Delivery)>,
-    /// The process dies of a delivery.
+    /// True if the process dies of a delivery.
     dies: bool,
     alerts: BTreeMap<i64, Alert>,
-    /// Of every transition: when it came about, as far as the clock is right, and when by
-    /// that clock.
+    /// For every transition, the time at which it happened, as far as the clock is right,
+    /// and the time by that clock.
     written: BTreeMap<i64, (i64, i64)>,
 
     truth: Truth,
-    /// Nothing more goes wrong for a while.
+    /// True if nothing more goes wrong for a while.
     is_healed: bool,
-    /// Since when nothing is wrong.
+    /// The time since which nothing is wrong.
     calm_since: i64,
-    /// Since when what is heard is proven, but for the first proof of it.
+    /// The time since which everything heard is proven, except for its first proof.
     proving_since: i64,
-    /// And when it was, before.
+    /// The earlier stretches in which it was.
     proven: Vec<Stretch>,
     started_at: i64,
 }
@@ -261,7 +262,7 @@ impl World {
         world
     }
 
-    /// Runs the schedule; returns how many times a device went offline.
+    /// Runs the schedule. Returns how many times a device went offline.
     pub async fn run(mut self) -> u64 {
         for burst in 1..=self.kind.bursts {
             let lasts = if self.kind.gentle { 4 } else { 1 };
@@ -281,7 +282,7 @@ impl World {
                 let recovers = self.calm_since - healed <= RECOVERY || self.kind.strangers > 0;
                 self.assert(
                     recovers,
-                    format_args!("everything healed at {healed}, and it is lame"),
+                    format_args!("everything healed at {healed}, but the service is not ready"),
                 );
             }
         }
@@ -390,7 +391,7 @@ impl World {
         held.let_through(outcome);
     }
 
-    /// Lets everybody go on until all wait for the world.
+    /// Lets all tasks go on until they wait for the world.
     async fn settle(&mut self) {
         let mut quiet = 0;
         while quiet < TURNS {
@@ -403,7 +404,7 @@ impl World {
                 quiet = 0;
                 continue;
             }
-            // What is done was done before the next one began.
+            // Whatever is done was done before the next step began.
             if let Some(Some(done)) = self.asked.next().now_or_never() {
                 self.done(done).await;
                 quiet = 0;
@@ -424,7 +425,7 @@ impl World {
         }
     }
 
-    /// A step of the database is about to be done, or is done.
+    /// Takes a step of the database that is about to begin, or has ended.
     async fn take(&mut self, held: Held) {
         match held.point.clone() {
             Point::Begin(action) => {
@@ -475,7 +476,7 @@ impl World {
         self.truth.portion_begins(self.now, !self.draining);
     }
 
-    /// A check gets that far only when its flush is through.
+    /// Notes that the check sweeps, which it does only after its flush.
     fn is_sweeping(&mut self, action: &str) {
         if let Some(check) = &mut self.check
             && !check.sweeping
@@ -487,7 +488,7 @@ impl World {
         }
     }
 
-    /// Lets that time pass, and what is due happen.
+    /// Lets time pass, and then everything happen that is due.
     async fn pass(&mut self, millis: i64) {
         let from = self.now;
         self.now += millis;

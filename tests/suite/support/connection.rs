@@ -1,4 +1,4 @@
-//! A connection whose broker is the test: it answers what it likes, when it likes.
+//! A connection whose broker is the test, which gives any answer at any time.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,19 +24,19 @@ pub fn refused() -> Subscribed {
     Err(ClientError::Subscribe { topic, client_id, why: "not authorized".to_owned() })
 }
 
-/// What a process has asked of the broker and has no answer to.
+/// The requests of a process that the broker has not answered.
 pub struct Asked {
     pub inbox: Arc<Inbox>,
-    /// `None`: being connected is the evidence.
+    /// The topic of echoes. `None` if being connected is the evidence.
     pub echo_topic: Option<&'static str>,
     pub number: Cell<u64>,
     pub connects: RefCell<Vec<Answer<Result<(), ClientError>>>>,
     pub diagnoses: RefCell<Vec<Answer<Option<String>>>>,
     pub goodbyes: RefCell<Vec<Answer<()>>>,
     pub subscriptions: RefCell<Vec<Answer<Subscribed>>>,
-    /// Those that go to the broker; with being connected as the evidence, none.
+    /// The echoes that go to the broker. None if being connected is the evidence.
     pub echoes: RefCell<Vec<EchoToken>>,
-    /// How many echoes were sent, wherever they go.
+    /// The number of echoes that were sent, wherever they go.
     pub sent: Cell<usize>,
 }
 
@@ -64,7 +64,7 @@ fn ask<T: 'static>(asked: &RefCell<Vec<Answer<T>>>) -> LocalBoxFuture<'static, T
     Box::pin(async {
         match answered.await {
             Ok(answer) => answer,
-            // Nobody answers any more: the process is dead, or the test has ended.
+            // No answer will come, because the process is dead or the test has ended.
             Err(_canceled) => std::future::pending().await,
         }
     })

@@ -1,12 +1,12 @@
-//! A database of a test's own: a SQLite file, or one in the PostgreSQL server
-//! that all tests share.
+//! A test's own database: a SQLite file, or one in the PostgreSQL server that all tests
+//! share.
 
 use heartbeatd::store::{DeviceStore, OpenMode};
 use sea_orm::{DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use servers::postgresql::PostgreSql;
 use tempfile::TempDir;
 
-/// Where a test keeps its devices.
+/// The database of a test.
 pub struct TestDatabase {
     pub url: String,
     _folder: Option<TempDir>,
@@ -19,7 +19,7 @@ impl TestDatabase {
         Self { url, _folder: Some(folder) }
     }
 
-    /// A SQLite file that is somebody else's.
+    /// A SQLite file that belongs to something else.
     pub fn at(path: &std::path::Path) -> Self {
         Self { url: format!("sqlite://{}", path.display()), _folder: None }
     }
@@ -32,7 +32,7 @@ impl TestDatabase {
         DeviceStore::open(&self.url, OpenMode::Create).await.expect("the database opens")
     }
 
-    /// Runs SQL past the service.
+    /// Runs SQL without the service.
     pub async fn execute(&self, sql: &str) {
         use sea_orm::ConnectionTrait;
         let db = sea_orm::Database::connect(&self.url).await.expect("the database opens");

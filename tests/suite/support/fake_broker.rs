@@ -1,5 +1,5 @@
-//! A broker by hand, for what no real one does when a test wants it: topics that are
-//! not valid, subscriptions that are never answered, connections that end at once.
+//! A handmade broker for what no real one does on request: invalid topics, subscriptions
+//! that are never answered, connections that end at once.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -8,28 +8,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use publishers::packet::{self, packet};
 
-/// How it behaves. MQTT 3.1.1 or 5, as the client asks.
+/// The behaviour of a broker, which speaks MQTT 3.1.1 or 5, as the client asks.
 #[derive(Clone, Default)]
 pub struct Behaviour {
     /// The topics of empty messages that follow the answer to a subscription.
     pub messages: Vec<Vec<u8>>,
-    /// How many subscriptions are never answered.
+    /// The number of subscriptions that are never answered.
     pub unanswered: usize,
-    /// How many connections are closed as soon as they are subscribed.
+    /// The number of connections that are closed as soon as they are subscribed.
     pub closes: usize,
     /// The return code of CONNACK.
     pub connack: u8,
-    /// It speaks MQTT 3.1.1 only, and says so to whoever asks for 5.
+    /// True if it speaks only MQTT 3.1.1, and says so to a client that asks for 5.
     pub refuses_v5: bool,
     /// The code with which each subscription is refused.
     pub suback: Option<u8>,
     /// The reason code of a DISCONNECT of MQTT 5 that follows the answer to a subscription.
     pub disconnect: Option<u8>,
-    /// The highest QoS that is granted, and taken in a PUBLISH; 0 is "any".
+    /// The highest QoS that is granted, and accepted in a PUBLISH.
     pub refuses_qos_above: Option<u8>,
 }
 
-/// Listens until the test program ends.
+/// A broker that listens until the test program ends.
 pub struct FakeBroker {
     pub port: u16,
     subscriptions: Arc<AtomicUsize>,
@@ -44,7 +44,7 @@ impl FakeBroker {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (behaviour, counted) = (behaviour.clone(), Arc::clone(&counted));
-                // It ends with the client's connection.
+                // The thread ends with the client's connection.
                 std::thread::spawn(move || serve(stream, &behaviour, &counted));
             }
         });
@@ -55,7 +55,7 @@ impl FakeBroker {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
-    /// How many subscriptions it was asked for.
+    /// The number of subscriptions that it was asked for.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions.load(Ordering::SeqCst)
     }
@@ -83,14 +83,14 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, subscriptions: &AtomicUsi
                 }
                 let answer = suback(&body, v5, behaviour);
                 if number < behaviour.closes {
-                    // Answered, and gone.
+                    // It answers and closes the connection.
                     return stream.write_all(&answer).ok();
                 }
                 if let Some(code) = behaviour.disconnect {
                     let goodbye = packet(0xe0, &[code, 0]);
                     stream.write_all(&[answer, goodbye].concat()).ok()?;
-                    // Until the client goes: what it has sent unread would reset the
-                    // connection, and the goodbye be lost.
+                    // Reads until the client leaves. Unread input would reset the
+                    // connection, and the DISCONNECT would be lost.
                     return std::io::copy(&mut stream, &mut std::io::sink()).ok().map(drop);
                 }
                 let messages = behaviour.messages.iter().map(|topic| publish(topic, b"", v5));
@@ -133,7 +133,7 @@ fn suback(body: &[u8], v5: bool, behaviour: &Behaviour) -> Vec<u8> {
     packet(0x90, &answer)
 }
 
-/// A message at QoS 0.
+/// Encodes a message at QoS 0.
 fn publish(topic: &[u8], payload: &[u8], v5: bool) -> Vec<u8> {
     let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
     let properties: &[u8] = if v5 { &[0] } else { &[] };

@@ -1,5 +1,5 @@
-//! A fleet on a database, with a registry but without MQTT and without a clock:
-//! the test says what time it is.
+//! A fleet on a database, with a registry but without MQTT and without a clock. The test
+//! says what time it is.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ pub fn start() -> DateTime<Utc> {
     "2026-11-23T12:00:00Z".parse().expect("a constant")
 }
 
-/// The clocks of a machine whose clock shows `wall` and was never set.
+/// The reading of a machine whose clock shows `wall` and was never set.
 pub fn reading(wall: DateTime<Utc>) -> Reading {
     static BEGINNING: OnceLock<Instant> = OnceLock::new();
     let beginning = BEGINNING.get_or_init(Instant::now);
@@ -32,7 +32,7 @@ pub fn reading(wall: DateTime<Utc>) -> Reading {
     Reading { wall, monotonic: *beginning + passed }
 }
 
-/// So many seconds after the beginning.
+/// The instant `seconds` after the beginning.
 pub fn at(seconds: i64) -> DateTime<Utc> {
     start() + TimeDelta::seconds(seconds)
 }
@@ -41,7 +41,7 @@ pub fn id(text: &str) -> DeviceId {
     text.parse().expect(text)
 }
 
-/// The duration as the configuration has it.
+/// The duration in the form that the configuration uses.
 pub fn non_zero(duration: Duration) -> NonZeroDuration {
     duration.try_into().expect("not zero")
 }
@@ -63,16 +63,16 @@ impl Fleet {
         Self::with_store(database, store, change).await
     }
 
-    /// On a store that a test has opened by itself.
+    /// Creates a fleet on a store that the test has opened.
     pub async fn with_store(
         database: TestDatabase,
         store: DeviceStore,
         change: impl FnOnce(&mut Config),
     ) -> Self {
         let mut config = Config::default();
-        // Flushes happen when the test says so.
+        // Flushes happen only when the test says so.
         config.heartbeat.flush_interval = non_zero(Duration::from_secs(24 * 60 * 60));
-        // However much time a test skips, it has been listened to.
+        // However much time a test skips, the service has been listening.
         config.mqtt.echo_interval = Some(non_zero(Duration::from_secs(365 * 24 * 60 * 60)));
         change(&mut config);
         let settings = Settings::from(&config);
@@ -85,7 +85,7 @@ impl Fleet {
         fleet
     }
 
-    /// The registry of another process on the same database, that has not listened yet.
+    /// The registry of another process on the same database, which has not listened yet.
     pub async fn next_process(&self) -> Addr<DeviceRegistry> {
         let settings = Settings::from(&Config::default());
         let found = Found::read(&self.store, &settings).await.expect("it reads");
@@ -93,13 +93,13 @@ impl Fleet {
         DeviceRegistry::new(settings, self.store.clone(), found, metrics).start()
     }
 
-    /// The service has been listening until then.
+    /// Confirms that the service has been listening until then.
     pub async fn listening(&self, until: DateTime<Utc>) {
         let confirm = ConfirmListening { since: start(), until, after: GapCause::NotRunning };
         self.registry.send(confirm).await.expect("it lives");
     }
 
-    /// Devices send `payload`, received at `received_at`.
+    /// Records heartbeats with `payload` that were received at `received_at`.
     pub async fn heartbeats(&self, devices: &[&str], payload: &str, received_at: DateTime<Utc>) {
         let heartbeats = devices
             .iter()
@@ -113,7 +113,7 @@ impl Fleet {
         self.heartbeats(&[device], payload, received_at).await;
     }
 
-    /// Removes a device at that instant; `false`: there is none.
+    /// Removes a device at that instant. `false` if it does not exist.
     pub async fn remove(&self, device: &str, at: DateTime<Utc>) -> bool {
         let selection = Selection { ids: Some(vec![device.to_owned()]), ..Default::default() };
         let removed = self.store.remove(&selection, None, at).await.expect("it writes");
@@ -143,7 +143,7 @@ impl Fleet {
         ids
     }
 
-    /// Checks; what went offline stays in the outbox.
+    /// Checks, and leaves what went offline in the outbox.
     pub async fn check_only(&self, now: DateTime<Utc>) -> CheckedOffline {
         let check = CheckOffline { now: reading(now) };
         self.registry.send(check).await.expect("it lives").expect("it checks")

@@ -1,4 +1,4 @@
-//! What is logged on the thread of a test, by actors that run there.
+//! The lines that actors log on the thread of a test.
 
 use std::cell::RefCell;
 
@@ -42,14 +42,14 @@ impl<'kvs> log::kv::VisitSource<'kvs> for Pairs<'_> {
 
 /// Keeps the lines at info and above that this thread logs from now on.
 pub fn keep_lines() {
-    // Another test may have set it already.
+    // Another test may already have set it.
     if log::set_logger(&Logger).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
     LINES.set(Some(Vec::new()));
 }
 
-/// The lines that were logged since, and keeps the next ones.
+/// Takes the lines that were logged since, and goes on keeping lines.
 pub fn take_lines() -> Vec<String> {
     LINES.replace(Some(Vec::new())).expect("lines are kept")
 }

@@ -1,4 +1,4 @@
-//! What the tests stand on: the binary, its devices, a fleet on a database.
+//! The foundation of the tests: the binary, its devices, a fleet on a database.
 
 pub mod connection;
 pub mod database;

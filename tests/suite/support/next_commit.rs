@@ -1,19 +1,20 @@
-//! A COMMIT that is held up.
+//! Holds up a COMMIT.
 
 use std::sync::Mutex;
 
 use futures::channel::oneshot::{self, Receiver, Sender};
 use heartbeatd::store::{Interference, Interfering, Outcome, Point};
 
-/// Has the next COMMIT of a store wait, if it is told to.
+/// Makes the next COMMIT of a store wait, when told to.
 #[derive(Default)]
 pub struct NextCommit(Mutex<Option<Receiver<()>>>);
 
 impl NextCommit {
-    /// From now on, until the sender is used; for ever if it is only kept.
+    /// Makes the next COMMIT wait until the sender is used, or for ever if it is only
+    /// kept.
     pub fn waits(&self) -> Sender<()> {
         let (release, released) = oneshot::channel();
-        *self.0.lock().expect("nobody panics") = Some(released);
+        *self.0.lock().expect("no thread panics") = Some(released);
         release
     }
 }
@@ -21,7 +22,7 @@ impl NextCommit {
 impl Interference for NextCommit {
     fn at(&self, point: Point) -> Interfering {
         let is_commit = matches!(point, Point::Commit(_));
-        let released = is_commit.then(|| self.0.lock().expect("nobody panics").take()).flatten();
+        let released = is_commit.then(|| self.0.lock().expect("no thread panics").take()).flatten();
         Box::pin(async {
             if let Some(released) = released {
                 released.await.expect("it is released, or never");

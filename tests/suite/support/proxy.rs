@@ -1,5 +1,5 @@
-//! A network that fails: a TCP proxy that a test can have swallow everything, hang
-//! up, or say something of its own.
+//! A network that fails: a TCP proxy that swallows everything, hangs up or adds a message
+//! when the test says so.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -16,11 +16,11 @@ pub struct Proxy {
 
 struct Shared {
     target: u16,
-    /// Connections that are made are swallowed.
+    /// True if new connections are swallowed.
     swallows: AtomicBool,
-    /// Connections that are made are closed.
+    /// True if new connections are closed.
     refuses: AtomicBool,
-    /// What the server hears after whatever the client says.
+    /// Bytes that are added after everything that the client says.
     interjection: Mutex<Vec<u8>>,
     connections: Mutex<Vec<Connection>>,
 }
@@ -29,7 +29,7 @@ struct Shared {
 struct Connection {
     client: TcpStream,
     server: TcpStream,
-    /// Nothing goes through any more, and nobody is told.
+    /// True if nothing goes through any more, without either side being told.
     swallowed: Arc<AtomicBool>,
 }
 
@@ -53,7 +53,8 @@ impl Proxy {
         Self { port, shared }
     }
 
-    /// A proxy in front of a PostgreSQL, and the URL of its database through it.
+    /// Starts a proxy in front of a PostgreSQL. Returns the URL of the database through
+    /// it.
     pub fn to_database(database: &TestDatabase) -> (Self, String) {
         let mut url: url::Url = database.url.parse().expect("a URL");
         let proxy = Self::to(url.port().expect("a port"));
@@ -61,7 +62,7 @@ impl Proxy {
         (proxy, url.into())
     }
 
-    /// From now on, what is sent vanishes: no byte, no FIN, no RST.
+    /// Makes everything vanish from now on: no byte, no FIN, no RST goes through.
     pub fn swallow(&self) {
         self.shared.swallows.store(true, Ordering::SeqCst);
         for connection in self.shared.connections().iter() {
@@ -69,33 +70,33 @@ impl Proxy {
         }
     }
 
-    /// Hangs up, and lets nobody in.
+    /// Closes all connections, and new ones at once.
     pub fn refuse(&self) {
         self.shared.refuses.store(true, Ordering::SeqCst);
         for connection in self.shared.connections().drain(..) {
-            // It may have been closed already.
+            // It may already be closed.
             let _ = connection.client.shutdown(Shutdown::Both);
             let _ = connection.server.shutdown(Shutdown::Both);
         }
     }
 
-    /// Connections that are made from now on work; one that was swallowed does not.
+    /// Makes new connections work. A swallowed one stays swallowed.
     pub fn heal(&self) {
         self.interject(&[]);
         self.shared.swallows.store(false, Ordering::SeqCst);
         self.shared.refuses.store(false, Ordering::SeqCst);
     }
 
-    /// From now on, says something to the server in the client's name after
-    /// everything that the client says.
+    /// Adds `packet` in the client's name, from now on, after everything that the client
+    /// says.
     pub fn interject(&self, packet: &[u8]) {
-        *self.shared.interjection.lock().expect("nobody panics") = packet.to_vec();
+        *self.shared.interjection.lock().expect("no thread panics") = packet.to_vec();
     }
 }
 
 impl Shared {
     fn connections(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.connections.lock().expect("nobody panics")
+        self.connections.lock().expect("no thread panics")
     }
 
     fn accept(self: &Arc<Self>, client: TcpStream) {
@@ -114,7 +115,7 @@ impl Shared {
     }
 }
 
-/// `to_server`: the proxy may have something to add.
+/// Forwards bytes. With `to_server`, the proxy may add some.
 fn forward(
     mut from: TcpStream,
     mut to: TcpStream,
@@ -125,15 +126,15 @@ fn forward(
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         let mut said = buffer[..length].to_vec();
         if let Some(shared) = to_server {
-            // The client writes whole packets, and waits for none to become more.
-            said.extend(shared.interjection.lock().expect("nobody panics").iter());
+            // The client writes whole packets.
+            said.extend(shared.interjection.lock().expect("no thread panics").iter());
         }
         if !swallowed.load(Ordering::SeqCst) && to.write_all(&said).is_err() {
             break;
         }
     }
     if !swallowed.load(Ordering::SeqCst) {
-        // The other end may be closed already.
+        // The other end may already be closed.
         let _ = to.shutdown(Shutdown::Both);
     }
 }

@@ -12,14 +12,14 @@ use tempfile::TempDir;
 use servers::process::Running;
 use servers::{PATIENCE, POLL, eventually};
 
-/// A folder to run in, and the environment to run with.
+/// A folder to run in, and the environment for it.
 pub struct Place {
     pub folder: TempDir,
     environment: Vec<(String, String)>,
 }
 
 impl Place {
-    /// Any free ports, and a fleet that falls silent within seconds.
+    /// Creates a place with free ports, and a timeout of seconds.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         Self { folder, environment: Vec::new() }
@@ -87,14 +87,14 @@ impl Place {
         self.start_with(|_| ())
     }
 
-    /// Starts the service by a command that was changed.
+    /// Starts the service with a changed command.
     pub fn start_with(&self, change: impl FnOnce(&mut Command)) -> Service {
         let mut command = self.command(&["run"]);
         change(&mut command);
         Service::start(command)
     }
 
-    /// Starts it in a shell that has done this before.
+    /// Starts it in a shell that runs `preparation` first.
     pub fn start_after(&self, preparation: &str) -> Service {
         let mut shell = Command::new("bash");
         let script = format!("{preparation}; exec \"$0\" run");
@@ -102,7 +102,7 @@ impl Place {
         Service::start(self.prepared(shell))
     }
 
-    /// The SQLite database of a service that runs here by default.
+    /// The URL of the default database of a service that runs here.
     pub fn database_url(&self) -> String {
         format!("sqlite://{}", self.path().join("heartbeatd.db").display())
     }
@@ -167,7 +167,7 @@ impl Service {
         SocketAddr::from(([127, 0, 0, 1], number_after(&line, "http://127.0.0.1:")))
     }
 
-    /// Requests a page: its status and its body.
+    /// Requests a page and returns its status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http_address()).expect("HTTP is served");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
@@ -179,7 +179,7 @@ impl Service {
         (status.expect("a status"), body.to_owned())
     }
 
-    /// A metric's value, by its name and labels as the page has them.
+    /// The value of a metric, by its name and labels as on the page.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, page) = self.get("/metrics");
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -192,7 +192,7 @@ impl Service {
         });
     }
 
-    /// The memory that the process has for itself.
+    /// The private memory of the process.
     pub fn memory_kib(&self) -> u64 {
         let status = format!("/proc/{}/status", self.process.0.id());
         let status = std::fs::read_to_string(status).expect("it runs");

@@ -1,4 +1,4 @@
-//! What must hold, at every moment.
+//! The rules that must hold at every moment.
 
 use std::collections::BTreeSet;
 
@@ -15,25 +15,26 @@ use super::{
 use crate::support::fleet::start;
 use heartbeatd::actors::alert_sink::AlertError;
 
-/// An offline transition, and what the sink has of it.
+/// An offline transition, and what the sink did with it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Alert {
     pub device: usize,
-    /// The sink was handed it.
+    /// True if the sink was handed it.
     handed: bool,
-    /// The sink has taken it, and that was said to the service, which lives.
+    /// True if the sink has accepted it and the living service was told so.
     taken: bool,
-    /// It may come again.
+    /// True if it may come again.
     excused: bool,
-    /// It is out of the outbox.
+    /// True if it has left the outbox.
     struck: bool,
-    /// The alert after it was taken when it was at the head and had been refused.
+    /// True if the next alert was accepted while this one was at the head and had been
+    /// refused.
     passed: bool,
     refusals: u32,
 }
 
 impl World {
-    /// A transaction of the service is in the database.
+    /// Checks everything after a transaction of the service was committed.
     pub(super) async fn is_committed(&mut self, action: &str) {
         match action {
             RECORD => {
@@ -67,12 +68,12 @@ impl World {
         }
     }
 
-    /// No device is taken offline that was heard within its timeout of listened time.
+    /// Checks that the device was not heard within its timeout of listened time.
     fn went_offline(&mut self, transition: &Transition) {
         let device = number(transition.device_id.as_str());
         let timeout = self.devices[device].timeout;
         self.note(format_args!("{} is offline ({})", name(device), transition.sequence));
-        // `None`: it is not known for sure that its heartbeats were not lost.
+        // `None` if its heartbeats may have been lost.
         let heard = self.truth.heard(device).unwrap_or(0);
         let until = self.truth.heard_again(device).unwrap_or(self.now);
         let listened = self.truth.listened(heard, until);
@@ -81,7 +82,7 @@ impl World {
             listened + unnoticed > timeout,
             format_args!("{} was heard at {heard}, {listened} of listening ago", name(device)),
         );
-        // The same, without a word about listening.
+        // The same, without regard to listening.
         self.assert(
             until - heard + unnoticed > timeout,
             format_args!("{} was heard at {heard}", name(device)),
@@ -96,7 +97,7 @@ impl World {
         self.alerts.insert(transition.sequence, alert);
     }
 
-    /// A buffered heartbeat brings no device back that was removed.
+    /// Checks that a buffered heartbeat does not bring a removed device back.
     async fn assert_removed_stay_away(&mut self) {
         for device in 0..self.devices.len() {
             let Some((at, heard)) = self.devices[device].removed else { continue };
@@ -117,8 +118,8 @@ impl World {
         self.commands.devices(None, None, 10_000).await.expect("it reads")
     }
 
-    /// Each device that was silent for long enough while nothing was wrong is offline,
-    /// also if something was between.
+    /// Checks that each device that was silent for long enough while nothing was wrong is
+    /// offline, even if something was wrong in between.
     pub(super) async fn assert_dead_are_found(&mut self, began: i64) {
         for row in self.fleet().await {
             let device = number(row.id.as_str());
@@ -133,8 +134,8 @@ impl World {
                 began - since <= timeout + CHECK_INTERVAL + LAG || began - calm_since < 20 * SECOND,
                 format_args!("{row:?} is dead since {heard}, calm since {calm_since}"),
             );
-            // A clock that is set makes the silence begin anew, at the first check that gets
-            // through.
+            // When the clock is set, the silence begins again at the first successful
+            // check.
             let step = self.truth.last_step().unwrap_or(0);
             let seen = row.last_seen_at.map_or(0, |at| self.now - ago(at));
             let anew = if step >= heard { seen.max(step) } else { 0 };
@@ -147,18 +148,19 @@ impl World {
         }
     }
 
-    /// How much of this time is sure to be proven, whatever was between.
+    /// The part of this time that is surely proven, whatever happened in between.
     fn proven_between(&self, from: i64, until: i64) -> i64 {
         let last = Stretch { from: self.proving_since, until };
         let all = self.proven.iter().chain([&last]);
         let proven = |stretch: &Stretch| {
-            // Not before its first echo, and not after its last, which may have been late.
+            // Nothing is proven before its first echo or after its last, which may have
+            // been late.
             (stretch.until - LAG).min(until) - (stretch.from + LAG).max(from)
         };
         all.map(|stretch| proven(stretch).max(0)).sum()
     }
 
-    /// What `device show` claims to have been listened to really was.
+    /// Checks that the listened time that `device show` claims is true.
     pub(super) async fn weigh_evidence(&mut self) {
         if self.kind.is_crowd() || self.rng.u8(0..3) > 0 {
             return;
@@ -189,7 +191,7 @@ impl World {
 
     // --- Alerts ---
 
-    /// Takes what the sink was handed. Returns whether there was anything.
+    /// Takes what the sink was handed. Returns true if there was anything.
     pub(super) fn take_delivery(&mut self) -> bool {
         let deliveries = self.process.as_ref().map(|process| process.deliveries.take());
         let deliveries = deliveries.unwrap_or_default();
@@ -230,7 +232,7 @@ impl World {
         }
         self.delivery = Some((self.now + takes, delivery));
         if self.kind.impatient {
-            // The courier loses its patience in real time.
+            // The courier's patience ends in real time.
             #[expect(clippy::disallowed_methods, reason = "real threads of the driver get on")]
             std::thread::sleep(std::time::Duration::from_millis(3));
         }
@@ -268,7 +270,8 @@ impl World {
         let _gone = delivery.reply.send(Ok(()));
     }
 
-    /// The sink has not taken these, or may have taken them with a process that `dies`.
+    /// Lets these come again, because the sink refused them, or may have accepted them
+    /// while the process `dies`.
     pub(super) fn excuse(&mut self, transitions: &[Transition], dies: bool) {
         for transition in transitions {
             let alert = self.alerts.get_mut(&transition.sequence).expect("it is known");
@@ -278,7 +281,7 @@ impl World {
         }
     }
 
-    /// A process has ended before it had struck these off.
+    /// Lets alerts come again that the ended process had not struck off.
     pub(super) fn excuse_unacknowledged(&mut self) {
         for alert in self.alerts.values_mut().filter(|alert| !alert.struck && alert.taken) {
             alert.excused = true;
@@ -361,7 +364,7 @@ impl World {
     }
 }
 
-/// How long ago the clock would have shown this.
+/// The time that has passed since the clock would have shown `at`.
 fn ago(at: DateTime<Utc>) -> i64 {
     (clocks::wall() - at).num_milliseconds().max(0)
 }

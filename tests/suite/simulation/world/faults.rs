@@ -1,4 +1,4 @@
-//! What can go wrong, and what else can happen at any moment.
+//! The faults, and the other events that can happen at any moment.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::super::truth::Stretch;
 use super::{Mood, SECOND, World, clocks, device_id, name, shown};
 
 impl World {
-    /// The fate of a step of the database.
+    /// Chooses the outcome of a step of the database.
     pub(super) fn outcome(&mut self, point: &Point, faults: bool) -> Outcome {
         let fails = match self.outage {
             (until, percent) if self.now < until => self.rng.u8(0..100) < percent,
@@ -25,12 +25,12 @@ impl World {
         outcomes[self.rng.usize(0..3)]
     }
 
-    /// Nothing is wrong that a device or a check would suffer from.
+    /// True if nothing is wrong that affects a device or a check.
     pub(super) fn is_calm(&self) -> bool {
         self.is_proving() && self.frozen.is_empty() && self.now >= self.outage.0
     }
 
-    /// The service can prove what it hears.
+    /// True if the service can prove what it hears.
     pub(super) fn is_proving(&self) -> bool {
         let subscribed = self.link.as_ref().is_some_and(|link| link.subscribed);
         self.process.is_some()
@@ -42,7 +42,7 @@ impl World {
             && self.now >= self.slow_until
     }
 
-    /// Something disturbs the proof, or did until now.
+    /// Notes that something disturbs the proof, or did until now.
     pub(super) fn is_disturbed(&mut self) {
         self.calm_since = self.now;
         self.proof_breaks();
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    /// Something that can happen between any two steps of the database.
+    /// Lets something happen that can happen between any two steps of the database.
     pub(super) async fn something_at_this_very_moment(&mut self) {
         match self.rng.u8(0..25) {
             0..=2 if self.process.is_some() => {
@@ -159,7 +159,7 @@ impl World {
         }
     }
 
-    /// What is about to be done in the database takes long; perhaps the clock is set
+    /// Makes the next steps of the database take long; perhaps the clock is set
     /// meanwhile.
     fn freeze(&mut self, at_most: i64) {
         let until = self.somewhen(at_most);
@@ -217,8 +217,8 @@ impl World {
         self.devices[device].changed_at = self.now;
     }
 
-    /// Gives a device a timeout of so many seconds; one that is not registered is, if it
-    /// has not been removed.
+    /// Gives a device a timeout of so many seconds. Registers it if it is not registered
+    /// and has not been removed.
     pub(super) async fn set_timeout(&mut self, device: usize, seconds: Option<u64>) {
         let (id, timeout) = (device_id(device), seconds.map(Duration::from_secs));
         if self.now == 0 {
@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    /// Everything is well again, only the dead stay dead.
+    /// Heals everything; only dead devices stay dead.
     pub(super) fn heal(&mut self) {
         self.note(format_args!("everything heals"));
         let now = self.now;

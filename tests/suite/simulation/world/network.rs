@@ -10,14 +10,14 @@ use super::super::truth::Stretch;
 use super::{Device, HEARTBEAT_INTERVAL, SECOND, World, clocks, device_id};
 use crate::support::connection::{self, Answer, GRANTED, Subscribed};
 
-/// What travels from the broker to the service, in order.
+/// A message that travels from the broker to the service, in order.
 pub(super) enum Message {
     Heartbeat {
         device: usize,
         error: bool,
     },
     Echo(EchoToken),
-    /// Whoever published in this time has reached the service.
+    /// A mark that everything published in this time has reached the service.
     Listened(Stretch),
     Connected(u64),
     Lost(u64),
@@ -51,9 +51,9 @@ impl World {
 
     fn send(&mut self, message: Message) {
         let latency = match () {
-            // Being connected is the evidence, whatever is on its way.
+            // Being connected is the evidence, whatever is still on its way.
             () if !self.kind.echo => 0,
-            // All of them together, else each would be looked at by itself.
+            // All together, because otherwise each would be handled by itself.
             () if self.kind.is_crowd() => 20,
             () if self.now < self.slow_until => self.rng.i64(0..4 * SECOND),
             () => self.rng.i64(0..30),
@@ -63,7 +63,7 @@ impl World {
         self.queue.push_back(Queued { arrives, message });
     }
 
-    /// The time since `from` is listened to.
+    /// Notes that the service has been listening since `from`.
     pub(super) fn listens(&mut self, from: i64) {
         if !self.delivers() {
             return;
@@ -90,7 +90,7 @@ impl World {
         }
     }
 
-    /// Somebody publishes for ids of his own.
+    /// Publishes heartbeats for invented ids.
     pub(super) fn flood(&mut self) {
         for device in self.kind.devices..self.devices.len() {
             if self.delivers() {
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    /// The connection breaks; `loudly`, the service is told.
+    /// Breaks the connection. If `loudly`, the service is told.
     pub(super) fn lose_link(&mut self, loudly: bool) {
         let Some(link) = self.link.take() else { return };
         if self.kind.echo {
@@ -129,13 +129,13 @@ impl World {
         self.connects_at = self.now + self.rng.i64(100..3 * SECOND);
     }
 
-    /// Nothing passes any more, and nobody is told.
+    /// Cuts the connection without telling either side.
     pub(super) fn cut(&mut self) {
         self.cut = true;
         self.lose_messages();
     }
 
-    /// The newest messages are lost; what the client itself has to say is not.
+    /// Loses the newest messages, but not what the client itself reports.
     fn lose_messages(&mut self) {
         let kept = self.rng.usize(0..=self.queue.len());
         let lost = self.queue.split_off(kept);
@@ -157,7 +157,7 @@ impl World {
         self.send(Message::Connected(self.links));
     }
 
-    /// Takes in what the service asks of the broker. Returns whether there was anything.
+    /// Takes what the service asks of the broker. Returns true if there was anything.
     pub(super) fn answer_broker(&mut self) -> bool {
         let Some(process) = &self.process else { return false };
         let asked = Rc::clone(&process.asked);
@@ -199,7 +199,7 @@ impl World {
             anything = true;
             self.wanted = false;
             self.lose_link(false);
-            // Of a flood it is not known at once what there was room for.
+            // After a flood it is not known at once what there was room for.
             let arrived = if self.kind.strangers > 0 { 0 } else { self.queue.len() };
             self.hand_over(arrived);
             self.queue.clear();
@@ -218,7 +218,7 @@ impl World {
                         *reached = true;
                         link.subscribed |= !*refused;
                     }
-                    // No answer, ten seconds later; perhaps one of another connection.
+                    // No answer within ten seconds, perhaps during another connection.
                     _ => {
                         *reached = true;
                         if self.cut {
@@ -235,7 +235,7 @@ impl World {
         for Subscription { connection, refused, answer, .. } in answered {
             let answer = answer.expect("it is answered once");
             if refused {
-                // Its rights come back with the next connection.
+                // Its rights return with the next connection.
                 self.broker_closes_at = Some(now + self.rng.i64(SECOND..20 * SECOND));
                 self.note(format_args!("subscription refused"));
             }
@@ -252,7 +252,7 @@ impl World {
         }
     }
 
-    /// The service looks at what has arrived.
+    /// Lets the service handle what has arrived.
     pub(super) async fn ingest(&mut self) {
         let arrived = self.queue.partition_point(|queued| queued.arrives <= self.now);
         if arrived == 0 || self.draining {
@@ -273,7 +273,7 @@ impl World {
         }
     }
 
-    /// Whether the registry has thrown heartbeats away besides those that the inbox has.
+    /// True if the registry has thrown heartbeats away besides those of the inbox.
     fn no_room_for(&mut self, shed_by_inbox: u32) -> bool {
         let process = self.process.as_ref().expect("it runs");
         let page = process.metrics.encode().expect("it prints");
@@ -285,7 +285,7 @@ impl World {
         more
     }
 
-    /// Puts the oldest messages into the inbox, which throws away what is too much.
+    /// Puts the oldest messages into the inbox, which throws away what exceeds its bound.
     fn hand_over(&mut self, count: usize) -> Handed {
         let mut handed = Handed { heard: self.truth.count_heard(), from: i64::MAX, shed: 0 };
         let Some(process) = &self.process else { return handed };
@@ -331,12 +331,12 @@ impl World {
     }
 }
 
-/// What the service was given at once.
+/// The messages that the service was given at once.
 struct Handed {
-    /// How many heartbeats it had got before.
+    /// The number of heartbeats that it had before.
     heard: usize,
-    /// When the oldest of its messages may have been published.
+    /// The earliest time at which the oldest of these messages may have been published.
     from: i64,
-    /// How many messages its inbox threw away.
+    /// The number of messages that its inbox threw away.
     shed: u32,
 }

@@ -1,4 +1,4 @@
-//! The process of the service: how it starts, what it is asked, and how it ends.
+//! The process of the service: its start, its timers and its end.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,15 +44,15 @@ pub(super) struct Process {
 /// A check that is under way.
 pub(super) struct Check {
     pub began: i64,
-    /// By the clock of then.
+    /// The time by the clock of that moment.
     pub wall: DateTime<Utc>,
-    /// Its flush is through.
+    /// True if its flush is done.
     pub sweeping: bool,
-    /// No step of it failed.
+    /// True if no step of it failed.
     pub clean: bool,
 }
 
-/// Something that was asked of the process is done.
+/// The result of something that the process was asked to do.
 pub(super) enum Done {
     Flush(Result<(), String>),
     Check,
@@ -89,7 +89,7 @@ impl Kind {
         }
     }
 
-    /// Coverage is thrown away to bound how many intervals there are.
+    /// True if coverage is dropped to bound the number of intervals.
     pub fn forgets_coverage(&self) -> bool {
         self.bounds.max_intervals < 10_000
     }
@@ -157,11 +157,11 @@ impl World {
         self.echo_at = self.now + ECHO_INTERVAL;
         self.flush_at = self.now + FLUSH_INTERVAL;
         self.check_at = self.now + CHECK_INTERVAL;
-        // The ticker checks at once, and this check comes after that one.
+        // The ticker checks at once, and this check follows that one.
         self.begin_check();
     }
 
-    /// The process does what is due.
+    /// Lets the process do what is due.
     pub(super) async fn timers(&mut self) {
         if self.draining {
             return;
@@ -213,7 +213,7 @@ impl World {
         self.check =
             Some(Check { began: self.now, wall: clocks::wall(), sweeping: false, clean: true });
         self.asked.push(Box::pin(async {
-            // It may be stopped meanwhile.
+            // It may have been stopped meanwhile.
             let _stopped = check.await;
             Done::Check
         }));
@@ -270,7 +270,7 @@ impl World {
         self.crash(until).await;
     }
 
-    /// The process is gone.
+    /// Kills the process.
     pub(super) async fn crash(&mut self, until: i64) {
         self.down_until = until;
         self.paused_until = self.now;
@@ -280,7 +280,7 @@ impl World {
         self.wanted = false;
         self.queue.clear();
         self.subscriptions.clear();
-        // Not what a transaction may have written of which nobody knows.
+        // Without what a transaction with an unknown outcome may have written.
         let written = self.truth.listened_until();
         self.truth.crash();
         self.proven.iter_mut().for_each(|proven| proven.until = proven.until.min(written));
@@ -297,7 +297,7 @@ impl World {
         self.writing = None;
     }
 
-    /// Whatever the process was about to do is not done, and what was open is rolled back.
+    /// Drops everything that the process was about to do, and rolls back what was open.
     async fn bury(&mut self, process: &mut Process) {
         for held in self.held.drain(..) {
             self.working += u32::from(!held.is_end());
