@@ -301,9 +301,9 @@ impl Round {
     }
 
     async fn give_up(&self, head: &Transition) -> Result<(), CourierError> {
-        let why = self.failing.borrow().as_ref().map_or_else(
+        let why = self.failing.borrow().as_ref().and_then(|failing| failing.why()).map_or_else(
             || "the service ended each time that the alert sink got it".to_owned(),
-            |failing| failing.why().to_owned(),
+            str::to_owned,
         );
         let give_up =
             GiveUpOffline { sequence: head.sequence, at: (self.clock)().wall, why: why.clone() };

@@ -13,6 +13,7 @@ use log::{debug, error, info, warn};
 
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
 use super::log_rejection;
+use crate::actors::outage::{self, Outage};
 use crate::clock::Clock;
 use crate::domain::{EchoIgnored, EchoToken, GapCause, Heartbeat, Proof, Reading, Rounds};
 use crate::logging::line_budget::LineBudget;
@@ -24,9 +25,6 @@ const TARGET: &str = "mqtt_ingest";
 /// How long after a refused subscription the next one is tried: rights are given
 /// by people.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
-
-/// How often a missing connection, or missing echoes, are mentioned again.
-const OUTAGE_REMINDER: Duration = Duration::from_secs(30);
 
 /// How long an attempt to connect may take before it is found out what is wrong: the client
 /// itself gives one ten seconds.
@@ -72,22 +70,10 @@ pub enum Listening {
 #[derive(Default)]
 struct Attempt {
     number: u64,
-    /// What the client says of it, once it has failed.
-    failed: Option<ClientError>,
-    /// True once it has succeeded, or it was said why it does not.
+    /// True if the broker has refused it. A probe does not know better.
+    refused: bool,
+    /// True once it has succeeded, or once the log says why it does not.
     explained: bool,
-}
-
-impl Attempt {
-    /// What keeps it from succeeding, as the end of a sentence: what was just found, or else
-    /// what the client said.
-    fn still_failing(&self, reason: Option<String>) -> String {
-        let said = || match self.failed.as_ref()? {
-            ClientError::Connect(why) | ClientError::Refused(why) => Some(why.clone()),
-            other => Some(other.to_string()),
-        };
-        reason.or_else(said).map_or(String::new(), |why| format!(": {why}"))
-    }
 }
 
 /// What happened since the last time, in order.
@@ -109,11 +95,11 @@ pub struct MqttIngest {
     /// The newest attempt to connect.
     attempt: Attempt,
     rounds: Rounds,
-    /// Since when no echo comes back, once that was said.
-    echo_missing: Option<Instant>,
-    /// Since when there is no connection.
-    down_since: Instant,
-    /// Since when the newest connection stands, or stood.
+    /// The time in which no echo comes back, once that was said.
+    echo_missing: Option<Outage>,
+    /// The time without a connection, while there is none.
+    down: Option<Outage>,
+    /// The time at which the newest connection was made.
     up_since: Instant,
     /// How many connections in a row were lost right after they were made.
     lost_early: u32,
@@ -147,7 +133,7 @@ impl MqttIngest {
             attempt: Attempt::default(),
             rounds: Rounds::new(confirm_interval),
             echo_missing: None,
-            down_since: clock().monotonic,
+            down: Some(Outage::begin(clock().monotonic)),
             up_since: clock().monotonic,
             lost_early: 0,
             diagnosing: false,
@@ -243,10 +229,7 @@ impl MqttIngest {
             }
             match connected {
                 Ok(()) => ingest.attempt.explained = true,
-                Err(error) => {
-                    ingest.attempt.failed = Some(error);
-                    ingest.explain(ctx);
-                }
+                Err(error) => ingest.connect_failed(error, ctx),
             }
         }));
         ctx.run_later(DOUBTED_AFTER, move |ingest, ctx| {
@@ -256,28 +239,34 @@ impl MqttIngest {
         });
     }
 
+    fn connect_failed(&mut self, error: ClientError, ctx: &mut Context<Self>) {
+        if let Some(down) = &mut self.down {
+            self.attempt.refused = matches!(error, ClientError::Refused(_));
+            down.because(match error {
+                ClientError::Connect(why) | ClientError::Refused(why) => why,
+                other => other.to_string(),
+            });
+        }
+        self.explain(ctx);
+    }
+
     /// Says once why the newest attempt to connect does not succeed, if that is known.
     fn explain(&mut self, ctx: &mut Context<Self>) {
         if self.listening != Listening::Disconnected || self.attempt.explained {
             return;
         }
-        if let Some(ClientError::Refused(_)) = self.attempt.failed {
-            // A probe does not know better.
+        if self.attempt.refused {
             return self.say_why_not_connected(None);
         }
         self.diagnose(ctx, |reason, ingest| ingest.say_why_not_connected(reason));
     }
 
     fn say_why_not_connected(&mut self, reason: Option<String>) {
-        let why = match (reason, &self.attempt.failed) {
-            (Some(reason), _) => format!("cannot connect: {reason}"),
-            (None, Some(error)) => error.to_string(),
-            // It is slow, and may succeed yet.
-            (None, None) => return,
-        };
+        // Without a reason it is slow, and may succeed yet.
+        let Some(why) = why_down(self.down.as_ref(), reason) else { return };
         if !std::mem::replace(&mut self.attempt.explained, true) {
             let broker = self.connection.broker();
-            error!(target: TARGET, broker; "{why}; trying on until it succeeds");
+            error!(target: TARGET, broker; "cannot connect: {why}; trying on until it succeeds");
         }
     }
 
@@ -311,16 +300,16 @@ impl MqttIngest {
 
     /// Ends the connection, and any that is made meanwhile.
     fn leave(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
-        self.is_disconnected();
+        self.is_disconnected((self.clock)().monotonic);
         self.leaving = true;
         self.connection.disconnect().into_actor(self).map(|(), ingest, _| {
             ingest.newest = ingest.newest.max(ingest.connection.number());
         })
     }
 
-    fn is_disconnected(&mut self) {
+    fn is_disconnected(&mut self, now: Instant) {
         self.is_now(Listening::Disconnected);
-        self.down_since = (self.clock)().monotonic;
+        self.down = Some(Outage::begin(now));
     }
 
     /// Sends an echo every interval while subscribed. The next one is scheduled when
@@ -351,7 +340,7 @@ impl MqttIngest {
             return;
         };
         if self.echo_missing.is_none() {
-            self.echo_missing = Some(now.monotonic);
+            self.echo_missing = Some(Outage::begin(now.monotonic));
             self.metrics.set_listening(false);
             error!(
                 target: TARGET, topic, seconds = missing.as_secs_f64();
@@ -369,7 +358,7 @@ impl MqttIngest {
     }
 
     fn schedule_reminder(&self, ctx: &mut Context<Self>) {
-        ctx.run_later(OUTAGE_REMINDER, |ingest, ctx| {
+        ctx.run_later(outage::REMINDER, |ingest, ctx| {
             ingest.remind(ctx);
             ingest.schedule_reminder(ctx);
         });
@@ -377,27 +366,29 @@ impl MqttIngest {
 
     fn remind(&mut self, ctx: &mut Context<Self>) {
         let now = (self.clock)().monotonic;
-        let long_ago = |since: Instant| {
-            let age = now.saturating_duration_since(since);
-            (age >= OUTAGE_REMINDER).then_some(age.as_secs())
-        };
-        match (self.proven(), self.echo_missing) {
-            (Listening::Disconnected, _) => {
-                if let Some(seconds) = long_ago(self.down_since) {
-                    self.diagnose(ctx, move |reason, ingest| {
-                        let why = ingest.attempt.still_failing(reason);
-                        let broker = ingest.connection.broker();
-                        error!(target: TARGET, broker, seconds; "still not connected{why}; retrying");
-                    });
-                }
-            }
-            (Listening::Unproven, Some(since)) => {
-                if let Some(seconds) = long_ago(since) {
-                    let topic = self.connection.echo_topic();
-                    error!(target: TARGET, topic, seconds; "still no echo comes back, and no device goes offline");
-                }
-            }
-            _ => (),
+        match self.proven() {
+            Listening::Disconnected => self.remind_of_connection(now, ctx),
+            Listening::Unproven => self.remind_of_echo(now),
+            Listening::Connected | Listening::Subscribed => (),
+        }
+    }
+
+    fn remind_of_connection(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        let lasts = self.down.as_mut().and_then(|down| down.remind(now));
+        let Some(seconds) = lasts.map(|lasts| lasts.as_secs()) else { return };
+        self.diagnose(ctx, move |reason, ingest| {
+            let why = why_down(ingest.down.as_ref(), reason);
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            let broker = ingest.connection.broker();
+            error!(target: TARGET, broker, seconds; "still not connected{why}; retrying");
+        });
+    }
+
+    fn remind_of_echo(&mut self, now: Instant) {
+        let lasts = self.echo_missing.as_mut().and_then(|missing| missing.remind(now));
+        if let Some(seconds) = lasts.map(|lasts| lasts.as_secs()) {
+            let topic = self.connection.echo_topic();
+            error!(target: TARGET, topic, seconds; "still no echo comes back, and no device goes offline");
         }
     }
 
@@ -462,7 +453,7 @@ impl MqttIngest {
             return;
         }
         self.newest = connection;
-        self.attempt.failed = None;
+        self.down = None;
         self.up_since = (self.clock)().monotonic;
         self.is_now(Listening::Connected);
         info!(target: TARGET, broker = self.connection.broker(); "connected");
@@ -473,14 +464,15 @@ impl MqttIngest {
         if connection != self.newest || self.listening == Listening::Disconnected {
             return;
         }
-        self.is_disconnected();
+        let now = (self.clock)().monotonic;
+        self.is_disconnected(now);
         warn!(target: TARGET, broker = self.connection.broker(); "disconnected: {why}; reconnecting");
-        self.note_early_loss();
+        self.note_early_loss(now);
     }
 
     /// Two clients with one id throw each other off the broker, for ever.
-    fn note_early_loss(&mut self) {
-        if self.down_since.saturating_duration_since(self.up_since) >= EARLY {
+    fn note_early_loss(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.up_since) >= EARLY {
             self.lost_early = 0;
             return;
         }
@@ -495,6 +487,12 @@ impl MqttIngest {
             );
         }
     }
+}
+
+/// The reason why there is no connection: the one that was just found, or else what the
+/// client said last.
+fn why_down(down: Option<&Outage>, found: Option<String>) -> Option<String> {
+    found.or_else(|| down?.why().map(str::to_owned))
 }
 
 /// What an inbox held for the registry.
@@ -623,12 +621,12 @@ mod tests {
 
     #[test]
     fn a_reminder_says_what_was_just_found_or_else_what_the_client_said() {
-        let mut attempt = Attempt::default();
-        assert_eq!(attempt.still_failing(None), "");
+        let mut down = Outage::begin(Instant::now());
+        assert_eq!(why_down(Some(&down), None), None);
         let (found, said) = ("nobody listens".to_owned(), "it is banned".to_owned());
-        attempt.failed = Some(ClientError::Refused(said));
-        assert_eq!(attempt.still_failing(None), ": it is banned");
-        assert_eq!(attempt.still_failing(Some(found)), ": nobody listens");
+        down.because(said.clone());
+        assert_eq!(why_down(Some(&down), None), Some(said));
+        assert_eq!(why_down(Some(&down), Some(found.clone())), Some(found));
     }
 
     #[actix_rt::test]

@@ -11,7 +11,7 @@ pub const REMINDER: Duration = Duration::from_secs(30);
 pub struct Outage {
     since: Instant,
     mentioned: Instant,
-    why: String,
+    why: Option<String>,
 }
 
 /// What is to be said of an outage.
@@ -26,22 +26,28 @@ pub enum Mention {
 }
 
 impl Outage {
+    /// An outage that begins at `now`, for a reason that is not known yet.
+    pub fn begin(now: Instant) -> Self {
+        Self { since: now, mentioned: now, why: None }
+    }
+
     /// Notes at `now` that something is away, and why. Returns what is to be said of it.
     pub fn note(outage: &mut Option<Self>, now: Instant, why: String) -> Mention {
-        let Some(outage) = outage else {
-            *outage = Some(Self::begin(now, why));
+        let begins = outage.is_none();
+        let outage = outage.get_or_insert_with(|| Self::begin(now));
+        outage.because(why);
+        if begins {
             return Mention::Begins;
-        };
-        outage.why = why;
+        }
         outage.remind(now).map_or(Mention::Nothing, Mention::GoesOn)
     }
 
-    /// An outage that begins at `now`, which is said elsewhere.
-    pub fn begin(now: Instant, why: String) -> Self {
-        Self { since: now, mentioned: now, why }
+    /// Notes the newest reason.
+    pub fn because(&mut self, why: String) {
+        self.why = Some(why);
     }
 
-    /// Returns how long it has lasted if it is to be mentioned again.
+    /// Returns for how long it has lasted, if it is time to mention it again.
     pub fn remind(&mut self, now: Instant) -> Option<Duration> {
         if now.saturating_duration_since(self.mentioned) < REMINDER {
             return None;
@@ -55,14 +61,14 @@ impl Outage {
         now.saturating_duration_since(self.since)
     }
 
-    /// The newest reason.
-    pub fn why(&self) -> &str {
-        &self.why
+    /// The newest reason, if one is known.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
     }
 
     /// The newest reason as a fault, if there is an outage.
     pub fn fault(outage: Option<&Self>) -> Result<(), String> {
-        outage.map_or(Ok(()), |outage| Err(outage.why.clone()))
+        outage.map_or(Ok(()), |outage| Err(outage.why.clone().unwrap_or_default()))
     }
 }
 
@@ -85,7 +91,7 @@ mod tests {
         }
         assert_eq!(mentioned, [30, 60, 90].map(Duration::from_secs));
         let outage = outage.expect("it goes on");
-        assert_eq!(outage.why(), "locked 90");
+        assert_eq!(outage.why(), Some("locked 90"));
         assert_eq!(outage.lasts(after(100)), Duration::from_secs(100));
     }
 }
