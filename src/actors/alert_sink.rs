@@ -1,5 +1,5 @@
-//! Takes the devices that went offline. This one is a stub that logs: alerting
-//! is plugged in as another actor that handles [`DevicesOffline`].
+//! Takes the devices that went offline. This sink is a stub that only logs. Alerting is
+//! plugged in as another actor that handles [`DevicesOffline`].
 
 use actix::prelude::*;
 
@@ -10,28 +10,28 @@ const TARGET: &str = "alert_sink";
 
 /// These devices went offline.
 ///
-/// A sink gets every offline transition at least once, in the order of the sequence
-/// numbers, and in the normal case exactly once. It gets them again, fewer at once, if it
-/// replies with an error, or if the service dies before it has noted the reply; a sink for
-/// which that matters remembers the [`sequence`](Transition::sequence) of those it handled.
-/// Nothing comes again while it may still be handling it, however long it takes.
+/// A sink gets every offline transition at least once, in the order of the sequence numbers,
+/// and normally exactly once. It gets them again, fewer at once, if it replies with an error
+/// or if the service dies before it has noted the reply. A sink for which that matters
+/// remembers the [`sequence`](Transition::sequence) of each transition that it has handled.
+/// No transition comes again while the sink may still be handling it, however long that takes.
 ///
-/// An alert that it refuses five times on its own, while it takes the one after, is given
-/// up: it comes no more, and its successor may have come before the last attempt.
+/// An alert that the sink refuses five times on its own, while it takes the one after it, is
+/// given up: it does not come again. The one after it may have come before the last attempt.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<(), AlertError>")]
 pub struct DevicesOffline {
-    /// One for each device and each time that it went offline; never empty.
+    /// One for each time that a device went offline. Never empty.
     pub transitions: Vec<Transition>,
 }
 
-/// The reason why a sink did not take them. They come again after a pause that grows up
-/// to a minute, or with the next check.
+/// The reason why a sink did not take a delivery. Its transitions come again after a pause
+/// that grows up to a minute, or with the next check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AlertError(pub String);
 
-/// The stub.
+/// The actor that only logs.
 #[derive(Debug)]
 pub struct AlertSink {
     log: BatchLog,

@@ -1,36 +1,37 @@
-//! How much is done at once, and how much is kept.
+//! The sizes of what is done at once, and of what is kept.
 
 use std::time::Duration;
 
 use crate::domain::coverage::MAX_INTERVALS;
 use crate::domain::delivery::MAX_PAGE;
 
-/// The sizes of portions and pages, and what else bounds memory and the length of a
-/// transaction. They are no settings: a test lowers them to meet every boundary with a
-/// small fleet.
+/// The sizes of portions and pages, and the other bounds on memory and on the length of a
+/// transaction. They are not settings: tests lower them to meet every boundary with a small
+/// fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// How many heartbeats one transaction writes: what a flush needs besides the
-    /// heartbeats themselves does not grow with their number.
+    /// The most heartbeats that one transaction writes, so that the memory a flush needs
+    /// besides the heartbeats themselves does not grow with their number.
     pub written_at_once: usize,
-    /// How many devices a check takes in one go from the database. Bounds the memory of
-    /// a check, however many are silent.
+    /// The most devices that a check reads from the database at once. Bounds its memory,
+    /// however many devices are silent.
     pub stale_at_once: usize,
-    /// How many devices a check marks or clamps in one transaction, between which
-    /// flushes get their turn.
+    /// The most devices that a check marks or clamps in one transaction. Flushes get their
+    /// turn between two transactions.
     pub marked_at_once: usize,
-    /// How many old transitions, and how many listening intervals, a check deletes at
-    /// most; at one check a minute that is more than ten million a day.
+    /// The most old transitions, and the most listening intervals, that a check deletes. At
+    /// one check a minute that is more than ten million a day.
     pub pruned_at_once: u64,
-    /// How many alerts are delivered at once at most.
+    /// The most alerts that are delivered at once.
     pub delivered_at_once: usize,
-    /// How many listening intervals are kept at most.
+    /// The most listening intervals that are kept.
     pub max_intervals: usize,
-    /// How much coverage is kept even if no timeout needs it now: a longer one may be
-    /// set later.
+    /// The coverage that is kept even if no timeout needs it now, because a longer timeout
+    /// may be set later.
     pub coverage_kept: Duration,
-    /// How long the clock must have run undisturbed before history is deleted by it: one
-    /// that is wrong after a start without a battery or a network is set within minutes.
+    /// The time for which the clock must have run undisturbed before history is deleted by
+    /// it. A clock that is wrong after a start without a battery or a network is set
+    /// within minutes.
     pub steady_before_pruning: Duration,
 }
 

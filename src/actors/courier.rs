@@ -1,9 +1,9 @@
 //! Delivers the outbox: hands offline transitions to the alert sink, page by page and in
-//! order, and strikes off what the sink took.
+//! order, and acknowledges to the registry what the sink took.
 //!
-//! It runs apart from the checks: a slow, failing or hanging sink never delays one.
-//! There is one delivery at a time, and nothing is delivered again while the sink may
-//! still be handling it.
+//! It runs apart from the checks, so a slow, failing or hanging sink never delays a check.
+//! There is one delivery at a time, and nothing is delivered again while the sink may still
+//! be handling it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -28,18 +28,18 @@ use crate::store::StoreError;
 
 const TARGET: &str = "courier";
 
-/// A check got through: there may be something to deliver.
+/// Wakes the courier, because a check has succeeded and there may be something to deliver.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Deliver;
 
-/// Begin no further delivery. Replies when the one under way has ended and what the
-/// sink took is struck off.
+/// Ends the deliveries. Replies when the current one has ended and what the sink took
+/// is acknowledged.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Stop;
 
-/// Replies never: whoever sends it learns that the courier is gone.
+/// Never replies. Its sender gets an error once the courier is gone.
 #[derive(Debug, Message)]
 #[rtype(result = "std::convert::Infallible")]
 pub struct AwaitEnd;
@@ -47,11 +47,11 @@ pub struct AwaitEnd;
 /// The actor.
 pub struct Courier(Rc<Round>);
 
-/// The deliveries, one after the other.
+/// The loop of deliveries, one after the other.
 struct Round {
     registry: Addr<DeviceRegistry>,
     sink: Recipient<DevicesOffline>,
-    /// How long the sink may take for a page.
+    /// The time that the sink may take for a page.
     patience: Duration,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -63,24 +63,24 @@ struct Round {
     stopped: Notify,
 }
 
-/// What became of a turn.
+/// The result of one turn of the loop.
 enum Turn {
     /// Something was done; there may be more.
     Done,
     /// The outbox is empty.
     Idle,
-    /// It failed; to be tried again after a pause.
+    /// It failed and is tried again after this pause.
     Pause(Duration),
 }
 
-/// The reason why a delivery did not come about.
+/// The reason why a delivery failed.
 #[derive(Debug, thiserror::Error)]
 enum CourierError {
     #[error("the alert sink failed: {0}")]
     Sink(String),
     #[error("the outbox could not be read or written: {0}")]
     Outbox(#[from] StoreError),
-    #[error("{0} is gone ({1}); nobody would hear of offline devices without it")]
+    #[error("{0} is gone ({1}); without it nobody would hear of offline devices")]
     Gone(&'static str, MailboxError),
 }
 
@@ -96,8 +96,8 @@ impl CourierError {
 }
 
 impl Courier {
-    /// A courier between the registry's outbox and `sink`, which is expected to take a
-    /// page within `patience`.
+    /// A courier from the registry's outbox to `sink`, which is expected to take a page
+    /// within `patience`.
     pub fn new(
         registry: Addr<DeviceRegistry>,
         sink: Recipient<DevicesOffline>,
@@ -165,7 +165,7 @@ impl Handler<Stop> for Courier {
 }
 
 impl Handler<AwaitEnd> for Courier {
-    // Of the actor, so that it ends with it; a `ResponseFuture` would not.
+    // This future belongs to the actor and ends with it; a `ResponseFuture` would not.
     type Result = ResponseActFuture<Self, std::convert::Infallible>;
 
     fn handle(&mut self, _: AwaitEnd, _: &mut Context<Self>) -> Self::Result {
@@ -174,13 +174,13 @@ impl Handler<AwaitEnd> for Courier {
 }
 
 impl Round {
-    /// Delivers until it is told to stop. An error: an actor is gone.
+    /// Delivers until it is told to stop, or returns an error if an actor is gone.
     async fn run(&self) -> Result<(), CourierError> {
         while !self.stopping.get() {
             match self.turn().await? {
                 Turn::Done => (),
                 Turn::Idle => self.woken.notified().await,
-                // A check's result cuts the pause short.
+                // The next check that succeeds cuts the pause short.
                 Turn::Pause(pause) => {
                     let _elapsed = tokio::time::timeout(pause, self.woken.notified()).await;
                 }
@@ -200,7 +200,7 @@ impl Round {
     }
 
     async fn deliver_next(&self, limit: usize, size: &Cell<usize>) -> Result<Turn, CourierError> {
-        // One more than is delivered: to know whether there is a next one.
+        // At least two, to know whether there is another alert after the head.
         let outbox = ReadOutbox { limit: limit.max(2) as u64 };
         let Outbox { transitions, last } = self.ask(outbox).await??;
         let Some(head) = transitions.first() else { return Ok(Turn::Idle) };
@@ -209,8 +209,8 @@ impl Round {
             let (device, sequence) = (&head.device_id, head.sequence);
             warn!(
                 target: TARGET, device, sequence;
-                "the service ended each time that the alert sink got this alert; it gets it \
-                 again in a minute, or when there is another one"
+                "the service ended each time that the alert sink got this alert; it is \
+                 delivered again in a minute, or when there is another one"
             );
             return Ok(Turn::Pause(delivery::MAX_PAUSE));
         }
@@ -231,7 +231,7 @@ impl Round {
         Ok(Turn::Done)
     }
 
-    /// Notes what is about to be delivered, hands it to the sink and strikes it off.
+    /// Notes what is about to be delivered, hands it to the sink and acknowledges it.
     async fn deliver(&self, attempt: Attempt, page: Vec<Transition>) -> Result<(), CourierError> {
         self.ask(BeginDelivery(attempt)).await??;
         let sequences: Vec<_> = page.iter().map(|transition| transition.sequence).collect();
@@ -250,8 +250,8 @@ impl Round {
         Ok(())
     }
 
-    /// Waits for the sink, however long it takes: to deliver again what it may still be
-    /// handling would tell it twice.
+    /// Waits for the sink, however long it takes: a page that is delivered again while the
+    /// sink is still handling it would be handled twice.
     async fn hand_over(
         &self,
         transitions: Vec<Transition>,
@@ -263,7 +263,7 @@ impl Round {
             match tokio::time::timeout(self.patience, &mut delivery).await {
                 Ok(Ok(answer)) => return Ok(answer.map_err(|error| error.to_string())),
                 Ok(Err(gone)) => return Err(CourierError::Gone("the alert sink", gone)),
-                // Its reply may outlive it, and never come.
+                // A sink that has stopped may leave a reply pending that never comes.
                 Err(_elapsed) if !self.sink.connected() => {
                     return Err(CourierError::Gone("the alert sink", MailboxError::Closed));
                 }
@@ -272,8 +272,8 @@ impl Round {
                     let seconds = began.elapsed().as_secs();
                     warn!(
                         target: TARGET, alerts, seconds;
-                        "the alert sink takes longer than alerts.timeout = {}; it is waited \
-                         for, and gets less at once after this",
+                        "the alert sink takes longer than alerts.timeout = {}; the courier \
+                         keeps waiting, and delivers less at once after this",
                         crate::duration::format(self.patience)
                     );
                 }
@@ -281,8 +281,8 @@ impl Round {
         }
     }
 
-    /// Strikes off what the sink took, however long the database is away: it would get
-    /// it again otherwise.
+    /// Acknowledges what the sink took, however long the database is away. Otherwise the sink
+    /// would get it again.
     async fn acknowledge(&self, sequences: Vec<i64>) -> Result<(), CourierError> {
         let mut pace = Pace::default();
         loop {
@@ -295,7 +295,7 @@ impl Round {
             }
             let pause = pace.failed(1);
             self.say_failed(&error);
-            // A check that gets through says that the database is back.
+            // A check that succeeds shows that the database is back.
             let _elapsed = tokio::time::timeout(pause, self.woken.notified()).await;
         }
     }
@@ -312,7 +312,7 @@ impl Round {
         let (device, sequence) = (&head.device_id, head.sequence);
         error!(
             target: TARGET, device, sequence, why;
-            "gave up an alert: the alert sink takes others, but never this one; `heartbeatd \
+            "gave up an alert: the alert sink takes others but never this one; `heartbeatd \
              history` shows it"
         );
         Ok(())
@@ -321,7 +321,7 @@ impl Round {
     fn failed(&self, error: &CourierError, size: usize) -> Duration {
         self.say_failed(error);
         match error {
-            // The database is away: that says nothing about the sink.
+            // The database is away, which says nothing about the sink.
             CourierError::Outbox(_) => Duration::from_secs(1),
             _ => self.pace.borrow_mut().failed(size),
         }
@@ -332,7 +332,7 @@ impl Round {
         let (now, why) = (Instant::now(), error.to_string());
         match Outage::note(&mut self.failing.borrow_mut(), now, why) {
             Mention::Begins => {
-                error!(target: TARGET, "{error}; what is left is delivered later");
+                error!(target: TARGET, "{error}; the rest is delivered later");
             }
             Mention::GoesOn(lasts) => {
                 error!(target: TARGET, seconds = lasts.as_secs(); "still: {error}");

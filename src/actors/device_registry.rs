@@ -1,10 +1,9 @@
 //! Owns every status transition, the write-behind buffer of heartbeats, and the
 //! coverage.
 //!
-//! Recording a heartbeat only merges it into the buffer. A flush writes the
-//! buffer every `flush_interval`; a check flushes, then finds and marks the
-//! silent devices. Both run beside the mailbox, which never waits for the
-//! database, and take turns with each other.
+//! Recording a heartbeat only merges it into the buffer. A flush writes the buffer every
+//! `flush_interval`. A check flushes, then finds and marks the silent devices. Both run beside
+//! the mailbox, which never waits for the database, and they take turns with each other.
 
 mod buffer;
 mod clock_step;
@@ -47,38 +46,38 @@ use crate::store::{DeviceStore, StoreError};
 
 const TARGET: &str = "device_registry";
 
-/// The time between two looks whether the database answers.
+/// The time between two looks at the database and the clock.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Devices live. Replies as soon as they are in the buffer.
+/// Records heartbeats. Replies as soon as they are in the buffer.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct RecordHeartbeats {
     /// In the order in which they were received.
     pub heartbeats: Vec<Heartbeat>,
-    /// The clocks after the last of them was received.
+    /// The reading of the clocks after the last of them was received.
     pub now: Reading,
 }
 
-/// Everything published before `until` has been received, and is with the
-/// registry; nothing has interrupted the listening since `since`.
+/// Everything that was published before `until` has been received and is with the registry.
+/// Nothing has interrupted the listening since `since`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConfirmListening {
-    /// When this uninterrupted listening began.
+    /// The instant at which this uninterrupted listening began.
     pub since: DateTime<Utc>,
-    /// The instant up to which that is proven.
+    /// The instant up to which it is proven.
     pub until: DateTime<Utc>,
-    /// What had interrupted it before `since`.
+    /// The cause of the interruption before `since`.
     pub after: GapCause,
 }
 
-/// Find the devices that are silent at `now` and mark them offline. Their transitions
-/// are in the outbox from then on.
+/// Finds the devices that are silent at `now`, marks them offline, and puts their transitions
+/// into the outbox.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<CheckedOffline, CheckError>")]
 pub struct CheckOffline {
-    /// The time of the check.
+    /// The reading of the clocks at the beginning of the check.
     pub now: Reading,
 }
 
@@ -88,27 +87,27 @@ pub enum CheckError {
     /// The database failed.
     #[error(transparent)]
     Store(StoreError),
-    /// The clock was set while the check ran: what it knew of the time is worthless.
+    /// The clock was set while the check ran, so what it knew of the time is worthless.
     #[error("the clock was set while the check ran")]
     ClockSet,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckedOffline {
-    /// How many devices went offline.
+    /// The number of devices that went offline.
     pub newly_offline: u64,
-    /// How many alerts the outbox holds: the new ones, and what a crash or a failing
-    /// sink left over.
+    /// The number of alerts in the outbox: the new ones, and those that a crash or a failing
+    /// sink has left.
     pub undelivered: u64,
 }
 
-/// Write what is in the buffer, and reply when that is done.
+/// Writes the buffer. Replies when that is done.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct Flush;
 
-/// How are you?
+/// Reports the state for health and readiness.
 #[derive(Debug, Message)]
 #[rtype(result = "RegistryHealth")]
 pub struct ReportHealth;
@@ -116,13 +115,13 @@ pub struct ReportHealth;
 /// The registry's state, for health and readiness.
 #[derive(Clone, Debug, MessageResponse)]
 pub struct RegistryHealth {
-    /// How many heartbeats are not written yet.
+    /// The number of heartbeats that are not written yet.
     pub pending: usize,
-    /// Why the last write failed or does not end, if so.
+    /// The reason why the last write failed or does not end, if so.
     pub database: Result<(), String>,
-    /// Why the last check failed, if it did.
+    /// The reason why the last check failed, if it did.
     pub checks: Result<(), String>,
-    /// For how long no device has been heard although echoes come back, if that is
+    /// The time for which no device was heard although echoes come back, if that is
     /// suspicious.
     pub fleet_silent: Option<Duration>,
 }
@@ -198,13 +197,14 @@ impl Found {
 }
 
 impl DeviceRegistry {
-    /// A registry of the devices in `store`, as it found them.
+    /// A registry of the devices in `store`, which held `found` at the start.
     pub fn new(
         settings: Settings,
         store: DeviceStore,
-        Found { counts, coverage }: Found,
+        found: Found,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let Found { counts, coverage } = found;
         metrics.set_devices(&counts);
         let progress: Arc<Progress> = Arc::default();
         Self {
@@ -247,7 +247,7 @@ impl DeviceRegistry {
         });
     }
 
-    /// Writes the buffer when its turn comes. Whatever could not be written is back in the
+    /// Writes the buffer when its turn comes. A heartbeat that could not be written is back in the
     /// buffer before the next turn begins. If it succeeds, all heartbeats that the saved
     /// coverage vouches for are in the database.
     fn flush(&self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
@@ -279,8 +279,8 @@ impl DeviceRegistry {
         result
     }
 
-    /// Notes that a flush has saved `coverage`, or that it may have: it may have been
-    /// committed and not been answered.
+    /// Notes that a flush has saved `coverage`. If that is not `certain`, it may have been
+    /// committed although the database reported a failure.
     fn note_saved(&mut self, coverage: Coverage, certain: bool) {
         if certain {
             self.coverage.is_saved(&coverage);
@@ -315,7 +315,7 @@ impl DeviceRegistry {
     /// Holds the fleet's silence against what is proven up to `until`.
     fn watch_fleet(&mut self, until: DateTime<Utc>) {
         let Some(heard) = self.shared.clock.lock().last_received() else { return };
-        // A gap is no silence, here as anywhere.
+        // Time in a gap is not silence, here as everywhere.
         let silent = self.coverage.intervals().covered(heard, until);
         self.fleet.listened(silent.to_std().unwrap_or_default());
     }
@@ -356,11 +356,11 @@ impl DeviceRegistry {
 
     fn check_failed(&mut self, error: &CheckError) {
         self.shared.metrics.check_failed();
-        // The ticker says it.
+        // The ticker logs it.
         Outage::note(&mut self.failed_checks, Instant::now(), error.to_string());
     }
 
-    /// Tells of a step of the clock of which all is known now that a check has ended.
+    /// Logs a step of the clock if all is known of it, now that a check has ended.
     fn tell_of_the_clock(&mut self, now: Reading) {
         tell(self.clock_steps.checked(now));
         self.clock_steps.tell_of_others();
@@ -437,7 +437,7 @@ impl Handler<CheckOffline> for DeviceRegistry {
             async { sweep?.run().await }.into_actor(registry)
         });
         Box::pin(check.map(move |swept, registry, _| {
-            // Another check follows at once on one that the clock has made worthless.
+            // A check that the clock has made worthless is repeated at once.
             if !matches!(swept, Err(CheckError::ClockSet)) {
                 registry.tell_of_the_clock(now);
             }
@@ -456,7 +456,7 @@ impl Handler<Flush> for DeviceRegistry {
     type Result = ResponseActFuture<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
-        // It comes when the service ends.
+        // This message comes when the service ends, so nothing more becomes known.
         tell(self.clock_steps.take());
         Box::pin(self.flush())
     }

@@ -1,6 +1,6 @@
-//! The five actors. Each file shows its messages first, then its state, then its
-//! handlers; none knows SQL or MQTT packets, and each knows the others only by
-//! the `Addr` or `Recipient` that it is given.
+//! The five actors. Each file shows its messages first, then its state, then its handlers.
+//! No actor knows SQL or MQTT packets, and each knows the others only by the `Addr` or
+//! `Recipient` that it is given.
 
 pub mod alert_sink;
 #[doc(hidden)]
@@ -16,10 +16,10 @@ use actix::prelude::*;
 use crate::domain::Rejection;
 use crate::process::panics;
 
-/// Starts an actor on a thread of its own: none can hold up another, and a panic
-/// names the actor whose thread it ends. For an alert sink of one's own as well.
+/// Starts an actor on its own thread, so that no actor blocks another and a panic can name
+/// its actor. Use it for your own alert sink too.
 ///
-/// To be called inside an actix system.
+/// Must be called inside an actix system.
 pub fn on_own_thread<A: Actor<Context = Context<A>>>(
     name: &'static str,
     actor: impl FnOnce() -> A + Send + 'static,
@@ -31,8 +31,7 @@ pub fn on_own_thread<A: Actor<Context = Context<A>>>(
     })
 }
 
-/// Logs why a message is no evidence of life, and whose it was as far as that is
-/// known.
+/// Logs why a message is not evidence of life, and which device sent it if that is known.
 fn log_rejection(target: &str, rejection: &Rejection) {
     let reason = rejection.reason();
     match rejection.device_id() {

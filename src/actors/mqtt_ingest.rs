@@ -1,8 +1,8 @@
 //! Owns the connection to the broker and forwards heartbeats to the registry.
 //!
-//! It subscribes on every connect, hands over what arrives in whole inboxes, and
-//! waits for the registry before it takes the next: the backlog then grows in
-//! the client's inbox, which is bounded.
+//! It subscribes on every connect. It hands over what arrives one whole inbox at a time, and
+//! waits for the registry before it takes the next. The backlog then grows in the client's
+//! inbox, which is bounded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,33 +22,31 @@ use crate::mqtt::{self, ClientError, Connection, Event, Granted};
 
 const TARGET: &str = "mqtt_ingest";
 
-/// How long after a refused subscription the next one is tried: rights are given
-/// by people.
+/// The pause after a refused subscription. It is long because people grant the rights.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long an attempt to connect may take before it is found out what is wrong: the client
-/// itself gives one ten seconds.
+/// The time that an attempt to connect may take before it is diagnosed. The client itself
+/// gives an attempt ten seconds.
 const DOUBTED_AFTER: Duration = Duration::from_secs(3);
 
-/// A connection that is lost sooner than this was lost right after it was made.
+/// A connection that lasts for less than this was lost right after it was made.
 const EARLY: Duration = Duration::from_secs(5);
 
-/// How many of those in a row are no coincidence.
+/// The number of such connections in a row that is not a coincidence.
 const LOST_EARLY: u32 = 3;
 
-/// Stop listening. Replies when everything that was received is with the
-/// registry.
+/// Stops listening. Replies when everything that was received is with the registry.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Disconnect;
 
-/// Send an echo now, beside the schedule.
+/// Sends an echo now, besides the schedule.
 #[doc(hidden)]
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct EchoNow;
 
-/// Are you listening?
+/// Reports the state for readiness.
 #[derive(Debug, Message)]
 #[rtype(result = "Listening")]
 pub struct ReportListening;
@@ -76,7 +74,7 @@ struct Attempt {
     explained: bool,
 }
 
-/// What happened since the last time, in order.
+/// The events since the last time, in order.
 struct Events(Vec<Event>);
 
 /// The actor.
@@ -87,10 +85,9 @@ pub struct MqttIngest {
     metrics: Arc<Metrics>,
     confirm_interval: Duration,
     listening: Listening,
-    /// The number of the newest connection that is known of. What an earlier one says
-    /// changes nothing.
+    /// The number of the newest known connection. Events of an earlier one change nothing.
     newest: u64,
-    /// True while this side ends the connection: one that is made meanwhile ends, too.
+    /// True while this side ends the connection. One that is made in the meantime ends, too.
     leaving: bool,
     /// The newest attempt to connect.
     attempt: Attempt,
@@ -101,11 +98,11 @@ pub struct MqttIngest {
     down: Option<Outage>,
     /// The time at which the newest connection was made.
     up_since: Instant,
-    /// How many connections in a row were lost right after they were made.
+    /// The number of connections in a row that were lost right after they were made.
     lost_early: u32,
-    /// True while it is being found out why there is no connection.
+    /// True while the missing connection is being diagnosed.
     diagnosing: bool,
-    /// The quality of service that was said to be less than was asked for.
+    /// The quality of service that the last warning about it named.
     said_granted: Option<u8>,
     rejections: LineBudget,
     foreign_echoes: LineBudget,
@@ -152,7 +149,7 @@ impl MqttIngest {
         self.metrics.set_listening(self.proven() == Listening::Subscribed);
     }
 
-    /// The state with regard to echoes: they may be missing on any connection.
+    /// The state with regard to echoes, which may be missing on any connection.
     fn proven(&self) -> Listening {
         match self.listening {
             Listening::Subscribed if self.echo_missing.is_some() => Listening::Unproven,
@@ -160,8 +157,8 @@ impl MqttIngest {
         }
     }
 
-    /// Subscribes on the newest connection. An answer that comes when there is a newer
-    /// one, or none, says nothing.
+    /// Subscribes on the newest connection. An answer that arrives when there is a newer
+    /// connection, or none, is ignored.
     fn subscribe(&self, ctx: &mut Context<Self>) {
         let connection = self.newest;
         let subscribing = self.connection.subscribe().into_actor(self);
@@ -189,7 +186,7 @@ impl MqttIngest {
             }
             (Err(ClientError::NoAnswer { .. }), _) => {
                 let broker = self.connection.broker();
-                warn!(target: TARGET, broker; "the broker does not answer; connecting anew");
+                warn!(target: TARGET, broker; "the broker does not answer; connecting again");
                 self.reconnect(ctx);
             }
             (Err(error), _) => self.refused(&error, ctx),
@@ -201,7 +198,7 @@ impl MqttIngest {
             self.said_granted = Some(granted);
             warn!(
                 target: TARGET, asked, granted;
-                "the broker grants QoS {granted} only, where mqtt.qos = {asked} asks for more; \
+                "the broker grants only QoS {granted}, and mqtt.qos = {asked} asks for more; \
                  heartbeats and echoes use what it grants"
             );
         }
@@ -266,12 +263,12 @@ impl MqttIngest {
         let Some(why) = why_down(self.down.as_ref(), reason) else { return };
         if !std::mem::replace(&mut self.attempt.explained, true) {
             let broker = self.connection.broker();
-            error!(target: TARGET, broker; "cannot connect: {why}; trying on until it succeeds");
+            error!(target: TARGET, broker; "cannot connect: {why}; retrying");
         }
     }
 
-    /// Finds out why there is no connection, and has `say` say it unless there is one
-    /// meanwhile.
+    /// Finds out why there is no connection. Calls `say` with the reason unless a connection
+    /// was made in the meantime.
     fn diagnose(
         &mut self,
         ctx: &mut Context<Self>,
@@ -298,7 +295,7 @@ impl MqttIngest {
         }));
     }
 
-    /// Ends the connection, and any that is made meanwhile.
+    /// Ends the connection, and any that is made in the meantime.
     fn leave(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.is_disconnected((self.clock)().monotonic);
         self.leaving = true;
@@ -312,8 +309,8 @@ impl MqttIngest {
         self.down = Some(Outage::begin(now));
     }
 
-    /// Sends an echo every interval while subscribed. The next one is scheduled when
-    /// this one is sent, so that a process that was stopped sends no burst.
+    /// Sends an echo every interval while subscribed. Each echo schedules the next, so that a
+    /// process that was stopped does not send a burst.
     fn schedule_echo(&self, ctx: &mut Context<Self>) {
         ctx.run_later(self.confirm_interval, |ingest, ctx| {
             ingest.echo_if_subscribed(ctx);
@@ -349,11 +346,11 @@ impl MqttIngest {
                  (or set mqtt.echo_interval = \"0s\")"
             );
         }
-        // An echo that comes back before the answer does not say since when there is a
-        // subscription again.
+        // An echo that comes back before the answer does not tell since when the
+        // subscription is there again.
         self.rounds.interrupt(GapCause::NoEcho);
-        // A broker that lost the subscription gets it back; for any other this changes
-        // nothing. No answer at all means that the connection is dead.
+        // A broker that lost the subscription gets it back. For any other this changes
+        // nothing. If no answer comes, the connection is dead.
         self.subscribe(ctx);
     }
 
@@ -419,7 +416,7 @@ impl MqttIngest {
         }
     }
 
-    /// Handles what concerns the connection and returns what is for the registry.
+    /// Handles the events of the connection and returns what is for the registry.
     fn sort(&mut self, events: Vec<Event>, ctx: &mut Context<Self>) -> Sorted {
         let mut heartbeats = Vec::new();
         let mut confirmed = None;
@@ -436,11 +433,11 @@ impl MqttIngest {
                 Event::Disconnected { connection, why } => self.lost(connection, &why),
                 Event::Shed(count) => {
                     self.metrics.shed(count);
-                    // The devices of what was shed are unknown.
+                    // It is not known whose messages were thrown away.
                     self.rounds.restart((self.clock)(), GapCause::Shed);
                     confirmed = None;
                     self.sheds.spend(|| {
-                        error!(target: TARGET, count; "threw messages away: more were waiting than mqtt.max_backlog");
+                        error!(target: TARGET, count; "threw messages away because more than mqtt.max_backlog were waiting");
                     });
                 }
             }
@@ -470,7 +467,8 @@ impl MqttIngest {
         self.note_early_loss(now);
     }
 
-    /// Two clients with one id throw each other off the broker, for ever.
+    /// Warns of connections that do not last. Two clients with the same id, for example, throw
+    /// each other off the broker forever.
     fn note_early_loss(&mut self, now: Instant) {
         if now.saturating_duration_since(self.up_since) >= EARLY {
             self.lost_early = 0;
@@ -482,8 +480,8 @@ impl MqttIngest {
             warn!(
                 target: TARGET, client_id, times = LOST_EARLY;
                 "the connection is lost again and again right after it was made: does another \
-                 client use mqtt.client_id = {client_id:?}? Each needs its own; or the broker closes \
-                 it because it forbids what this client publishes or subscribes to"
+                 client use mqtt.client_id = {client_id:?}? Each client needs its own. Or the broker \
+                 closes it because it forbids what this client publishes or subscribes to"
             );
         }
     }
@@ -495,15 +493,16 @@ fn why_down(down: Option<&Outage>, found: Option<String>) -> Option<String> {
     found.or_else(|| down?.why().map(str::to_owned))
 }
 
-/// What an inbox held for the registry.
+/// The content of an inbox that is for the registry.
 struct Sorted {
     heartbeats: Vec<Heartbeat>,
     confirmed: Option<ConfirmListening>,
-    /// The clocks after all of it was received.
+    /// The reading of the clocks after all of it was received.
     now: Reading,
 }
 
-/// The heartbeats first: a confirmation says that they are with the registry.
+/// Hands over the heartbeats first, because a confirmation says that they are with the
+/// registry.
 async fn hand_over<R>(registry: Addr<R>, sorted: Sorted)
 where
     R: Actor<Context = Context<R>> + Handler<RecordHeartbeats> + Handler<ConfirmListening>,
@@ -539,11 +538,11 @@ impl Actor for MqttIngest {
 impl StreamHandler<Events> for MqttIngest {
     fn handle(&mut self, Events(events): Events, ctx: &mut Context<Self>) {
         let sorted = self.sort(events, ctx);
-        // The reply is the backpressure: nothing else is done until it is there.
+        // The reply is the backpressure: nothing else is done until it arrives.
         ctx.wait(hand_over(self.registry.clone(), sorted).into_actor(self));
     }
 
-    /// The inbox never ends; stopping with it would be the default.
+    /// Does nothing, because the inbox never ends. The default would stop the actor.
     fn finished(&mut self, _: &mut Context<Self>) {}
 }
 

@@ -1,5 +1,5 @@
-//! Something that is away: said when it begins, now and then while it lasts, and when
-//! it is over.
+//! Something that is away. The log says so when it begins, every half minute while it lasts,
+//! and when it is over.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ pub struct Outage {
     why: Option<String>,
 }
 
-/// What is to be said of an outage.
+/// The thing to be said of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mention {
     /// It has just begun.
     Begins,
-    /// It goes on, and has for so long.
+    /// It goes on, and has lasted for this long.
     GoesOn(Duration),
     /// It was mentioned lately.
     Nothing,
@@ -31,7 +31,7 @@ impl Outage {
         Self { since: now, mentioned: now, why: None }
     }
 
-    /// Notes at `now` that something is away, and why. Returns what is to be said of it.
+    /// Notes that something is away at `now`, and why. Returns what is to be said of it.
     pub fn note(outage: &mut Option<Self>, now: Instant, why: String) -> Mention {
         let begins = outage.is_none();
         let outage = outage.get_or_insert_with(|| Self::begin(now));

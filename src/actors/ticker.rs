@@ -1,8 +1,8 @@
-//! Owns the schedule: has the registry check for silent devices every
-//! `check_interval`, and passes on to the courier that it has.
+//! Owns the schedule: has the registry check for silent devices every `check_interval`, and
+//! wakes the courier after each check.
 //!
-//! The next check is scheduled when the last one is through, so a slow one
-//! delays only itself and nothing is made up for in bursts.
+//! The next check is scheduled when the last one has ended. A slow check therefore delays
+//! only itself, and missed checks are not made up for in a burst.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,17 +17,17 @@ use crate::clock::Clock;
 
 const TARGET: &str = "ticker";
 
-/// Check now, beside the schedule; replies when the check is through.
+/// Checks now, besides the schedule. Replies when the check has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CheckNow;
 
-/// Replies never: whoever sends it learns that the ticker is gone.
+/// Never replies. Its sender gets an error once the ticker is gone.
 #[derive(Debug, Message)]
 #[rtype(result = "std::convert::Infallible")]
 pub struct AwaitEnd;
 
-/// Check no more.
+/// Ends the schedule.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Stop;
@@ -40,19 +40,19 @@ pub struct Ticker {
 
 /// One check.
 struct Round {
-    /// Two at once would only be in each other's way.
+    /// Held by the check that runs: two at once would only slow each other down.
     turn: Mutex<()>,
     registry: Addr<DeviceRegistry>,
     courier: Recipient<Deliver>,
     clock: Clock,
 }
 
-/// The reason why a check ended early; the next one makes up for it.
+/// The reason why a check ended early. The next one makes up for it.
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
-    #[error("the check did not get through, the next one makes up for it: {0}")]
+    #[error("the check failed, and the next one makes up for it: {0}")]
     Check(CheckError),
-    #[error("{0} is gone ({1}); no offline device would be found without it")]
+    #[error("{0} is gone ({1}); without it no offline device would be found")]
     Gone(&'static str, MailboxError),
 }
 
@@ -87,7 +87,7 @@ impl Ticker {
         })
     }
 
-    /// Checks now and from now on.
+    /// Checks now, and then on schedule.
     fn check_on_schedule(&self, ctx: &mut Context<Self>) {
         let began = Instant::now();
         ctx.spawn(self.check().map(move |(), ticker, ctx| {
@@ -101,7 +101,7 @@ impl Round {
     async fn run(&self) -> Result<CheckedOffline, RoundError> {
         let _turn = self.turn.lock().await;
         let checked = match self.check().await? {
-            // A check of the new clock is due, not one in a minute.
+            // A check by the new clock is due now, not in a minute.
             Err(CheckError::ClockSet) => self.check().await?,
             checked => checked,
         };
@@ -121,8 +121,8 @@ impl Actor for Ticker {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // At once. No device is missed too early by it: what was not listened to does
-        // not count.
+        // The first check comes at once. It takes no device offline too early, because time
+        // that was not listened to does not count.
         self.check_on_schedule(ctx);
     }
 }
@@ -136,7 +136,7 @@ impl Handler<CheckNow> for Ticker {
 }
 
 impl Handler<AwaitEnd> for Ticker {
-    // Of the actor, so that it ends with it; a `ResponseFuture` would not.
+    // This future belongs to the actor and ends with it; a `ResponseFuture` would not.
     type Result = ResponseActFuture<Self, std::convert::Infallible>;
 
     fn handle(&mut self, _: AwaitEnd, _: &mut Context<Self>) -> Self::Result {

@@ -47,7 +47,7 @@ fn a_first_subscription_that_is_never_answered_leads_to_a_new_connection() {
     let broker = FakeBroker::start(Behaviour { unanswered: 1, ..Behaviour::default() });
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "the broker does not answer; connecting anew"]);
+    service.await_log(&["mqtt_ingest", "the broker does not answer; connecting again"]);
     service.await_listening();
     assert_eq!(broker.subscriptions(), 2);
     service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
@@ -120,7 +120,7 @@ fn a_broker_that_grants_less_is_accepted_and_that_is_logged_once() {
         service.await_metric("heartbeatd_echo_latency_seconds_count", 10.0);
         let log = service.log();
         let lines = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-        let granted = format!("the broker grants QoS {max} only");
+        let granted = format!("mqtt_ingest the broker grants only QoS {max}, ");
         assert_eq!(lines(&granted), 1, "{}", log.join("\n"));
         assert_eq!(lines("disconnected"), 0, "{}", log.join("\n"));
     }

@@ -155,7 +155,7 @@ fn an_unreachable_broker_is_reported_and_waited_for() {
     broker.stop();
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "cannot connect", "trying on until it succeeds"]);
+    service.await_log(&["mqtt_ingest", "cannot connect", "; retrying"]);
     assert_eq!(service.get("/healthz").0, 200, "a restart would not help");
     let (status, body) = service.get("/readyz");
     assert_eq!((status, body.contains("disconnected")), (503, true), "{body}");

@@ -248,7 +248,7 @@ fn a_connection_that_is_cut_without_a_word() {
     proxy.swallow();
     scene.endure();
     proxy.heal();
-    scene.service.await_log(&["mqtt_ingest", "the broker does not answer; connecting anew"]);
+    scene.service.await_log(&["mqtt_ingest", "the broker does not answer; connecting again"]);
     let again = |line: &&String| line.contains("listening topic=");
     eventually("it listens again", || {
         (scene.service.log().iter().filter(again).count() == 2).then_some(())
@@ -262,7 +262,7 @@ async fn a_sqlite_database_that_is_locked(mut scene: Scene) {
     let heartbeats = scene.service.metric("heartbeatd_heartbeats_total");
     scene.endure();
     scene.service.await_log(&["device_registry", "locked", "heartbeats are kept"]);
-    scene.service.await_log(&["ticker", "the check did not get through"]);
+    scene.service.await_log(&["ticker", "the check failed"]);
     let accepted = scene.service.metric("heartbeatd_heartbeats_total") - heartbeats;
     // For each device the heartbeat that could not be written, and the newest.
     let bound = (2 * (LIVE + DEAD.len())) as f64;

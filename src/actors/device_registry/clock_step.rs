@@ -1,9 +1,9 @@
-//! One line for one step of the clock.
+//! Logs one line for one step of the clock.
 //!
-//! A heartbeat, an echo and a check each notice a step, and each knows a part of it: by
-//! how much, the time that was not listened to, the devices that were seen in a future
-//! that is none any more. It is told when a check has got through and something was proven
-//! since, or when that takes too long.
+//! A heartbeat, an echo and a check each notice a step, and each knows a part of it: the
+//! amount, the time that was not listened to, the devices that were last seen in what is the
+//! future now. The step is logged once a check has succeeded and something was proven after
+//! it, or when that takes too long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,26 +15,26 @@ use log::{info, warn};
 use super::TARGET;
 use crate::domain::{ClockStep, GapCause, Interval, Reading};
 
-/// How long a step may wait to be told: longer than `heartbeat.check_interval` is by
-/// default.
+/// The time that a step may wait to be logged. Longer than the default
+/// `heartbeat.check_interval`.
 const TOLD_WITHIN: Duration = Duration::from_secs(90);
 
-/// How many checks may get through, or fail, before a step is told of which nothing more
-/// becomes known.
+/// The number of checks, successful or not, after which a step is logged even if not all is
+/// known of it.
 const CHECKS: u32 = 2;
 
-/// The step that was noticed last, until it is told.
+/// The step that was noticed last, until it is logged.
 #[derive(Default)]
 pub(super) struct ClockSteps {
     untold: Option<Step>,
-    /// How many devices were clamped and not told yet; a sweep counts them.
+    /// The number of devices that were clamped and not logged yet. A sweep counts them.
     clamped: Arc<AtomicU64>,
 }
 
-/// A step of the clock, as far as it is known.
+/// A step of the clock, with all that is known of it so far.
 struct Step {
     noticed: Instant,
-    /// The time that the clock showed when it was noticed.
+    /// The time that the clock showed when the step was noticed.
     at: DateTime<Utc>,
     /// The last reading before it.
     before: Option<Reading>,
@@ -42,13 +42,13 @@ struct Step {
     by: Option<TimeDelta>,
     /// The time in which no silence counts because of it.
     gap: Option<Interval>,
-    /// True once something was proven since.
+    /// True once something was proven after it.
     proven: bool,
-    /// How many checks have ended since.
+    /// The number of checks that have ended since then.
     checks: u32,
 }
 
-/// All that is known of a step.
+/// A step that is to be logged, with all that is known of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Told {
     at: DateTime<Utc>,
@@ -58,7 +58,7 @@ pub(super) struct Told {
 }
 
 impl ClockSteps {
-    /// Where a sweep counts the devices that it clamps.
+    /// The counter of the devices that a sweep clamps.
     pub(super) fn clamped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.clamped)
     }
@@ -94,8 +94,7 @@ impl ClockSteps {
         self.take_if_known()
     }
 
-    /// Notes that a check has ended, which began at `now`. Returns a step of which all is
-    /// known now.
+    /// Notes the end of a check that began at `now`. Returns a step of which all is known now.
     #[must_use]
     pub(super) fn checked(&mut self, now: Reading) -> Option<Told> {
         let step = self.untold.as_mut()?;
@@ -112,7 +111,7 @@ impl ClockSteps {
         if due { self.take() } else { None }
     }
 
-    /// Returns what is known so far, because nothing may follow.
+    /// Returns the step with what is known so far, because nothing more may follow.
     #[must_use]
     pub(super) fn take(&mut self) -> Option<Told> {
         let Step { at, by, gap, .. } = self.untold.take()?;
@@ -125,8 +124,8 @@ impl ClockSteps {
         if known || step.checks >= CHECKS { self.take() } else { None }
     }
 
-    /// Tells of devices that were clamped without a step: the clock was turned back while
-    /// no service ran, or the step was told before a check got through.
+    /// Logs devices that were clamped without a step. The clock was turned back while no
+    /// service ran, or the step was logged before a check succeeded.
     pub(super) fn tell_of_others(&self) {
         if self.untold.is_some() {
             return;
@@ -147,7 +146,7 @@ impl Step {
         Self { noticed, at, before, by, gap, proven: false, checks: 0 }
     }
 
-    /// Both readings together know exactly what was noticed as "at least".
+    /// Replaces the least amount by the exact one, which the readings before and after tell.
     fn measure(&mut self, now: Reading) {
         let measured = self.before.and_then(|before| now.set_since(&before));
         if let (Some(by), Some(measured)) = (self.by, measured)
@@ -158,7 +157,7 @@ impl Step {
     }
 }
 
-/// Writes the line about a step, if there is one to be told.
+/// Logs a step, if there is one to be logged.
 pub(super) fn tell(step: Option<Told>) {
     if let Some(step) = step {
         step.tell();

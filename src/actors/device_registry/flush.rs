@@ -1,5 +1,5 @@
-//! One flush: what was taken out of the buffer goes into the database. It runs
-//! beside the mailbox.
+//! One flush: writes to the database what was taken out of the buffer. It runs beside the
+//! mailbox.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use super::{Settings, Shared, TARGET};
 use crate::domain::{Batch, Change, Heartbeat, Saving};
 use crate::store::{Proven, Recorded, RecordingRules, StoreError};
 
-/// How many heartbeats are sorted sooner than another thread has begun to.
+/// The most heartbeats that are sorted sooner than another thread would have begun.
 const SORTED_AT_ONCE: usize = 5_000;
 
 /// One flush.
@@ -52,7 +52,7 @@ impl Flush {
         Self { shared, in_flight: buffer.in_flight(), rules, saving, began }
     }
 
-    /// Writes the heartbeats, one portion after the other, and with them what is proven.
+    /// Writes the heartbeats portion by portion, and with them what is proven.
     pub(super) async fn write(mut self, batch: Batch) -> Flushed {
         let asked = !batch.is_empty() || self.saving.only.is_some();
         let mut batch = sorted(batch).await;
@@ -87,7 +87,7 @@ impl Flush {
         Flushed { asked, written, rest: batch, registered, result }
     }
 
-    /// What goes with a portion, see [`Saving`].
+    /// The proof that is written with a portion, see [`Saving`].
     fn proven(&self, is_first: bool, is_last: bool) -> Proven {
         let Saving { first, last, only } = &self.saving;
         let change: Option<&Change> = match (is_first, is_last) {
@@ -109,13 +109,13 @@ impl Flush {
     }
 }
 
-/// A million of them take more than half a billion instructions to sort, as counted by
-/// `benches/micro/instructions.rs`: not on the thread of an actor.
+/// Sorts a batch, a large one not on the actor's thread. A million heartbeats take more than
+/// half a billion instructions to sort, as counted by `benches/micro/instructions.rs`.
 async fn sorted(batch: Batch) -> Vec<Heartbeat> {
     if batch.len() <= SORTED_AT_ONCE {
         return batch.sorted();
     }
     let sorting = actix_rt::task::spawn_blocking(|| batch.sorted());
-    // It is not cancelled; a panic has been told already and goes on here.
+    // It is never cancelled. A panic has been logged already and continues here.
     sorting.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -23,32 +23,32 @@ pub struct ReadOutbox {
 pub struct Outbox {
     /// The oldest transitions that the alert sink has not taken, in order.
     pub transitions: Vec<Transition>,
-    /// The delivery that was begun last, perhaps by an earlier process.
+    /// The delivery that began last, perhaps in an earlier process.
     pub last: Option<Attempt>,
 }
 
-/// Note that these are about to be delivered.
+/// Notes that this delivery is about to begin.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct BeginDelivery(pub Attempt);
 
-/// The alert sink has these.
+/// Acknowledges that the alert sink took these transitions.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct AcknowledgeOffline {
-    /// The sequence numbers of what was delivered.
+    /// Their sequence numbers.
     pub sequences: Vec<i64>,
-    /// When.
+    /// The time at which the sink replied.
     pub at: DateTime<Utc>,
 }
 
-/// The alert sink will never take this one.
+/// Gives up this transition, because the alert sink will never take it.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct GiveUpOffline {
     /// Its sequence number.
     pub sequence: i64,
-    /// When.
+    /// The time at which it is given up.
     pub at: DateTime<Utc>,
     /// The reason that the sink gave last.
     pub why: String,
@@ -98,7 +98,7 @@ impl Handler<GiveUpOffline> for DeviceRegistry {
 }
 
 impl DeviceRegistry {
-    /// Writes something to the database when nothing else does.
+    /// Writes to the database when no other writer has its turn.
     fn in_turn<T: 'static>(
         &self,
         write: impl AsyncFnOnce(DeviceStore) -> Result<T, StoreError> + 'static,

@@ -1,12 +1,12 @@
-//! Notices work on the database that gets no further: a statement that waits tells
-//! nobody that it does.
+//! Notices work on the database that gets no further, because a statement that waits does
+//! not report it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The flushes and checks that are under way.
+/// The flushes and checks that are running.
 #[derive(Debug, Default)]
 pub(super) struct Progress(Mutex<Vec<Working>>);
 
@@ -17,23 +17,23 @@ struct Working {
     number: u64,
 }
 
-/// Work that has not got any further for a while.
+/// Work that has got no further for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stall {
-    /// What was to be done.
+    /// The work that was asked for.
     pub(super) what: &'static str,
-    /// The time since something was last done.
+    /// The time since its last step.
     pub(super) lasts: Duration,
 }
 
-/// A piece of work; it has ended when this is dropped.
+/// A piece of work. It ends when this is dropped.
 pub(super) struct Work {
     progress: Arc<Progress>,
     number: u64,
 }
 
 impl Progress {
-    /// Notes that work has begun.
+    /// Notes that a piece of work begins.
     pub(super) fn begin(self: &Arc<Self>, what: &'static str) -> Work {
         let mut works = self.0.lock();
         let number = works.last().map_or(0, |last| last.number + 1);
@@ -41,7 +41,7 @@ impl Progress {
         Work { progress: Arc::clone(self), number }
     }
 
-    /// The work that has stood still for the longest time, if any is under way.
+    /// The work that has stood still for the longest time, if any is running.
     pub(super) fn longest_wait(&self, now: Instant) -> Option<Stall> {
         let works = self.0.lock();
         let waits = works.iter().map(|work| Stall {
@@ -53,7 +53,7 @@ impl Progress {
 }
 
 impl Work {
-    /// Notes that a part of it is done.
+    /// Notes that a step of it is done.
     pub(super) fn step(&self) {
         let mut works = self.progress.0.lock();
         if let Some(work) = works.iter_mut().find(|work| work.number == self.number) {

@@ -1,5 +1,5 @@
-//! One check: what is done with the database once the buffer is written. It runs
-//! beside the mailbox, and gives its turn to flushes in between.
+//! One check: the work on the database once the buffer is written. It runs beside the mailbox,
+//! and lets flushes have their turn in between.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{CheckError, Shared, TARGET};
 use crate::domain::{Coverage, Cutoffs, DeviceId, Status};
 use crate::store::{Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
 
-/// One check, after the buffer was written.
+/// One check, once the buffer is written.
 pub(super) struct Sweep {
     pub(super) shared: Shared,
     /// Counts the devices whose last_seen_at was in the future of the clock.
@@ -26,7 +26,7 @@ pub(super) struct Sweep {
     pub(super) now: DateTime<Utc>,
 }
 
-/// What a check found, and what the registry wants to know about the fleet.
+/// The result of a check, with what the registry needs to know about the fleet.
 pub(super) struct Swept {
     pub(super) newly_offline: u64,
     pub(super) outbox: OutboxSize,
@@ -65,10 +65,10 @@ impl Sweep {
         })
     }
 
-    /// Waits until nothing else writes.
+    /// Waits until no other writer has its turn.
     ///
-    /// A clock that was set in the meantime makes this check worthless: its cutoffs
-    /// are of the old clock, and flushes of the new one may have come in between.
+    /// A clock that was set in the meantime makes this check worthless: its cutoffs belong to
+    /// the old clock, and flushes by the new clock may have come in between.
     async fn turn(&self) -> Result<MutexGuard<'_, ()>, CheckError> {
         let turn = self.shared.turn.lock().await;
         if self.shared.clock.lock().base() != self.base {
@@ -77,8 +77,9 @@ impl Sweep {
         Ok(turn)
     }
 
-    /// A device that was last seen in the future would not be missed until then, and one
-    /// that was removed there would not be registered again.
+    /// Moves times in the future to the present. A device that was last seen in the future
+    /// would not be missed until then, and one that was removed there would not be registered
+    /// again.
     async fn clamp_future(&self, work: &Work) -> Result<(), CheckError> {
         let turn = self.turn().await?;
         self.shared.store.clamp_removals(self.latest()).await?;
@@ -97,14 +98,14 @@ impl Sweep {
         }
     }
 
-    /// The latest time that has passed: later than this check's own, if flushes came in
-    /// between.
+    /// The latest time that has passed. It is later than this check's own time if flushes came
+    /// in between.
     fn latest(&self) -> DateTime<Utc> {
         self.shared.clock.lock().now().map_or(self.now, |now| now.max(self.now))
     }
 
-    /// Finds the silent devices and marks them offline. Returns how many went
-    /// offline; their transitions are in the outbox.
+    /// Finds the silent devices, marks them offline and puts their transitions into the outbox.
+    /// Returns the number of devices that went offline.
     async fn check_offline_devices(
         &self,
         own: &[Duration],
@@ -125,13 +126,13 @@ impl Sweep {
                 work.step();
             }
             newly_offline += marked;
-            // None was marked: all were heard meanwhile.
+            // If none was marked, all were heard in the meantime.
             from = stale.next.filter(|next| marked > 0 || *next != StaleFrom::Anywhere);
         }
         Ok(newly_offline)
     }
 
-    /// Rows that cannot be read stop no check, and are told with each.
+    /// Logs the rows that could not be read. They do not stop a check, and each check logs them.
     fn tell_of_unreadable(&self) {
         let Unreadable { count, examples } = self.shared.store.take_unreadable();
         if count == 0 {
@@ -141,8 +142,8 @@ impl Sweep {
         let rows = examples.join("; ");
         warn!(
             target: TARGET, count, rows;
-            "rows of the database cannot be read and are left out, of which a few are named in turn; \
-             correct or delete them"
+            "rows of the database cannot be read and are left out; each check names a few of \
+             them in turn; correct or delete them"
         );
     }
 
@@ -160,7 +161,7 @@ impl Sweep {
 
     /// Deletes old history, and listening intervals that no timeout needs any more.
     ///
-    /// It cannot be undone, so it is not done by a clock that may be wrong.
+    /// This cannot be undone, so a clock that may be wrong does not decide it.
     async fn tidy(&self, work: &Work) -> Result<(), CheckError> {
         if self.shared.clock.lock().steady_for() < self.shared.bounds.steady_before_pruning {
             return Ok(());
