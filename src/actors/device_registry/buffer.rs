@@ -83,3 +83,42 @@ impl Buffer {
         self.registrations.available(now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn heartbeats(devices: &[&str]) -> Vec<Heartbeat> {
+        let parse =
+            |id: &&str| Heartbeat::parse(id.parse().expect("an id"), b"", DateTime::UNIX_EPOCH);
+        devices.iter().map(parse).collect()
+    }
+
+    fn buffer(max_devices: u64, registered: u64) -> Buffer {
+        let devices = DevicesConfig { max_devices, ..crate::Config::default().devices };
+        Buffer::new(&devices, registered)
+    }
+
+    #[test]
+    fn heartbeats_count_as_unwritten_until_a_flush_has_written_them() {
+        let mut buffer = buffer(10, 0);
+        assert_eq!(buffer.merge(heartbeats(&["a", "b"])), []);
+        let mut taken = buffer.take().sorted();
+        assert_eq!((taken.len(), buffer.len()), (2, 2));
+        buffer.in_flight().store(1, Ordering::Relaxed);
+        assert_eq!(buffer.len(), 1, "one is written");
+        buffer.put_back(taken.split_off(1), 1);
+        assert_eq!((buffer.len(), buffer.room()), (1, 9));
+    }
+
+    #[test]
+    fn registered_devices_have_room_beside_those_that_may_register() {
+        let mut buffer = buffer(1, 1);
+        assert_eq!(buffer.room(), 0);
+        assert_eq!(buffer.merge(heartbeats(&["a", "b", "c"])).len(), 1);
+        buffer.are_registered(2);
+        assert_eq!(buffer.merge(heartbeats(&["c"])), []);
+    }
+}

@@ -91,3 +91,30 @@ impl DatabaseWatch {
         Outage::fault(self.failing.as_ref().or(self.stalled.as_ref()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_is_at_fault_while_it_does_not_answer_or_fails() {
+        let progress = Arc::new(Progress::default());
+        let mut watch = DatabaseWatch::new(Arc::clone(&progress), Arc::new(Metrics::new()));
+        let began = Instant::now();
+        let work = progress.begin("record heartbeats");
+        watch.look(began + STALLED_AFTER / 2, 1);
+        assert_eq!(watch.fault(), Ok(()));
+        watch.look(began + STALLED_AFTER * 2, 1);
+        let why = watch.fault().expect_err("it does not answer");
+        assert!(why.starts_with("no answer for ") && why.ends_with("record heartbeats"), "{why}");
+        drop(work);
+        watch.look(began + STALLED_AFTER * 2, 1);
+        assert_eq!(watch.fault(), Ok(()));
+
+        let error = StoreError::TakenOver { holder: None };
+        watch.failed(&error, 1);
+        assert_eq!(watch.fault(), Err(error.to_string()));
+        watch.wrote(1);
+        assert_eq!(watch.fault(), Ok(()));
+    }
+}
