@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use heartbeatd::{cli, panics};
 
 fn main() -> ExitCode {
-    // Whoever initializes OpenSSL first decides whether `exit` cleans it up. It must not,
-    // because a thread that still takes a random token from it would crash the process at
-    // its end.
+    // The code that initializes OpenSSL first decides whether `exit` cleans it up. It
+    // must not, because a thread that still takes a random token from it would crash the
+    // process at its end.
     openssl::init();
     cli::init_logger();
     panics::end_the_process();

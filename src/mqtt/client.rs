@@ -382,7 +382,7 @@ fn listen(
     });
     let received = Arc::clone(inbox);
     client.set_message_callback(move |_, message| {
-        // `None` marks a lost connection, which has a callback of its own.
+        // `None` marks a lost connection, which has its own callback.
         if let Some(message) = message {
             receiver.receive(&message, &received);
         }

@@ -33,7 +33,7 @@ pub fn random_token() -> std::io::Result<EchoToken> {
 pub(crate) fn warn_of_foreign_echo(topic: &str, why: EchoIgnored) {
     log::warn!(
         target: "mqtt_ingest", topic, reason = why.as_str();
-        "ignored an echo that is not this service's: somebody else publishes to its echo topic; \
-         only this client should be allowed to"
+        "ignored an echo that is not this service's: another client publishes to its echo topic, \
+         which only this service should be allowed to do"
     );
 }

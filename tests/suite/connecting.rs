@@ -76,7 +76,7 @@ fn an_echo_within_the_heartbeats_proves_and_is_not_a_device() {
         publish(broker.port, "devices/heartbeatd-echo-heartbeatd/heartbeat", payload, &[]);
     }
     service.await_metric(r#"heartbeatd_echoes_ignored_total{reason="unknown"}"#, 3.0);
-    service.await_log(&["mqtt_ingest", "somebody else publishes to its echo topic"]);
+    service.await_log(&["mqtt_ingest", "another client publishes to its echo topic"]);
     place.await_statuses(&["pump online"]);
 }
 
@@ -271,8 +271,8 @@ fn assert_mismatch_is_said(place: &Place) {
 #[test]
 fn a_failed_connection_is_logged_with_its_cause_and_remedy() {
     let place = |url: &str| Place::new().with("MQTT__URL", url);
-    let nobody = free_port();
-    assert_said(&place(&format!("mqtt://127.0.0.1:{nobody}")), &["connection refused", "mqtt.url"]);
+    let unused = free_port();
+    assert_said(&place(&format!("mqtt://127.0.0.1:{unused}")), &["connection refused", "mqtt.url"]);
     assert_said(&place("mqtt://nowhere.invalid:1883"), &["there is no host", "nowhere.invalid"]);
     for (code, parts) in [
         (1, ["version", "mqtt.version"]),

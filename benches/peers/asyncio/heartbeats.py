@@ -65,7 +65,7 @@ async def open_database(path: Path) -> AsyncEngine:
 
 
 def parse(payload: bytes) -> dict[str, int | None]:
-    """The fields that are kept. Raises ValueError if this is no heartbeat."""
+    """The fields that are kept. Raises ValueError if this is not a heartbeat."""
     fields = json.loads(payload)
     if not isinstance(fields, dict):
         raise ValueError("not a JSON object")

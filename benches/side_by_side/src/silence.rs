@@ -177,7 +177,7 @@ fn watch(service: &Heartbeatd, case: Case) -> anyhow::Result<(Log, Duration)> {
             let began = Instant::now();
             let silent = service.database.number(&sql)?;
             counts.push(began.elapsed());
-            ensure!(silent == Some(0), "somebody is silent for an hour: {silent:?}");
+            ensure!(silent == Some(0), "a device is silent for an hour: {silent:?}");
         }
     }
     counts.sort_unstable();

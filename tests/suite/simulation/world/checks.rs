@@ -138,8 +138,8 @@ impl World {
             // check.
             let step = self.truth.last_step().unwrap_or(0);
             let seen = row.last_seen_at.map_or(0, |at| self.now - ago(at));
-            let anew = if step >= heard { seen.max(step) } else { 0 };
-            let since = heard.max(changed_at).max(anew);
+            let restarted = if step >= heard { seen.max(step) } else { 0 };
+            let since = heard.max(changed_at).max(restarted);
             let proven = self.proven_between(since, began);
             self.assert(
                 proven <= timeout || self.kind.forgets_coverage(),
