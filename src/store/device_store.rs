@@ -28,9 +28,9 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Open`] if the database at `url` does not answer within five seconds,
-    /// or cannot be migrated. [`StoreError::Url`] if `url` is not that of a database.
-    /// [`StoreError::Unusable`] if it has the wrong schema or encoding.
+    /// [`StoreError::Open`](super::StoreError::Open) if the database at `url` does not answer within five seconds,
+    /// or cannot be migrated. [`StoreError::Url`](super::StoreError::Url) if `url` is not that of a database.
+    /// [`StoreError::Unusable`](super::StoreError::Unusable) if it has the wrong schema or encoding.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
         let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
         Ok(Self {
@@ -53,7 +53,7 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::FileReplaced`].
+    /// [`StoreError::FileReplaced`](super::StoreError::FileReplaced).
     pub fn verify_file(&self) -> Result<()> {
         self.pool.origin().verify_file()
     }
@@ -63,7 +63,7 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Statement`] if the driver cannot close them.
+    /// [`StoreError::Statement`](super::StoreError::Statement) if the driver cannot close them.
     pub async fn close(self) -> Result<()> {
         let closed = self.pool.lease().db.close().await;
         // Not earlier, because SQLite's own locks on the file are released with it.
@@ -75,7 +75,7 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Statement`] if it does not.
+    /// [`StoreError::Statement`](super::StoreError::Statement) if it does not.
     pub async fn ping(&self) -> Result<()> {
         self.read("reach the database", async |db| db.ping().await).await
     }

@@ -1,7 +1,7 @@
 //! Clients that publish what tests and benchmarks need.
 //!
 //! - [`Devices`]: a fleet as in the field, by paho.
-//! - [`flood`]: many heartbeats at QoS 1, all of them acknowledged, by paho.
+//! - [`flood()`]: many heartbeats at QoS 1, all of them acknowledged, by paho.
 //! - [`Publisher`]: a fleet as fast as possible, in raw packets.
 //! - [`RawClient`]: single packets that a library would not send.
 
