@@ -28,9 +28,10 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Open`](super::StoreError::Open) if the database at `url` does not answer within five seconds,
-    /// or cannot be migrated. [`StoreError::Url`](super::StoreError::Url) if `url` is not that of a database.
-    /// [`StoreError::Unusable`](super::StoreError::Unusable) if it has the wrong schema or encoding.
+    /// [`Open`](super::StoreError::Open) if the database at `url` does not answer within
+    /// five seconds, or cannot be migrated. [`Url`](super::StoreError::Url) if `url` is not
+    /// that of a database. [`Unusable`](super::StoreError::Unusable) if it has the wrong
+    /// schema or encoding.
     pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
         let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
         Ok(Self {
@@ -53,7 +54,7 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::FileReplaced`](super::StoreError::FileReplaced).
+    /// [`FileReplaced`](super::StoreError::FileReplaced).
     pub fn verify_file(&self) -> Result<()> {
         self.pool.origin().verify_file()
     }
@@ -63,7 +64,7 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Statement`](super::StoreError::Statement) if the driver cannot close them.
+    /// [`Statement`](super::StoreError::Statement) if the driver cannot close them.
     pub async fn close(self) -> Result<()> {
         let closed = self.pool.lease().db.close().await;
         // Not earlier, because SQLite's own locks on the file are released with it.
@@ -75,7 +76,7 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Statement`](super::StoreError::Statement) if it does not.
+    /// [`Statement`](super::StoreError::Statement) if it does not.
     pub async fn ping(&self) -> Result<()> {
         self.read("reach the database", async |db| db.ping().await).await
     }
