@@ -2,7 +2,8 @@
 //!
 //! All of it is read and checked before anything starts: each value as it is parsed
 //! (`values`), then the rules between keys (`consistency`). Loading opens no port and no
-//! database; `heartbeatd check-config` does nothing else.
+//! database. `heartbeatd check-config` loads the configuration, checks the files that it
+//! names and prints it.
 //!
 //! The defaults are those of the `config.toml` in the repository, which is compiled in.
 //! A new key is a field here, a line there, and if it has bounds a function in `values`.
@@ -95,7 +96,8 @@ pub struct HeartbeatConfig {
 pub struct DevicesConfig {
     /// True if a device's first heartbeat registers it.
     pub auto_register: bool,
-    /// The most devices that heartbeats may register; also bounds the memory.
+    /// The size of the fleet at which heartbeats stop registering devices; also bounds the
+    /// memory.
     #[serde(deserialize_with = "values::device_count")]
     pub max_devices: u64,
     /// The devices that heartbeats may register per second, once the burst is used up.
@@ -146,7 +148,7 @@ pub struct MqttConfig {
     pub cert_file: Option<PathBuf>,
     /// The key of that certificate (PEM).
     pub key_file: Option<PathBuf>,
-    /// The most received messages that may wait to be processed.
+    /// The maximum number of received messages that may wait to be processed.
     #[serde(deserialize_with = "values::backlog")]
     pub max_backlog: usize,
     /// The broker in this process.
@@ -155,9 +157,9 @@ pub struct MqttConfig {
 
 impl MqttConfig {
     /// The topic on which echoes are published: `mqtt.echo_topic`, else
-    /// `heartbeatd/CLIENT_ID/echo`. With the embedded broker the default is a reserved
-    /// device's topic, so that echoes prove the subscription of the heartbeats itself.
-    /// `None` if there are no echoes.
+    /// `heartbeatd/CLIENT_ID/echo`. With the embedded broker and no share group, the default
+    /// is a reserved device's topic, so that echoes prove the subscription of the heartbeats
+    /// itself. `None` if there are no echoes.
     pub fn echo_topic(&self) -> Option<String> {
         self.echo_interval?;
         let inside = self.url.is_none() && self.share_group.is_none();
@@ -222,7 +224,7 @@ pub struct EmbeddedConfig {
     /// The address that devices connect to; port 0: any free one.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-    /// The users that may connect, in a file of `mosquitto_passwd`; unset: anybody, from
+    /// The users that may connect, in a file of `mosquitto_passwd`; unset: any client, from
     /// this machine only.
     pub users_file: Option<PathBuf>,
 }
