@@ -1,4 +1,4 @@
-//! The command line: one file per command.
+//! The command line: one file per command or group of commands.
 
 mod check_config;
 mod device;

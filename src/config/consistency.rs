@@ -102,8 +102,8 @@ fn needs(set: (&str, bool), needed: (&'static str, bool)) -> Result<(), ConfigEr
     }
 }
 
-/// Checks that an echo inside the heartbeats' filter is not taken for a device's heartbeat
-/// and comes back to this instance.
+/// Checks that an echo inside the heartbeats' filter comes back to this instance and cannot
+/// be mistaken for a heartbeat.
 fn check_echo_topic(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     let Some(topic) = mqtt.echo_topic.clone().or_else(|| mqtt.echo_topic()) else { return Ok(()) };
     let check =

@@ -138,7 +138,7 @@ pub enum Unusable {
         /// Its newest migration.
         found: String,
     },
-    /// An earlier version made its schema.
+    /// The schema is from an earlier version.
     #[error(
         "the database {url} was made by an older heartbeatd: its newest migration is {found}, \
          this version's is {expected}; start `heartbeatd run` of this version once to bring the \

@@ -98,7 +98,7 @@ impl DeviceStore {
         .map(drop)
     }
 
-    /// Removes an alert from the outbox that the sink will never take, and keeps the reason.
+    /// Removes from the outbox an alert that the sink will never take, and stores the reason.
     ///
     /// # Errors
     ///

@@ -23,7 +23,7 @@ const TOLD_APART: usize = 1_000;
 /// length.
 const TOLD_CHARS: usize = 300;
 
-/// The number of rows that are named in a report.
+/// The most rows that one report names.
 const NAMED: usize = 5;
 
 /// The rows that could not be read since the last report.
@@ -45,7 +45,7 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Empties the collector. Naming continues after the row that was named last.
+    /// Takes the collected rows. The examples continue after the last one named.
     fn take(&mut self) -> Unreadable {
         let (rows, beyond) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.beyond));
         let last = self.last_named.as_str();

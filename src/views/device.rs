@@ -33,7 +33,7 @@ pub(crate) struct DeviceView {
     pub(crate) error: Option<String>,
     /// The reason why its last payload, or a part of it, could not be read.
     pub(crate) payload_error: Option<String>,
-    /// The time at which it became known.
+    /// The time at which the device was registered.
     pub(crate) registered_at: DateTime<Utc>,
 }
 

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-/// A time in UTC, to the second; `never` for none.
+/// Formats a time in UTC, to the second; `never` for none.
 pub(crate) fn time(time: Option<DateTime<Utc>>) -> String {
     time.map_or_else(|| "never".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
-/// A length of time, to the second; one below 10 s to the millisecond. A negative one is
-/// shown as zero.
+/// Formats a duration: to the second, or below 10 s to the millisecond. A negative one is
+/// zero.
 pub(crate) fn duration(time: TimeDelta) -> String {
     const SHORT: TimeDelta = TimeDelta::seconds(10);
     let exact = time.to_std().unwrap_or_default();

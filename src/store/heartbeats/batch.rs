@@ -63,7 +63,7 @@ struct Classified<'a> {
 pub(super) struct Admitted<'a> {
     /// The heartbeats of the devices that are registered.
     pub heartbeats: Vec<&'a Heartbeat>,
-    /// The other heartbeats.
+    /// The reasons why the other devices were not registered.
     pub rejections: Vec<Rejection>,
 }
 
