@@ -120,7 +120,7 @@ fn a_broker_that_grants_less_is_accepted_and_that_is_logged_once() {
         service.await_metric("heartbeatd_echo_latency_seconds_count", 10.0);
         let log = service.log();
         let lines = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-        let granted = format!("mqtt_ingest the broker grants only QoS {max}, ");
+        let granted = format!(" asked={asked} granted={max}");
         assert_eq!(lines(&granted), 1, "{}", log.join("\n"));
         assert_eq!(lines("disconnected"), 0, "{}", log.join("\n"));
     }
