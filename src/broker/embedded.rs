@@ -187,7 +187,7 @@ struct Guard {
     client_id: String,
     secret: String,
     users: Option<Users>,
-    /// The most clients that may be connected besides this service.
+    /// The maximum number of clients that may be connected besides this service.
     max_clients: u64,
     refusals: LineBudget,
 }

@@ -13,7 +13,7 @@ use crate::views::{TransitionView, Transitions, text};
 pub(super) struct Arguments {
     /// Only changes of this device
     device: Option<DeviceId>,
-    /// The most changes to show
+    /// The maximum number of changes to show
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     limit: u64,
     /// Print a JSON array

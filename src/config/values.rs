@@ -21,7 +21,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest timeout of a device. Silence that may last longer is never noticed.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// The most bytes of a text in MQTT, which gives its length two bytes.
+/// The maximum size of a text in MQTT, in bytes: its length is sent in two bytes.
 pub(super) const MAX_MQTT_BYTES: usize = 65_535;
 
 /// A duration of whole milliseconds, at least one.

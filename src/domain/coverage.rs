@@ -34,7 +34,7 @@ pub use self::saved::{Saved, Saving};
 /// together. A single lost or late echo is not a gap.
 const GRACE: u32 = 3;
 
-/// The most intervals that are kept, of some 40 bytes each.
+/// The maximum number of intervals that are kept, of some 40 bytes each.
 pub const MAX_INTERVALS: usize = 10_000;
 
 /// The reason why nothing is proven for a while.

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-/// The most alerts that are delivered at once. Bounds the memory of a delivery.
+/// The maximum number of alerts that are delivered at once. Bounds the memory of a delivery.
 pub const MAX_PAGE: usize = 10_000;
 
 /// The number of times that an alert is delivered alone before the next one is tried.
@@ -111,7 +111,7 @@ impl Pace {
         Self { limit: most, most, failures: 0 }
     }
 
-    /// The most alerts of the next delivery.
+    /// The maximum number of alerts in the next delivery.
     pub fn limit(&self) -> usize {
         self.limit
     }

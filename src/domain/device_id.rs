@@ -6,7 +6,7 @@ use std::str::FromStr;
 use compact_str::CompactString;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// The most characters in an id.
+/// The maximum number of characters in an id.
 pub const MAX_CHARS: usize = 128;
 
 /// The prefix of ids that no device may have. An instance may publish its echoes under such

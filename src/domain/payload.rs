@@ -13,10 +13,10 @@ use serde_json::value::RawValue;
 
 use super::timestamp;
 
-/// The most bytes of a payload that is read.
+/// The maximum size of a payload that is read, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
-/// The most characters of an error report that are kept.
+/// The maximum number of characters of an error report that are kept.
 pub const MAX_ERROR_CHARS: usize = 1024;
 
 /// The reason why a payload, or a field of it, counts as absent.

@@ -18,15 +18,15 @@ use actix_rt::net::TcpStream;
 use actix_rt::time::{Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most connections. One more replaces the oldest one that waits for its client, so
-/// that silent or slow clients never keep out a probe of `/healthz`.
+/// The maximum number of connections. A further one replaces the oldest one that waits for
+/// its client, so that silent or slow clients never keep out a probe of `/healthz`.
 const MAX_CONNECTIONS: usize = 64;
 
 /// The time limit of a whole exchange, from accepting the connection to the last byte of
 /// the answer.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The most bytes that a request's head may have: its first line and its headers.
+/// The maximum size of a request's head, its first line and its headers, in bytes.
 pub(super) const MAX_HEAD: usize = 8 * 1024;
 
 /// The number of reads that one poll may discard before other tasks get their turn.

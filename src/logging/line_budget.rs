@@ -78,7 +78,7 @@ impl Budget {
 /// A stretch of time and the lines that were logged in it.
 #[derive(Debug)]
 struct Window {
-    /// The most lines that it allows.
+    /// The maximum number of lines that it allows.
     allowed: u32,
     length: Duration,
     began: Option<Instant>,

@@ -39,12 +39,12 @@ const CAPS: [(&str, LevelFilter); 4] = [
     ("sqlx_postgres", LevelFilter::Error),
 ];
 
-/// The most bytes of a message and of a value in a line. Bounded because a library's
-/// message may contain whatever a client has sent.
+/// The maximum size of a message and of a value in a line, in bytes. Bounded because a
+/// library's message may contain whatever a client has sent.
 const MAX_MESSAGE: usize = 4096;
 const MAX_VALUE: usize = 1024;
 
-/// The most libraries with their own budget; the others share one.
+/// The maximum number of libraries with their own budget; the others share one.
 const MAX_LIBRARIES: usize = 64;
 
 /// Logs to stderr at `info`, unless `RUST_LOG` says otherwise. `RUST_LOG` affects a

@@ -165,13 +165,13 @@ fn raise_by(limit: Rlimit, set: impl FnOnce(Rlimit) -> io::Result<()>) -> Raised
     }
 }
 
-/// The most files that may be open; [`u64::MAX`] if there is no limit.
+/// The maximum number of files that may be open; [`u64::MAX`] if there is no limit.
 pub fn max_open() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The most clients that the embedded broker may have, so that the rest of the service
-/// keeps the files that it needs.
+/// The maximum number of clients that the embedded broker may have, so that the rest of the
+/// service keeps the files that it needs.
 pub fn max_clients() -> u64 {
     clients_of(max_open())
 }

@@ -23,7 +23,7 @@ const TOLD_APART: usize = 1_000;
 /// length.
 const TOLD_CHARS: usize = 300;
 
-/// The most rows that one report names.
+/// The maximum number of rows that one report names.
 const NAMED: usize = 5;
 
 /// The rows that could not be read since the last report.

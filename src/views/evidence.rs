@@ -10,7 +10,7 @@ use crate::Config;
 use crate::domain::{Coverage, Evidence, Gap, GapCause, Status, Verdict};
 use crate::store::{Device, DeviceStore, StoreError};
 
-/// The most gaps that an explanation lists; the newest.
+/// The maximum number of gaps that an explanation lists. It lists the newest.
 const LISTED_GAPS: usize = 20;
 
 /// The evidence for a device's status.

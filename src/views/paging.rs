@@ -1,6 +1,6 @@
 //! The progress through a list that is read page by page.
 
-/// The most items of a page. Bounds the memory of a list of any length.
+/// The maximum number of items on a page. Bounds the memory of a list of any length.
 const PAGE: u64 = 1000;
 
 /// The position in a list: it has been read up to the key of the last item.
@@ -23,8 +23,8 @@ impl<K> Progress<K> {
         self.last.as_ref()
     }
 
-    /// The most items of the next page; `None` if there is no next page. The first page is
-    /// asked for even if it may have no item.
+    /// The maximum number of items of the next page; `None` if there is no next page. The
+    /// first page is asked for even if it may have no item.
     pub(super) fn limit(&self) -> Option<u64> {
         (!self.ended).then(|| self.left.min(PAGE))
     }
