@@ -38,7 +38,7 @@ struct Step {
     at: DateTime<Utc>,
     /// The last reading before it.
     before: Option<Reading>,
-    /// Below zero, it was turned back.
+    /// Below zero, it was set back.
     by: Option<TimeDelta>,
     /// The time in which no silence counts because of it.
     gap: Option<Interval>,
@@ -124,7 +124,7 @@ impl ClockSteps {
         if known || step.checks >= CHECKS { self.take() } else { None }
     }
 
-    /// Logs devices that were clamped without a step. The clock was turned back while no
+    /// Logs devices that were clamped without a step. The clock was set back while no
     /// service ran, or the step was logged before a check succeeded.
     pub(super) fn tell_of_others(&self) {
         if self.untold.is_some() {
@@ -171,7 +171,7 @@ impl Told {
         let seconds = amount.num_milliseconds().abs() as f64 / 1000.0;
         let what = match by {
             Some(by) if by < TimeDelta::zero() => {
-                "the clock was turned back; devices last seen in its future count as seen now"
+                "the clock was set back; devices last seen in its future count as seen now"
                     .to_owned()
             }
             Some(_) => "the clock was set forward, or the machine slept; the step counts as no \
@@ -228,7 +228,7 @@ mod tests {
     const FORWARD: TimeDelta = TimeDelta::milliseconds(90_000);
 
     #[test]
-    fn a_clock_that_was_turned_back_is_told_once_with_what_several_have_noticed() {
+    fn a_clock_that_was_set_back_is_told_once_with_what_several_have_noticed() {
         let machine = Machine(Instant::now());
         let mut steps = ClockSteps::default();
         // A late echo knows of less, and so does the order of heartbeats.
