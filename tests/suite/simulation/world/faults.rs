@@ -177,12 +177,14 @@ impl World {
         if self.kind.gentle {
             return;
         }
+        if let Some(check) = &mut self.check {
+            check.clean = false;
+            // It may have read the clock just now.
+            check.wall = check.wall.max(clocks::wall());
+        }
         clocks::set_by(by);
         self.truth.clock_steps(self.now, by);
         self.is_disturbed();
-        if let Some(check) = &mut self.check {
-            check.clean = false;
-        }
         self.note(format_args!("clock set by {by}"));
     }
 

@@ -44,7 +44,7 @@ pub(super) struct Process {
 /// A check that is under way.
 pub(super) struct Check {
     pub began: i64,
-    /// The time by the clock of that moment.
+    /// The latest time that the clock showed since then, until it was last set.
     pub wall: DateTime<Utc>,
     /// True if its flush is done.
     pub sweeping: bool,
