@@ -93,7 +93,7 @@ const RULES: [Rule; 12] = [
         broken_by: "let registry = on_own_thread(\"device_registry\", make);",
     },
     Rule {
-        says: "the store and the domain do not know the actors, and the actors not the views",
+        says: "the store, the domain, the views, the client and the broker do not know the actors",
         of: &["src/store/", "src/domain/", "src/views/", "src/mqtt/", "src/broker/"],
         but: &[],
         forbidden: &["crate::actors", "crate::app", "crate::cli", "crate::http"],
@@ -114,7 +114,7 @@ const RULES: [Rule; 12] = [
         broken_by: "use entity::device;",
     },
     Rule {
-        says: "only the library's root and broker/ know the feature embedded-broker",
+        says: "only broker/ knows the feature embedded-broker",
         of: &["src/"],
         but: &["src/broker/mod.rs"],
         forbidden: &["feature = \"embedded-broker\""],
@@ -180,10 +180,10 @@ fn the_invariants_of_the_architecture_hold() {
 
 #[test]
 fn each_rule_finds_what_breaks_it() {
-    for Rule { says, of, broken_by, .. } in &RULES {
+    for rule in &RULES {
+        let Rule { says, of, broken_by, .. } = rule;
         let path = format!("{}/somewhere.rs", of[0].trim_end_matches('/'));
         let text = format!("//! Imports nothing.\n\n    {broken_by}\n");
-        let rule = RULES.iter().find(|rule| rule.says == *says).expect("it is in the list");
         assert_eq!(rule.broken(&path, &text), [(3, *broken_by)], "{says}");
         assert!(rule.broken(&path, &format!("// {broken_by}")).is_empty(), "{says}");
         assert!(rule.broken("elsewhere/x.rs", &text).is_empty(), "{says}");
