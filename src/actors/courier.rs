@@ -19,10 +19,10 @@ use super::device_registry::{
     AcknowledgeOffline, BeginDelivery, DeviceRegistry, GiveUpOffline, Outbox, ReadOutbox,
 };
 use crate::actors::bounds::Bounds;
-use crate::actors::outage::{Mention, Outage};
 use crate::clock::Clock;
 use crate::domain::Transition;
 use crate::domain::delivery::{self, Attempt, Pace, Probe, Step};
+use crate::logging::outage::{Mention, Outage};
 use crate::metrics::Metrics;
 use crate::store::StoreError;
 

@@ -35,12 +35,12 @@ pub use self::outbox::{AcknowledgeOffline, BeginDelivery, GiveUpOffline, Outbox,
 use self::progress::Progress;
 use self::sweep::{Sweep, Swept};
 use crate::actors::bounds::Bounds;
-use crate::actors::outage::Outage;
 use crate::config::DevicesConfig;
 use crate::domain::{
     ClockWatch, Confirmed, Coverage, GapCause, Heartbeat, Interval, Reading, Saved, Status,
     TopicPattern,
 };
+use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, StoreError};
 

@@ -8,7 +8,6 @@ pub mod bounds;
 pub mod courier;
 pub mod device_registry;
 pub mod mqtt_ingest;
-mod outage;
 pub mod ticker;
 
 use actix::prelude::*;

@@ -13,10 +13,10 @@ use log::{debug, error, info, warn};
 
 use super::device_registry::{ConfirmListening, DeviceRegistry, RecordHeartbeats};
 use super::log_rejection;
-use crate::actors::outage::{self, Outage};
 use crate::clock::Clock;
 use crate::domain::{EchoIgnored, EchoToken, GapCause, Heartbeat, Proof, Reading, Rounds};
 use crate::logging::line_budget::LineBudget;
+use crate::logging::outage::{self, Outage};
 use crate::metrics::Metrics;
 use crate::mqtt::{self, ClientError, Connection, Event, Granted};
 

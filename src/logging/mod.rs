@@ -7,6 +7,7 @@
 pub mod batch_log;
 pub mod escape;
 pub mod line_budget;
+pub mod outage;
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};

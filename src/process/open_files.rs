@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use log::{error, info};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
 
 const TARGET: &str = "heartbeatd";
 
 /// The time between two counts of the open files.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The time between two lines about the same shortage.
-const REMINDER: Duration = Duration::from_secs(30);
 
 /// The percentage of the limit above which files run short.
 const SHORT_PERCENT: u64 = 90;
@@ -213,13 +211,7 @@ fn open_files() -> u64 {
 
 /// The shortage of open files, if there is one.
 #[derive(Debug, Default)]
-struct Shortage(Option<Since>);
-
-#[derive(Debug)]
-struct Since {
-    began: Instant,
-    reminded: Instant,
-}
+struct Shortage(Option<Outage>);
 
 /// The report that is due.
 #[derive(Debug, PartialEq, Eq)]
@@ -235,19 +227,16 @@ impl Shortage {
         match (&mut self.0, short) {
             (None, false) => Said::Nothing,
             (None, true) => {
-                self.0 = Some(Since { began: now, reminded: now });
+                self.0 = Some(Outage::begin(now));
                 Said::Short { open, max, seconds: 0 }
             }
             (Some(_), false) => {
                 self.0 = None;
                 Said::Over { open, max }
             }
-            (Some(since), true) if now.duration_since(since.reminded) >= REMINDER => {
-                since.reminded = now;
-                let seconds = now.duration_since(since.began).as_secs();
-                Said::Short { open, max, seconds }
-            }
-            (Some(_), true) => Said::Nothing,
+            (Some(shortage), true) => shortage
+                .remind(now)
+                .map_or(Said::Nothing, |lasts| Said::Short { open, max, seconds: lasts.as_secs() }),
         }
     }
 }

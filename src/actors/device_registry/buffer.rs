@@ -60,7 +60,7 @@ impl Buffer {
         batch
     }
 
-    /// Puts back what was not written. The rest has registered so many devices.
+    /// Puts back what was not written. The others have registered `registered` devices.
     pub(super) fn put_back(&mut self, rest: Vec<Heartbeat>, registered: u64) {
         self.are_registered(self.registered + registered);
         self.registrations.spend(registered);

@@ -7,7 +7,7 @@ use log::{error, info};
 
 use super::TARGET;
 use super::progress::{Progress, Stall};
-use crate::actors::outage::{Mention, Outage};
+use crate::logging::outage::{Mention, Outage};
 use crate::metrics::Metrics;
 use crate::store::StoreError;
 
@@ -48,7 +48,7 @@ impl DatabaseWatch {
         }
     }
 
-    /// Notes that so many heartbeats were written.
+    /// Notes that `heartbeats` were written.
     pub(super) fn wrote(&mut self, heartbeats: usize) {
         if let Some(failing) = self.failing.take() {
             let seconds = failing.lasts(Instant::now()).as_secs();
