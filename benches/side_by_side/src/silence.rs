@@ -93,6 +93,12 @@ impl fmt::Display for Outcome {
 /// The number of devices beside the registered ones that publish, each once a second.
 pub const VISITORS: u64 = 1_000;
 
+/// The log's line about a check.
+pub const CHECKED: &str = "INFO ticker newly_offline= undelivered= duration_ms=";
+
+/// The log's line about a flush.
+const FLUSHED: &str = "DEBUG device_registry heartbeats= duration_ms=";
+
 /// A timeout that is short enough to wait for.
 const TIMEOUT: u64 = 8;
 
@@ -139,10 +145,9 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
     durations.sort_unstable();
     let check = *durations.get(durations.len() / 2).context("a check")?;
     let checks: Vec<_> = found.iter().filter_map(|line| line.span("duration_ms")).collect();
-    let all_checks: Vec<_> =
-        log.of("ticker", "checked").filter_map(|l| l.span("duration_ms")).collect();
+    let all_checks: Vec<_> = log.of(CHECKED).filter_map(|l| l.span("duration_ms")).collect();
     let undisturbed = |flush: &Span| !all_checks.iter().any(|check| check.overlaps(flush));
-    let flushes = log.of("device_registry", "flushed").filter_map(|l| l.span("duration_ms"));
+    let flushes = log.of(FLUSHED).filter_map(|l| l.span("duration_ms"));
     let flushes: Vec<_> = flushes.filter(undisturbed).collect();
     Ok(Outcome {
         start_up: service.started_up_in(),
@@ -158,7 +163,7 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
 /// startup.
 fn relevant(log: &Log, case: Case) -> impl Iterator<Item = Line<'_>> {
     let expected = case.silent.of(case.devices);
-    let checks = log.of("ticker", "checked").skip(1);
+    let checks = log.of(CHECKED).skip(1);
     checks.filter(move |line| match (expected, line.number("newly_offline")) {
         (0, found) => found == Some(0),
         (_, found) => found.is_some_and(|found| found > 0),

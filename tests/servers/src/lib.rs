@@ -1,6 +1,7 @@
 //! Servers for tests and benchmarks. They are started on free ports, in temporary
-//! folders, and stopped by their process id.
+//! folders, and stopped by their process id. Also reads the log of a heartbeatd.
 
+pub mod log;
 pub mod mosquitto;
 pub mod pgbouncer;
 pub mod postgresql;

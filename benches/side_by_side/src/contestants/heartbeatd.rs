@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
+use servers::log::LISTENING;
 use servers::postgresql::PostgreSql;
 use servers::process::Running;
 
@@ -71,7 +72,7 @@ impl Heartbeatd {
     fn await_listening(&mut self, began: chrono::DateTime<Utc>) -> anyhow::Result<()> {
         await_true("heartbeatd listens", || {
             let log = self.log()?;
-            let Some(listening) = log.of("mqtt_ingest", "listening").next() else {
+            let Some(listening) = log.of(LISTENING).next() else {
                 return Ok(false);
             };
             let took: TimeDelta = listening.at - began;
