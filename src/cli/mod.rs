@@ -38,7 +38,8 @@ Environment:
   HEARTBEATD_<SECTION>__<KEY>  Overrides a key of config.toml, for example
                                HEARTBEATD_MQTT__URL or HEARTBEATD_HEARTBEAT__TIMEOUT
   RUST_LOG                     What is logged, such as debug or ticker=debug; libraries
-                               log only if they are named [default: info]
+                               log only warnings and errors, and paho only errors,
+                               unless they are named [default: info]
 
 Exit codes:
    0  Done

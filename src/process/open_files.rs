@@ -1,6 +1,6 @@
 //! Open files. Sockets are files, so a fleet at the embedded broker needs many. The
-//! service raises its limit as far as it may, reserves some files for itself, and warns
-//! when they run short. It does not start with fewer than it needs.
+//! service raises its limit as far as it may, reserves some files for itself, and logs an
+//! error when they run short. It does not start with fewer than it needs.
 
 use std::fmt;
 use std::io;
@@ -186,8 +186,8 @@ pub fn is_exhausted(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Counts the open files regularly for the metrics, and warns when they run short. Never
-/// resolves.
+/// Counts the open files regularly for the metrics, and logs an error when they run short.
+/// Never resolves.
 pub async fn watch(metrics: Arc<Metrics>) {
     let mut shortage = Shortage::default();
     loop {
