@@ -139,7 +139,8 @@ impl Origin {
     async fn prepare(&self, db: &DatabaseConnection) -> Result<bool> {
         let failed = |error| self.failed(error);
         if db.get_database_backend() == DbBackend::Postgres {
-            let unusable = server::unusable(db, &self.url).await.map_err(failed)?;
+            let kept = self.kept_connections();
+            let unusable = server::unusable(db, &self.url, kept).await.map_err(failed)?;
             unusable.map_or(Ok(()), |why| Err(StoreError::Unusable(why)))?;
         }
         let created = match self.mode {

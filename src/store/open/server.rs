@@ -6,17 +6,19 @@ use crate::secrets::DatabaseUrl;
 use crate::store::Unusable;
 use crate::store::driver_error::connection_error;
 
-/// The reason why a server cannot be used; `None` if it can.
+/// The reason why a server cannot be used; `None` if it can. The pool keeps `connections`
+/// open, some of which may still be on their way.
 pub(super) async fn unusable(
     db: &DatabaseConnection,
     url: &DatabaseUrl,
+    connections: u32,
 ) -> Result<Option<Unusable>, DbErr> {
     let pool = db.get_postgres_connection_pool();
     let encoding = encoding(pool).await.map_err(connection_error)?;
     if encoding != "UTF8" {
         return Ok(Some(Unusable::Encoding { url: url.clone(), encoding }));
     }
-    let pooled = shares_sessions(pool).await.map_err(connection_error)?;
+    let pooled = shares_sessions(pool, connections).await.map_err(connection_error)?;
     Ok(pooled.then(|| Unusable::TransactionPooling { url: url.clone() }))
 }
 
@@ -31,17 +33,32 @@ async fn encoding(pool: &sqlx::PgPool) -> Result<String, sqlx::Error> {
 /// A second connection begins a transaction, which takes a session out of the pooler. The
 /// sessions are shared if that session was the first connection's, or if the first
 /// connection has another one from then on.
-async fn shares_sessions(pool: &sqlx::PgPool) -> Result<bool, sqlx::Error> {
-    async fn session(connection: &mut sqlx::PgConnection) -> Result<i32, sqlx::Error> {
-        // As plain text, because such a pooler does not support prepared statements.
-        let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?;
-        sqlx::Row::try_get(&row, 0)
+///
+/// What other clients do at that moment can hide it. So this pool opens no connection
+/// meanwhile, and the question is asked more than once.
+async fn shares_sessions(pool: &sqlx::PgPool, connections: u32) -> Result<bool, sqlx::Error> {
+    const ROUNDS: u32 = 3;
+    let mut held = Vec::new();
+    for _ in 0..connections.max(2) {
+        held.push(pool.acquire().await?);
     }
-    let (mut one, mut other) = (pool.acquire().await?, pool.acquire().await?);
-    let before = session(&mut one).await?;
-    let mut transaction = sqlx::Connection::begin(&mut *other).await?;
-    let taken = session(&mut transaction).await?;
-    let after = session(&mut one).await?;
-    transaction.rollback().await?;
-    Ok(taken == before || after != before)
+    let [one, other, ..] = &mut *held else { return Ok(false) };
+    for _ in 0..ROUNDS {
+        let before = session(one).await?;
+        let mut transaction = sqlx::Connection::begin(&mut **other).await?;
+        let taken = session(&mut transaction).await?;
+        let after = session(one).await?;
+        transaction.rollback().await?;
+        if taken == before || after != before {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The server's process behind a connection.
+async fn session(connection: &mut sqlx::PgConnection) -> Result<i32, sqlx::Error> {
+    // As plain text, because such a pooler does not support prepared statements.
+    let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?;
+    sqlx::Row::try_get(&row, 0)
 }
