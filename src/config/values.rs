@@ -18,7 +18,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The longest timeout of a device. Silence that may last longer is never noticed.
+/// The longest timeout that can be set: ten years. A device's row may hold up to a hundred,
+/// see [`OwnTimeout`](crate::domain::OwnTimeout).
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The maximum size of a text in MQTT, in bytes: its length is sent in two bytes.
@@ -239,7 +240,8 @@ fn within<E: serde::de::Error>(
     is_whole_milliseconds(value).then_some(value).ok_or_else(|| E::custom("whole milliseconds"))
 }
 
-/// Times are kept in milliseconds: a fraction of one would silently be lost.
+/// True for whole milliseconds. A fraction would silently be lost, because times are kept in
+/// milliseconds.
 fn is_whole_milliseconds(duration: Duration) -> bool {
     duration.subsec_nanos().is_multiple_of(MILLISECOND.subsec_nanos())
 }

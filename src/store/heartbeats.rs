@@ -106,7 +106,7 @@ impl DeviceStore {
     /// Records that these devices are alive: updates `last_seen_at` and what they
     /// reported, sets their statuses, writes the transitions, and registers unknown
     /// devices as far as `rules` allow. The coverage in `proven` is saved in the same
-    /// transaction: neither is ever stored without the other.
+    /// transaction, or in a later one if the database refuses a heartbeat.
     ///
     /// `heartbeats` has at most one heartbeat per device and is sorted by device id, so
     /// that neighbouring rows are written together.
