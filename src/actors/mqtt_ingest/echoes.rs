@@ -1,0 +1,182 @@
+//! The echoes that prove that heartbeats arrive. Says when they do not come back, while that
+//! lasts, and when it is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info};
+
+use super::TARGET;
+use crate::actors::device_registry::ConfirmListening;
+use crate::domain::{EchoIgnored, EchoToken, GapCause, Proof, Reading, Rounds};
+use crate::logging::line_budget::LineBudget;
+use crate::logging::outage::Outage;
+use crate::metrics::Metrics;
+use crate::mqtt;
+
+/// The echoes on their way, and the time in which none comes back.
+pub(super) struct Echoes {
+    /// The topic on which they are published. `None` if being connected counts as the
+    /// evidence.
+    topic: Option<String>,
+    rounds: Rounds,
+    metrics: Arc<Metrics>,
+    /// The time in which no echo comes back, once that was said.
+    missing: Option<Outage>,
+    foreign: LineBudget,
+}
+
+impl Echoes {
+    /// Echoes that are sent on `topic` every `interval`.
+    pub(super) fn new(topic: Option<&str>, interval: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            topic: topic.map(str::to_owned),
+            rounds: Rounds::new(interval),
+            metrics,
+            missing: None,
+            foreign: LineBudget::new(TARGET, "echoes that are not ours"),
+        }
+    }
+
+    /// Notes that the service listens from now on.
+    pub(super) fn begin(&mut self, now: Reading) {
+        self.rounds.begin(now);
+    }
+
+    /// Notes that the service no longer listens. What is on its way proves nothing.
+    pub(super) fn interrupt(&mut self, cause: GapCause) {
+        self.rounds.interrupt(cause);
+    }
+
+    /// Notes that messages were thrown away while the service listens. What is on its way
+    /// proves nothing.
+    pub(super) fn shed(&mut self, now: Reading) {
+        self.rounds.restart(now, GapCause::Shed);
+    }
+
+    /// Notes an echo that is about to be sent. Returns true if none has come back for too
+    /// long. The service then no longer listens and must subscribe again.
+    pub(super) fn send(&mut self, token: EchoToken, now: Reading) -> bool {
+        let Some(missing) = self.rounds.send(token, now) else { return false };
+        let Some(topic) = &self.topic else { return false };
+        if self.missing.is_none() {
+            self.missing = Some(Outage::begin(now.monotonic));
+            self.metrics.set_listening(false);
+            error!(
+                target: TARGET, topic, seconds = missing.as_secs_f64();
+                "no echo comes back, so nothing proves that heartbeats do, and no device goes \
+                 offline; the broker must allow this client to write and to read this topic \
+                 (or set mqtt.echo_interval = \"0s\")"
+            );
+        }
+        // An echo that comes back before the broker has answered does not tell since when the
+        // subscription is there again.
+        self.rounds.interrupt(GapCause::NoEcho);
+        true
+    }
+
+    /// True if no echo comes back and the log says so.
+    pub(super) fn are_missing(&self) -> bool {
+        self.missing.is_some()
+    }
+
+    /// Logs that still no echo comes back, if it is time for a reminder.
+    pub(super) fn remind(&mut self, now: Instant) {
+        if let Some(lasts) = self.missing.as_mut().and_then(|missing| missing.remind(now)) {
+            let (topic, seconds) = (self.topic.as_deref(), lasts.as_secs());
+            error!(target: TARGET, topic, seconds; "still no echo comes back, and no device goes offline");
+        }
+    }
+
+    /// Takes an echo that has come back. Returns what it proves, if anything.
+    pub(super) fn take(&mut self, token: EchoToken, now: Reading) -> Option<ConfirmListening> {
+        let Proof { since, until, after, latency } = match self.rounds.take(token, now) {
+            Ok(proof) => proof,
+            Err(why) => {
+                self.ignore(why);
+                return None;
+            }
+        };
+        self.metrics.echoed(latency.as_secs_f64());
+        debug!(target: TARGET, latency_ms = latency.as_millis(); "echo came back");
+        self.metrics.set_proven(until);
+        if self.missing.take().is_some() {
+            // Only an echo of a subscribed connection proves anything.
+            self.metrics.set_listening(true);
+            info!(target: TARGET, "echoes come back again");
+        }
+        Some(ConfirmListening { since, until, after })
+    }
+
+    fn ignore(&self, why: EchoIgnored) {
+        self.metrics.echo_ignored(why);
+        if let Some(topic) = &self.topic
+            && why.is_foreign()
+        {
+            self.foreign.spend(|| mqtt::warn_of_foreign_echo(topic, why));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn echoes(topic: Option<&str>) -> Echoes {
+        Echoes::new(topic, INTERVAL, Arc::new(Metrics::new()))
+    }
+
+    /// The readings of two clocks that run together from 0 on.
+    fn clocks() -> impl Fn(u32) -> Reading {
+        let began = Instant::now();
+        move |seconds| Reading {
+            wall: DateTime::from_timestamp(seconds.into(), 0).expect("small"),
+            monotonic: began + Duration::from_secs(seconds.into()),
+        }
+    }
+
+    fn token(number: u32) -> EchoToken {
+        EchoToken::new(number.into())
+    }
+
+    #[test]
+    fn echoes_are_missing_after_four_intervals_until_one_of_a_new_subscription_comes_back() {
+        let (mut echoes, at) = (echoes(Some("echo")), clocks());
+        echoes.begin(at(0));
+        let sent = [0, 5, 10, 15, 20].map(|second| echoes.send(token(second), at(second)));
+        assert_eq!(sent, [false, false, false, false, true]);
+        assert!(echoes.are_missing());
+        assert_eq!(echoes.take(token(20), at(21)).map(|proof| proof.until), None);
+
+        echoes.begin(at(22));
+        assert!(!echoes.send(token(25), at(25)) && echoes.are_missing());
+        let proof = echoes.take(token(25), at(26)).expect("it is new");
+        assert_eq!((proof.since, proof.until), (at(22).wall, at(25).wall));
+        assert_eq!(proof.after, GapCause::NoEcho);
+        assert!(!echoes.are_missing());
+    }
+
+    #[test]
+    fn no_echo_is_missed_where_none_is_published() {
+        let (mut echoes, at) = (echoes(None), clocks());
+        echoes.begin(at(0));
+        assert!((0..20).all(|number| !echoes.send(token(number), at(5 * number))));
+        assert!(!echoes.are_missing());
+    }
+
+    #[test]
+    fn an_echo_proves_nothing_once_messages_were_thrown_away() {
+        let (mut echoes, at) = (echoes(Some("echo")), clocks());
+        echoes.begin(at(0));
+        echoes.send(token(5), at(5));
+        echoes.shed(at(6));
+        assert!(echoes.take(token(5), at(7)).is_none());
+        echoes.send(token(10), at(10));
+        let proof = echoes.take(token(10), at(11)).expect("it is new");
+        assert_eq!((proof.since, proof.after), (at(6).wall, GapCause::Shed));
+    }
+}
