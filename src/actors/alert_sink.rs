@@ -8,7 +8,7 @@ use crate::logging::batch_log::BatchLog;
 
 const TARGET: &str = "alert_sink";
 
-/// These devices went offline.
+/// Reports that devices went offline.
 ///
 /// A sink gets every offline transition at least once, in the order of the sequence numbers,
 /// and normally exactly once. It gets them again, fewer at once, if it replies with an error
@@ -21,7 +21,7 @@ const TARGET: &str = "alert_sink";
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<(), AlertError>")]
 pub struct DevicesOffline {
-    /// One for each time that a device went offline. Never empty.
+    /// One transition for each time that a device went offline. Never empty.
     pub transitions: Vec<Transition>,
 }
 

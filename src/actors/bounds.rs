@@ -1,4 +1,4 @@
-//! The sizes of what is done at once, and of what is kept.
+//! Bounds on how much is done at once, and on how much is kept.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use crate::domain::coverage::MAX_INTERVALS;
 use crate::domain::delivery::MAX_PAGE;
 
 /// The sizes of portions and pages, and the other bounds on memory and on the length of a
-/// transaction. They are not settings: tests lower them to meet every boundary with a small
-/// fleet.
+/// transaction. They are not configurable. Only tests lower them, to meet every boundary with
+/// a small fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The most heartbeats that one transaction writes, so that the memory a flush needs
-    /// besides the heartbeats themselves does not grow with their number.
+    /// The maximum number of heartbeats that one transaction writes. It keeps the memory that
+    /// a flush needs, besides the heartbeats themselves, from growing with their number.
     pub written_at_once: usize,
-    /// The most devices that a check reads from the database at once. Bounds its memory,
-    /// however many devices are silent.
+    /// The maximum number of devices that a check reads from the database at once. It bounds
+    /// the memory of a check, however many devices are silent.
     pub stale_at_once: usize,
-    /// The most devices that a check marks or clamps in one transaction. Flushes get their
-    /// turn between two transactions.
+    /// The maximum number of devices that a check marks or clamps in one transaction. Flushes
+    /// get their turn between two transactions.
     pub marked_at_once: usize,
-    /// The most old transitions, and the most listening intervals, that a check deletes. At
-    /// one check a minute that is more than ten million a day.
+    /// The maximum number of old transitions that a check deletes, and of listening
+    /// intervals. At one check a minute that is more than ten million a day.
     pub pruned_at_once: u64,
-    /// The most alerts that are delivered at once.
+    /// The maximum number of alerts that are delivered at once.
     pub delivered_at_once: usize,
-    /// The most listening intervals that are kept.
+    /// The maximum number of listening intervals that are kept.
     pub max_intervals: usize,
     /// The coverage that is kept even if no timeout needs it now, because a longer timeout
     /// may be set later.

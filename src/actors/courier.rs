@@ -39,7 +39,7 @@ pub struct Deliver;
 #[rtype(result = "()")]
 pub struct Stop;
 
-/// Never replies. Its sender gets an error once the courier is gone.
+/// Never replies. The sender gets an error when the actor stops.
 #[derive(Debug, Message)]
 #[rtype(result = "std::convert::Infallible")]
 pub struct AwaitEnd;
@@ -58,6 +58,7 @@ struct Round {
     pace: RefCell<Pace>,
     failing: RefCell<Option<Outage>>,
     woken: Notify,
+    /// True once this process has found something to deliver.
     has_begun: Cell<bool>,
     stopping: Cell<bool>,
     stopped: Notify,
@@ -80,7 +81,7 @@ enum CourierError {
     Sink(String),
     #[error("the outbox could not be read or written: {0}")]
     Outbox(#[from] StoreError),
-    #[error("{0} is gone ({1}); without it nobody would hear of offline devices")]
+    #[error("{0} is gone ({1}); without it no offline device would be reported")]
     Gone(&'static str, MailboxError),
 }
 
@@ -250,8 +251,8 @@ impl Round {
         Ok(())
     }
 
-    /// Waits for the sink, however long it takes: a page that is delivered again while the
-    /// sink is still handling it would be handled twice.
+    /// Waits for the sink, however long it takes, because a page that is delivered again while
+    /// the sink is still handling it would be handled twice.
     async fn hand_over(
         &self,
         transitions: Vec<Transition>,

@@ -49,7 +49,8 @@ const TARGET: &str = "device_registry";
 /// The time between two looks at the database and the clock.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Records heartbeats. Replies as soon as they are in the buffer.
+/// Records heartbeats. Replies as soon as they are in the buffer, before they are written. Those
+/// for which there is no room are rejected, counted and logged.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct RecordHeartbeats {
@@ -59,8 +60,8 @@ pub struct RecordHeartbeats {
     pub now: Reading,
 }
 
-/// Everything that was published before `until` has been received and is with the registry.
-/// Nothing has interrupted the listening since `since`.
+/// Confirms that everything published before `until` has been received and is with the
+/// registry, and that nothing has interrupted the listening since `since`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConfirmListening {
@@ -73,7 +74,7 @@ pub struct ConfirmListening {
 }
 
 /// Finds the devices that are silent at `now`, marks them offline, and puts their transitions
-/// into the outbox.
+/// into the outbox. Replies when that is done.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<CheckedOffline, CheckError>")]
 pub struct CheckOffline {
@@ -87,7 +88,7 @@ pub enum CheckError {
     /// The database failed.
     #[error(transparent)]
     Store(StoreError),
-    /// The clock was set while the check ran, so what it knew of the time is worthless.
+    /// The clock was set while the check ran, so its cutoffs are worthless.
     #[error("the clock was set while the check ran")]
     ClockSet,
 }
@@ -102,7 +103,8 @@ pub struct CheckedOffline {
     pub undelivered: u64,
 }
 
-/// Writes the buffer. Replies when that is done.
+/// Writes the buffer. Replies when that is done. If the database fails, what was not written
+/// stays in the buffer.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct Flush;
@@ -182,7 +184,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Reads it.
+    /// Reads the number of devices by status, and the coverage of this instance.
     ///
     /// # Errors
     ///
@@ -312,7 +314,7 @@ impl DeviceRegistry {
         }
     }
 
-    /// Holds the fleet's silence against what is proven up to `until`.
+    /// Notes for how long no device was heard, up to `until`.
     fn watch_fleet(&mut self, until: DateTime<Utc>) {
         let Some(heard) = self.shared.clock.lock().last_received() else { return };
         // Time in a gap is not silence, here as everywhere.
@@ -320,14 +322,15 @@ impl DeviceRegistry {
         self.fleet.listened(silent.to_std().unwrap_or_default());
     }
 
-    /// Looks for a step of the clock, and for work on the database, that takes too long.
+    /// Looks for a step of the clock that has waited to be logged for too long, and for work
+    /// on the database that gets no further.
     fn watch(&mut self) {
         let now = Instant::now();
         tell(self.clock_steps.overdue(now));
         self.database.look(now, self.buffer.len());
     }
 
-    /// Gathers what a check needs once it has its turn, apart from the actor itself.
+    /// Gathers what a check needs to run apart from the actor.
     fn sweep(&self, now: DateTime<Utc>, base: u64) -> Sweep {
         Sweep {
             shared: self.shared.clone(),
@@ -360,7 +363,7 @@ impl DeviceRegistry {
         Outage::note(&mut self.failed_checks, Instant::now(), error.to_string());
     }
 
-    /// Logs a step of the clock if all is known of it, now that a check has ended.
+    /// Logs a step of the clock if everything is known about it, now that a check has ended.
     fn tell_of_the_clock(&mut self, now: Reading) {
         tell(self.clock_steps.checked(now));
         self.clock_steps.tell_of_others();
@@ -387,7 +390,7 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         self.fleet.heard();
         let full = self.buffer.merge(heartbeats);
         if !full.is_empty() {
-            // It may be a registered device's: silence must not count across it.
+            // It may be from a registered device, so silence must not count across it.
             self.coverage.interrupt(now.wall, GapCause::Shed);
             self.shared.lines.reject(&self.shared.metrics, &full);
         }

@@ -29,7 +29,8 @@ use crate::mqtt::{self, ClientError, Connection, Event, Granted};
 
 const TARGET: &str = "mqtt_ingest";
 
-/// The pause after a refused subscription. It is long because people grant the rights.
+/// The pause after a refused subscription. It is long because it takes a person to grant
+/// the rights.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Stops listening. Replies when everything that was received is with the registry.
@@ -259,7 +260,7 @@ impl MqttIngest {
         }
     }
 
-    /// Without echoes nothing is proven and no device goes offline.
+    /// Sends an echo. Without echoes nothing is proven and no device goes offline.
     fn send_echo(&mut self, ctx: &mut Context<Self>) {
         let token = match mqtt::random_token() {
             Ok(token) => token,

@@ -22,12 +22,12 @@ const TARGET: &str = "ticker";
 #[rtype(result = "()")]
 pub struct CheckNow;
 
-/// Never replies. Its sender gets an error once the ticker is gone.
+/// Never replies. The sender gets an error when the actor stops.
 #[derive(Debug, Message)]
 #[rtype(result = "std::convert::Infallible")]
 pub struct AwaitEnd;
 
-/// Ends the schedule.
+/// Ends the schedule and stops the actor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Stop;
@@ -38,9 +38,9 @@ pub struct Ticker {
     round: Rc<Round>,
 }
 
-/// One check.
+/// Everything that a check needs.
 struct Round {
-    /// Held by the check that runs: two at once would only slow each other down.
+    /// Held by the check that runs, because two at once would only slow each other down.
     turn: Mutex<()>,
     registry: Addr<DeviceRegistry>,
     courier: Recipient<Deliver>,

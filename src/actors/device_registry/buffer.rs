@@ -34,8 +34,8 @@ impl Buffer {
         buffer
     }
 
-    /// Notes how many devices there are. Each gets room, and so do as many others as may be
-    /// registered at all.
+    /// Notes the number of registered devices. Each of them gets room, and so do
+    /// `max_devices` others.
     pub(super) fn are_registered(&mut self, devices: u64) {
         self.registered = devices;
         self.pending.set_capacity(devices.saturating_add(self.max_devices));
@@ -60,7 +60,8 @@ impl Buffer {
         batch
     }
 
-    /// Puts back what was not written. The others have registered `registered` devices.
+    /// Puts back the heartbeats that a flush has not written. Those that it has written
+    /// registered `registered` devices.
     pub(super) fn put_back(&mut self, rest: Vec<Heartbeat>, registered: u64) {
         self.are_registered(self.registered + registered);
         self.registrations.spend(registered);

@@ -1,8 +1,8 @@
 //! Logs one line for one step of the clock.
 //!
 //! A heartbeat, an echo and a check each notice a step, and each knows a part of it: the
-//! amount, the time that was not listened to, the devices that were last seen in what is the
-//! future now. The step is logged once a check has succeeded and something was proven after
+//! amount, the time that was not listened to, the devices that were last seen in what is now
+//! the future. The step is logged once a check has succeeded and something was proven after
 //! it, or when that takes too long.
 
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::domain::{ClockStep, GapCause, Interval, Reading};
 /// `heartbeat.check_interval`.
 const TOLD_WITHIN: Duration = Duration::from_secs(90);
 
-/// The number of checks, successful or not, after which a step is logged even if not all is
-/// known of it.
+/// The number of checks, successful or not, after which a step is logged even if not
+/// everything is known about it.
 const CHECKS: u32 = 2;
 
 /// The step that was noticed last, until it is logged.
@@ -31,14 +31,14 @@ pub(super) struct ClockSteps {
     clamped: Arc<AtomicU64>,
 }
 
-/// A step of the clock, with all that is known of it so far.
+/// A step of the clock, with everything that is known about it so far.
 struct Step {
     noticed: Instant,
     /// The time that the clock showed when the step was noticed.
     at: DateTime<Utc>,
     /// The last reading before it.
     before: Option<Reading>,
-    /// Below zero, it was set back.
+    /// The amount by which the clock was set; negative if it was set back.
     by: Option<TimeDelta>,
     /// The time in which no silence counts because of it.
     gap: Option<Interval>,
@@ -48,7 +48,7 @@ struct Step {
     checks: u32,
 }
 
-/// A step that is to be logged, with all that is known of it.
+/// A step that is to be logged, with everything that is known about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Told {
     at: DateTime<Utc>,
@@ -70,7 +70,7 @@ impl ClockSteps {
         let other = self.untold.as_ref().and_then(|step| step.by).is_some_and(is_other);
         let told = if other { self.take() } else { None };
         let step = self.untold.get_or_insert_with(|| Step::noticed(at));
-        // An observer that noticed it from what was received in between knows of less.
+        // An observer that noticed it later sees only a part of the amount.
         step.by = step.by.into_iter().chain([by]).max_by_key(TimeDelta::abs);
         step.before = step.before.or(before);
         told
@@ -87,14 +87,15 @@ impl ClockSteps {
         told
     }
 
-    /// Notes that something was proven. Returns a step of which all is known now.
+    /// Notes that something was proven. Returns a step about which everything is now known.
     #[must_use]
     pub(super) fn proven(&mut self) -> Option<Told> {
         self.untold.as_mut()?.proven = true;
         self.take_if_known()
     }
 
-    /// Notes the end of a check that began at `now`. Returns a step of which all is known now.
+    /// Notes the end of a check that began at `now`. Returns a step about which everything is
+    /// now known.
     #[must_use]
     pub(super) fn checked(&mut self, now: Reading) -> Option<Told> {
         let step = self.untold.as_mut()?;
@@ -146,7 +147,8 @@ impl Step {
         Self { noticed, at, before, by, gap, proven: false, checks: 0 }
     }
 
-    /// Replaces the least amount by the exact one, which the readings before and after tell.
+    /// Replaces the least amount by the exact one, which follows from the readings before and
+    /// after.
     fn measure(&mut self, now: Reading) {
         let measured = self.before.and_then(|before| now.set_since(&before));
         if let (Some(by), Some(measured)) = (self.by, measured)
@@ -211,7 +213,8 @@ mod tests {
         Some(Told { at, by: by.map(TimeDelta::milliseconds), gap, devices })
     }
 
-    /// A machine that has run for so long, and whose clock shows that.
+    /// A machine. Its readings name the time that has passed and the time that its clock
+    /// shows, in milliseconds.
     struct Machine(Instant);
 
     impl Machine {
@@ -228,10 +231,10 @@ mod tests {
     const FORWARD: TimeDelta = TimeDelta::milliseconds(90_000);
 
     #[test]
-    fn a_clock_that_was_set_back_is_told_once_with_what_several_have_noticed() {
+    fn a_clock_that_was_set_back_is_logged_once_with_what_several_have_noticed() {
         let machine = Machine(Instant::now());
         let mut steps = ClockSteps::default();
-        // A late echo knows of less, and so does the order of heartbeats.
+        // A late echo sees only a part of the amount, and so does the order of heartbeats.
         assert_eq!(steps.note(step(BACK, at(11_000), Some(machine.reading(20_000, 20_000)))), None);
         assert_eq!(steps.note(step(TimeDelta::milliseconds(-3), at(10_997), None)), None);
         assert_eq!(steps.proven(), None);
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_forward_is_told_once_with_what_was_not_listened_to() {
+    fn a_clock_that_was_set_forward_is_logged_once_with_what_was_not_listened_to() {
         let machine = Machine(Instant::now());
         for echo_first in [true, false] {
             let mut steps = ClockSteps::default();
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_to_and_a_step_back_are_two() {
+    fn a_step_forward_and_a_step_back_are_two() {
         let mut steps = ClockSteps::default();
         assert_eq!(steps.note(step(FORWARD, at(99_000), None)), None);
         assert_eq!(
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_which_nothing_more_becomes_known_is_told_after_two_checks_or_in_time() {
+    fn a_step_about_which_nothing_more_becomes_known_is_logged_after_two_checks_or_in_time() {
         let machine = Machine(Instant::now());
         let mut steps = ClockSteps::default();
         assert_eq!(steps.note(step(BACK, at(11_000), None)), None);

@@ -48,7 +48,7 @@ impl DatabaseWatch {
         }
     }
 
-    /// Notes that `heartbeats` were written.
+    /// Notes that this number of heartbeats was written.
     pub(super) fn wrote(&mut self, heartbeats: usize) {
         if let Some(failing) = self.failing.take() {
             let seconds = failing.lasts(Instant::now()).as_secs();

@@ -47,7 +47,7 @@ impl FleetWatch {
         }
     }
 
-    /// The time for which no device was heard, if that is suspicious.
+    /// The time since any device was heard, once it has reached half the timeout.
     pub(super) fn silent(&self) -> Option<Duration> {
         self.silent
     }

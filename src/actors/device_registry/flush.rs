@@ -12,7 +12,8 @@ use super::{Settings, Shared, TARGET};
 use crate::domain::{Batch, Change, Heartbeat, Saving};
 use crate::store::{Proven, Recorded, RecordingRules, StoreError};
 
-/// The most heartbeats that are sorted sooner than another thread would have begun.
+/// The maximum number of heartbeats that are sorted on the actor's thread. Another thread
+/// would take longer to begin.
 const SORTED_AT_ONCE: usize = 5_000;
 
 /// One flush.
@@ -31,8 +32,8 @@ pub(super) struct Flushed {
     /// False if there was nothing to write.
     pub(super) asked: bool,
     pub(super) written: usize,
-    /// The heartbeats that are not written, if it failed. Otherwise empty, with the room of
-    /// the batch.
+    /// The heartbeats that were not written because the flush failed. Otherwise empty, with
+    /// the capacity of the batch.
     pub(super) rest: Vec<Heartbeat>,
     pub(super) registered: u64,
     pub(super) result: Result<(), StoreError>,

@@ -1,4 +1,4 @@
-//! The outbox of offline transitions, as the courier reads and strikes it off.
+//! The outbox of offline transitions, as the courier reads it and strikes off what is done.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::store::{DeviceStore, StoreError};
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Outbox, StoreError>")]
 pub struct ReadOutbox {
-    /// The most transitions to read.
+    /// The maximum number of transitions to read.
     pub limit: u64,
 }
 
@@ -38,7 +38,7 @@ pub struct BeginDelivery(pub Attempt);
 pub struct AcknowledgeOffline {
     /// Their sequence numbers.
     pub sequences: Vec<i64>,
-    /// The time at which the sink replied.
+    /// The time of the acknowledgement.
     pub at: DateTime<Utc>,
 }
 

@@ -78,8 +78,8 @@ impl Sweep {
     }
 
     /// Moves times in the future to the present. A device that was last seen in the future
-    /// would not be missed until then, and one that was removed there would not be registered
-    /// again.
+    /// would not be missed until then, and one that was removed in the future would not be
+    /// registered again until then.
     async fn clamp_future(&self, work: &Work) -> Result<(), CheckError> {
         let turn = self.turn().await?;
         self.shared.store.clamp_removals(self.latest()).await?;
