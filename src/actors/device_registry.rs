@@ -319,7 +319,7 @@ impl DeviceRegistry {
         let Some(heard) = self.shared.clock.lock().last_received() else { return };
         // Time in a gap is not silence, here as everywhere.
         let silent = self.coverage.intervals().covered(heard, until);
-        self.fleet.listened(silent.to_std().unwrap_or_default());
+        self.fleet.listened(silent.to_std().unwrap_or_default(), self.buffer.registered());
     }
 
     /// Looks for a step of the clock that has waited to be logged for too long, and for work

@@ -101,7 +101,7 @@ fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_reported() {
     fs::write(&acl, "topic readwrite heartbeatd/#\ntopic write devices/#\n").expect("a file");
     broker.reload();
     let line = service.await_log(&["device_registry", "no device is heard any more"]);
-    assert!(line.contains("devices/+/heartbeat"), "{line}");
+    assert!(line.contains("devices/+/heartbeat") && line.contains("ERROR"), "{line}");
     // Even when all of them have gone offline because of it.
     service.await_metric(r#"heartbeatd_devices{status="offline"}"#, 3.0);
     service.await_metric(checks, service.metric(checks) + 2.0);
@@ -114,6 +114,18 @@ fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_reported() {
         service.get("/readyz").1.contains(r#""fleet":"ok""#).then_some(())
     });
     service.await_log(&["device_registry", "devices are heard again"]);
+}
+
+#[test]
+fn the_silence_of_the_only_device_is_a_warning() {
+    let broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "6s");
+    let service = place.start();
+    service.await_listening();
+    heartbeat(broker.port, "pump", b"");
+    let line = service.await_log(&["device_registry", "no device is heard any more"]);
+    assert!(line.contains("WARN") && line.contains(" devices=1"), "{line}");
+    assert!(service.get("/readyz").1.contains("no device has been heard for"));
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub(super) struct Buffer {
     /// yet.
     in_flight: Arc<AtomicUsize>,
     max_devices: u64,
+    /// The number of devices that are registered.
     registered: u64,
     registrations: RegistrationBudget,
 }
@@ -72,6 +73,11 @@ impl Buffer {
     /// The counter of the heartbeats that a flush has taken and not written yet.
     pub(super) fn in_flight(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.in_flight)
+    }
+
+    /// The number of devices that are registered.
+    pub(super) fn registered(&self) -> u64 {
+        self.registered
     }
 
     /// The number of devices for which there is room.
