@@ -7,7 +7,7 @@ use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig, Secret}
 use crate::domain::device_id::{RESERVED_PREFIX, is_reserved};
 use crate::secrets::HIDDEN;
 
-/// A shorter token can be guessed within a second.
+/// The minimum number of characters of a token. A shorter one is easy to guess.
 const MIN_TOKEN_CHARACTERS: usize = 8;
 
 impl Config {

@@ -106,8 +106,8 @@ fn unused(mqtt: &MqttConfig) -> Vec<String> {
     warnings
 }
 
-/// Returns a warning if others than its owner can read the file. Not for a file that systemd
-/// provides (`LoadCredential`), because it is in a folder that no other user can enter.
+/// Returns a warning if users other than its owner can read the file. A file that systemd
+/// provides (`LoadCredential`) causes none, because no other user can enter its folder.
 fn readable_by_others(key: &str, file: &Path) -> Option<String> {
     let of_systemd = std::env::var_os("CREDENTIALS_DIRECTORY");
     if of_systemd.is_some_and(|folder| !folder.is_empty() && file.starts_with(folder)) {

@@ -225,7 +225,7 @@ impl Environment {
         Ok(environment)
     }
 
-    /// Warns about a variable that is not a key, without its value.
+    /// Warns about a variable that is not a key. The warning does not show its value.
     fn set_aside(&mut self, name: &str, rest: &str) {
         if is_of_kubernetes(rest) {
             self.kubernetes_variables += 1;

@@ -105,8 +105,9 @@ impl ClockWatch {
     /// Lets `coverage` forget what is proven of the future if devices are about to be
     /// clamped into it.
     ///
-    /// They would seem to have been silent there if the clock is set forward again, which a
-    /// process that has crashed in between does not notice.
+    /// Otherwise, if the clock is set forward again, these devices would seem to have been
+    /// silent in that proven time. A process that has crashed in between does not notice the
+    /// step.
     pub fn before_clamping(&self, coverage: &mut Coverage) {
         if let (true, Some(now)) = (self.clamp_due, self.now()) {
             coverage.forget_the_future(now);

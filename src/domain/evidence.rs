@@ -29,7 +29,8 @@ pub struct Evidence {
 pub enum Verdict {
     /// Not more than its timeout has been listened to since its last heartbeat.
     NotSilent,
-    /// More than its timeout has. The next check takes the device offline.
+    /// More than its timeout has been listened to since its last heartbeat. The next check
+    /// takes the device offline.
     Silent,
     /// A check has taken it offline.
     Offline,

@@ -195,7 +195,8 @@ impl Rounds {
     }
 
     /// Remembers an echo that is about to be sent. If none has come back for too long,
-    /// returns for how long; then it says so again only after as much time has passed.
+    /// returns that time. It returns it again only after the same patience has passed once
+    /// more.
     ///
     /// A stopped process does not wait for echoes, so at most one interval of the time
     /// between two echoes counts.

@@ -25,7 +25,7 @@ const EXAMINED: u64 = 10_000;
 pub struct OutboxSize {
     /// The number of alerts that wait to be delivered.
     pub alerts: u64,
-    /// The time at which the oldest of them was found.
+    /// The time at which the device of the oldest one went offline.
     pub oldest: Option<DateTime<Utc>>,
 }
 
@@ -39,7 +39,8 @@ pub(super) fn is_undelivered() -> Condition {
 
 impl DeviceStore {
     /// The size and the age of the outbox, without the alerts that cannot be read, because
-    /// these are never delivered. If more than 10,000 are, the rest counts as waiting.
+    /// these are never delivered. Only the first 10,000 alerts are examined. An unreadable
+    /// one behind them counts as waiting.
     ///
     /// # Errors
     ///

@@ -21,7 +21,8 @@ use crate::domain::{Heartbeat, OwnTimeout};
 /// takes.
 pub const REMOVED_AT_ONCE: usize = 1_000;
 
-/// The time for which a removal is remembered. No heartbeat waits longer to be written.
+/// The time for which a removal is remembered. A heartbeat that waited for longer would
+/// register the device again.
 const REMEMBERED: TimeDelta = TimeDelta::days(1);
 
 /// The time by which a removal may lie in the future, because another machine's clock may be

@@ -41,7 +41,7 @@ pub struct Stale {
 /// The place to look for silent devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum StaleFrom {
-    /// Anywhere, because by the next time those found are offline or were heard.
+    /// From the beginning. The devices found before are offline by then, or were heard again.
     #[default]
     Anywhere,
     /// After this id, which may be invalid. Rows that cannot be read stay where they are,
@@ -323,7 +323,7 @@ impl Own {
         }
     }
 
-    /// The lists of the query, this one and `others`. They are materialized, because
+    /// The lists of the query: the own timeouts, and `others`. They are materialized, because
     /// otherwise the JSON is parsed again for each device that is looked at.
     fn with(&self, others: &[(&str, &String)]) -> String {
         let own = self.cte.iter().map(|own| ("own", own));
@@ -342,9 +342,9 @@ impl Own {
         )
     }
 
-    /// The cutoff of a row. Null, which no heartbeat is older than, if the timeout is newer
-    /// than the check or too long to be used. A timeout that is not positive counts as none,
-    /// so the default is in effect.
+    /// The cutoff of a row. It is null if the timeout was set after the check began, or is too
+    /// long to be used. No heartbeat is older than null. A timeout that is not positive counts
+    /// as none, so the default is in effect.
     fn cutoff(&self, default: &str) -> String {
         let own = if self.cte.is_some() { "own.cutoff" } else { "NULL" };
         format!(
