@@ -17,7 +17,7 @@ pub fn describe() -> String {
         first_line("sh", &["-c", "/usr/lib/postgresql/*/bin/postgres --version"]),
     ];
     let versions: Vec<_> = versions.into_iter().flatten().collect();
-    format!("{cores} cores of {processor}, {memory} GB; {}", versions.join(", "))
+    format!("{cores} cores ({processor}) with {memory} GB of memory; {}", versions.join(", "))
 }
 
 fn value_of(file: &str, key: &str) -> Option<String> {

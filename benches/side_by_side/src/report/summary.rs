@@ -19,19 +19,26 @@ pub fn megabytes(turns: &[Outcome]) -> f64 {
     turns.iter().map(|turn| turn.peak_memory).max().unwrap_or_default() as f64 / 1e6
 }
 
-/// The rate of a candidate relative to another's, turn by turn.
+/// The rate of a candidate relative to another's.
 pub fn ratio(turns: &[Outcome], others: &[Outcome]) -> f64 {
-    by_turn(turns, others, Outcome::per_second)
+    relative(turns, others, Outcome::per_second)
 }
 
-/// The cost of a heartbeat relative to its cost elsewhere, turn by turn.
+/// The cost of a heartbeat relative to its cost elsewhere.
 pub fn cost_ratio(turns: &[Outcome], others: &[Outcome]) -> f64 {
-    by_turn(turns, others, Outcome::cpu_seconds_per_million)
+    relative(turns, others, Outcome::cpu_seconds_per_million)
 }
 
-fn by_turn(turns: &[Outcome], others: &[Outcome], value: fn(&Outcome) -> f64) -> f64 {
-    let pairs = turns.iter().zip(others);
-    median(pairs.map(|(one, other)| value(one) / value(other)).collect())
+/// The median of the ratios of each turn, so that whatever else the machine did in a turn
+/// cancels out. A peer has a single turn; it is compared by the medians that the page shows,
+/// because the first turn of the others would decide alone.
+fn relative(turns: &[Outcome], others: &[Outcome], value: fn(&Outcome) -> f64) -> f64 {
+    let values = |turns: &[Outcome]| turns.iter().map(value).collect::<Vec<_>>();
+    let (ones, others) = (values(turns), values(others));
+    if ones.len() != others.len() {
+        return median(ones) / median(others);
+    }
+    median(ones.iter().zip(&others).map(|(one, other)| one / other).collect())
 }
 
 impl Results {
