@@ -29,8 +29,7 @@ use crate::mqtt::{self, ClientError, Connection, Event, Granted};
 
 const TARGET: &str = "mqtt_ingest";
 
-/// The pause after a refused subscription. It is long because it takes a person to grant
-/// the rights.
+/// The pause after a refused subscription. It is long because a person has to grant rights.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Stops listening. Replies when everything that was received is with the registry.
