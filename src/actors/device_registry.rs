@@ -304,7 +304,7 @@ impl DeviceRegistry {
         tell(step.and_then(|step| self.clock_steps.note(step)));
     }
 
-    /// Notes a time that was not listened to.
+    /// Notes a gap.
     fn note_gap(&mut self, gap: Interval, cause: GapCause) {
         let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
         self.shared.metrics.blind(seconds);
@@ -330,7 +330,7 @@ impl DeviceRegistry {
         self.database.look(now, self.buffer.len());
     }
 
-    /// Gathers what a check needs to run apart from the actor.
+    /// Gathers what a check needs, so that it can run without the actor.
     fn sweep(&self, now: DateTime<Utc>, base: u64) -> Sweep {
         Sweep {
             shared: self.shared.clone(),

@@ -259,7 +259,7 @@ impl MqttIngest {
         }
     }
 
-    /// Sends an echo. Without echoes nothing is proven and no device goes offline.
+    /// Publishes an echo. Without echoes nothing is proven, and no device goes offline.
     fn send_echo(&mut self, ctx: &mut Context<Self>) {
         let token = match mqtt::random_token() {
             Ok(token) => token,

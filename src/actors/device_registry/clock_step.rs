@@ -1,9 +1,9 @@
 //! Logs one line for one step of the clock.
 //!
 //! A heartbeat, an echo and a check each notice a step, and each knows a part of it: the
-//! amount, the time that was not listened to, the devices that were last seen in what is now
-//! the future. The step is logged once a check has succeeded and something was proven after
-//! it, or when that takes too long.
+//! amount, the gap, the devices that were last seen in what is now the future. The step is
+//! logged once a check has succeeded and something was proven after it, or when that takes
+//! too long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,8 +76,8 @@ impl ClockSteps {
         told
     }
 
-    /// Notes the time that was not listened to because of a step. Returns an earlier step
-    /// that this one is not part of.
+    /// Notes the gap that a step has caused. Returns an earlier step that this one is not
+    /// part of.
     #[must_use]
     pub(super) fn note_gap(&mut self, gap: Interval) -> Option<Told> {
         let other = self.untold.as_ref().is_some_and(|step| step.gap.is_some());

@@ -24,7 +24,8 @@ pub(super) struct FleetWatch {
 }
 
 impl FleetWatch {
-    /// A watch over devices that are offline after `timeout`. Half of it is suspicious.
+    /// A watch over devices that go offline after `timeout`. Silence for half of that is
+    /// suspicious.
     pub(super) fn new(timeout: Duration, topic: TopicPattern) -> Self {
         Self { suspicious: timeout / 2, topic, silent: None }
     }

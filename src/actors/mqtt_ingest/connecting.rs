@@ -16,7 +16,7 @@ pub(super) const DOUBTED_AFTER: Duration = Duration::from_secs(3);
 /// A connection that lasts for less than this was lost right after it was made.
 const EARLY: Duration = Duration::from_secs(5);
 
-/// The number of such connections in a row that is not a coincidence.
+/// The number of early losses in a row that are more than a coincidence.
 const LOST_EARLY: u32 = 3;
 
 /// The newest attempt to connect, and the time without a connection.
