@@ -108,7 +108,8 @@ impl App {
     ///
     /// If what was received could not be written within eight seconds.
     pub async fn drain(self) -> Result<(), AppError> {
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let began = Instant::now();
+        let deadline = began + DRAIN_TIMEOUT;
         let Self { ticker, courier, ingest, registry, .. } = self;
         let draining = Draining { ticker, courier, ingest, registry };
         draining.run(deadline, WRITE_AGAIN).await?;
@@ -119,7 +120,8 @@ impl App {
         if let Ok(closed) = timeout_at(deadline, self.store.close()).await {
             closed?;
         }
-        info!(target: "heartbeatd", "everything is written");
+        let duration_ms = began.elapsed().as_millis();
+        info!(target: "heartbeatd", duration_ms; "everything is written");
         Ok(())
     }
 }

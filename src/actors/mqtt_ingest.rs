@@ -154,9 +154,9 @@ impl MqttIngest {
                 info!(target: TARGET, topic = self.connection.topic(); "listening");
                 self.send_echo(ctx);
             }
-            (Err(ClientError::NoAnswer { .. }), _) => {
+            (Err(ClientError::NoAnswer { topic }), _) => {
                 let broker = self.connection.broker();
-                warn!(target: TARGET, broker; "the broker does not answer; connecting again");
+                warn!(target: TARGET, broker, topic; "the broker does not answer; connecting again");
                 self.reconnect(ctx);
             }
             (Err(error), _) => self.refused(&error, ctx),

@@ -19,14 +19,14 @@ pub struct LineBudget(Arc<Budget>);
 struct Budget {
     /// The log target of the line about the rest.
     target: &'static str,
-    /// The lines' name, as in "7 more lines were left out: rejected heartbeats".
+    /// The name of the lines, such as "rejected heartbeats".
     kind: Cow<'static, str>,
     window: Mutex<Window>,
 }
 
 impl LineBudget {
-    /// Creates a budget for one kind of lines. `kind` ends the sentence "7 more lines
-    /// were left out: ", which is logged under `target`.
+    /// Creates a budget for one kind of lines, such as "rejected heartbeats". The line about
+    /// the rest is logged under `target` and has `kind` as a value.
     pub fn new(target: &'static str, kind: impl Into<Cow<'static, str>>) -> Self {
         let window = Mutex::new(Window::new(LINES, SECOND));
         Self(Arc::new(Budget { target, kind: kind.into(), window }))
@@ -69,8 +69,8 @@ pub(crate) fn tell_all() {
 impl Budget {
     fn tell(&self, left_out: u64) {
         if left_out > 0 {
-            let kind = &self.kind;
-            log::warn!(target: self.target, "{left_out} more lines were left out: {kind}");
+            let (count, kind) = (left_out, &*self.kind);
+            log::warn!(target: self.target, count, kind; "more lines were left out");
         }
     }
 }

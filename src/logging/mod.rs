@@ -97,7 +97,7 @@ impl Logger {
             return budget.clone();
         }
         let library = if libraries.len() < MAX_LIBRARIES { library } else { "other libraries" };
-        let budget = || LineBudget::new("heartbeatd", format!("of {library}"));
+        let budget = || LineBudget::new("heartbeatd", library.to_owned());
         libraries.entry(library.to_owned()).or_insert_with(budget).clone()
     }
 

@@ -277,7 +277,11 @@ impl Lock {
                 if is_alive(&mut session).await {
                     continue;
                 }
-                log::warn!(target: "heartbeatd", "the session that held the database's lock has ended");
+                let (ended, database) = (Instant::now(), url.to_string());
+                log::warn!(
+                    target: "heartbeatd", database;
+                    "the session that held the database's lock has ended"
+                );
                 session = loop {
                     match timeout(PATIENCE, lock_session(&url)).await {
                         Ok(Ok(Ok(session))) => break session,
@@ -288,7 +292,11 @@ impl Lock {
                     }
                     sleep(PROBE_INTERVAL).await;
                 };
-                log::info!(target: "heartbeatd", "a new session holds the database's lock");
+                let seconds = ended.elapsed().as_secs();
+                log::info!(
+                    target: "heartbeatd", database, seconds;
+                    "a new session holds the database's lock"
+                );
             }
         }))
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 
+use crate::support::events::{CANNOT_CONNECT, CONNECTED, DISCONNECTED, NO_ECHO, UNANSWERED};
 use crate::support::fake_broker::{Behaviour, FakeBroker};
 use crate::support::service::Place;
 use servers::mosquitto::{Mosquitto, heartbeat, publish};
@@ -36,7 +37,7 @@ fn invalid_topics_are_counted_and_ignored() {
         service.await_listening();
         place.await_statuses(&["pump online"]);
         service.await_metric(INVALID_TOPICS, 5.0);
-        service.await_log(&["mqtt_ingest", "rejected", "invalid_topic", "U+0000"]);
+        service.await_words("WARN mqtt_ingest reason=invalid_topic", &["U+0000"]);
         // The echoes still come back.
         service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
     }
@@ -47,7 +48,7 @@ fn a_first_subscription_that_is_never_answered_leads_to_a_new_connection() {
     let broker = FakeBroker::start(Behaviour { unanswered: 1, ..Behaviour::default() });
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "the broker does not answer; connecting again"]);
+    service.await_event(UNANSWERED);
     service.await_listening();
     assert_eq!(broker.subscriptions(), 2);
     service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
@@ -76,7 +77,8 @@ fn an_echo_within_the_heartbeats_proves_and_is_not_a_device() {
         publish(broker.port, "devices/heartbeatd-echo-heartbeatd/heartbeat", payload, &[]);
     }
     service.await_metric(r#"heartbeatd_echoes_ignored_total{reason="unknown"}"#, 3.0);
-    service.await_log(&["mqtt_ingest", "another client publishes to its echo topic"]);
+    let topic = "devices/heartbeatd-echo-heartbeatd/heartbeat";
+    service.await_event(&format!("WARN mqtt_ingest topic={topic} reason=unknown"));
     place.await_statuses(&["pump online"]);
 }
 
@@ -90,8 +92,8 @@ fn an_echo_within_the_heartbeats_is_missed_with_them() {
     let broker = Mosquitto::start_with(&format!("acl_file {}", acl.display()));
     let place = with_echo_inside(&broker.url()).with("MQTT__VERSION", "3.1.1");
     let service = place.start();
-    service.await_log(&["connected"]);
-    service.await_log(&["mqtt_ingest", "ERROR"]);
+    service.await_event(CONNECTED);
+    service.await_event("ERROR mqtt_ingest");
     assert_eq!(service.get("/readyz").0, 503);
     assert_eq!(service.metric("heartbeatd_echo_latency_seconds_count"), 0.0);
 }
@@ -118,11 +120,10 @@ fn a_broker_that_grants_less_is_accepted_and_that_is_logged_once() {
             .with("MQTT__QOS", asked);
         let service = place.start();
         service.await_metric("heartbeatd_echo_latency_seconds_count", 10.0);
-        let log = service.log();
-        let lines = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-        let granted = format!(" asked={asked} granted={max}");
-        assert_eq!(lines(&granted), 1, "{}", log.join("\n"));
-        assert_eq!(lines("disconnected"), 0, "{}", log.join("\n"));
+        let granted = format!("WARN mqtt_ingest asked={asked} granted={max}");
+        let log = service.log().join("\n");
+        assert_eq!(service.events(&granted).len(), 1, "{log}");
+        assert_eq!(service.events(DISCONNECTED).len(), 0, "{log}");
     }
 }
 
@@ -140,11 +141,11 @@ fn losses_right_after_connecting_suggest_another_client_with_the_same_id() {
     let broker = FakeBroker::start(Behaviour { closes: 4, ..Behaviour::default() });
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "does another client use mqtt.client_id"]);
+    let lost_early = "WARN mqtt_ingest client_id=heartbeatd times=";
+    let line = service.await_event(lost_early);
+    assert!(line.contains("does another client use mqtt.client_id"), "{line}");
     service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
-    let log = service.log();
-    let asked = log.iter().filter(|line| line.contains("does another client use")).count();
-    assert_eq!(asked, 1, "{}", log.join("\n"));
+    assert_eq!(service.events(lost_early), [line]);
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn a_broker_on_all_addresses_is_logged_with_the_address_of_the_connection() {
             .with("MQTT__EMBEDDED__USERS_FILE", &users)
             .with("MQTT__EMBEDDED__LISTEN", listen);
         let service = place.start();
-        let line = service.await_log(&["mqtt_ingest", "connected", "broker="]);
+        let line = service.await_event(CONNECTED);
         assert!(line.contains(&format!("broker=mqtt://{host}:")), "{line}");
         service.await_listening();
     }
@@ -227,7 +228,7 @@ impl Certificates {
 #[track_caller]
 fn assert_said(place: &Place, parts: &[&str]) {
     let service = place.start();
-    let line = service.await_log(&["mqtt_ingest", "cannot connect"]);
+    let line = service.await_event(CANNOT_CONNECT);
     for part in parts {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
@@ -261,11 +262,11 @@ fn a_failed_tls_connection_is_logged_with_its_cause_and_remedy() {
     complete.start().await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
 }
 
-/// Asserts that the mismatch is reported, either at startup or on connecting.
+/// Asserts that the mismatch is reported at startup.
 #[track_caller]
 fn assert_mismatch_is_said(place: &Place) {
     let service = place.start();
-    service.await_log(&["mqtt.key_file", "mqtt.cert_file"]);
+    service.await_words("ERROR heartbeatd", &["mqtt.key_file", "mqtt.cert_file"]);
 }
 
 #[test]
@@ -397,7 +398,7 @@ fn assert_all_said(url: &str, key_file: Option<&str>, ports: Vec<(u16, Vec<Strin
         })
         .collect();
     for (_place, service, parts) in started {
-        let line = service.await_log(&["mqtt_ingest", "cannot connect"]);
+        let line = service.await_event(CANNOT_CONNECT);
         for part in parts {
             assert!(line.contains(&part), "no {part:?} in {line}");
         }
@@ -464,13 +465,13 @@ fn a_probe_takes_over_no_session_and_reveals_no_secret() {
         .with("MQTT__USERNAME", "watcher")
         .with("MQTT__PASSWORD", "correct-horse");
     let probing = other.start();
-    probing.await_log(&["mqtt_ingest", "cannot connect"]);
+    probing.await_event(CANNOT_CONNECT);
     let heard = heard.lock().expect("no thread panics").clone();
     let [(packet, answer)] = &heard[..] else { panic!("one probe: {heard:?}") };
     let text = String::from_utf8_lossy(packet);
     assert!(["watcher", "correct-horse", "heartbeatd"].iter().all(|s| !text.contains(s)), "{text}");
     assert_eq!(answer[0], 0x20, "a CONNACK, whatever it says");
-    assert!(!service.log().join("\n").contains("disconnected"));
+    assert_eq!(service.events(DISCONNECTED).len(), 0);
 }
 
 #[test]
@@ -496,7 +497,7 @@ fn a_refused_subscription_is_logged_with_its_remedy() {
             (place(Place::new().with("MQTT__URL", &broker.url())), outside),
         ] {
             let service = place.start();
-            let line = service.await_log(&["mqtt_ingest", "cannot subscribe to"]);
+            let line = service.await_words("ERROR mqtt_ingest", &["cannot subscribe to"]);
             for part in topics.iter().chain(&parts) {
                 assert!(line.contains(part), "no {part:?} in {line}");
             }
@@ -517,7 +518,7 @@ fn a_connection_closed_by_the_broker_is_logged_with_its_remedy() {
         let broker = FakeBroker::start(behaviour);
         let place = Place::new().with("MQTT__URL", &broker.url());
         let service = place.start();
-        let line = service.await_log(&["mqtt_ingest", "disconnected: "]);
+        let line = service.await_event(DISCONNECTED);
         for part in parts {
             assert!(line.contains(part), "no {part:?} in {line}");
         }
@@ -530,7 +531,7 @@ fn a_silent_port_blocks_nothing() {
     let port = silent.local_addr().expect("it is bound").port();
     let place = Place::new().with("MQTT__URL", &format!("mqtts://localhost:{port}"));
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "cannot connect", "TLS handshake"]);
+    service.await_words(CANNOT_CONNECT, &["TLS handshake"]);
     assert_eq!(service.get("/healthz").0, 200);
 }
 
@@ -541,7 +542,8 @@ fn unused_tls_files_beside_a_plain_url_are_logged() {
     let place =
         Place::new().with("MQTT__URL", &broker.url()).with("MQTT__CA_FILE", &files.path("ca.pem"));
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "mqtt.ca_file is set but not used", "mqtts://"]);
+    service
+        .await_words("WARN mqtt_ingest broker=", &["mqtt.ca_file is set but not used", "mqtts://"]);
     service.await_listening();
 }
 
@@ -562,6 +564,5 @@ fn a_process_that_was_stopped_reports_no_fault_and_sends_no_burst_of_echoes() {
     let burst = service.metric(echoes) - before;
     assert!(burst < 15.0, "{burst} echoes at once");
     service.await_metric(echoes, before + 20.0);
-    let log = service.log().join("\n");
-    assert!(!log.contains("no echo comes back") && !log.contains("disconnected"), "{log}");
+    assert_eq!([service.events(NO_ECHO), service.events(DISCONNECTED)].concat().len(), 0);
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
+use crate::support::events::{DISCONNECTED, GAP};
 use crate::support::fleet::{Fleet, at, non_zero, reading};
 use crate::support::service::Place;
 use publishers::flood;
@@ -107,12 +108,12 @@ fn a_fleet_survives_a_broker_that_is_gone_for_longer_than_the_timeout() {
     heartbeat(broker.port, "alive", b"");
     place.await_statuses(&["alive online"]);
     broker.stop();
-    service.await_log(&["mqtt_ingest", "disconnected"]);
+    service.await_event(DISCONNECTED);
     let checks = "heartbeatd_check_duration_seconds_count";
     // Far longer than the timeout, without listening.
     service.await_metric(checks, service.metric(checks) + 10.0);
     broker.go_on();
-    service.await_log(&["device_registry", "no device's silence counts in this time"]);
+    service.await_event(GAP);
     heartbeat(broker.port, "alive", b"");
     let heartbeats = "heartbeatd_heartbeats_total";
     service.await_metric(heartbeats, 2.0);
@@ -133,11 +134,8 @@ fn a_missing_echo_is_logged_with_the_rights_to_grant() {
     let broker = Mosquitto::start_with(&format!("{limits}\nacl_file {}", acl.display()));
     let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", "1s");
     let service = place.start();
-    service.await_log(&[
-        "no echo comes back",
-        "topic=heartbeatd/heartbeatd/echo",
-        "write and to read",
-    ]);
+    let missing = "ERROR mqtt_ingest topic=heartbeatd/heartbeatd/echo seconds=";
+    service.await_words(missing, &["write and to read"]);
     assert_eq!(service.metric("heartbeatd_listening"), 0.0);
     let (status, body) = service.get("/readyz");
     assert_eq!(status, 503, "{body}");
@@ -191,7 +189,7 @@ fn one_of_two_subscriptions_that_is_refused_is_named_and_nothing_is_proven() {
                 .with("MQTT__VERSION", version)
                 .with("MQTT__ECHO_INTERVAL", "100ms");
             let service = place.start();
-            service.await_log(&["mqtt_ingest", &format!("cannot subscribe to {denied}: ")]);
+            service.await_words("ERROR mqtt_ingest", &[&format!("cannot subscribe to {denied}: ")]);
             assert_eq!(service.metric("heartbeatd_listening"), 0.0, "MQTT {version}, {denied}");
             assert_eq!(service.metric("heartbeatd_echo_latency_seconds_count"), 0.0);
             let (status, body) = service.get("/readyz");
@@ -216,8 +214,8 @@ fn an_ingest_that_sheds_breaks_the_coverage() {
     service.await_listening();
     service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
     flood(service.broker_port(), "shed", 100, 20, "");
-    service.await_log(&["mqtt_ingest", "threw messages away", "mqtt.max_backlog"]);
-    service.await_log(&["device_registry", "cause=shed", "no device's silence counts"]);
+    service.await_words("ERROR mqtt_ingest count=", &["mqtt.max_backlog"]);
+    service.await_event("WARN device_registry cause=shed from= until=");
     let shed = r#"heartbeatd_heartbeats_rejected_total{reason="shed"}"#;
     service.await_metric(shed, 1.0);
 }

@@ -16,6 +16,7 @@ use servers::mosquitto::{Mosquitto, heartbeat};
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
+use crate::support::events::{CHECK_FAILED, NOT_WRITTEN, WRITTEN_AGAIN};
 use crate::support::fleet::{at, id, start};
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
@@ -142,18 +143,17 @@ fn a_disk_that_is_full_for_a_while_loses_nothing() {
 
     // Less than a page, so every write of SQLite fails, in COMMIT or before.
     limit_file_size(&service, "4096");
-    service.await_log(&["device_registry", "heartbeats are kept"]);
+    service.await_event(NOT_WRITTEN);
     devices.die(&["dead"]);
-    let failed = "the check failed, and the next one makes up for it";
     eventually("checks fail for longer than the timeout", || {
-        (service.log().iter().filter(|line| line.contains(failed)).count() > 8).then_some(())
+        (service.events(CHECK_FAILED).len() > 8).then_some(())
     });
     #[expect(clippy::disallowed_methods, reason = "the service reads the same clock")]
     let full_until = chrono::Utc::now();
     limit_file_size(&service, "unlimited");
 
-    service.await_log(&["device_registry", "the database is back, nothing was lost"]);
-    service.await_log(&["alert_sink", "device offline device=dead "]);
+    service.await_event(WRITTEN_AGAIN);
+    service.await_event("INFO alert_sink device=dead");
     let seen = |device: &str| -> chrono::DateTime<chrono::Utc> {
         let shown = place.json(&["device", "show", device, "--json"]);
         shown["last_seen_at"].as_str().and_then(|time| time.parse().ok()).expect("a time")

@@ -343,14 +343,13 @@ async fn what_a_killed_process_had_marked_is_delivered_once_by_the_next_one(
     let place = Place::new().with("MQTT__URL", &broker.url()).with("DATABASE__URL", &url);
     for run in ["the next process", "the one after it"] {
         let mut service = place.start();
-        service.await_log(&["ticker", "checked newly_offline=0 undelivered=0"]);
+        service.await_event("INFO ticker newly_offline=0 undelivered=0");
         service.signal("TERM");
         assert_eq!(service.await_exit(), Some(0));
-        let log = service.log();
         for transition in &marked {
             let (device, sequence) = (&transition.device_id, transition.sequence);
-            let reported = format!("device offline device={device} sequence={sequence} ");
-            let reports = log.iter().filter(|line| line.contains(&reported)).count();
+            let reported = format!("INFO alert_sink device={device} sequence={sequence}");
+            let (reports, log) = (service.events(&reported).len(), service.log());
             assert_eq!(reports, usize::from(run == "the next process"), "{run}: {log:#?}");
         }
     }

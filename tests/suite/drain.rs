@@ -13,6 +13,7 @@ use heartbeatd::{App, Config};
 use tokio::sync::Notify;
 
 use crate::support::database::{TestDatabase, lock_sqlite};
+use crate::support::events::{DISCONNECTED, DRAINED, NOT_WRITTEN};
 use crate::support::fleet::{id, non_zero};
 use crate::support::service::{Place, Service};
 use servers::mosquitto::{Mosquitto, heartbeat};
@@ -112,8 +113,8 @@ async fn a_database_that_stays_locked_ends_the_drain_in_time_and_the_loss_is_log
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(69), "{:?}", service.log());
     assert!(told.elapsed() < Duration::from_secs(14), "{:?}", told.elapsed());
-    service.await_log(&["1 heartbeat is lost", "locked"]);
-    assert!(!service.log().join("\n").contains("everything is written"));
+    service.await_words("ERROR heartbeatd", &["1 heartbeat is lost", "locked"]);
+    assert_eq!(service.events(DRAINED).len(), 0);
     lock.rollback().await.expect("it is released");
 }
 
@@ -126,10 +127,10 @@ async fn a_database_that_is_free_again_in_time_gets_everything() {
     service.await_metric("heartbeatd_heartbeats_total", 2.0);
     service.signal("TERM");
     // The flush of the drain fails once.
-    service.await_log(&["device_registry", "locked"]);
+    service.await_words(NOT_WRITTEN, &["locked"]);
     lock.rollback().await.expect("it is released");
     assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
-    service.await_log(&["everything is written"]);
+    service.await_event(DRAINED);
     place.await_statuses(&["fan online", "pump online"]);
 }
 
@@ -147,11 +148,11 @@ fn a_second_service_started_by_mistake_leaves_the_first_on_its_broker() {
     assert_eq!(out.status.code(), Some(69), "{errors}");
     assert!(errors.contains(&format!("http.listen = {http}")), "{errors}");
     assert!(errors.contains("another process listens there"), "{errors}");
-    assert!(!errors.contains("connected"), "{errors}");
+    assert!(!errors.contains("mqtt_ingest"), "it has connected: {errors}");
     let echoes = "heartbeatd_echo_latency_seconds_count";
     service.await_metric(echoes, service.metric(echoes) + 2.0);
-    let log = service.log().join("\n");
-    assert!(!log.contains("disconnected"), "{log}");
+    let lost = service.events(DISCONNECTED);
+    assert!(lost.is_empty(), "{lost:?}");
 }
 
 #[test]
@@ -165,5 +166,5 @@ fn a_service_that_is_told_to_end_while_it_waits_for_its_database_ends_at_once() 
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
     assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
-    service.await_log(&["SIGTERM during the start"]);
+    service.await_words("INFO heartbeatd", &["SIGTERM during the start"]);
 }

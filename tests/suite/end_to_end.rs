@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use serde_json::Value;
 
 use crate::support::database::TestDatabase;
+use crate::support::events::{CANNOT_CONNECT, DISCONNECTED, DRAINED, LISTENING};
 use crate::support::service::{Place, Service};
 use publishers::flood;
 use servers::eventually;
+use servers::log::Line;
 use servers::mosquitto::{Mosquitto, heartbeat, publish};
 use servers::process::free_port;
 
@@ -16,26 +18,24 @@ fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port:
     heartbeat(port, "pump-17", br#"{"uptime_seconds":60,"free_memory":1024}"#);
     heartbeat(port, "fan-3", br#"{"error":"stuck"}"#);
     place.await_statuses(&["fan-3 error", "pump-17 online"]);
-    service.await_log(&["device_registry", "device=pump-17 from=provisioning to=online"]);
+    service.await_event("INFO device_registry device=pump-17 from=provisioning to=online");
     let device = place.json(&["device", "show", "pump-17", "--json"]);
     assert_eq!(device["uptime_seconds"], 60);
     assert_eq!(device["free_memory"], 1024);
 
     // Silent from here on.
     place.await_statuses(&["fan-3 offline", "pump-17 offline"]);
-    service.await_log(&["device_registry", "device=pump-17 from=online to=offline"]);
-    service.await_log(&["alert_sink", "device offline device=pump-17"]);
+    service.await_event("INFO device_registry device=pump-17 from=online to=offline");
+    service.await_event("INFO alert_sink device=pump-17");
     // One check or two, depending on when each device fell silent.
-    let found = |line: &String| {
-        line.split_once("checked newly_offline=")?.1.split(' ').next()?.parse::<usize>().ok()
-    };
+    let found = |line: &String| Line::parse(line)?.number("newly_offline");
     eventually("the ticker reports that both were found", || {
-        (service.log().iter().filter_map(found).sum::<usize>() == 2).then_some(())
+        (service.events("INFO ticker").iter().filter_map(found).sum::<u64>() == 2).then_some(())
     });
 
     heartbeat(port, "pump-17", b"");
     place.await_statuses(&["fan-3 offline", "pump-17 online"]);
-    service.await_log(&["device_registry", "device=pump-17 from=offline to=online"]);
+    service.await_event("INFO device_registry device=pump-17 from=offline to=online");
 
     let history = place.json(&["history", "pump-17", "--json"]);
     let history = history.as_array().expect("an array");
@@ -114,7 +114,7 @@ fn sigint_drains_too() {
     service.await_listening();
     service.signal("INT");
     assert_eq!(service.await_exit(), Some(0));
-    service.await_log(&["everything is written"]);
+    service.await_event(DRAINED);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_retained_heartbeat_is_not_a_sign_of_life() {
         let service = place.start();
         service.await_listening();
         if version == "3.1.1" {
-            service.await_log(&["rejected: a retained message is not evidence of life", "ghost"]);
+            service.await_event("WARN mqtt_ingest device=ghost reason=retained");
         }
         heartbeat(broker.port, "alive", b"");
         place.await_statuses(&["alive online"]);
@@ -155,7 +155,7 @@ fn an_unreachable_broker_is_reported_and_waited_for() {
     broker.stop();
     let place = Place::new().with("MQTT__URL", &broker.url());
     let service = place.start();
-    service.await_log(&["mqtt_ingest", "cannot connect", "; retrying"]);
+    service.await_words(CANNOT_CONNECT, &["; retrying"]);
     assert_eq!(service.get("/healthz").0, 200, "a restart would not help");
     let (status, body) = service.get("/readyz");
     assert_eq!((status, body.contains("disconnected")), (503, true), "{body}");
@@ -172,11 +172,10 @@ fn a_lost_broker_is_subscribed_to_again() {
     let service = place.start();
     service.await_listening();
     broker.stop();
-    service.await_log(&["disconnected"]);
+    service.await_event(DISCONNECTED);
     broker.go_on();
     servers::eventually("it listens again", || {
-        let count = service.log().iter().filter(|line| line.contains("listening topic=")).count();
-        (count == 2).then_some(())
+        (service.events(LISTENING).len() == 2).then_some(())
     });
     heartbeat(broker.port, "pump", b"");
     place.await_statuses(&["pump online"]);

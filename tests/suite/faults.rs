@@ -8,10 +8,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::database::{TestDatabase, lock_sqlite};
+use crate::support::events::{
+    CHECK_FAILED, ECHOES_AGAIN, LISTENING, NO_ECHO, NOT_WRITTEN, UNANSWERED, WRITTEN_AGAIN,
+};
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
 use publishers::Devices;
 use servers::eventually;
+use servers::log::is_event;
 use servers::mosquitto::Mosquitto;
 use servers::process::free_port;
 
@@ -104,8 +108,8 @@ impl Scene {
         assert_eq!(went_offline, DEAD, "{}", log.join("\n"));
 
         for device in DEAD {
-            let reported = format!("device offline device={device} ");
-            let reports = log.iter().filter(|line| line.contains(&reported)).count();
+            let reported = format!("INFO alert_sink device={device}");
+            let reports = log.iter().filter(|line| is_event(line, &reported)).count();
             assert_eq!(reports, 1, "{device} in\n{}", log.join("\n"));
             let shown = self.place.json(&["device", "show", device, "--json"]);
             let listened = shown["evidence"]["listened_seconds"].as_f64().expect("a number");
@@ -202,10 +206,10 @@ fn a_subscription_that_is_lost_without_a_word() {
     scene.devices.die(&DEAD[..2]);
     // Whenever the service subscribes again.
     proxy.interject(&unsubscribe(&["devices/+/heartbeat", "heartbeatd/heartbeatd/echo"]));
-    scene.service.await_log(&["mqtt_ingest", "no echo comes back"]);
+    scene.service.await_event(NO_ECHO);
     scene.endure();
     proxy.heal();
-    scene.service.await_log(&["mqtt_ingest", "echoes come back again"]);
+    scene.service.await_event(ECHOES_AGAIN);
     scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
@@ -220,10 +224,10 @@ fn a_subscription_to_the_heartbeats_alone_that_is_lost_is_noticed_by_an_echo_wit
     let scene = Scene::start(place, broker.port);
     scene.devices.die(&DEAD[..2]);
     proxy.interject(&unsubscribe(&["devices/+/heartbeat"]));
-    scene.service.await_log(&["mqtt_ingest", "no echo comes back"]);
+    scene.service.await_event(NO_ECHO);
     scene.endure();
     proxy.heal();
-    scene.service.await_log(&["mqtt_ingest", "echoes come back again"]);
+    scene.service.await_event(ECHOES_AGAIN);
     scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
@@ -248,11 +252,8 @@ fn a_connection_that_is_cut_without_a_word() {
     proxy.swallow();
     scene.endure();
     proxy.heal();
-    scene.service.await_log(&["mqtt_ingest", "the broker does not answer; connecting again"]);
-    let again = |line: &&String| line.contains("listening topic=");
-    eventually("it listens again", || {
-        (scene.service.log().iter().filter(again).count() == 2).then_some(())
-    });
+    scene.service.await_event(UNANSWERED);
+    eventually("it listens again", || (scene.service.events(LISTENING).len() == 2).then_some(()));
     scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
 
@@ -261,8 +262,8 @@ async fn a_sqlite_database_that_is_locked(mut scene: Scene) {
     let lock = lock_sqlite(&scene.place.database_url()).await;
     let heartbeats = scene.service.metric("heartbeatd_heartbeats_total");
     scene.endure();
-    scene.service.await_log(&["device_registry", "locked", "heartbeats are kept"]);
-    scene.service.await_log(&["ticker", "the check failed"]);
+    scene.service.await_words(NOT_WRITTEN, &["locked"]);
+    scene.service.await_event(CHECK_FAILED);
     let accepted = scene.service.metric("heartbeatd_heartbeats_total") - heartbeats;
     // For each device the heartbeat that could not be written, and the newest.
     let bound = (2 * (LIVE + DEAD.len())) as f64;
@@ -270,7 +271,7 @@ async fn a_sqlite_database_that_is_locked(mut scene: Scene) {
     let pending = scene.service.metric("heartbeatd_pending_heartbeats");
     assert!(pending <= bound, "{pending} heartbeats wait");
     lock.rollback().await.expect("it is released");
-    scene.service.await_log(&["device_registry", "the database is back, nothing was lost"]);
+    scene.service.await_event(WRITTEN_AGAIN);
     scene.late = DATABASE_LATE;
     scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }
@@ -297,7 +298,7 @@ fn a_postgresql_that_is_gone() {
     proxy.refuse();
     scene.endure();
     proxy.heal();
-    scene.service.await_log(&["device_registry", "the database is back, nothing was lost"]);
+    scene.service.await_event(WRITTEN_AGAIN);
     scene.late = DATABASE_LATE;
     scene.assert_no_live_device_is_missed_and_no_dead_one_forgotten();
 }

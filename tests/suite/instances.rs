@@ -22,7 +22,7 @@ fn assert_second_is_refused(place: &Place, first: &Service) {
     let mut second = place.start();
     let code = second.await_exit();
     // Its last line may not have been read yet.
-    second.await_log(&["another heartbeatd uses the database"]);
+    second.await_words("ERROR heartbeatd", &["another heartbeatd uses the database"]);
     let errors = second.log().join("\n");
     assert_eq!(code, UNAVAILABLE, "{errors}");
     let holder = format!("process {} on ", first.process.0.id());
@@ -79,7 +79,10 @@ fn another_name_of_a_file_does_not_let_a_second_service_in() {
     let assert_refused = || {
         let mut second = second.start();
         let code = second.await_exit();
-        second.await_log(&["another heartbeatd uses the database file", "under another name"]);
+        second.await_words(
+            "ERROR heartbeatd",
+            &["another heartbeatd uses the database file", "under another name"],
+        );
         assert_eq!(code, UNAVAILABLE, "{}", second.log().join("\n"));
     };
     assert_refused();
@@ -120,7 +123,10 @@ async fn a_service_that_was_taken_over_ends(database: TestDatabase) {
     let mut service = start(&place_on(&database));
     take_over(&database).await;
     assert_eq!(service.await_exit(), UNAVAILABLE, "{}", service.log().join("\n"));
-    service.await_log(&["taken over the database", "process 4711 on", "elsewhere"]);
+    service.await_words(
+        "ERROR heartbeatd",
+        &["taken over the database", "process 4711 on", "elsewhere"],
+    );
 }
 
 #[actix_rt::test]
@@ -141,8 +147,8 @@ async fn a_session_with_the_lock_that_ends_is_replaced() {
     let locked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                   WHERE application_name = 'heartbeatd lock' AND datname = current_database()";
     database.execute(locked).await;
-    service.await_log(&["the session that held the database's lock has ended"]);
-    service.await_log(&["a new session holds the database's lock"]);
+    service.await_event("WARN heartbeatd database=");
+    service.await_event("INFO heartbeatd database= seconds=");
     assert_second_is_refused(&place, &service);
     assert!(eventually("it runs", || Some(service.process.0.try_wait().ok()?.is_none())));
 }

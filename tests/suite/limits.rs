@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::support::events::CANNOT_CONNECT;
 use crate::support::service::{Place, Service};
 use publishers::RawClient;
 use servers::eventually;
@@ -46,7 +47,10 @@ fn healthy(service: &Service) {
 fn start_with_too_few(place: &Place, limit: u32) -> u32 {
     let mut service = start(place, limit, limit);
     let code = service.await_exit();
-    let line = service.await_log(&["the limit of open files is", "LimitNOFILE", "ulimit -n"]);
+    let line = service.await_words(
+        "ERROR heartbeatd",
+        &["the limit of open files is", "LimitNOFILE", "ulimit -n"],
+    );
     assert_eq!((code, service.log().len()), (CONFIGURATION, 1), "{:?}", service.log());
     assert!(line.contains(&format!("the limit of open files is {limit}, ")), "{line}");
     least_in(&line)
@@ -130,7 +134,7 @@ fn too_few_open_files_end_a_command_with_the_number_that_is_right() {
 fn the_limit_of_open_files_is_raised_as_far_as_allowed() {
     let place = Place::new().with("MQTT__URL", "mqtt://127.0.0.1:1");
     let service = start(&place, 300, 700);
-    service.await_log(&["raised the limit of open files from=300 to=700"]);
+    service.await_event("INFO heartbeatd from=300 to=700");
     eventually("the limit is a metric", || {
         (service.metric("process_max_fds") == 700.0).then_some(())
     });
@@ -138,8 +142,10 @@ fn the_limit_of_open_files_is_raised_as_far_as_allowed() {
     // If there is nothing to raise, nothing is logged.
     let place = Place::new().with("MQTT__URL", "mqtt://127.0.0.1:1");
     let service = start(&place, 700, 700);
-    service.await_log(&["mqtt_ingest"]);
-    assert!(!service.log().iter().any(|line| line.contains("limit of open files")));
+    service.await_event(CANNOT_CONNECT);
+    for raised in ["INFO heartbeatd from= to=", "INFO heartbeatd limit="] {
+        assert_eq!(service.events(raised).len(), 0, "{raised}");
+    }
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn silent_connections_that_take_all_files_stop_neither_storing_nor_checks_nor_he
 
     let silent: Vec<_> =
         (0..400).filter_map(|_| TcpStream::connect(("127.0.0.1", port)).ok()).collect();
-    service.await_log(&["heartbeatd", "open files run short", "max=256"]);
+    service.await_event("ERROR heartbeatd open= max=256");
     for _ in 0..30 {
         healthy(&service);
     }
@@ -171,7 +177,7 @@ fn silent_connections_that_take_all_files_stop_neither_storing_nor_checks_nor_he
     healthy(&service);
 
     drop(silent);
-    service.await_log(&["there are enough open files again"]);
+    service.await_event("INFO heartbeatd open= max=256");
     eventually("a device is let in again", || Device::connect(port, "valve"));
 }
 
@@ -185,7 +191,10 @@ fn connected_devices_leave_files_to_the_service() {
         (0..160).filter_map(|n| Device::connect(port, &format!("device-{n}"))).collect();
     // 128 files are reserved for the service.
     assert!((100..=130).contains(&devices.len()), "{}", devices.len());
-    service.await_log(&["embedded_broker", "refused a connection", "as open files allow"]);
+    service.await_words(
+        "WARN embedded_broker client=",
+        &["refused a connection", "as open files allow"],
+    );
     healthy(&service);
     assert!(service.metric("process_open_fds") < 230.0);
     let limits = Command::new("prlimit")

@@ -4,9 +4,10 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::service::Place;
+use crate::support::service::{Place, Service};
 use publishers::flood;
 use servers::eventually;
+use servers::log::{Line, is_event};
 use servers::mosquitto::heartbeat;
 
 #[test]
@@ -16,10 +17,10 @@ fn an_id_from_outside_cannot_forge_a_status_change() {
     service.await_listening();
     let id = "a device=pump-17 from=online to=offline";
     heartbeat(service.broker_port(), id, b"");
-    let line = service.await_log(&["status changed", "from=provisioning to=online"]);
-    assert!(line.contains(&format!(r#"device="{id}""#)), "{line}");
+    let line = service.await_event("INFO device_registry from=provisioning to=online");
+    assert!(is_event(&line, &format!(r#"INFO device_registry device="{id}""#)), "{line}");
     heartbeat(service.broker_port(), "pump-17", b"");
-    service.await_log(&["status changed device=pump-17 from=provisioning to=online"]);
+    service.await_event("INFO device_registry device=pump-17 from=provisioning to=online");
 }
 
 #[test]
@@ -38,6 +39,9 @@ fn an_error_from_outside_cannot_drive_the_terminal() {
     assert_eq!(shown["error"], "\u{202e}\u{2028}gone");
 }
 
+/// A line about a heartbeat that is rejected.
+const REJECTED: &str = "WARN device_registry device= reason=unknown_device";
+
 /// A place in which every device is unknown and rejected.
 fn rejecting() -> Place {
     Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("DEVICES__AUTO_REGISTER", "false")
@@ -52,9 +56,9 @@ fn a_flood_of_refused_messages_writes_a_few_lines_a_second_and_counts_the_rest()
     const MESSAGES: usize = 2_000;
     flood(service.broker_port(), "stranger", MESSAGES, 1, "");
     // The rest is counted even if no message follows.
-    let shown = || service.log().iter().filter(|line| line.contains("rejected: ")).count();
+    let shown = || service.events(REJECTED).len();
     eventually("every message is shown or counted", || {
-        (shown() + left_out(&service.log(), "rejected heartbeats") == MESSAGES).then_some(())
+        (shown() + left_out(&service) == MESSAGES).then_some(())
     });
     let seconds = began.elapsed().as_secs() as usize + 1;
     assert!(shown() <= 5 * seconds, "{} lines in {seconds} s", shown());
@@ -68,11 +72,7 @@ fn lines_that_were_left_out_are_counted_before_the_process_ends() {
     flood(service.broker_port(), "stranger", 20, 1, "");
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(0));
-    let all = || {
-        let log = service.log();
-        let shown = log.iter().filter(|line| line.contains("rejected: ")).count();
-        (shown + left_out(&log, "rejected heartbeats") == 20).then_some(())
-    };
+    let all = || (service.events(REJECTED).len() + left_out(&service) == 20).then_some(());
     // The process has ended, but its last lines may still be in the pipe.
     eventually("all 20 are shown or counted", all);
 }
@@ -106,8 +106,8 @@ fn the_password_is_never_logged_whatever_rust_log_is() {
         let mut service = place.start_with(|command| {
             command.env("RUST_LOG", filter);
         });
-        service.await_log(&["RUST_LOG", "library=paho_mqtt"]);
-        service.await_log(&["mqtt_ingest", "broker=mqtt://127.0.0.1:1"]);
+        service.await_event("WARN heartbeatd library=paho_mqtt level=");
+        service.await_event("ERROR mqtt_ingest broker=mqtt://127.0.0.1:1");
         service.signal("TERM");
         service.await_exit();
         let log = service.log().join("\n");
@@ -118,11 +118,9 @@ fn the_password_is_never_logged_whatever_rust_log_is() {
     }
 }
 
-/// Returns how many lines of a kind were left out, according to the log.
-fn left_out(log: &[String], kind: &str) -> usize {
-    let ending = format!(" more lines were left out: {kind}");
-    let counts = log.iter().filter_map(|line| line.strip_suffix(&ending));
-    counts
-        .map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect(line))
-        .sum()
+/// Returns how many of those lines were left out, according to the log.
+fn left_out(service: &Service) -> usize {
+    let counts = service.events(r#"WARN device_registry count= kind="rejected heartbeats""#);
+    let count = |line: &String| Line::parse(line)?.number("count");
+    counts.iter().map(|line| count(line).expect(line) as usize).sum()
 }

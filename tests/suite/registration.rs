@@ -361,6 +361,6 @@ fn a_heartbeat_in_the_buffer_of_the_running_service_does_not_bring_a_removed_dev
     assert!(place.run(&["device", "remove", "gone"]).status.success());
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
-    service.await_log(&["rejected", "device=gone", "reason=removed"]);
+    service.await_event("WARN device_registry device=gone reason=removed");
     place.await_statuses(&["stays online"]);
 }

@@ -101,7 +101,7 @@ fn a_service_that_logs_everything_does_not_log_the_password() {
         let mut service = place.start_with(|command| {
             command.env("RUST_LOG", format!("{filter},mqtt_ingest=info,heartbeatd=info"));
         });
-        service.await_log(&["mqtt_ingest", "listening"]);
+        service.await_listening();
         service.signal("TERM");
         assert_eq!(service.await_exit(), Some(0));
         let log = service.log().join("\n");

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::database::{TestDatabase, lock_sqlite};
+use crate::support::events::{
+    DISCONNECTED, FLEET_HEARD, FLEET_SILENT, GAP, NOT_WRITTEN, WRITTEN_AGAIN,
+};
 use crate::support::fleet::{Fleet, at};
 use crate::support::next_commit::NextCommit;
 use crate::support::proxy::Proxy;
@@ -32,14 +35,16 @@ fn a_database_that_vanishes_silently_is_reported_and_the_drain_is_bounded_and_ho
 
     proxy.swallow();
     heartbeat(broker.port, "pump", b"");
-    service.await_log(&["device_registry", "heartbeats are kept and written when the database"]);
-    let (status, body) = service.get("/readyz");
-    assert!(status == 503 && body.contains("cannot record heartbeats"), "{status} {body}");
+    service.await_event(NOT_WRITTEN);
+    eventually("it is not ready", || {
+        let (status, body) = service.get("/readyz");
+        (status == 503 && body.contains("cannot record heartbeats")).then_some(())
+    });
     assert_eq!(service.get("/healthz").0, 200, "a restart would not help");
 
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(69), "{:#?}", service.log());
-    service.await_log(&["1 heartbeat is lost"]);
+    service.await_words("ERROR heartbeatd", &["1 heartbeat is lost"]);
 }
 
 #[actix_rt::test]
@@ -100,8 +105,7 @@ fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_reported() {
     // Devices may publish, but no client may read.
     fs::write(&acl, "topic readwrite heartbeatd/#\ntopic write devices/#\n").expect("a file");
     broker.reload();
-    let line = service.await_log(&["device_registry", "no device is heard any more"]);
-    assert!(line.contains("devices/+/heartbeat") && line.contains("ERROR"), "{line}");
+    service.await_event(FLEET_SILENT);
     // Even when all of them have gone offline because of it.
     service.await_metric(r#"heartbeatd_devices{status="offline"}"#, 3.0);
     service.await_metric(checks, service.metric(checks) + 2.0);
@@ -113,7 +117,7 @@ fn a_fleet_that_falls_silent_as_a_whole_while_echoes_return_is_reported() {
     eventually("devices are heard", || {
         service.get("/readyz").1.contains(r#""fleet":"ok""#).then_some(())
     });
-    service.await_log(&["device_registry", "devices are heard again"]);
+    service.await_event(FLEET_HEARD);
 }
 
 #[test]
@@ -123,8 +127,7 @@ fn the_silence_of_the_only_device_is_a_warning() {
     let service = place.start();
     service.await_listening();
     heartbeat(broker.port, "pump", b"");
-    let line = service.await_log(&["device_registry", "no device is heard any more"]);
-    assert!(line.contains("WARN") && line.contains(" devices=1"), "{line}");
+    service.await_event("WARN device_registry topic=devices/+/heartbeat devices=1 seconds=");
     assert!(service.get("/readyz").1.contains("no device has been heard for"));
 }
 
@@ -137,15 +140,15 @@ fn an_outage_of_the_broker_is_not_a_silence_of_the_fleet() {
     let devices = Devices::live(broker.port, ["a", "b", "c"].map(str::to_owned));
     service.await_metric(r#"heartbeatd_devices{status="online"}"#, 3.0);
     broker.stop();
-    service.await_log(&["mqtt_ingest", "disconnected"]);
+    service.await_event(DISCONNECTED);
     let checks = "heartbeatd_check_duration_seconds_count";
     // For longer than half the timeout.
     service.await_metric(checks, service.metric(checks) + 10.0);
     let heartbeats = service.metric("heartbeatd_heartbeats_total");
     broker.go_on();
-    service.await_log(&["device_registry", "no device's silence counts in this time"]);
+    service.await_event(GAP);
     service.await_metric("heartbeatd_heartbeats_total", heartbeats + 3.0);
-    assert!(!service.log().join("\n").contains("no device is heard any more"));
+    assert_eq!(service.events(FLEET_SILENT).len(), 0);
     drop(devices);
 }
 
@@ -191,7 +194,7 @@ async fn registered_devices_are_heard_however_few_heartbeats_may_register() {
     let heartbeats = "heartbeatd_heartbeats_total";
     service.await_metric(heartbeats, service.metric(heartbeats) + (20 * DEVICES) as f64);
     lock.rollback().await.expect("it is released");
-    service.await_log(&["the database is back"]);
+    service.await_event(WRITTEN_AGAIN);
     let checks = "heartbeatd_check_duration_seconds_count";
     service.await_metric(checks, service.metric(checks) + 4.0);
     assert_eq!(service.metric(online), DEVICES as f64);

@@ -38,7 +38,7 @@ impl DatabaseWatch {
                 error!(target: TARGET, "{error}");
             }
             (Mention::Begins, _) => error!(
-                target: TARGET,
+                target: TARGET, pending;
                 "{error}; heartbeats are kept and written when the database is back"
             ),
             (Mention::GoesOn(lasts), _) => {

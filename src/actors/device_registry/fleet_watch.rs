@@ -40,10 +40,10 @@ impl FleetWatch {
             let (seconds, topic) = (silent.as_secs(), &self.topic);
             let (level, cause) = severity(devices);
             log::log!(
-                target: TARGET, level, seconds, devices;
+                target: TARGET, level, seconds, devices, topic:%;
                 "no device is heard any more, yet echoes come back: {cause}if the devices live, \
                  the broker keeps their heartbeats from this client; look at its rights for \
-                 {topic} and at its queue limits"
+                 this topic and at its queue limits"
             );
         }
     }
@@ -51,7 +51,8 @@ impl FleetWatch {
     /// Notes that a device was heard.
     pub(super) fn heard(&mut self) {
         if let Some(silent) = self.silent.take() {
-            info!(target: TARGET, seconds = silent.as_secs(); "devices are heard again");
+            let (seconds, topic) = (silent.as_secs(), &self.topic);
+            info!(target: TARGET, seconds, topic:%; "devices are heard again");
         }
     }
 

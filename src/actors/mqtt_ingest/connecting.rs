@@ -140,7 +140,8 @@ impl Connecting {
     /// example, throw each other off the broker forever.
     pub(super) fn lost(&mut self, why: &str, now: Instant) {
         self.is_down(now);
-        warn!(target: TARGET, broker = self.broker; "disconnected: {why}; reconnecting");
+        let (broker, seconds) = (&self.broker, self.losses.lasted(now).as_secs());
+        warn!(target: TARGET, broker, seconds; "disconnected: {why}; reconnecting");
         if self.losses.lost(now) {
             let client_id = &self.client_id;
             warn!(
@@ -170,10 +171,15 @@ impl EarlyLosses {
         self.made = now;
     }
 
+    /// The time since the newest connection was made.
+    fn lasted(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.made)
+    }
+
     /// Notes that the connection was lost. Returns true once, when that is no longer a
     /// coincidence.
     fn lost(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.made) >= EARLY {
+        if self.lasted(now) >= EARLY {
             self.in_a_row = 0;
             return false;
         }

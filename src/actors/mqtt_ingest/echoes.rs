@@ -100,10 +100,11 @@ impl Echoes {
         self.metrics.echoed(latency.as_secs_f64());
         debug!(target: TARGET, latency_ms = latency.as_millis(); "echo came back");
         self.metrics.set_proven(until);
-        if self.missing.take().is_some() {
+        if let Some(missing) = self.missing.take() {
             // Only an echo of a subscribed connection proves anything.
             self.metrics.set_listening(true);
-            info!(target: TARGET, "echoes come back again");
+            let seconds = missing.lasts(now.monotonic).as_secs();
+            info!(target: TARGET, seconds; "echoes come back again");
         }
         Some(ConfirmListening { since, until, after })
     }

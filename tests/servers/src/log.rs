@@ -55,6 +55,16 @@ impl<'a> Line<'a> {
     }
 }
 
+/// True if the text is a line of this event, written as [`Line::is`] says.
+///
+/// # Panics
+///
+/// If `event` is not written like that.
+#[track_caller]
+pub fn is_event(line: &str, event: &str) -> bool {
+    Line::parse(line).is_some_and(|line| line.is(event))
+}
+
 /// A key and its value.
 type Pair<'a> = (&'a str, &'a str);
 

@@ -1,4 +1,4 @@
-//! The lines that actors log on the thread of a test.
+//! The lines that actors log on the thread of a test, written as in the service's log.
 
 use std::cell::RefCell;
 
@@ -18,7 +18,8 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         LINES.with_borrow_mut(|lines| {
             let Some(lines) = lines else { return };
-            let mut line = format!("{} {}", record.target(), record.args());
+            let (level, target) = (record.level(), record.target());
+            let mut line = format!("[now {level} {target}] {}", record.args());
             let _ = record.key_values().visit(&mut Pairs(&mut line));
             lines.push(line);
         });

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod database;
+pub mod events;
 pub mod fake_broker;
 pub mod fleet;
 pub mod log_lines;

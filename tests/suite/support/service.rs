@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use servers::log::{LISTENING, is_event};
 use servers::process::Running;
 use servers::{PATIENCE, POLL, eventually};
 
@@ -137,33 +138,48 @@ impl Service {
         self.log.lock().expect("no writer panics").clone()
     }
 
-    /// Waits for a line that contains all of `parts`, and returns it.
+    /// The lines of an event, written as [`servers::log::Line::is`] says.
     #[track_caller]
-    pub fn await_log(&self, parts: &[&str]) -> String {
-        let found = || self.log().into_iter().find(|line| parts.iter().all(|p| line.contains(p)));
+    pub fn events(&self, event: &str) -> Vec<String> {
+        self.log().into_iter().filter(|line| is_event(line, event)).collect()
+    }
+
+    /// Waits for a line of an event, written as [`servers::log::Line::is`] says, and returns
+    /// it.
+    #[track_caller]
+    pub fn await_event(&self, event: &str) -> String {
+        self.await_words(event, &[])
+    }
+
+    /// Waits for a line of an event whose message has all of these words, and returns it. For
+    /// a test that is about the words.
+    #[track_caller]
+    pub fn await_words(&self, event: &str, words: &[&str]) -> String {
+        let has_all = |line: &String| words.iter().all(|word| line.contains(word));
+        let found = || self.events(event).into_iter().find(has_all);
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             if let Some(line) = found() {
                 return line;
             }
             let log = self.log().join("\n");
-            assert!(std::time::Instant::now() < deadline, "no line with {parts:?} in\n{log}");
+            assert!(std::time::Instant::now() < deadline, "no {event} with {words:?} in\n{log}");
             std::thread::park_timeout(POLL);
         }
     }
 
     pub fn await_listening(&self) {
-        self.await_log(&["mqtt_ingest", "listening", "topic="]);
+        self.await_event(LISTENING);
     }
 
     /// The port of the embedded broker.
     pub fn broker_port(&self) -> u16 {
-        let line = self.await_log(&["embedded broker on 127.0.0.1:"]);
+        let line = self.await_words("INFO heartbeatd", &["embedded broker on 127.0.0.1:"]);
         number_after(&line, "127.0.0.1:")
     }
 
     pub fn http_address(&self) -> SocketAddr {
-        let line = self.await_log(&["metrics on http://127.0.0.1:"]);
+        let line = self.await_words("INFO heartbeatd", &["metrics on http://127.0.0.1:"]);
         SocketAddr::from(([127, 0, 0, 1], number_after(&line, "http://127.0.0.1:")))
     }
 
