@@ -3,6 +3,7 @@
 //! A type holds what the code relies on (a timeout is not zero). The bounds that only spare
 //! the operator a mistake are checked by the function that reads the key.
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -134,11 +135,8 @@ impl From<Qos> for u8 {
 
 /// Reads `heartbeat.timeout`.
 pub(super) fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroDuration, D::Error> {
-    non_zero_within(
-        MILLISECOND..=MAX_TIMEOUT,
-        "a device that may be silent for longer is not watched",
-        duration::deserialize(from)?,
-    )
+    let why = "a device that may be silent for longer is not watched";
+    duration_within(MILLISECOND..=MAX_TIMEOUT, why, from)
 }
 
 /// Reads `heartbeat.check_interval`.
@@ -146,11 +144,8 @@ pub(super) fn check_interval<'de, D>(from: D) -> Result<NonZeroDuration, D::Erro
 where
     D: Deserializer<'de>,
 {
-    non_zero_within(
-        MILLISECOND..=DAY,
-        "a silent device is found up to this much later",
-        duration::deserialize(from)?,
-    )
+    let why = "a silent device is found up to this much later";
+    duration_within(MILLISECOND..=DAY, why, from)
 }
 
 /// Reads `heartbeat.flush_interval`.
@@ -158,20 +153,14 @@ pub(super) fn flush_interval<'de, D>(from: D) -> Result<NonZeroDuration, D::Erro
 where
     D: Deserializer<'de>,
 {
-    non_zero_within(
-        Duration::from_millis(10)..=HOUR,
-        "each flush is a transaction, and a kill -9 loses what arrived since the last one",
-        duration::deserialize(from)?,
-    )
+    let why = "each flush is a transaction, and a kill -9 loses what arrived since the last one";
+    duration_within(Duration::from_millis(10)..=HOUR, why, from)
 }
 
 /// Reads `heartbeat.max_clock_skew`.
 pub(super) fn max_clock_skew<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    within(
-        Duration::ZERO..=365 * DAY,
-        "a clock that is off by more was never set",
-        duration::deserialize(from)?,
-    )
+    let why = "a clock that is off by more was never set";
+    duration_within(Duration::ZERO..=365 * DAY, why, from)
 }
 
 /// `mqtt.echo_interval`, in which `0s` is `None`.
@@ -188,7 +177,7 @@ pub(super) mod echo_interval {
         }
         let why = "or 0s to turn the echo off: one has to come back before the next is sent, and \
                    silence is proven only up to the last";
-        non_zero_within(Duration::from_millis(100)..=HOUR, why, interval).map(Some)
+        within(Duration::from_millis(100)..=HOUR, why, interval).map(Some)
     }
 
     pub(crate) fn serialize<S>(value: &Option<NonZeroDuration>, to: S) -> Result<S::Ok, S::Error>
@@ -204,40 +193,42 @@ pub(super) fn alert_timeout<'de, D>(from: D) -> Result<NonZeroDuration, D::Error
 where
     D: Deserializer<'de>,
 {
-    non_zero_within(
-        Duration::from_millis(100)..=HOUR,
-        "a sink on another machine needs time, and one that hangs should be noticed",
-        duration::deserialize(from)?,
-    )
+    let why = "a sink on another machine needs time, and one that hangs should be noticed";
+    duration_within(Duration::from_millis(100)..=HOUR, why, from)
 }
 
 /// Reads `history.retention`.
 pub(super) fn retention<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroDuration, D::Error> {
-    non_zero_within(
-        SECOND..=36_500 * DAY,
-        "a change is kept until somebody can have looked at it",
-        duration::deserialize(from)?,
-    )
+    let why = "a change is kept until somebody can have looked at it";
+    duration_within(SECOND..=36_500 * DAY, why, from)
 }
 
-fn non_zero_within<E: serde::de::Error>(
+/// Reads a duration within bounds, as the type that the code needs.
+fn duration_within<'de, D, T>(
     bounds: RangeInclusive<Duration>,
     why: &str,
-    value: Duration,
-) -> Result<NonZeroDuration, E> {
-    within(bounds, why, value)?.try_into().map_err(E::custom)
+    from: D,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<Duration, Error: fmt::Display>,
+{
+    within(bounds, why, duration::deserialize(from)?)
 }
 
-fn within<E: serde::de::Error>(
-    bounds: RangeInclusive<Duration>,
-    why: &str,
-    value: Duration,
-) -> Result<Duration, E> {
+fn within<T, E>(bounds: RangeInclusive<Duration>, why: &str, value: Duration) -> Result<T, E>
+where
+    T: TryFrom<Duration, Error: fmt::Display>,
+    E: serde::de::Error,
+{
     if !bounds.contains(&value) {
         let (least, most) = (duration::format(*bounds.start()), duration::format(*bounds.end()));
         return Err(E::custom(format!("at least {least} and at most {most}; {why}")));
     }
-    is_whole_milliseconds(value).then_some(value).ok_or_else(|| E::custom("whole milliseconds"))
+    if !is_whole_milliseconds(value) {
+        return Err(E::custom("whole milliseconds"));
+    }
+    value.try_into().map_err(E::custom)
 }
 
 /// True for whole milliseconds. A fraction would silently be lost, because times are kept in
