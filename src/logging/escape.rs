@@ -13,6 +13,13 @@ pub struct Escaped<T>(pub T);
 /// characters.
 pub struct Quoted<'a>(pub &'a str);
 
+/// Bytes that are not a text, as hexadecimal digits in lower case. `{:#}` puts a space
+/// between bytes.
+///
+/// The crate `hex` is in the build only because others need it; these lines are not worth
+/// one more dependency.
+pub struct Hex<'a>(pub &'a [u8]);
+
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(Escaping { out: f, quoted: false }, "{}", self.0)
@@ -27,6 +34,16 @@ impl fmt::Display for Quoted<'_> {
         Escaping { out: &mut *f, quoted: true }
             .write_str(&self.0[..end.unwrap_or(self.0.len())])?;
         f.write_str(if end.is_some() { "\"…" } else { "\"" })
+    }
+}
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = if f.alternate() { " " } else { "" };
+        self.0.iter().enumerate().try_for_each(|(index, byte)| {
+            let before = if index > 0 { space } else { "" };
+            write!(f, "{before}{byte:02x}")
+        })
     }
 }
 
@@ -108,6 +125,16 @@ mod tests {
             ("\u{e0041}\u{fe0f}\u{e000}", "\\u{e0041}\\u{fe0f}\\u{e000}"),
         ] {
             assert_eq!(Escaped(text).to_string(), escaped);
+        }
+    }
+
+    #[test]
+    fn bytes_are_two_digits_each() {
+        for (bytes, digits, spaced) in
+            [(&[][..], "", ""), (&[7], "07", "07"), (b"\0a\xff", "0061ff", "00 61 ff")]
+        {
+            let hex = Hex(bytes);
+            assert_eq!((format!("{hex}"), format!("{hex:#}")), (digits.into(), spaced.into()));
         }
     }
 

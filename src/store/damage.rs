@@ -9,10 +9,9 @@ use entity::device::Entity;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
 use super::driver_error::is_unreadable;
-use super::values::Hex;
 use super::{Device, DeviceStore, Result, raw_id};
 use crate::domain::{DeviceId, Status};
-use crate::logging::escape::Quoted;
+use crate::logging::escape::{Hex, Quoted};
 
 /// The number of bytes that are shown of a value that is not a text.
 const SHOWN_AS_HEX: usize = 32;

@@ -5,7 +5,7 @@ use std::fmt;
 use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 
 use super::rows::{self, Columns, Type};
-use super::values::Hex;
+use crate::logging::escape::Hex;
 
 /// The stored id of a row, valid or not.
 ///

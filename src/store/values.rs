@@ -1,23 +1,9 @@
 //! Conversions between the database's values and those of the service.
 
-use std::fmt;
-
 use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, QueryResult};
 
 use crate::domain::{DeviceId, Status};
-
-/// Bytes as hexadecimal digits in lower case.
-///
-/// The crate `hex` is in the build only because others need it; these lines are not worth
-/// one more dependency.
-pub(super) struct Hex<'a>(pub &'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 /// Whole milliseconds since the Unix epoch.
 pub(super) fn millis(time: DateTime<Utc>) -> i64 {

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::config::MqttVersion;
-use crate::logging::escape::Quoted;
+use crate::logging::escape::{Hex, Quoted};
 
 /// The keep-alive of the CONNECT: the shortest that no broker refuses.
 const KEEP_ALIVE_SECONDS: u8 = 10;
@@ -135,7 +135,7 @@ pub(super) fn describe(answer: &[u8]) -> (Option<&'static str>, String) {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.trim_ascii_end();
     let is_text = line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
-    let Ok(text) = str::from_utf8(line) else { return (None, hex(answer)) };
+    let Ok(text) = str::from_utf8(line) else { return (None, first_bytes(answer)) };
     let protocol = if text.starts_with("HTTP/") || text.to_ascii_lowercase().contains("html") {
         Some("HTTP")
     } else if text.starts_with("SSH-") {
@@ -145,14 +145,14 @@ pub(super) fn describe(answer: &[u8]) -> (Option<&'static str>, String) {
     } else {
         None
     };
-    (protocol, if is_text { Quoted(text).to_string() } else { hex(answer) })
+    (protocol, if is_text { Quoted(text).to_string() } else { first_bytes(answer) })
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn first_bytes(answer: &[u8]) -> String {
     const SHOWN: usize = 8;
-    let shown: Vec<_> = bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect();
-    let more = if bytes.len() > SHOWN { " …" } else { "" };
-    format!("the bytes {}{more}", shown.join(" "))
+    let (shown, rest) = answer.split_at(answer.len().min(SHOWN));
+    let more = if rest.is_empty() { "" } else { " …" };
+    format!("the bytes {:#}{more}", Hex(shown))
 }
 
 #[cfg(test)]
