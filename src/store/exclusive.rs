@@ -1,134 +1,40 @@
 //! One service at a time on a database.
 //!
-//! A lock keeps a second service out. On SQLite it is a lock on the database's file and on
-//! one beside it, which the kernel releases when the process ends. On PostgreSQL it belongs
-//! to a session that does nothing else, and that the server ends once it misses the process.
-//! A session can end while its process lives on, so there is also a fence: table `instance`
-//! has the token of the service that started last, and each transaction of a service reads
-//! it.
+//! A [`lock`] keeps a second service out. It can be lost while the process lives on, so there
+//! is also a [`fence`] in the database itself. The [`holder`] says which service it is that
+//! uses the database.
 
-use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+mod fence;
+mod holder;
+mod lock;
+
 use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use parking_lot::Mutex;
-use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
-use sea_orm::sqlx::{self, ConnectOptions, Connection, Row};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
-use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use sea_orm::{DatabaseTransaction, DbErr};
 
-use super::driver_error::{connection_error, unopened};
-use super::file::{self, PRIVATE};
-use super::open::Origin;
-use super::{DeviceStore, OpenMode, PATIENCE, Result, StoreError};
-use crate::clock::system_clock;
+use self::fence::Fence;
+pub use self::holder::Holder;
+pub(super) use self::holder::shown;
+use self::lock::Lock;
+use super::{DeviceStore, OpenMode, Result, StoreError};
 use crate::secrets::DatabaseUrl;
-
-/// The time for which a starting service waits for the lock, because a service that was
-/// just killed may not be gone yet.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The pause between two attempts to lock.
-const LOCK_RETRY: Duration = Duration::from_millis(50);
-
-/// The interval at which the session with the lock is checked.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The first half of the advisory lock's key: "beat" in ASCII. The other half is the
-/// schema's.
-const LOCK_KEY: i32 = i32::from_be_bytes(*b"beat");
-
-/// The greatest part of a lock file that is read, in bytes.
-const MAX_HOLDER: u64 = 4096;
-
-/// The service that uses a database.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The name of its machine.
-    pub host: String,
-    /// Its process id there.
-    pub pid: i64,
-    /// The time at which it started.
-    pub since: DateTime<Utc>,
-}
-
-impl Holder {
-    fn this_process() -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Self {
-            host: host.trim().to_owned(),
-            pid: std::process::id().into(),
-            since: system_clock().wall,
-        }
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.since.to_rfc3339_opts(SecondsFormat::Secs, true);
-        write!(f, "process {} on {:?} since {since}", self.pid, self.host)
-    }
-}
-
-/// The service that uses the database, as errors show it.
-pub(super) fn shown(holder: Option<&Holder>) -> String {
-    holder.map_or_else(|| "an unknown process".to_owned(), Holder::to_string)
-}
 
 /// The exclusive right of this process to a database, until it is dropped.
 pub(super) struct Exclusive {
-    token: String,
+    fence: Fence,
     /// `None` once the store was closed, of which clones may live on.
     lock: Mutex<Option<Lock>>,
-    /// The service that has taken over the database; `None` if none has.
-    taken_over: watch::Sender<Option<Holder>>,
 }
 
-enum Lock {
-    /// Closing them unlocks them.
-    Files(#[expect(dead_code, reason = "they are kept open")] LockedFiles),
-    /// A session, held by a task.
-    Session(JoinHandle<()>),
-    /// A database in memory.
-    Private,
-}
-
-/// The files of a SQLite database that are locked.
-struct LockedFiles {
-    /// The file beside the database's, which names the holder.
-    _note: File,
-    /// The database's own file, which is the same under every name, whereas a hard link or
-    /// a mount has another lock file beside it. `None` if its file system does not support
-    /// locks.
-    ///
-    /// Closing it releases the locks that SQLite has in this process, so it is opened
-    /// before SQLite opens it and closed after SQLite has closed it.
-    _database: Option<File>,
-}
-
-/// The reason for not getting the lock.
-enum Refused {
-    /// Another service has it, which is given if it is known.
-    By(Option<Holder>),
-    /// Another service has opened the database's file under another name.
-    UnderAnotherName(PathBuf),
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        if let Self::Session(task) = self {
-            // This also ends its connection.
-            task.abort();
-        }
+impl Exclusive {
+    /// Checks, within a transaction, that no other service has taken over the database. The
+    /// inner error says that one has.
+    pub(super) async fn verify(
+        &self,
+        transaction: &DatabaseTransaction,
+    ) -> Result<Result<(), StoreError>, DbErr> {
+        self.fence.verify(transaction).await
     }
 }
 
@@ -146,20 +52,18 @@ impl DeviceStore {
         // Before the schema is touched, because an older service may be using it.
         let lock = Lock::take(&url).await?;
         let mut store = Self::open(url.reveal(), OpenMode::Migrate).await?;
-        let exclusive = Exclusive::new(lock);
-        store.set_token(&exclusive.token).await?;
-        store.exclusive = Some(Arc::new(exclusive));
+        let fence = Fence::put_up(&store).await?;
+        store.exclusive = Some(Arc::new(Exclusive { fence, lock: Mutex::new(Some(lock)) }));
         Ok(store)
     }
 
     /// Resolves when another service has taken over the database, and never otherwise. This
     /// one must then end, because it cannot write any more.
     pub async fn taken_over(&self) -> StoreError {
-        if let Some(exclusive) = &self.exclusive {
-            let mut news = exclusive.taken_over.subscribe();
-            if let Ok(holder) = news.wait_for(Option::is_some).await {
-                return StoreError::TakenOver { holder: holder.clone() };
-            }
+        if let Some(exclusive) = &self.exclusive
+            && let Some(holder) = exclusive.fence.taken_over().await
+        {
+            return StoreError::TakenOver { holder: Some(holder) };
         }
         std::future::pending().await
     }
@@ -169,223 +73,4 @@ impl DeviceStore {
             *exclusive.lock.lock() = None;
         }
     }
-
-    async fn set_token(&self, token: &str) -> Result<()> {
-        let Holder { host, pid, since } = Holder::this_process();
-        // Raw, because the table has no entity: only this file knows it.
-        let sql = "INSERT INTO instance (id, token, host, pid, started_at) \
-                   VALUES (1, $1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET \
-                   token = excluded.token, host = excluded.host, pid = excluded.pid, \
-                   started_at = excluded.started_at";
-        self.write("take the database", async |transaction| {
-            let since = since.timestamp_millis();
-            let values = [token.into(), host.as_str().into(), pid.into(), since.into()];
-            self.execute(transaction, sql, values).await
-        })
-        .await
-        .map(drop)
-    }
-}
-
-impl Exclusive {
-    fn new(lock: Lock) -> Self {
-        let Holder { host, pid, since } = Holder::this_process();
-        // The hasher's keys are random.
-        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &host);
-        let token = format!("{random:016x}-{pid}-{}", since.timestamp_millis());
-        Self { token, lock: Mutex::new(Some(lock)), taken_over: watch::Sender::new(None) }
-    }
-
-    /// Reads the token within a transaction. The inner error says that it is another
-    /// service's. On PostgreSQL a starting service then waits until the transaction has
-    /// ended.
-    pub(super) async fn verify(
-        &self,
-        transaction: &DatabaseTransaction,
-    ) -> Result<Result<(), StoreError>, DbErr> {
-        let backend = transaction.get_database_backend();
-        let locked = if backend == DbBackend::Postgres { " FOR SHARE" } else { "" };
-        let sql = format!("SELECT token, host, pid, started_at FROM instance{locked}");
-        let row = transaction.query_one_raw(Statement::from_string(backend, sql)).await?;
-        let mut holder = None;
-        if let Some(row) = row {
-            if row.try_get::<String>("", "token")? == self.token {
-                return Ok(Ok(()));
-            }
-            let since = DateTime::from_timestamp_millis(row.try_get("", "started_at")?);
-            holder = Some(Holder {
-                host: row.try_get("", "host")?,
-                pid: row.try_get("", "pid")?,
-                since: since.unwrap_or_default(),
-            });
-        }
-        let unknown = || Holder { host: "?".to_owned(), pid: 0, since: system_clock().wall };
-        self.taken_over.send_replace(Some(holder.clone().unwrap_or_else(unknown)));
-        Ok(Err(StoreError::TakenOver { holder }))
-    }
-}
-
-impl Lock {
-    /// Takes the lock of a database, waiting for it if necessary.
-    async fn take(url: &DatabaseUrl) -> Result<Self> {
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        loop {
-            let refused = match Self::attempt(url).await? {
-                Ok(lock) => return Ok(lock),
-                Err(refused) => refused,
-            };
-            if Instant::now() >= deadline {
-                return Err(match refused {
-                    Refused::By(holder) => StoreError::InUse { url: url.clone(), holder },
-                    Refused::UnderAnotherName(path) => StoreError::InUseByAnotherName { path },
-                });
-            }
-            sleep(LOCK_RETRY).await;
-        }
-    }
-
-    async fn attempt(url: &DatabaseUrl) -> Result<Result<Self, Refused>> {
-        let failed = |error| Origin::failed_to_open(url, OpenMode::Migrate, error);
-        if !url.is_sqlite() {
-            let session = lock_session(url).await.map_err(|error| failed(connection_error(error)));
-            return session.map(|locked| match locked {
-                Ok(session) => Ok(Self::hold(url.clone(), session)),
-                Err(holder) => Err(Refused::By(holder)),
-            });
-        }
-        let Some(path) = file::of_url(url) else { return Ok(Ok(Self::Private)) };
-        file::prepare(&path, file::may_be_created(url))
-            .map_err(|error| failed(unopened(&path, &error)))?;
-        let note = lock_path(&path).map_err(|error| failed(unopened(&path, &error)))?;
-        let at_note = |error| failed(unopened(&note, &error));
-        let locked = match lock_file(&note).map_err(at_note)? {
-            Ok(locked) => locked,
-            Err(holder) => return Ok(Err(Refused::By(holder))),
-        };
-        let database = lock_database(&path).map_err(|error| failed(unopened(&path, &error)))?;
-        let Ok(database) = database else { return Ok(Err(Refused::UnderAnotherName(path))) };
-        note_holder(&locked).map_err(at_note)?;
-        Ok(Ok(Self::Files(LockedFiles { _note: locked, _database: database })))
-    }
-
-    /// Keeps a session with the lock while this lives. When it ends, takes the lock in a new
-    /// one; until that succeeds, the fence protects the database.
-    fn hold(url: DatabaseUrl, mut session: PgConnection) -> Self {
-        Self::Session(tokio::spawn(async move {
-            loop {
-                sleep(PROBE_INTERVAL).await;
-                if is_alive(&mut session).await {
-                    continue;
-                }
-                let (ended, database) = (Instant::now(), url.to_string());
-                log::warn!(
-                    target: "heartbeatd", database;
-                    "the session that held the database's lock has ended"
-                );
-                session = loop {
-                    match timeout(PATIENCE, lock_session(&url)).await {
-                        Ok(Ok(Ok(session))) => break session,
-                        // Perhaps by our own session, which the server believes to be alive.
-                        Ok(Ok(Err(_held))) => log::debug!("the database's lock is held"),
-                        Ok(Err(error)) => log::debug!("cannot lock the database: {error}"),
-                        Err(_elapsed) => log::debug!("cannot lock the database: no answer"),
-                    }
-                    sleep(PROBE_INTERVAL).await;
-                };
-                let seconds = ended.elapsed().as_secs();
-                log::info!(
-                    target: "heartbeatd", database, seconds;
-                    "a new session holds the database's lock"
-                );
-            }
-        }))
-    }
-}
-
-async fn is_alive(session: &mut PgConnection) -> bool {
-    matches!(timeout(PATIENCE, session.ping()).await, Ok(Ok(())))
-}
-
-/// The lock file, which is beside the database's own, even if the URL names a link.
-fn lock_path(database: &Path) -> io::Result<PathBuf> {
-    let mut name = database.canonicalize()?.into_os_string();
-    name.push(".lock");
-    Ok(name.into())
-}
-
-/// Locks the file beside the database for this process. `Err` if another process has it.
-fn lock_file(path: &Path) -> io::Result<Result<File, Option<Holder>>> {
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false).mode(PRIVATE);
-    let file = options.open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Ok(file)),
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            // Its content only explains, and may be half written.
-            let _ = file.take(MAX_HOLDER).read_to_string(&mut text);
-            Ok(Err(serde_json::from_str(&text).ok()))
-        }
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-fn note_holder(mut file: &File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    serde_json::to_writer(file, &Holder::this_process())?;
-    file.flush()
-}
-
-/// Locks the database's file itself, by `flock`. This lock belongs to the inode, so it holds
-/// under every name of the file. SQLite's own locks are of another kind and do not conflict
-/// with it. `Err` if another service has it.
-///
-/// On NFS both kinds are the same, and a file that is open for reading cannot be locked. It
-/// then stays without this lock.
-fn lock_database(path: &Path) -> io::Result<Result<Option<File>, ()>> {
-    let file = File::open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Ok(Some(file))),
-        Err(TryLockError::WouldBlock) => Ok(Err(())),
-        Err(TryLockError::Error(error)) => {
-            log::debug!(target: "heartbeatd", "the database's file cannot be locked: {error}");
-            Ok(Ok(None))
-        }
-    }
-}
-
-/// A session with the lock. `Err` if another one has it.
-async fn lock_session(
-    url: &DatabaseUrl,
-) -> Result<Result<PgConnection, Option<Holder>>, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url.reveal())?
-        .application_name("heartbeatd lock")
-        .extra_float_digits(None)
-        .disable_statement_logging();
-    let connecting = timeout(PATIENCE, options.connect()).await;
-    let mut session = connecting.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
-    // The server notices within 25 s if the machine of this process is gone.
-    let keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
-                      SET tcp_keepalives_count = 3";
-    sqlx::raw_sql(keepalives).execute(&mut session).await?;
-    let lock = format!("SELECT pg_try_advisory_lock({LOCK_KEY}, hashtext(current_schema()))");
-    let row = sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).fetch_one(&mut session).await?;
-    if row.try_get(0)? {
-        return Ok(Ok(session));
-    }
-    let holder = read_holder(&mut session).await.ok();
-    // The session is not needed any more.
-    let _ = session.close().await;
-    Ok(Err(holder))
-}
-
-async fn read_holder(session: &mut PgConnection) -> Result<Holder, sqlx::Error> {
-    let sql = "SELECT host, pid, started_at FROM instance";
-    let row = sqlx::raw_sql(sql).fetch_one(session).await?;
-    Ok(Holder {
-        host: row.try_get("host")?,
-        pid: row.try_get("pid")?,
-        since: DateTime::from_timestamp_millis(row.try_get("started_at")?).unwrap_or_default(),
-    })
 }
