@@ -281,9 +281,13 @@ async fn an_attempt_to_connect_that_takes_long_is_explained_once_before_it_fails
 #[actix_rt::test]
 async fn a_broker_that_refuses_the_connection_is_not_probed() {
     let scene = Scene::with_echo().await;
+    // This attempt began later and is not answered. Once it is doubted, the other one would
+    // have been doubted, too.
+    let later = Scene::with_echo().await;
     scene.fails(ClientError::Refused("banned".to_owned()));
-    // Longer than it takes to doubt an attempt.
-    actix_rt::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::pause();
+    let doubted = || later.broker.diagnoses.borrow().len() == 1;
+    later.until("the later attempt is doubted", doubted).await;
     assert_eq!(scene.listening().await, Listening::Disconnected);
     assert!(scene.broker.diagnoses.borrow().is_empty());
 }
