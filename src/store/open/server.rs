@@ -34,7 +34,7 @@ async fn encoding(pool: &sqlx::PgPool) -> Result<String, sqlx::Error> {
 /// sessions are shared if that session was the first connection's, or if the first
 /// connection has another one from then on.
 ///
-/// What other clients do at that moment can hide it. So this pool opens no connection
+/// Other clients can hide it at that moment. So this pool opens no connection
 /// meanwhile, and the question is asked more than once.
 async fn shares_sessions(pool: &sqlx::PgPool, connections: u32) -> Result<bool, sqlx::Error> {
     const ROUNDS: u32 = 3;
