@@ -1,6 +1,6 @@
 //! A million registered devices.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use heartbeatd::actors::device_registry::{CheckOffline, RecordHeartbeats, ReportHealth};
 use heartbeatd::domain::{Heartbeat, Status};
@@ -106,15 +106,24 @@ async fn memory_does_not_grow_with_the_number_of_registered_devices() {
 
 #[actix_rt::test]
 async fn a_hundred_thousand_devices_that_fall_silent_at_once_are_all_reported() {
-    let mut took = Vec::new();
-    for count in [15_000, 150_000] {
-        let database = TestDatabase::sqlite();
-        register(&database, count, 0).await;
-        let fleet = Fleet::on(database).await;
-        let began = Instant::now();
-        assert_eq!(fleet.check(at(181)).await.len(), count as usize);
-        took.push(began.elapsed());
+    // Ten times as many devices take ten times as long, and not a hundred times. Other tests
+    // run meanwhile, and may slow down one of the two: then it is measured again.
+    const ATTEMPTS: usize = 3;
+    let mut ratios = Vec::new();
+    while ratios.len() < ATTEMPTS && ratios.iter().all(|ratio| *ratio >= 40.0) {
+        let few = check_that_finds_all_of(15_000).await;
+        let many = check_that_finds_all_of(150_000).await;
+        ratios.push(many.as_secs_f64() / few.as_secs_f64());
     }
-    // Ten times as many devices, while other tests run.
-    assert!(took[1] < 40 * took[0], "{took:?}");
+    assert!(ratios.iter().any(|ratio| *ratio < 40.0), "{ratios:?}");
+}
+
+/// The time of a check in which `count` devices are silent, all of which it finds.
+async fn check_that_finds_all_of(count: u32) -> Duration {
+    let database = TestDatabase::sqlite();
+    register(&database, count, 0).await;
+    let fleet = Fleet::on(database).await;
+    let began = Instant::now();
+    assert_eq!(fleet.check(at(181)).await.len(), count as usize);
+    began.elapsed()
 }

@@ -10,7 +10,7 @@ pub mod process;
 use std::time::{Duration, Instant};
 
 /// The longest time to wait for anything. Generous, because many tests share two cores.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The time between two looks.
 pub const POLL: Duration = Duration::from_millis(20);
