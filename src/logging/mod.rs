@@ -25,9 +25,9 @@ use self::line_budget::LineBudget;
 /// The default levels. The `info` lines of libraries only help to debug the libraries.
 /// paho traces every packet as soon as it may log more than errors, which takes more time
 /// than everything else.
-const DEFAULT_FILTERS: &str = "info,actix_server=warn,paho_mqtt=error,rmqtt=warn,\
-                               rmqtt_net=warn,sea_orm=warn,sea_orm_migration=warn,sqlx=warn,\
-                               sqlx_postgres=error";
+const DEFAULT_FILTERS: &str = "info,actix_http=warn,actix_server=warn,mio=warn,paho_mqtt=error,\
+                               rmqtt=warn,rmqtt_net=warn,sea_orm=warn,sea_orm_migration=warn,\
+                               sqlx=warn,sqlx_postgres=error,tracing=warn";
 
 /// The libraries that would log secrets, with the highest level that each may log. paho
 /// prints its options with the password at debug, and its C part may print what it sends

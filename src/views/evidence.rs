@@ -165,11 +165,11 @@ fn reason(evidence: &Evidence) -> String {
 }
 
 fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> {
-    if gaps_are_forgotten(evidence) {
-        return vec!["the rest; the gaps are not kept any more".to_owned()];
-    }
     // The newest seconds are not proven before the next echo.
     let fresh = TimeDelta::from_std(3 * settings.confirm_interval).unwrap_or(TimeDelta::MAX);
+    if gaps_are_forgotten(evidence, fresh) {
+        return vec!["the rest; the gaps are not kept any more".to_owned()];
+    }
     let is_told = |gap: &&Gap| gap.cause.is_some() || gap.interval.length() > fresh;
     let gaps: Vec<_> = evidence.gaps.iter().filter(is_told).collect();
     let older = gaps.len().saturating_sub(LISTED_GAPS);
@@ -178,12 +178,13 @@ fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> 
 }
 
 /// True for an offline device of whose silence only the sum that was listened to is left. A
-/// device without any evidence has no gaps either, but its sentence says so.
-fn gaps_are_forgotten(evidence: &Evidence) -> bool {
+/// device without any evidence has no gaps either, but its sentence says so. At the end of each
+/// silence there may be `fresh` time that was not proven yet, which is not a gap.
+fn gaps_are_forgotten(evidence: &Evidence, fresh: TimeDelta) -> bool {
     evidence.verdict == Verdict::Offline
         && evidence.gaps.is_empty()
         && evidence.listened > evidence.timeout
-        && evidence.listened < evidence.until - evidence.silent_since
+        && evidence.listened + fresh < evidence.until - evidence.silent_since
 }
 
 fn gap_in_words(Gap { interval, cause }: &Gap) -> String {
@@ -306,5 +307,16 @@ mod tests {
         assert_eq!(told.not_counted, ["the rest; the gaps are not kept any more"]);
         let imported = evidence(Verdict::Offline, 180, Vec::new());
         assert!(explain(Status::Offline, Some(&imported)).not_counted.is_empty());
+    }
+
+    #[test]
+    fn the_newest_seconds_of_an_offline_device_are_not_a_forgotten_gap() {
+        for (unproven, told) in [(15, 0), (16, 1)] {
+            let silence = evidence(Verdict::Offline, 60, Vec::new());
+            let listened = silence.until - silence.silent_since - TimeDelta::seconds(unproven);
+            let evidence = Evidence { listened, ..silence };
+            let not_counted = explain(Status::Offline, Some(&evidence)).not_counted;
+            assert_eq!(not_counted.len(), told, "{unproven} s: {not_counted:?}");
+        }
     }
 }

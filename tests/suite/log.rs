@@ -118,6 +118,23 @@ fn the_password_is_never_logged_whatever_rust_log_is() {
     }
 }
 
+#[test]
+fn rust_log_affects_a_library_only_if_it_names_it() {
+    let place = Place::new();
+    let mut service = place.start_with(|command| {
+        command.env("RUST_LOG", "trace");
+    });
+    service.await_listening();
+    assert_eq!(service.get("/healthz").0, 200);
+    service.signal("TERM");
+    service.await_exit();
+    let own = ["heartbeatd", "device_registry", "mqtt_ingest", "ticker", "courier", "alert_sink"];
+    for line in service.log() {
+        let traced = line.contains(" TRACE ") || line.contains(" DEBUG ");
+        assert!(!traced || own.iter().any(|target| line.contains(target)), "{line}");
+    }
+}
+
 /// Returns how many of those lines were left out, according to the log.
 fn left_out(service: &Service) -> usize {
     let counts = service.events(r#"WARN device_registry count= kind="rejected heartbeats""#);
