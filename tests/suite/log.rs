@@ -125,14 +125,16 @@ fn rust_log_affects_a_library_only_if_it_names_it() {
         command.env("RUST_LOG", "trace");
     });
     service.await_listening();
+    service.await_event("DEBUG mqtt_ingest latency_ms=");
     assert_eq!(service.get("/healthz").0, 200);
     service.signal("TERM");
     service.await_exit();
     let own = ["heartbeatd", "device_registry", "mqtt_ingest", "ticker", "courier", "alert_sink"];
-    for line in service.log() {
-        let traced = line.contains(" TRACE ") || line.contains(" DEBUG ");
-        assert!(!traced || own.iter().any(|target| line.contains(target)), "{line}");
-    }
+    let log = service.log();
+    let details = log.iter().filter_map(|line| Line::parse(line));
+    let details = details.filter(|line| ["DEBUG", "TRACE"].contains(&line.level));
+    let targets: Vec<_> = details.map(|line| line.target).collect();
+    assert!(targets.iter().all(|target| own.contains(target)), "{targets:?}");
 }
 
 /// Returns how many of those lines were left out, according to the log.

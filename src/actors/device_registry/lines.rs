@@ -64,8 +64,8 @@ impl Lines {
     }
 }
 
-/// Logs a gap. It needs no bound, because the connection or the
-/// echoes come back before there can be another one.
+/// Logs a gap. It needs no bound, because the connection or the echoes come back before there
+/// can be another one.
 pub(super) fn gap(gap: Interval, cause: GapCause, seconds: f64) {
     let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
     warn!(

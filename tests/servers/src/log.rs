@@ -9,8 +9,10 @@ pub const LISTENING: &str = "INFO mqtt_ingest topic=";
 pub struct Line<'a> {
     /// The time as it is written.
     pub time: &'a str,
-    level: &'a str,
-    target: &'a str,
+    /// The level in capitals.
+    pub level: &'a str,
+    /// The actor, or the part of the service, or a library's module.
+    pub target: &'a str,
     /// The message and its key-values.
     text: &'a str,
 }
