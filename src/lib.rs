@@ -13,6 +13,7 @@
 //! | [`store`] | all SQL |
 //! | [`mqtt`] | the MQTT client |
 //! | `broker` | the embedded broker |
+//! | [`users`] | the users of the embedded broker: their file, passwords and rights |
 //! | `views` | devices, transitions and evidence as JSON and in words |
 //! | [`metrics`] | counters and measurements for Prometheus |
 //!
@@ -35,6 +36,7 @@ pub mod mqtt;
 mod process;
 mod secrets;
 pub mod store;
+pub mod users;
 mod views;
 
 #[doc(hidden)]

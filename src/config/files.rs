@@ -124,11 +124,11 @@ fn readable_by_others(key: &str, file: &Path) -> Option<String> {
     (mode & 0o077 != 0).then_some(line)
 }
 
-fn unusable(key: &str, file: &Path, why: impl Into<String>) -> ConfigError {
+fn unusable(key: &str, file: &Path, why: impl ToString) -> ConfigError {
     ConfigError::Value {
         key: key.to_owned(),
         value: file.display().to_string(),
-        expected: why.into(),
+        expected: why.to_string(),
         place: None,
     }
 }
@@ -199,5 +199,6 @@ fn reason(error: &openssl::error::ErrorStack) -> String {
 
 fn users(file: &Path) -> Result<(), ConfigError> {
     let key = "mqtt.embedded.users_file";
-    crate::broker::check_users_file(file).map_err(|why| unusable(key, file, why))
+    let users = crate::users::list(file).map_err(|error| unusable(key, file, error.why()));
+    users.map(drop)
 }
