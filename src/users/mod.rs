@@ -6,17 +6,24 @@
 //! Nothing here knows MQTT or a socket. No error, log line or `Debug` output contains a
 //! password or a hash.
 
+mod check;
 mod file;
 mod hash;
+mod memory;
 mod name;
+mod reload;
 mod rights;
+mod set;
+mod throttle;
 
 use std::path::Path;
 
+pub use self::check::{Denied, Users};
 pub use self::file::{MAX_USERS, UsersError};
 pub use self::hash::{HashError, InvalidHash, PasswordHash};
 pub use self::name::{InvalidUserName, UserName};
 pub use self::rights::{InvalidPattern, MAX_PATTERNS, Pattern, Rights};
+pub use self::set::Changes;
 
 /// A user: its name, and the devices whose heartbeats it may publish.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ struct Rule {
     broken_by: &'static str,
 }
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 14] = [
     Rule {
         says: "only store/ uses sea-orm and sqlx",
         of: &["src/"],
@@ -59,6 +59,7 @@ const RULES: [Rule; 12] = [
             "crate::process",
             "crate::secrets",
             "crate::store",
+            "crate::users",
             "crate::views",
             "crate::{",
         ],
@@ -93,11 +94,26 @@ const RULES: [Rule; 12] = [
         broken_by: "let registry = on_own_thread(\"device_registry\", make);",
     },
     Rule {
-        says: "the store, the domain, the views, the client and the broker do not know the actors",
-        of: &["src/store/", "src/domain/", "src/views/", "src/mqtt/", "src/broker/"],
+        says: "the store, the domain, the views, the client, the broker and the users do not know \
+               the actors",
+        of: &["src/store/", "src/domain/", "src/views/", "src/mqtt/", "src/broker/", "src/users/"],
         but: &[],
         forbidden: &["crate::actors", "crate::app", "crate::cli", "crate::http"],
         broken_by: "use crate::actors::ticker::Ticker;",
+    },
+    Rule {
+        says: "users/ knows neither MQTT nor the configuration",
+        of: &["src/users/"],
+        but: &[],
+        forbidden: &["crate::broker", "crate::config", "crate::mqtt", "crate::store", "actix"],
+        broken_by: "use crate::config::EmbeddedConfig;",
+    },
+    Rule {
+        says: "only users/ hashes passwords",
+        of: &["src/"],
+        but: &["src/users/", "src/broker/"],
+        forbidden: &["argon2::", "use argon2", "pbkdf2"],
+        broken_by: "use argon2::Argon2;",
     },
     Rule {
         says: "domain and store types do not say how they are shown; a view does",

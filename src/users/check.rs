@@ -1,0 +1,658 @@
+//! The check of a name and a password.
+//!
+//! A password that was right before is recognised in microseconds, on the caller's thread. Any
+//! other is hashed on a blocking thread: at most one per core at a time, with a bounded number
+//! of others waiting for their turn, first come, first served.
+//!
+//! An unknown name takes the same way as a wrong password, through the same hash function with
+//! the costs of a line of the file.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use log::warn;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::hash::MAX_MEMORY_KIB;
+use super::memory::{MemoryKey, Seal};
+use super::reload::Seen;
+use super::set::{Candidate, Set};
+use super::throttle::{Allowed, NameKey, Source, Throttle};
+use super::{Changes, User, UsersError, file};
+use crate::clock::Clock;
+use crate::logging::line_budget::LineBudget;
+
+/// The number of checks that may wait for each one that runs. At 25 ms each, the last waits
+/// for 3 s; on a slow gateway for 20 s, about as long as a device waits for its CONNACK.
+const WAITING: usize = 128;
+
+/// The memory that all checks may take together, in KiB: twice the most that one may take. On
+/// a machine with many cores fewer run at a time than there are cores.
+const MEMORY_KIB: usize = 2 * MAX_MEMORY_KIB as usize;
+
+/// The reason why somebody is not let in.
+///
+/// A client must not learn whether a user exists: tell it the same for
+/// [`UnknownUser`](Self::UnknownUser) and [`WrongPassword`](Self::WrongPassword).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// There is no user of that name.
+    #[error("there is no such user: `heartbeatd user add NAME` adds one")]
+    UnknownUser,
+    /// The password is wrong.
+    #[error("the password is wrong: `heartbeatd user set-password NAME` sets another one")]
+    WrongPassword,
+    /// The name or the address has failed too often; nothing was checked.
+    #[error(
+        "it has failed too often, and may try again in {}",
+        crate::duration::format(Duration::from_secs(retry_after.as_secs() + 1))
+    )]
+    Throttled {
+        /// The time after which another attempt is checked.
+        retry_after: Duration,
+    },
+    /// Too many passwords are being checked, or the user's line has just changed. Another
+    /// attempt may succeed at once.
+    #[error("too many passwords are being checked; it may try again")]
+    Busy,
+}
+
+impl Denied {
+    /// A word for a metric's label: `credentials`, `throttled` or `busy`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::UnknownUser | Self::WrongPassword => "credentials",
+            Self::Throttled { .. } => "throttled",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// The users that may connect. Clones share one state.
+#[derive(Clone)]
+pub struct Users(Arc<Shared>);
+
+pub(super) struct Shared {
+    pub(super) path: PathBuf,
+    clock: Clock,
+    set: RwLock<Arc<Set>>,
+    /// The state of the file that was read last.
+    pub(super) seen: Mutex<Seen>,
+    throttle: Mutex<Throttle>,
+    key: MemoryKey,
+    /// The key for hashes of names.
+    names: RandomState,
+    /// Places for all checks, those that run and those that wait.
+    places: Arc<Semaphore>,
+    /// Turns for the checks that run, and the memory that they may take, in KiB.
+    turns: Arc<Semaphore>,
+    memory_kib: Arc<Semaphore>,
+    failures: LineBudget,
+    /// The functions that were computed, in their order.
+    #[cfg(test)]
+    computed: Mutex<Vec<super::hash::Function>>,
+}
+
+impl Users {
+    /// Reads a users file. `clock` decides about the delays after failures.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or one of its lines cannot be used.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self, UsersError> {
+        let parallel = available_parallelism().map_or(1, NonZeroUsize::get);
+        Self::with_parallel(path, clock, parallel)
+    }
+
+    fn with_parallel(path: &Path, clock: Clock, parallel: usize) -> Result<Self, UsersError> {
+        let (lines, stamp) = file::load(path)?;
+        let (set, _) = Set::default().next(lines);
+        let key = MemoryKey::random().map_err(|error| UsersError::other(path, &error))?;
+        Ok(Self(Arc::new(Shared {
+            path: path.to_owned(),
+            clock,
+            set: RwLock::new(Arc::new(set)),
+            seen: Mutex::new(Seen::read(stamp)),
+            throttle: Mutex::default(),
+            key,
+            names: RandomState::new(),
+            places: Arc::new(Semaphore::new(parallel * (1 + WAITING))),
+            turns: Arc::new(Semaphore::new(parallel)),
+            memory_kib: Arc::new(Semaphore::new(MEMORY_KIB)),
+            failures: LineBudget::new("heartbeatd", "passwords that could not be hashed"),
+            #[cfg(test)]
+            computed: Mutex::default(),
+        })))
+    }
+
+    /// The number of users.
+    pub fn count(&self) -> usize {
+        self.0.set().len()
+    }
+
+    /// The user of that name: for one who has proven its name otherwise, such as by a
+    /// certificate.
+    pub fn get(&self, name: &str) -> Option<Arc<User>> {
+        self.0.set().find(name).map(|entry| Arc::clone(&entry.user))
+    }
+
+    /// True if the user is in the file and its line is the one that let it in.
+    ///
+    /// Ask when a connection is entered into the list from which connections are closed after
+    /// a [reload](Self::reload): the line may have changed since [`verify`](Self::verify).
+    pub fn is_current(&self, user: &Arc<User>) -> bool {
+        self.0.set().find(user.name()).is_some_and(|entry| Arc::ptr_eq(&entry.user, user))
+    }
+
+    /// Checks a name and a password that come from an address. Takes microseconds if the
+    /// password was right before, else the time of its hash and of those before it.
+    ///
+    /// If it is dropped while it waits, its place is free at once; a hash that is being
+    /// computed counts all the same.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the user is not let in.
+    pub async fn verify(
+        &self,
+        name: &str,
+        password: &[u8],
+        from: IpAddr,
+    ) -> Result<Arc<User>, Denied> {
+        let attempt = Attempt::new(&self.0, name, password, from)?;
+        if let Some(decided) = attempt.decide_at_once() {
+            return decided;
+        }
+        let password: Box<[u8]> = password.into();
+        let turn = self.0.turn(attempt.candidate.entry.hash.memory_kib()).await?;
+        // Others from the same address may have failed meanwhile, or the same device may have
+        // been let in.
+        if let Some(decided) = attempt.decide_at_once() {
+            return decided;
+        }
+        let now = self.0.now();
+        let hashed = tokio::task::spawn_blocking(move || {
+            let _until_done = turn;
+            attempt.hash(&password, now)
+        });
+        // It fails only if the process is ending.
+        hashed.await.unwrap_or(Err(Denied::Busy))
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Shared {
+    fn set(&self) -> Arc<Set> {
+        Arc::clone(&self.set.read())
+    }
+
+    fn now(&self) -> Instant {
+        (self.clock)().monotonic
+    }
+
+    /// Waits for a turn to compute a hash that takes this much memory.
+    async fn turn(&self, memory_kib: u32) -> Result<[OwnedSemaphorePermit; 3], Denied> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Denied::Busy)?;
+        // These fail only if they were closed, which they never are.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| Denied::Busy)?;
+        let memory = Arc::clone(&self.memory_kib).acquire_many_owned(memory_kib).await;
+        Ok([place, turn, memory.map_err(|_| Denied::Busy)?])
+    }
+
+    /// Puts the users of another reading in force.
+    pub(super) fn replace(&self, lines: Vec<file::Line>) -> Changes {
+        let (next, changes) = self.set().next(lines);
+        *self.set.write() = Arc::new(next);
+        changes
+    }
+}
+
+/// One attempt to be let in.
+struct Attempt {
+    shared: Arc<Shared>,
+    candidate: Candidate,
+    from: Source,
+    name: NameKey,
+    seal: Seal,
+}
+
+impl Attempt {
+    fn new(
+        shared: &Arc<Shared>,
+        name: &str,
+        password: &[u8],
+        from: IpAddr,
+    ) -> Result<Self, Denied> {
+        let candidate = shared.set().candidate(name, &shared.names).ok_or(Denied::UnknownUser)?;
+        let line = candidate.entry.hash.to_string();
+        let key = shared.names.hash_one((name, &line));
+        let seal = shared.key.seal(name, &line, password).map_err(|_| Denied::Busy)?;
+        Ok(Self { shared: Arc::clone(shared), candidate, from: from.into(), name: key, seal })
+    }
+
+    /// Decides if that needs no hash: the password is remembered, or it is not to be checked.
+    fn decide_at_once(&self) -> Option<Result<Arc<User>, Denied>> {
+        let now = self.shared.now();
+        let allowed = self.shared.throttle.lock().ask(self.from, self.name, now);
+        match allowed {
+            Allowed::No(retry_after) => Some(Err(Denied::Throttled { retry_after })),
+            Allowed::Yes => self.is_remembered().then(|| self.let_in()),
+            Allowed::KnownHere(retry_after) => Some(self.look(now, retry_after)),
+        }
+    }
+
+    /// Looks at a user from an address that has failed too often. One who was let in from
+    /// there before is let in again, so that nobody at the same address can keep it out.
+    fn look(&self, now: Instant, retry_after: Duration) -> Result<Arc<User>, Denied> {
+        if self.candidate.entry.was_let_in_from(self.from) {
+            if self.is_remembered() {
+                return self.let_in();
+            }
+            // Each look is a guess.
+            self.shared.throttle.lock().failed(self.from, self.name, now);
+        }
+        Err(Denied::Throttled { retry_after })
+    }
+
+    /// True if the password was right before. The name is in the seal, so nobody else's is.
+    fn is_remembered(&self) -> bool {
+        self.candidate.entry.remembers(&self.seal)
+    }
+
+    /// Computes the hash. Called on a blocking thread.
+    fn hash(&self, password: &[u8], now: Instant) -> Result<Arc<User>, Denied> {
+        let Candidate { entry, exists } = &self.candidate;
+        #[cfg(test)]
+        self.shared.computed.lock().push(entry.hash.function());
+        let right = entry.hash.matches(password).map_err(|error| {
+            self.shared.failures.spend(|| warn!(target: "heartbeatd", "{error}"));
+            Denied::Busy
+        })?;
+        if right && *exists {
+            return self.let_in();
+        }
+        self.shared.throttle.lock().failed(self.from, self.name, now);
+        Err(if *exists { Denied::WrongPassword } else { Denied::UnknownUser })
+    }
+
+    /// Lets the user in, unless its line has changed meanwhile.
+    fn let_in(&self) -> Result<Arc<User>, Denied> {
+        let entry = &self.candidate.entry;
+        self.shared.throttle.lock().succeeded(self.from, self.name);
+        entry.remember(self.from, self.seal.clone());
+        let set = self.shared.set();
+        let current = set.find(entry.user.name()).is_some_and(|now| Arc::ptr_eq(now, entry));
+        if current { Ok(Arc::clone(&entry.user)) } else { Err(Denied::Busy) }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+    use std::future::Future;
+    use std::task::Poll;
+
+    use futures::future::{join_all, poll_fn};
+    use tempfile::TempDir;
+
+    use super::super::PasswordHash;
+    use super::super::hash::Function;
+    use super::super::hash::tests::{OF_MOSQUITTO, QUICK};
+    use super::*;
+    use crate::clock::system_clock;
+    use crate::domain::Reading;
+
+    /// Runs a future on a runtime of its own.
+    pub(in super::super) fn run<T>(future: impl Future<Output = T>) -> T {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().expect("a runtime").block_on(future)
+    }
+
+    thread_local! {
+        static NOW: Cell<Reading> = Cell::new(system_clock());
+    }
+
+    /// A clock that the test sets.
+    fn clock() -> Reading {
+        NOW.get()
+    }
+
+    fn wait(time: Duration) {
+        let Reading { wall, monotonic } = NOW.get();
+        NOW.set(Reading { wall, monotonic: monotonic + time });
+    }
+
+    const HERE: &str = "192.0.2.1";
+    const THERE: &str = "192.0.2.2";
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Users in a file.
+    struct Door {
+        folder: TempDir,
+        users: Users,
+    }
+
+    impl Door {
+        /// A file with these lines, in which `HASH` is that of the password "secret".
+        fn new(lines: &str) -> Self {
+            Self::with_parallel(lines, 1)
+        }
+
+        fn with_parallel(lines: &str, parallel: usize) -> Self {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("users");
+            std::fs::write(&path, text(lines)).expect("a file");
+            let users = Users::with_parallel(&path, clock, parallel).expect("it is valid");
+            Self { folder, users }
+        }
+
+        fn rewrite(&self, lines: &str) {
+            std::fs::write(self.folder.path().join("users"), text(lines)).expect("a file");
+            self.users.reload().expect("it is valid");
+        }
+
+        async fn verify_from(
+            &self,
+            from: &str,
+            name: &str,
+            password: &str,
+        ) -> Result<Arc<User>, Denied> {
+            let from = from.parse().expect("an address");
+            self.users.verify(name, password.as_bytes(), from).await
+        }
+
+        async fn verify(&self, name: &str, password: &str) -> Result<(), Denied> {
+            self.verify_from(HERE, name, password).await.map(drop)
+        }
+
+        /// The functions computed since the last call.
+        fn computed(&self) -> Vec<Function> {
+            std::mem::take(&mut self.users.0.computed.lock())
+        }
+    }
+
+    /// Replaces `HASH` by a hash of "secret" that costs nothing.
+    fn text(lines: &str) -> String {
+        let hash = PasswordHash::with(QUICK, b"secret").expect("it is computed");
+        lines.replace("HASH", &hash.to_string())
+    }
+
+    fn throttled(seconds: u64) -> Result<(), Denied> {
+        Err(Denied::Throttled { retry_after: Duration::from_secs(seconds) })
+    }
+
+    /// Polls a future once.
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+        poll_fn(|context| Poll::Ready(std::pin::Pin::new(&mut *future).poll(context))).await
+    }
+
+    /// Polls a future once, which has to wait.
+    async fn begin<F: Future + Unpin>(future: &mut F) {
+        assert!(poll_once(future).await.is_pending());
+    }
+
+    #[test]
+    fn a_user_gets_in_with_its_password_and_its_rights() {
+        run(async {
+            let door = Door::new(&format!("pump-17:HASH\nhall:{OF_MOSQUITTO}:hall-*\n"));
+            let pump = door.verify_from(HERE, "pump-17", "secret").await.expect("it is let in");
+            assert!(pump.rights().allows("pump-17") && !pump.rights().allows("hall-3"));
+            let hall = door.verify_from(HERE, "hall", "secret").await.expect("it is let in");
+            assert!(hall.rights().allows("hall-3") && hall.name() == "hall");
+            assert_eq!(door.verify("pump-17", "Secret").await, Err(Denied::WrongPassword));
+            assert_eq!(door.verify("pump-17", "").await, Err(Denied::WrongPassword));
+            assert_eq!(door.verify("pump-18", "secret").await, Err(Denied::UnknownUser));
+            let nobody = Door::new("");
+            assert_eq!(nobody.verify("pump-17", "secret").await, Err(Denied::UnknownUser));
+        });
+    }
+
+    /// Asserted by what is computed, because times differ on a busy machine.
+    #[test]
+    fn an_unknown_name_costs_what_a_wrong_password_costs() {
+        run(async {
+            let door = Door::new("a:HASH\nb:HASH\nc:HASH\n");
+            for (name, denied) in [("a", Denied::WrongPassword), ("x", Denied::UnknownUser)] {
+                assert_eq!(door.verify(name, "wrong").await, Err(denied));
+                assert_eq!(door.computed(), [QUICK], "{name}");
+            }
+            // Also after the name has failed, after the users were let in, and from an address
+            // that has failed too often.
+            for name in ["a", "b", "c"] {
+                door.verify(name, "secret").await.expect("it is let in");
+            }
+            door.computed();
+            for _ in 0..12 {
+                for name in ["a", "y"] {
+                    door.verify(name, "wrong").await.expect_err("it is wrong");
+                }
+                let computed = door.computed();
+                assert!(computed.is_empty() || computed == [QUICK, QUICK], "{computed:?}");
+            }
+            for name in 0..40 {
+                let _ = door.verify_from(HERE, &format!("x{name}"), "wrong").await;
+            }
+            door.computed();
+            for name in ["b", "z"] {
+                assert_eq!(door.verify(name, "wrong").await, throttled(2));
+                assert_eq!(door.computed(), []);
+            }
+        });
+    }
+
+    #[test]
+    fn a_right_password_is_remembered_until_its_line_changes() {
+        run(async {
+            let door = Door::new("a:HASH\nb:HASH\n");
+            for computed in [&[QUICK][..], &[], &[]] {
+                door.verify("a", "secret").await.expect("it is let in");
+                assert_eq!(door.computed(), computed);
+            }
+            // Another address, another name and another password are others.
+            door.verify_from(THERE, "a", "secret").await.expect("it is let in");
+            assert_eq!(door.computed(), []);
+            door.verify("b", "secret").await.expect("it is let in");
+            assert_eq!(door.verify("a", "wrong").await, Err(Denied::WrongPassword));
+            assert_eq!(door.computed(), [QUICK, QUICK]);
+            door.verify("a", "secret").await.expect("it is let in");
+            assert_eq!(door.computed(), []);
+            // The same password in another line, and other rights.
+            door.rewrite("a:HASH\nb:HASH:x\n");
+            for name in ["a", "b"] {
+                door.verify(name, "secret").await.expect("it is let in");
+                assert_eq!(door.computed(), [QUICK]);
+            }
+            door.rewrite("b:HASH\n");
+            assert_eq!(door.verify("a", "secret").await, Err(Denied::UnknownUser));
+        });
+    }
+
+    #[test]
+    fn a_name_that_keeps_failing_waits_and_others_at_its_address_do_not() {
+        run(async {
+            let door = Door::new("a:HASH\nb:HASH\n");
+            for _ in 0..4 {
+                assert_eq!(door.verify("a", "wrong").await, Err(Denied::WrongPassword));
+            }
+            door.computed();
+            // A right password would tell that it is one.
+            for password in ["wrong", "secret"] {
+                assert_eq!(door.verify("a", password).await, throttled(1));
+            }
+            assert_eq!(door.computed(), []);
+            door.verify("b", "secret").await.expect("it is let in");
+            door.verify_from(THERE, "a", "secret").await.expect("it is let in");
+            assert_eq!(door.verify("a", "secret").await, throttled(1), "although remembered");
+            wait(SECOND);
+            door.verify("a", "secret").await.expect("it is let in");
+            assert_eq!(door.verify("a", "wrong").await, Err(Denied::WrongPassword));
+            // A corrected line begins anew.
+            for _ in 0..3 {
+                assert_eq!(door.verify("a", "wrong").await, Err(Denied::WrongPassword));
+            }
+            assert_eq!(door.verify("a", "secret").await, throttled(1));
+            door.rewrite("a:HASH\nb:HASH\n");
+            door.verify("a", "secret").await.expect("it is let in");
+        });
+    }
+
+    #[test]
+    fn an_address_that_fails_too_often_keeps_in_only_those_who_were_let_in_from_there() {
+        run(async {
+            let door = Door::new("a:HASH\nb:HASH\nc:HASH\n");
+            door.verify("a", "secret").await.expect("it is let in");
+            door.verify_from(THERE, "b", "secret").await.expect("it is let in");
+            for name in 0..30 {
+                let denied = door.verify(&format!("x{name}"), "wrong").await;
+                assert_eq!(denied, Err(Denied::UnknownUser));
+            }
+            door.computed();
+            door.verify("a", "secret").await.expect("it was let in from here");
+            for name in ["b", "c", "x"] {
+                assert_eq!(door.verify(name, "secret").await, throttled(2), "{name}");
+            }
+            door.verify_from(THERE, "c", "secret").await.expect("nothing failed there");
+            assert_eq!(door.computed(), [QUICK]);
+            // Guesses at a user who is known there are counted.
+            for _ in 0..4 {
+                assert_eq!(door.verify("a", "wrong").await, throttled(2));
+            }
+            assert_eq!(door.verify("a", "secret").await, throttled(1));
+            wait(2 * SECOND);
+            door.verify("b", "secret").await.expect("it is let in");
+        });
+    }
+
+    #[test]
+    fn checks_beyond_the_bound_are_refused_and_a_client_that_leaves_frees_its_place() {
+        run(async {
+            let door = Door::new("a:HASH\nb:HASH\n");
+            door.verify("a", "secret").await.expect("it is let in");
+            let turn = door.users.0.turns.acquire().await.expect("it is open");
+            let check = || Box::pin(door.verify_from(THERE, "b", "secret"));
+            let mut waiting: Vec<_> = (0..=WAITING).map(|_| check()).collect();
+            for check in &mut waiting {
+                begin(check).await;
+            }
+            assert_eq!(check().await.map(drop), Err(Denied::Busy));
+            // A password that is remembered needs no turn.
+            door.verify("a", "secret").await.expect("it is let in");
+            waiting.pop();
+            let mut next = check();
+            begin(&mut next).await;
+            waiting.push(next);
+            door.computed();
+            drop(turn);
+            for user in join_all(waiting).await {
+                user.expect("it is let in");
+            }
+            // All but the first found it remembered when their turn came.
+            assert_eq!(door.computed(), [QUICK]);
+        });
+    }
+
+    #[test]
+    fn checks_take_a_bounded_amount_of_memory_together() {
+        run(async {
+            let door = Door::with_parallel("a:HASH\n", 64);
+            let most = || door.users.0.turn(MAX_MEMORY_KIB);
+            let [first, second] = [most().await.expect("room"), most().await.expect("room")];
+            let mut third = Box::pin(most());
+            begin(&mut third).await;
+            drop(first);
+            drop(third.await.expect("room"));
+            drop(second);
+        });
+    }
+
+    #[test]
+    fn those_who_wait_behind_failures_from_their_address_are_not_hashed() {
+        run(async {
+            let door = Door::new("a:HASH\n");
+            let names: Vec<String> = (0..100).map(|n| format!("x{n}")).collect();
+            let checks = join_all(names.iter().map(|name| door.verify(name, "wrong"))).await;
+            let denied = checks.iter().filter(|check| **check == Err(Denied::UnknownUser)).count();
+            assert_eq!((denied, door.computed().len()), (30, 30));
+            assert_eq!(checks.iter().filter(|check| **check == throttled(2)).count(), 70);
+        });
+    }
+
+    #[test]
+    fn a_hash_counts_although_its_client_has_left() {
+        run(async {
+            let door = Door::new("a:HASH\n");
+            for _ in 0..4 {
+                let mut check = Box::pin(door.verify("a", "wrong"));
+                let _ = poll_once(&mut check).await;
+                drop(check);
+                // The hash has its turn until it is done.
+                drop(door.users.0.turns.acquire().await.expect("it is open"));
+            }
+            assert_eq!(door.computed().len(), 4);
+            assert_eq!(door.verify("a", "secret").await, throttled(1));
+        });
+    }
+
+    #[test]
+    fn a_user_that_is_removed_or_changed_during_the_check_is_not_let_in() {
+        run(async {
+            for rewritten in ["", "a:HASH:x\n"] {
+                let door = Door::new("a:HASH\n");
+                let turn = door.users.0.turns.acquire().await.expect("it is open");
+                let mut check = Box::pin(door.verify("a", "secret"));
+                begin(&mut check).await;
+                door.rewrite(rewritten);
+                drop(turn);
+                assert_eq!(check.await, Err(Denied::Busy));
+            }
+        });
+    }
+
+    #[test]
+    fn several_checks_run_at_once_but_no_more_than_there_are_cores() {
+        run(async {
+            let door = Door::with_parallel("a:HASH\n", 3);
+            assert_eq!(door.users.0.turns.available_permits(), 3);
+            assert_eq!(door.users.0.places.available_permits(), 3 * (1 + WAITING));
+            let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+            let users = Users::open(&door.folder.path().join("users"), clock).expect("valid");
+            assert_eq!(users.0.turns.available_permits(), cores);
+        });
+    }
+
+    /// With the costs of a new hash; on one server's core 25 ms against 10 µs each.
+    #[test]
+    fn five_thousand_devices_that_reconnect_cost_less_than_twenty_new_ones() {
+        run(async {
+            let lines: String = (0..5000).map(|n| format!("d{n}:HASH\n")).collect();
+            let fresh = PasswordHash::of(b"secret").expect("it is computed");
+            let door = Door::new(&format!("{lines}fresh:{fresh}\n"));
+            let names: Vec<String> = (0..5000).map(|n| format!("d{n}")).collect();
+            let all = || async {
+                let began = Instant::now();
+                for name in &names {
+                    door.verify(name, "secret").await.expect("it is let in");
+                }
+                began.elapsed()
+            };
+            all().await;
+            door.computed();
+            let remembered = all().await.min(all().await);
+            assert_eq!(door.computed(), []);
+            let began = Instant::now();
+            door.verify("fresh", "secret").await.expect("it is let in");
+            let one = began.elapsed();
+            assert_eq!(door.computed(), [Function::NEW]);
+            assert!(remembered < 20 * one, "{remembered:?} for 5000, {one:?} for one");
+        });
+    }
+}
