@@ -224,8 +224,8 @@ pub struct EmbeddedConfig {
     /// The address that devices connect to; port 0: any free one.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-    /// The users that may connect, in a file of `mosquitto_passwd`; unset: any client, from
-    /// this machine only.
+    /// The users that may connect, in a file of `heartbeatd user` or `mosquitto_passwd`; unset:
+    /// any client, from this machine only.
     pub users_file: Option<PathBuf>,
 }
 

@@ -11,7 +11,7 @@ use clap::Subcommand;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::output::{self, Table};
-use super::{exit, open};
+use super::{open, refuse, succeed};
 use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
@@ -246,16 +246,6 @@ fn explain(explanation: &Explanation) -> io::Result<()> {
         writeln!(out, "not counted  {part}")?;
     }
     Ok(())
-}
-
-fn succeed(text: &str) -> anyhow::Result<ExitCode> {
-    writeln!(io::stdout(), "{}", Escaped(text))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn refuse(reason: &str) -> anyhow::Result<ExitCode> {
-    log::error!(target: "heartbeatd", "{reason}");
-    Ok(exit::NEGATIVE.into())
 }
 
 fn refuse_unknown(id: &str) -> anyhow::Result<ExitCode> {

@@ -6,19 +6,23 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
 use log::error;
 
+use super::password::NoPassword;
 use crate::app::AppError;
 use crate::config::ConfigError;
 use crate::logging::escape::Escaped;
 use crate::mqtt::ClientError;
 use crate::process::open_files::TooFewFiles;
 use crate::store::StoreError;
+use crate::users::EditError;
 
-/// There is no such device, it exists already, or its row cannot be read.
+/// There is no such device or user, it exists already, or its row cannot be read.
 pub(super) const NEGATIVE: u8 = 1;
 const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_SOFTWARE: u8 = 70;
 const EX_CONFIG: u8 = 78;
+/// A signal came while a password was typed. Shells report SIGINT like this.
+const INTERRUPTED: u8 = 130;
 
 pub(super) fn on_usage(error: clap::Error) -> ExitCode {
     let error = escaped(error);
@@ -27,6 +31,12 @@ pub(super) fn on_usage(error: clap::Error) -> ExitCode {
     // If stdout is closed, the reader does not want the text.
     let _ = error.print();
     code.into()
+}
+
+/// Reports arguments that cannot be used.
+pub(super) fn wrong_usage(why: &str) -> anyhow::Result<ExitCode> {
+    error!(target: "heartbeatd", "{why}");
+    Ok(EX_USAGE.into())
 }
 
 /// Escapes whatever the error quotes of the arguments. They may come from a script's input,
@@ -77,6 +87,18 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
     error!(target: "heartbeatd", "{error}");
     if error.is::<ConfigError>() || error.is::<TooFewFiles>() {
         return EX_CONFIG.into();
+    }
+    match error.downcast_ref::<NoPassword>() {
+        Some(NoPassword::Interrupted) => return INTERRUPTED.into(),
+        Some(NoPassword::Io(_)) => return EX_UNAVAILABLE.into(),
+        Some(_) => return EX_USAGE.into(),
+        None => (),
+    }
+    match error.downcast_ref::<EditError>() {
+        Some(EditError::Unusable(_)) => return EX_CONFIG.into(),
+        Some(EditError::Exists(_) | EditError::Unknown(_)) => return NEGATIVE.into(),
+        Some(EditError::Io { .. }) => return EX_UNAVAILABLE.into(),
+        None => (),
     }
     let code = match error.downcast_ref::<AppError>() {
         Some(

@@ -6,14 +6,18 @@ mod exit;
 mod greeting;
 mod history;
 mod output;
+mod password;
 mod run;
+mod user;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::Loaded;
+use crate::logging::escape::Escaped;
 pub use crate::logging::init as init_logger;
 use crate::logging::line_budget;
 use crate::process::open_files::{self, Needed, TooFewFiles};
@@ -43,11 +47,12 @@ Environment:
 
 Exit codes:
    0  Done
-   1  No such device, or its row cannot be read; for `device add`: it exists already
+   1  No such device or user, or its row cannot be read; for `add`: it exists already
   64  Wrong usage
   69  A needed service, such as the database, is unavailable
   70  Internal error
-  78  Invalid configuration";
+  78  Invalid configuration
+ 130  Interrupted while a password was typed";
 
 const DEVICE_HELP: &str = "\
 These commands work directly on the database, whether the service is running or not.";
@@ -59,6 +64,8 @@ enum Command {
     /// Add, list, show and remove devices, or set their timeouts
     #[command(subcommand, after_help = DEVICE_HELP)]
     Device(device::Command),
+    /// Add, list and remove users of the embedded broker, or set their passwords
+    User(user::Arguments),
     /// Show status changes, newest first
     History(history::Arguments),
     /// Check the configuration and print it with all defaults, secrets as ***
@@ -86,6 +93,7 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run => run::run(loaded).await,
             Command::Device(command) => device::run(&config, command).await,
+            Command::User(arguments) => user::run(&config, arguments).await,
             Command::History(arguments) => history::run(&config, arguments).await,
             Command::CheckConfig => check_config::run(&loaded),
         }
@@ -104,7 +112,7 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
         Command::Device(_) | Command::History(_) => {
             Needed::by_command(store::open_files(&config.database.url))
         }
-        Command::CheckConfig => Needed::by_command(0),
+        Command::User(_) | Command::CheckConfig => Needed::by_command(0),
     };
     needed.check()
 }
@@ -112,6 +120,18 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
 /// Opens the database for a command.
 async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<DeviceStore> {
     Ok(DeviceStore::open(config.database.url.reveal(), mode).await?)
+}
+
+/// Prints what a command has done.
+fn succeed(text: &str) -> anyhow::Result<ExitCode> {
+    writeln!(io::stdout(), "{}", Escaped(text))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what a command was asked for, because something is not there, or is there already.
+fn refuse(reason: &str) -> anyhow::Result<ExitCode> {
+    log::error!(target: "heartbeatd", "{reason}");
+    Ok(exit::NEGATIVE.into())
 }
 
 #[cfg(test)]
@@ -153,6 +173,10 @@ mod tests {
                 &["device", "remove", "--silent-for", &bad],
                 &["device", "remove", &long],
                 &["device", "remove", &format!("-{hazard}")],
+                &["user", "add", &bad],
+                &["user", "add", "pump", "--devices", &bad],
+                &["user", "remove", &format!("{bad}:")],
+                &["user", "list", &long],
                 &["history", "--limit", &bad],
                 &["history", "--limit", "1", &bad],
                 &["check-config", &bad],

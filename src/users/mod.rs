@@ -7,6 +7,7 @@
 //! password or a hash.
 
 mod check;
+mod edit;
 mod file;
 mod hash;
 mod memory;
@@ -19,6 +20,7 @@ mod throttle;
 use std::path::Path;
 
 pub use self::check::{Denied, Users};
+pub(crate) use self::edit::{EditError, add, has, remove, set_password};
 pub use self::file::{MAX_USERS, UsersError};
 pub use self::hash::{HashError, InvalidHash, PasswordHash};
 pub use self::name::{InvalidUserName, UserName};

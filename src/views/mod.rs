@@ -1,4 +1,4 @@
-//! Views: what devices, transitions and evidence look like to people and to programs.
+//! Views: what devices, transitions, evidence and users look like to people and to programs.
 //!
 //! The types of [`domain`](crate::domain) and [`store`](crate::store) do not say how they
 //! are shown. A view does: its fields in their order are the JSON, and people read the same
@@ -12,10 +12,12 @@ mod evidence;
 mod paging;
 pub(crate) mod text;
 mod transition;
+mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices};
 pub(crate) use evidence::{EvidenceSettings, Explanation, gather_evidence};
 pub(crate) use transition::{TransitionView, Transitions};
+pub(crate) use user::{UserView, devices_in_words};
 
 use std::fmt::Display;
 

@@ -36,5 +36,6 @@ mod specification;
 mod support;
 mod unit_file;
 mod unreadable_rows;
+mod users;
 mod views;
 mod watch;
