@@ -629,9 +629,9 @@ pub(super) mod tests {
         });
     }
 
-    /// With the costs of a new hash; on one server's core 25 ms against 10 µs each.
+    /// With the costs of a new hash: 25 ms of a server's core, against 6 µs each.
     #[test]
-    fn five_thousand_devices_that_reconnect_cost_less_than_twenty_new_ones() {
+    fn five_thousand_devices_that_reconnect_cost_less_than_ten_new_ones() {
         run(async {
             let lines: String = (0..5000).map(|n| format!("d{n}:HASH\n")).collect();
             let fresh = PasswordHash::of(b"secret").expect("it is computed");
@@ -652,7 +652,7 @@ pub(super) mod tests {
             door.verify("fresh", "secret").await.expect("it is let in");
             let one = began.elapsed();
             assert_eq!(door.computed(), [Function::NEW]);
-            assert!(remembered < 20 * one, "{remembered:?} for 5000, {one:?} for one");
+            assert!(remembered < 10 * one, "{remembered:?} for 5000, {one:?} for one");
         });
     }
 }
