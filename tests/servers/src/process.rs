@@ -5,8 +5,12 @@ use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use crate::PATIENCE;
 
 /// The path of a program, from the PATH or from one of `places`, where Debian puts
 /// servers.
@@ -88,10 +92,29 @@ fn id(what: &str, user: Option<&str>) -> u32 {
     text.trim().parse().unwrap_or_else(|_| panic!("there is no user {user:?}"))
 }
 
+/// Runs a program that reads nothing to its end, which has to come: after [`PATIENCE`] it is
+/// killed.
+#[track_caller]
+pub fn run_to_end(command: &mut Command) -> Output {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it starts");
+    let id = child.id().to_string();
+    let (ended, end) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        let is_late = end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+        is_late && Command::new("kill").args(["-s", "KILL", &id]).status().is_ok()
+    });
+    let out = child.wait_with_output().expect("it ends");
+    drop(ended);
+    let was_killed = watch.join().expect("the watch does not panic");
+    assert!(!was_killed, "{command:?} does not end: {}", String::from_utf8_lossy(&out.stderr));
+    out
+}
+
 /// Runs a program to its end and returns what it printed.
 #[track_caller]
 pub fn output(command: &mut Command) -> String {
-    let out = command.stdin(Stdio::null()).output().expect("it starts");
+    let out = run_to_end(command);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(out.status.success(), "{command:?}: {}\n{}", text(&out.stdout), text(&out.stderr));
     text(&out.stdout)
