@@ -23,13 +23,14 @@ use crate::actors::device_registry::{self, DeviceRegistry, Found};
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Ticker};
-use crate::broker::{self, EmbeddedBroker};
 use crate::clock::{Clock, system_clock};
-use crate::config::{Config, HttpListen};
+use crate::config::{Config, Listen};
 use crate::http::{self, HttpServer};
+use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::mqtt::{self, Broker, Client};
 use crate::process::open_files::{self, Needed};
+use crate::receiver::{self, Receiver};
 use crate::store::{self, DeviceStore};
 
 /// The longest time for a drain. Supervisors kill after ten seconds or more.
@@ -61,7 +62,7 @@ pub struct App {
     courier: Addr<Courier>,
     http: Option<HttpServer>,
     watch: JoinHandle<()>,
-    embedded: Option<EmbeddedBroker>,
+    receiver: Option<Receiver>,
 }
 
 /// An [`App`] that is not running yet.
@@ -77,9 +78,20 @@ impl App {
         AppBuilder { config, sink: None, clock: system_clock }
     }
 
-    /// The address on which the embedded broker listens, if it runs.
+    /// The address on which the embedded broker listens without TLS, if it does.
     pub fn broker_address(&self) -> Option<SocketAddr> {
-        self.embedded.as_ref().map(EmbeddedBroker::address)
+        self.receiver.as_ref().and_then(Receiver::address)
+    }
+
+    /// The address on which the embedded broker listens with TLS, if it does.
+    pub fn broker_tls_address(&self) -> Option<SocketAddr> {
+        self.receiver.as_ref().and_then(Receiver::tls_address)
+    }
+
+    /// Reads again what can be changed while the service runs: the certificates of the
+    /// embedded broker. Returns at once. False if there is nothing of the kind.
+    pub fn reload(&self) -> bool {
+        self.receiver.as_ref().is_some_and(Receiver::reload)
     }
 
     /// The address on which HTTP is served, if it is.
@@ -114,6 +126,9 @@ impl App {
         let draining = Draining { ticker, courier, ingest, registry };
         draining.run(deadline, WRITE_AGAIN).await?;
         self.watch.abort();
+        if let Some(receiver) = self.receiver {
+            receiver.stop().await;
+        }
         if let Some(http) = self.http {
             http.stop();
         }
@@ -159,22 +174,25 @@ impl AppBuilder {
         // that is started by mistake ends here, before it throws the first off its
         // broker.
         let http = match config.http.listen {
-            HttpListen::Off => None,
-            HttpListen::At(address) => {
+            Listen::Off => None,
+            Listen::At(address) => {
                 let listener = TcpListener::bind(address);
                 Some(listener.map_err(|source| AppError::Http { address, source })?)
             }
         };
-        let (embedded, broker) = match Broker::configured(&config.mqtt) {
+        let inbox = Arc::new(Inbox::new(config.mqtt.max_backlog));
+        let (receiver, broker) = match Broker::configured(&config.mqtt) {
             Some(broker) => (None, broker),
             None => {
-                let max_clients = open_files::max_clients();
-                let embedded = EmbeddedBroker::start(&config.mqtt, max_clients).await?;
-                let broker = embedded.broker();
-                (Some(embedded), broker)
+                let (inbox, metrics) = (Arc::clone(&inbox), Arc::clone(&metrics));
+                let max_files = open_files::max_clients();
+                let receiver =
+                    Receiver::start(&config.mqtt, max_files, inbox, clock, metrics).await?;
+                let broker = receiver.broker();
+                (Some(receiver), broker)
             }
         };
-        let client = Client::new(&config.mqtt, &broker, clock, Arc::clone(&metrics))?;
+        let client = Client::new(&config.mqtt, &broker, inbox, clock, Arc::clone(&metrics))?;
 
         let registry = on_own_thread("device_registry", {
             let (store, metrics) = (store.clone(), Arc::clone(&metrics));
@@ -206,7 +224,7 @@ impl AppBuilder {
             warn!(target: "heartbeatd", "http.token is set, but nothing in this version needs it");
         }
 
-        Ok(App { store, registry, ingest, ticker, courier, http, watch, embedded })
+        Ok(App { store, registry, ingest, ticker, courier, http, watch, receiver })
     }
 }
 
@@ -228,12 +246,16 @@ impl From<&Config> for device_registry::Settings {
 /// The least number of open files that a service with `config` needs, besides the runtime
 /// that starts it.
 pub(crate) fn needed_files(config: &Config) -> Needed {
-    let serves = config.http.listen != HttpListen::Off;
+    let serves = config.http.listen != Listen::Off;
     let embeds = config.mqtt.url.is_none();
     let needed = Needed::default()
         .runtimes(ACTORS + u64::from(serves) + u64::from(embeds))
         .with("the database", store::open_files(&config.database.url))
         .with("the MQTT client", mqtt::CLIENT_OPEN_FILES);
     let needed = if serves { needed.with("HTTP", http::OPEN_FILES) } else { needed };
-    if embeds { needed.with("the embedded broker", broker::OPEN_FILES).clients() } else { needed }
+    if embeds {
+        needed.with("the embedded broker", receiver::open_files(&config.mqtt.embedded)).clients()
+    } else {
+        needed
+    }
 }

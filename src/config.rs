@@ -8,7 +8,7 @@
 //! The defaults are those of the `config.toml` in the repository, which is compiled in.
 //! A new key is a field here, a line there, and if it has bounds a function in `values`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -22,6 +22,7 @@ mod load;
 mod values;
 
 pub use self::error::{ConfigError, Place};
+pub(crate) use self::files::ServerTls;
 pub use self::load::Loaded;
 pub(crate) use self::values::MAX_TIMEOUT;
 use self::values::echo_interval;
@@ -221,18 +222,55 @@ impl TryFrom<String> for MqttVersion {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddedConfig {
-    /// The address that devices connect to; port 0: any free one.
-    #[serde(deserialize_with = "address")]
-    pub listen: SocketAddr,
+    /// The address that devices connect to without TLS, if any.
+    #[serde(deserialize_with = "embedded_listen")]
+    pub listen: Listen,
     /// The users that may connect, in a file of `heartbeatd user` or `mosquitto_passwd`; unset:
     /// any client, from this machine only.
     pub users_file: Option<PathBuf>,
+    /// The address that devices connect to with TLS; unset: none.
+    #[serde(default, deserialize_with = "tls_listen")]
+    pub tls_listen: Option<SocketAddr>,
+    /// The certificate that devices see, followed by those that lead to its authority (PEM).
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of that certificate (PEM).
+    pub tls_key_file: Option<PathBuf>,
+    /// The authority that signed the devices' certificates (PEM). If set, each device needs
+    /// one, and is the user that it names.
+    pub tls_client_ca_file: Option<PathBuf>,
+    /// The maximum number of clients besides this service; unset: as many as open files allow.
+    #[serde(default, deserialize_with = "values::max_connections")]
+    pub max_connections: Option<u64>,
+    /// The maximum number of clients from one address, or from one /64 of IPv6.
+    #[serde(deserialize_with = "values::connections")]
+    pub max_connections_per_address: u64,
+    /// The maximum number of connections whose CONNECT has not arrived.
+    #[serde(deserialize_with = "values::connections")]
+    pub max_pending: u64,
+    /// The time within which a CONNECT has to arrive.
+    #[serde(deserialize_with = "values::connect_timeout")]
+    pub connect_timeout: NonZeroDuration,
+    /// The maximum size of a packet, in bytes.
+    #[serde(deserialize_with = "values::max_packet")]
+    pub max_packet: u32,
+    /// The keep-alive of a client that asks for a longer one or for none.
+    #[serde(deserialize_with = "values::max_keep_alive")]
+    pub max_keep_alive: WholeSeconds,
+    /// The number of messages per second above which a client's socket is read later.
+    #[serde(deserialize_with = "values::messages_per_second")]
+    pub max_messages_per_second: u32,
 }
 
-fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| {
-        let expected = &"an IP address with a port, such as \"127.0.0.1:1883\" or \"[::1]:1883\"";
+fn embedded_listen<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Listen, D::Error> {
+    let expected = "\"off\", or an IP address with a port, such as \"127.0.0.1:1883\" or \
+                    \"[::1]:1883\"";
+    Listen::parse(&String::deserialize(from)?, expected)
+}
+
+fn tls_listen<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(|_| {
+        let expected = &"an IP address with a port, such as \"0.0.0.0:8883\" or \"[::]:8883\"";
         serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), expected)
     })
 }
@@ -252,17 +290,17 @@ pub struct DatabaseConfig {
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// The address at which `/healthz`, `/readyz` and `/metrics` are served.
-    pub listen: HttpListen,
+    pub listen: Listen,
     /// The token that a request must present to change something.
     pub token: Option<Secret>,
     /// A file that holds the token instead.
     pub token_file: Option<PathBuf>,
 }
 
-/// The address at which HTTP is served, if it is.
+/// The address to listen on, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HttpListen {
-    /// HTTP is not served.
+pub enum Listen {
+    /// Nothing listens.
     Off,
     /// This address; port 0: any free one.
     At(SocketAddr),
@@ -286,20 +324,40 @@ pub struct HistoryConfig {
     pub retention: NonZeroDuration,
 }
 
-impl<'de> Deserialize<'de> for HttpListen {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.as_str() {
+impl Listen {
+    /// The address, if there is one.
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+
+    fn parse<E: serde::de::Error>(text: &str, expected: &str) -> Result<Self, E> {
+        match text {
             "off" => Ok(Self::Off),
-            address => address.parse().map(Self::At).map_err(|_| {
-                let expected = &"\"off\" or an address such as \"127.0.0.1:8080\"";
-                serde::de::Error::invalid_value(serde::de::Unexpected::Str(address), expected)
-            }),
+            address => address
+                .parse()
+                .map(Self::At)
+                .map_err(|_| E::invalid_value(serde::de::Unexpected::Str(address), &expected)),
         }
     }
 }
 
-impl Serialize for HttpListen {
+impl<I: Into<IpAddr>> From<(I, u16)> for Listen {
+    fn from(address: (I, u16)) -> Self {
+        Self::At(address.into())
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let expected = "\"off\" or an address such as \"127.0.0.1:8080\"";
+        Self::parse(&String::deserialize(from)?, expected)
+    }
+}
+
+impl Serialize for Listen {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Off => serializer.serialize_str("off"),

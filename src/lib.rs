@@ -12,7 +12,8 @@
 //! | [`actors`] | `DeviceRegistry`, `MqttIngest`, `Ticker`, `Courier`, `AlertSink` |
 //! | [`store`] | all SQL |
 //! | [`mqtt`] | the MQTT client |
-//! | `broker` | the embedded broker |
+//! | `receiver` | receives heartbeats in this process: the embedded broker |
+//! | [`inbox`] | what was received and not handled yet |
 //! | [`users`] | the users of the embedded broker: their file, passwords and rights |
 //! | `views` | devices, transitions and evidence as JSON and in words |
 //! | [`metrics`] | counters and measurements for Prometheus |
@@ -22,7 +23,6 @@
 pub mod actors;
 mod address;
 mod app;
-mod broker;
 #[doc(hidden)]
 pub mod cli;
 pub mod clock;
@@ -30,10 +30,13 @@ pub mod config;
 pub mod domain;
 mod duration;
 mod http;
+#[doc(hidden)]
+pub mod inbox;
 mod logging;
 pub mod metrics;
 pub mod mqtt;
 mod process;
+mod receiver;
 mod secrets;
 pub mod store;
 pub mod users;
@@ -42,7 +45,7 @@ mod views;
 #[doc(hidden)]
 pub use app::drain::Draining;
 pub use app::{App, AppBuilder, AppError};
-pub use broker::{EmbeddedBroker, EmbeddedError};
 pub use config::Config;
 pub use process::open_files::TooFewFiles;
 pub use process::panics;
+pub use receiver::{Receiver, ReceiverError};

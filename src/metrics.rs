@@ -15,6 +15,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::domain::payload::{self, DroppedField};
 use crate::domain::{EchoIgnored, PayloadError, Rejection, Status, Transition};
+use crate::receiver;
 use crate::store::OutboxSize;
 
 /// The metrics of one [`App`](crate::App); shared by its actors.
@@ -25,6 +26,8 @@ pub struct Metrics {
     max_files: Gauge,
     heartbeats: Counter,
     rejected: Family<Reason, Counter>,
+    receiver_connections: Gauge,
+    receiver_refused: Family<Reason, Counter>,
     payload_errors: Family<Reason, Counter>,
     fields_dropped: Family<Field, Counter>,
     devices: Family<StatusLabel, Gauge>,
@@ -81,6 +84,16 @@ const SECONDS: [f64; 14] =
 /// The buckets from a second to an hour, because a detection waits for the next check.
 const DELAY_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0];
 
+/// A client that is connected to the receiver.
+#[derive(Debug)]
+pub(crate) struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Metrics {
     /// Creates all metrics, at zero.
     pub fn new() -> Self {
@@ -98,6 +111,18 @@ impl Metrics {
                 r,
                 "heartbeats_rejected",
                 "Messages that are not evidence of life, by reason",
+                Family::default(),
+            ),
+            receiver_connections: add(
+                r,
+                "receiver_connections",
+                "Clients connected to the embedded broker, this service's own included",
+                Gauge::default(),
+            ),
+            receiver_refused: add(
+                r,
+                "receiver_refused",
+                "Connections and messages that the embedded broker refused, ended or read later, by reason",
                 Family::default(),
             ),
             payload_errors: add(
@@ -255,6 +280,9 @@ impl Metrics {
                 let _at_zero = family.get_or_create(&Reason { reason });
             }
         }
+        for reason in receiver::refusal_labels() {
+            let _at_zero = self.receiver_refused.get_or_create(&Reason { reason });
+        }
         for field in payload::FIELDS {
             let _at_zero = self.fields_dropped.get_or_create(&Field { field });
         }
@@ -295,6 +323,19 @@ impl Metrics {
         let reason = rejection.reason();
         debug_assert!(Rejection::REASONS.contains(&reason), "{reason} is not in the list");
         self.rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a client at the receiver until the result is dropped.
+    pub(crate) fn receiver_connected(&self) -> Connected {
+        self.receiver_connections.inc();
+        Connected(self.receiver_connections.clone())
+    }
+
+    /// Counts connections or messages that the receiver refused.
+    pub(crate) fn receiver_refused(&self, reason: &'static str, count: u64) {
+        let is_known = receiver::refusal_labels().any(|known| known == reason);
+        debug_assert!(is_known, "{reason} is not in the list");
+        self.receiver_refused.get_or_create(&Reason { reason }).inc_by(count);
     }
 
     /// Counts messages thrown away unread because too many were waiting.
@@ -470,6 +511,8 @@ mod tests {
             r#"heartbeatd_transitions_total{from="online",to="offline"} 0"#,
             r#"heartbeatd_deliveries_failed_total{reason="timeout"} 0"#,
             r#"heartbeatd_echoes_ignored_total{reason="late"} 0"#,
+            r#"heartbeatd_receiver_refused_total{reason="max_connections_per_address"} 0"#,
+            r#"heartbeatd_receiver_refused_total{reason="taken_over"} 0"#,
         ] {
             assert!(page.lines().any(|line| line == series), "no {series} in {page}");
         }

@@ -32,6 +32,8 @@ pub enum GapCause {
     NoEcho,
     /// Messages were discarded.
     Shed,
+    /// Devices could not connect to the embedded broker.
+    ShutOut,
     /// The clock was set, or the machine slept.
     ClockStep,
 }

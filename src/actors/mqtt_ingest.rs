@@ -297,12 +297,11 @@ impl MqttIngest {
 
     /// Handles the events of the connection and returns what is for the registry.
     fn sort(&mut self, events: Vec<Event>, ctx: &mut Context<Self>) -> Sorted {
-        let mut heartbeats = Vec::new();
+        let mut batches = Vec::new();
         let mut confirmed = None;
         for event in events {
             match event {
-                Event::Heartbeats(more) if heartbeats.is_empty() => heartbeats = more,
-                Event::Heartbeats(more) => heartbeats.extend(more),
+                Event::Heartbeats(heartbeats) => batches.push(heartbeats),
                 Event::Rejected(rejection) => {
                     self.metrics.rejected(&rejection);
                     self.lines.rejected(&rejection);
@@ -315,13 +314,19 @@ impl MqttIngest {
                 Event::Shed(count) => {
                     self.metrics.shed(count);
                     // It is not known whose messages were thrown away.
-                    self.echoes.shed((self.clock)());
+                    self.echoes.missed((self.clock)(), GapCause::Shed);
                     confirmed = None;
                     self.lines.shed(count);
                 }
+                Event::ShutOut => {
+                    // It is not known who is silent only because it was shut out.
+                    self.echoes.missed((self.clock)(), GapCause::ShutOut);
+                    confirmed = None;
+                    self.lines.shut_out();
+                }
             }
         }
-        Sorted { heartbeats, confirmed, now: (self.clock)() }
+        Sorted { heartbeats: sorted::joined(batches), confirmed, now: (self.clock)() }
     }
 
     fn connected(&mut self, connection: u64, ctx: &mut Context<Self>) {
@@ -375,6 +380,8 @@ impl Handler<Disconnect> for MqttIngest {
     fn handle(&mut self, _: Disconnect, _: &mut Context<Self>) -> Self::Result {
         let inbox = self.connection.inbox();
         Box::pin(self.leave().then(move |(), ingest, ctx| {
+            // What the receiver takes in from now on would be acknowledged and lost.
+            inbox.close();
             let rest = ingest.sort(inbox.rest(), ctx);
             info!(target: TARGET, "disconnected");
             rest.hand_over(ingest.registry.clone()).into_actor(ingest)

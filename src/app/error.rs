@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use actix::MailboxError;
 
-use crate::broker::EmbeddedError;
 use crate::mqtt::ClientError;
 use crate::process::open_files::TooFewFiles;
+use crate::receiver::ReceiverError;
 use crate::store::StoreError;
 
 /// An error that keeps the service from starting, or that it ended with.
@@ -23,7 +23,7 @@ pub enum AppError {
     Client(#[from] ClientError),
     /// The embedded broker could not be started.
     #[error(transparent)]
-    Embedded(#[from] EmbeddedError),
+    Receiver(#[from] ReceiverError),
     /// The address for HTTP is in use, or is not this machine's.
     #[error("cannot listen on http.listen = {address}: {source}; {}", listening_remedy(source))]
     Http {

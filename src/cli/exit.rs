@@ -106,7 +106,7 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
             | AppError::OpenFiles(_)
             | AppError::Store(StoreError::Url(_)),
         ) => EX_CONFIG,
-        Some(AppError::Embedded(error)) if error.is_config() => EX_CONFIG,
+        Some(AppError::Receiver(error)) if error.is_config() => EX_CONFIG,
         Some(AppError::Mailbox(_)) => EX_SOFTWARE,
         Some(_) => EX_UNAVAILABLE,
         None => match error.downcast_ref::<StoreError>() {

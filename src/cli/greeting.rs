@@ -24,15 +24,33 @@ pub(super) fn greet(app: &App, config: &Config) {
             if address.ip().is_loopback() { ", reachable from this machine only" } else { "" };
         info!(target: "heartbeatd", "embedded broker on {address}{reach}");
     }
-    if let Some(command) = command_to_try(&config.mqtt, embedded) {
+    let tls = app.broker_tls_address();
+    if let Some(address) = tls {
+        info!(target: "heartbeatd", "embedded broker with TLS on {address}");
+    }
+    if let Some(command) = command_to_try(&config.mqtt, embedded.or(tls), embedded.is_none()) {
         info!(target: "heartbeatd", "send a heartbeat: {command}");
     }
 }
 
 /// A command that sends a heartbeat from this machine. What only the user knows stands in
 /// capitals.
-fn command_to_try(mqtt: &MqttConfig, embedded: Option<SocketAddr>) -> Option<String> {
+fn command_to_try(
+    mqtt: &MqttConfig,
+    embedded: Option<SocketAddr>,
+    embedded_tls: bool,
+) -> Option<String> {
     let (host, port, tls, named) = match (&mqtt.url, embedded) {
+        (_, Some(address)) if embedded_tls => {
+            // The name and the authority of the certificate are the user's to know.
+            let certificate = match mqtt.embedded.tls_client_ca_file {
+                Some(_) => " --cert CERTIFICATE --key KEY",
+                None => "",
+            };
+            let tls = format!(" --cafile AUTHORITY{certificate}");
+            let named = certificate.is_empty() && mqtt.embedded.users_file.is_some();
+            ("HOST".to_owned(), address.port(), tls, named)
+        }
         (_, Some(address)) => {
             let address = reachable(address);
             (
@@ -87,7 +105,7 @@ mod tests {
         let mut mqtt = Config::default().mqtt;
         change(&mut mqtt);
         let embedded = embedded.map(|address| address.parse().expect("an address"));
-        command_to_try(&mqtt, embedded).expect("there is a broker")
+        command_to_try(&mqtt, embedded, false).expect("there is a broker")
     }
 
     fn with_url(url: &str, change: impl FnOnce(&mut MqttConfig)) -> String {

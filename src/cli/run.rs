@@ -16,6 +16,7 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     // Before anything starts, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     ignore_other_signals()?;
 
     tell(&loaded);
@@ -40,12 +41,23 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     };
     greet(&app, &config);
 
-    let failed = match select(signal, pin!(app.failed())).await {
-        Either::Left((name, _)) => {
+    let ended = {
+        let failed = pin!(app.failed());
+        let mut ended = pin!(select(signal, failed));
+        loop {
+            match select(ended.as_mut(), pin!(hangup.recv())).await {
+                Either::Left((Either::Left((name, _)), _)) => break Ok(name),
+                Either::Left((Either::Right((failed, _)), _)) => break Err(failed),
+                Either::Right(_) => reload(&app),
+            }
+        }
+    };
+    let failed = match ended {
+        Ok(name) => {
             info!(target: "heartbeatd", "{name}; writing what was received, then stopping");
             Ok(())
         }
-        Either::Right((failed, _)) => {
+        Err(failed) => {
             info!(target: "heartbeatd", "{failed}; writing what was received, then stopping");
             Err(failed)
         }
@@ -68,17 +80,23 @@ pub(super) fn tell(loaded: &Loaded) {
     }
 }
 
-/// Keeps signals that end a process by default from ending this one without a drain. None
-/// of them reloads anything: the configuration is read only at the start.
+/// Obeys a SIGHUP. The configuration itself is read only at the start.
+fn reload(app: &App) {
+    if !app.reload() {
+        info!(target: "heartbeatd", "SIGHUP: {NOTHING}");
+    }
+}
+
+const NOTHING: &str = "nothing is reloaded; restart the service to apply a changed configuration";
+
+/// Keeps signals that end a process by default from ending this one without a drain.
 fn ignore_other_signals() -> std::io::Result<()> {
     let lines = LineBudget::new("heartbeatd", "ignored signals");
-    let nothing = "nothing is reloaded; restart the service to apply a changed configuration";
     // Then a write beyond the limit fails, like one to a full disk.
     let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     for (name, kind, what) in [
-        ("SIGHUP", SignalKind::hangup(), nothing),
-        ("SIGUSR1", SignalKind::user_defined1(), nothing),
-        ("SIGUSR2", SignalKind::user_defined2(), nothing),
+        ("SIGUSR1", SignalKind::user_defined1(), NOTHING),
+        ("SIGUSR2", SignalKind::user_defined2(), NOTHING),
         ("SIGXFSZ", file_size, "a file has reached its size limit (ulimit -f, LimitFSIZE)"),
     ] {
         let mut received = signal(kind)?;

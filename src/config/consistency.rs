@@ -42,18 +42,43 @@ fn validate_token(token: &Secret) -> Result<(), ConfigError> {
 
 fn validate_mqtt(mqtt: &MqttConfig) -> Result<(), ConfigError> {
     check_echo_topic(mqtt)?;
-    check_embedded_topics(mqtt)?;
-    if !crate::broker::IS_BUILT_IN && mqtt.url.is_none() {
-        let expected = "set the URL of a broker, because this heartbeatd was built without one";
-        return Err(ConfigError::Missing { key: "mqtt.url", expected: expected.to_owned() });
-    }
     // Leaves room for a device's id, a share group and their separators.
     let fits = mqtt.topic.to_string().len() <= MAX_MQTT_BYTES - 1024;
     check("mqtt.topic", "…", fits, "shorter than 64 KB, which is MQTT's bound on topics")?;
     validate_credentials(mqtt)?;
-    let EmbeddedConfig { listen, users_file } = &mqtt.embedded;
+    validate_embedded(&mqtt.embedded)
+}
+
+fn validate_embedded(embedded: &EmbeddedConfig) -> Result<(), ConfigError> {
+    const LISTEN: &str = "mqtt.embedded.listen";
+    const TLS_LISTEN: &str = "mqtt.embedded.tls_listen";
+    const CERTIFICATE: &str = "mqtt.embedded.tls_cert_file";
+    const KEY: &str = "mqtt.embedded.tls_key_file";
+    let EmbeddedConfig { listen, users_file, tls_listen, .. } = embedded;
+    let has_certificate = embedded.tls_cert_file.is_some();
+    let has_key = embedded.tls_key_file.is_some();
+    let has_authority = embedded.tls_client_ca_file.is_some();
+    needs((TLS_LISTEN, tls_listen.is_some()), (CERTIFICATE, has_certificate))?;
+    needs((CERTIFICATE, has_certificate), (KEY, has_key))?;
+    needs((KEY, has_key), (CERTIFICATE, has_certificate))?;
+    needs((CERTIFICATE, has_certificate), (TLS_LISTEN, tls_listen.is_some()))?;
+    needs(("mqtt.embedded.tls_client_ca_file", has_authority), (TLS_LISTEN, tls_listen.is_some()))?;
+    if let Some(address) = tls_listen {
+        let expected = "a loopback address, or set mqtt.embedded.users_file or \
+                        mqtt.embedded.tls_client_ca_file, because anyone who can reach another \
+                        address can report for any device";
+        let safe = address.ip().is_loopback() || users_file.is_some() || has_authority;
+        check(TLS_LISTEN, address, safe, expected)?;
+        let differ = address.port() == 0 || listen.address() != Some(*address);
+        check(TLS_LISTEN, address, differ, "another address than mqtt.embedded.listen")?;
+    }
+    let Some(listen) = listen.address() else {
+        let expected = "an address, or set mqtt.embedded.tls_listen, because devices could not \
+                        connect at all";
+        return check(LISTEN, "off", tls_listen.is_some(), expected);
+    };
     check(
-        "mqtt.embedded.listen",
+        LISTEN,
         listen,
         listen.ip().is_loopback() || users_file.is_some(),
         "a loopback address such as 127.0.0.1:1883, or set mqtt.embedded.users_file, because \
@@ -133,21 +158,4 @@ fn check_echo_topic(mqtt: &MqttConfig) -> Result<(), ConfigError> {
             mqtt.topic
         ),
     )
-}
-
-/// Refuses topics with a level that begins with `$` if the embedded broker is used, because
-/// it takes such a topic for invalid.
-fn check_embedded_topics(mqtt: &MqttConfig) -> Result<(), ConfigError> {
-    if mqtt.url.is_some() {
-        return Ok(());
-    }
-    let expected = "no level that begins with '$', because the embedded broker does not take one; \
-                    or mqtt.url, the URL of a broker that does";
-    let topics =
-        [("mqtt.topic", Some(mqtt.topic.to_string())), ("mqtt.echo_topic", mqtt.echo_topic())];
-    for (key, topic) in topics {
-        let topic = topic.unwrap_or_default();
-        check(key, format!("{topic:?}"), !topic.contains("/$"), expected)?;
-    }
-    Ok(())
 }

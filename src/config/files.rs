@@ -7,7 +7,7 @@ use std::path::Path;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 
-use super::{Config, ConfigError, MqttConfig, Secret};
+use super::{Config, ConfigError, EmbeddedConfig, MqttConfig, Secret};
 use crate::secrets::HIDDEN;
 
 impl Config {
@@ -24,14 +24,9 @@ impl Config {
             certificates("mqtt.ca_file", file)?;
         }
         if let (Some(certificate), Some(key)) = (&mqtt.cert_file, &mqtt.key_file) {
-            let chain = certificates("mqtt.cert_file", certificate)?;
-            let private = private_key("mqtt.key_file", key)?;
-            let public = chain.first().and_then(|first| first.public_key().ok());
-            if !public.is_some_and(|public| public.public_eq(&private)) {
-                let why = "it is not the key of the certificate in mqtt.cert_file";
-                return Err(unusable("mqtt.key_file", key, why));
-            }
+            pair(("mqtt.cert_file", certificate), ("mqtt.key_file", key))?;
         }
+        mqtt.embedded.read_tls()?;
         if let Some(file) = &mqtt.embedded.users_file {
             users(file)?;
         }
@@ -67,10 +62,14 @@ impl Config {
     pub(super) fn file_warnings(&self, own: Option<&Path>) -> Vec<String> {
         let mqtt = &self.mqtt;
         let mut warnings = unused(mqtt);
+        if mqtt.url.is_none() {
+            warnings.extend(mqtt.embedded.warn_of_plain_text());
+        }
         let secret = [
             ("mqtt.password_file", &mqtt.password_file),
             ("mqtt.key_file", &mqtt.key_file),
             ("mqtt.embedded.users_file", &mqtt.embedded.users_file),
+            ("mqtt.embedded.tls_key_file", &mqtt.embedded.tls_key_file),
             ("database.url_file", &self.database.url_file),
             ("http.token_file", &self.http.token_file),
         ];
@@ -80,6 +79,50 @@ impl Config {
             warnings.extend(readable_by_others(key, file));
         }
         warnings
+    }
+}
+
+/// The files with which the embedded broker speaks TLS, read and found to fit.
+pub(crate) struct ServerTls {
+    /// The certificate, and those that lead to its authority.
+    pub(crate) chain: Vec<X509>,
+    /// The key of that certificate.
+    pub(crate) key: PKey<Private>,
+    /// The authorities that sign the certificates of devices, if devices need one.
+    pub(crate) client_authorities: Option<Vec<X509>>,
+}
+
+impl EmbeddedConfig {
+    /// Reads the files for TLS. `None` if it is not spoken.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError::Value`] that names the key, the file and what is wrong with it.
+    pub(crate) fn read_tls(&self) -> Result<Option<ServerTls>, ConfigError> {
+        let (Some(certificate), Some(key)) = (&self.tls_cert_file, &self.tls_key_file) else {
+            return Ok(None);
+        };
+        let certificate = ("mqtt.embedded.tls_cert_file", certificate.as_path());
+        let (chain, key) = pair(certificate, ("mqtt.embedded.tls_key_file", key))?;
+        let authorities = self.tls_client_ca_file.as_ref();
+        let authorities =
+            authorities.map(|file| certificates("mqtt.embedded.tls_client_ca_file", file));
+        Ok(Some(ServerTls { chain, key, client_authorities: authorities.transpose()? }))
+    }
+
+    /// Returns a warning if passwords and heartbeats cross a network unencrypted.
+    fn warn_of_plain_text(&self) -> Option<String> {
+        let address = self.listen.address().filter(|address| !address.ip().is_loopback())?;
+        let remedy = if self.tls_listen.is_some() {
+            "set it to a loopback address or to \"off\", and devices have to use \
+             mqtt.embedded.tls_listen"
+        } else {
+            "mqtt.embedded.tls_listen encrypts them"
+        };
+        Some(format!(
+            "mqtt.embedded.listen = {address}: passwords and heartbeats cross the network \
+             unencrypted; {remedy}"
+        ))
     }
 }
 
@@ -99,9 +142,15 @@ fn unused(mqtt: &MqttConfig) -> Vec<String> {
     if mqtt.url.is_none() && mqtt.username.is_some() {
         warnings.push("mqtt.username is not used: mqtt.url is unset".to_owned());
     }
-    if mqtt.url.is_some() && mqtt.embedded.users_file.is_some() {
-        let why = "mqtt.url is set, and the embedded broker does not run";
-        warnings.push(format!("mqtt.embedded.users_file is not used: {why}"));
+    let embedded = &mqtt.embedded;
+    for (key, is_set) in [
+        ("mqtt.embedded.users_file", embedded.users_file.is_some()),
+        ("mqtt.embedded.tls_listen", embedded.tls_listen.is_some()),
+    ] {
+        if mqtt.url.is_some() && is_set {
+            let why = "mqtt.url is set, and the embedded broker does not run";
+            warnings.push(format!("{key} is not used: {why}"));
+        }
     }
     warnings
 }
@@ -165,6 +214,21 @@ fn certificates(key: &str, file: &Path) -> Result<Vec<X509>, ConfigError> {
             Err(unusable(key, file, format!("it is not a certificate: {}", reason(&error))))
         }
     }
+}
+
+/// Reads a certificate with its chain and its key, each given with the key of its file.
+fn pair(
+    (certificate_key, certificate): (&str, &Path),
+    (key_key, key): (&str, &Path),
+) -> Result<(Vec<X509>, PKey<Private>), ConfigError> {
+    let chain = certificates(certificate_key, certificate)?;
+    let private = private_key(key_key, key)?;
+    let public = chain.first().and_then(|first| first.public_key().ok());
+    if !public.is_some_and(|public| public.public_eq(&private)) {
+        let why = format!("it is not the key of the certificate in {certificate_key}");
+        return Err(unusable(key_key, key, why));
+    }
+    Ok((chain, private))
 }
 
 fn private_key(key: &str, file: &Path) -> Result<PKey<Private>, ConfigError> {

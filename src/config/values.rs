@@ -16,6 +16,7 @@ use crate::duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -251,6 +252,50 @@ pub(super) fn registrations<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D
 pub(super) fn backlog<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
     let messages = usize::deserialize(from)?;
     count(messages as u64, "each may take 150 bytes of memory").map(|_| messages)
+}
+
+/// Reads a number of connections, each of which takes memory and a file.
+pub(super) fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    count(u64::deserialize(from)?, "each takes a few kilobytes of memory and a file")
+}
+
+/// Reads `mqtt.embedded.max_connections`.
+pub(super) fn max_connections<'de, D>(from: D) -> Result<Option<u64>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    connections(from).map(Some)
+}
+
+/// Reads `mqtt.embedded.connect_timeout`.
+pub(super) fn connect_timeout<'de, D>(from: D) -> Result<NonZeroDuration, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let why = "a device on a slow link needs seconds, and one that says nothing holds a place";
+    duration_within(Duration::from_millis(100)..=5 * MINUTE, why, from)
+}
+
+/// Reads `mqtt.embedded.max_keep_alive`.
+pub(super) fn max_keep_alive<'de, D: Deserializer<'de>>(from: D) -> Result<WholeSeconds, D::Error> {
+    let why = "MQTT gives it two bytes, and a shorter one ends the connections of most devices";
+    duration_within(10 * SECOND..=Duration::from_secs(u16::MAX.into()), why, from)
+}
+
+/// Reads `mqtt.embedded.max_packet`.
+pub(super) fn max_packet<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    const BOUNDS: RangeInclusive<u32> = 1024..=1024 * 1024;
+    let bytes = u32::deserialize(from)?;
+    let (least, most) = (BOUNDS.start(), BOUNDS.end());
+    let why = "a heartbeat has to fit, and each client may make the service hold one packet";
+    let error = || D::Error::custom(format!("at least {least} and at most {most} bytes; {why}"));
+    BOUNDS.contains(&bytes).then_some(bytes).ok_or_else(error)
+}
+
+/// Reads `mqtt.embedded.max_messages_per_second`.
+pub(super) fn messages_per_second<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let messages = u32::deserialize(from)?;
+    count(messages.into(), "no client sends more").map(|_| messages)
 }
 
 fn count<E: serde::de::Error>(number: u64, why: &str) -> Result<u64, E> {

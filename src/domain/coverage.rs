@@ -49,6 +49,8 @@ pub enum GapCause {
     NoEcho,
     /// Messages were thrown away because more than `mqtt.max_backlog` were waiting.
     Shed,
+    /// The embedded broker had no room for devices that wanted to connect.
+    ShutOut,
     /// The clock was set, or the machine slept.
     ClockStep,
 }
@@ -61,6 +63,7 @@ impl GapCause {
             Self::Disconnected => "disconnected",
             Self::NoEcho => "no_echo",
             Self::Shed => "shed",
+            Self::ShutOut => "shut_out",
             Self::ClockStep => "clock_step",
         }
     }
@@ -74,6 +77,7 @@ impl fmt::Display for GapCause {
             Self::Disconnected => "the connection to the broker was lost",
             Self::NoEcho => "no echo came back in time",
             Self::Shed => "messages were thrown away because too many were waiting",
+            Self::ShutOut => "the embedded broker had no room for devices that wanted to connect",
             Self::ClockStep => "the clock was set, or the machine slept",
         })
     }

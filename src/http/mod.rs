@@ -1,7 +1,6 @@
 //! HTTP: health, readiness and metrics, in the same actix system as the actors. One file
 //! per resource.
 
-mod accept;
 mod connection;
 mod health;
 mod metrics;
@@ -22,13 +21,18 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{FromRequest, Resource, Responder, guard};
 
-use self::accept::Acceptor;
-pub(crate) use self::accept::OPEN_FILES;
 use self::connection::{Connection, Connections};
 use crate::actors::device_registry::DeviceRegistry;
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::metrics::Metrics;
+use crate::process::accept::{self, Acceptor};
 use crate::process::panics;
+
+/// The number of descriptors that are held back for probes.
+const RESERVED: usize = 16;
+
+/// The number of files that HTTP holds open without any connection.
+pub(crate) const OPEN_FILES: u64 = accept::files(RESERVED);
 
 /// The time after which an actor that has not answered counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -112,7 +116,7 @@ async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallibl
         .h1(map_config(app, |_| AppConfig::default()));
     let failed = |()| std::io::Error::other("the HTTP service could not be created");
     let http = Rc::new(http.new_service(()).await.map_err(failed)?);
-    let acceptor = Acceptor::new(listener)?;
+    let acceptor = Acceptor::new(listener, RESERVED, "http")?;
     let connections = Connections::default();
     loop {
         let (stream, peer) = acceptor.accept(|| connections.make_room()).await;

@@ -14,12 +14,12 @@ use paho_mqtt::ReasonCode;
 
 use super::connection::{ClientError, Connection, Granted};
 use super::diagnosis::Probe;
-use super::inbox::{Event, Inbox};
 use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed};
 use crate::clock::Clock;
 use crate::config::{MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
 use crate::domain::{EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
+use crate::inbox::{Event, Inbox};
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
 
@@ -80,7 +80,7 @@ struct Subscription {
 }
 
 impl Client {
-    /// Creates the client without connecting it.
+    /// Creates the client without connecting it. What it receives goes into `inbox`.
     ///
     /// # Errors
     ///
@@ -88,6 +88,7 @@ impl Client {
     pub fn new(
         config: &MqttConfig,
         broker: &Broker,
+        inbox: Arc<Inbox>,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ClientError> {
@@ -100,7 +101,6 @@ impl Client {
             .finalize();
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
         warn_of_unused_files(config, broker);
-        let inbox = Arc::new(Inbox::new(config.max_backlog));
         let connections = Arc::default();
         let echo_topic = config.echo_topic();
         let receiver = Receiver {

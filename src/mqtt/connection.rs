@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::LocalBoxFuture;
 
 use super::client::PATIENCE;
-use super::inbox::Inbox;
 use crate::domain::EchoToken;
+use crate::inbox::Inbox;
 
 /// A connection to a broker that is restored whenever it is lost.
 ///

@@ -5,12 +5,12 @@
 mod client;
 mod connection;
 mod diagnosis;
-mod inbox;
+
 mod reason;
 
+pub use crate::inbox::{Event, Inbox};
 pub use client::{Broker, Client};
 pub use connection::{ClientError, Connection, Granted};
-pub use inbox::{Event, Inbox};
 
 use crate::domain::{EchoIgnored, EchoToken};
 

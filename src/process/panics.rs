@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 
 use log::error;
 
-use crate::broker;
 use crate::logging::line_budget::{self, LineBudget};
+use crate::receiver;
 
 /// The exit code after a panic: `EX_SOFTWARE` of sysexits.
 pub const EXIT_CODE: i32 = 70;
@@ -18,7 +18,7 @@ pub const EXIT_CODE: i32 = 70;
 /// Limits the lines about panics, because a client may be able to cause as many as it
 /// likes.
 static BROKEN_CONNECTIONS: LazyLock<LineBudget> =
-    LazyLock::new(|| LineBudget::new("embedded_broker", "connections that panicked"));
+    LazyLock::new(|| LineBudget::new("receiver", "connections that panicked"));
 
 thread_local! {
     static ACTOR: Cell<Option<&'static str>> = const { Cell::new(None) };
@@ -42,11 +42,10 @@ pub fn end_the_process() {
         let thread = thread.name().unwrap_or("unnamed");
         let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
         let message = message(panic);
-        if thread == broker::THREAD_NAME {
-            // Only the task of one connection: its runtime drops it, and the others go
-            // on.
+        if receiver::is_connection() {
+            // Its runtime drops the task, and the other connections go on.
             BROKEN_CONNECTIONS.spend(|| {
-                error!(target: "embedded_broker", place; "a connection panicked: {message}");
+                error!(target: "receiver", place; "a connection panicked: {message}");
             });
             return;
         }

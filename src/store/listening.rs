@@ -129,6 +129,7 @@ impl From<entity::listening_interval::GapCause> for GapCause {
             Saved::Disconnected => Self::Disconnected,
             Saved::NoEcho => Self::NoEcho,
             Saved::Shed => Self::Shed,
+            Saved::ShutOut => Self::ShutOut,
             Saved::ClockStep => Self::ClockStep,
         }
     }

@@ -6,6 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use servers::process::run_to_end;
+
 use crate::support::service::Place;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
@@ -62,7 +64,7 @@ fn every_key_in_config_toml_is_known_and_every_known_key_is_there() {
             assert!(keys.contains(&key), "config.toml does not have {key}");
         }
     }
-    assert_eq!(keys.len(), 33, "{keys:?}");
+    assert_eq!(keys.len(), 44, "{keys:?}");
 }
 
 #[test]
@@ -141,6 +143,15 @@ fn every_duration_and_number_has_bounds() {
         ("DEVICES__MAX_DEVICES", "-1", "1", "an integer"),
         ("MQTT__MAX_BACKLOG", "0", "1", "at least 1"),
         ("MQTT__QOS", "256", "2", "8 bit integer"),
+        ("MQTT__EMBEDDED__MAX_CONNECTIONS", "0", "1", "at least 1"),
+        ("MQTT__EMBEDDED__MAX_CONNECTIONS_PER_ADDRESS", "0", "100000000", "at least 1"),
+        ("MQTT__EMBEDDED__MAX_PENDING", "100000001", "100000000", "at most 100000000"),
+        ("MQTT__EMBEDDED__CONNECT_TIMEOUT", "6m", "5m", "at least 100ms and at most 5m"),
+        ("MQTT__EMBEDDED__MAX_PACKET", "1023", "1024", "at least 1024 and at most 1048576 bytes"),
+        ("MQTT__EMBEDDED__MAX_PACKET", "268435455", "1048576", "at most 1048576 bytes"),
+        ("MQTT__EMBEDDED__MAX_KEEP_ALIVE", "9s", "10s", "at least 10s and at most 18h 12m 15s"),
+        ("MQTT__EMBEDDED__MAX_KEEP_ALIVE", "65536s", "65535s", "two bytes"),
+        ("MQTT__EMBEDDED__MAX_MESSAGES_PER_SECOND", "0", "1", "at least 1"),
     ] {
         let name = key.to_lowercase().replace("__", ".");
         let (code, text) = checked(key, refused);
@@ -253,7 +264,7 @@ fn variables_that_are_not_keys_are_warned_about_once_without_their_values() {
     ] {
         command.env(format!("HEARTBEATD_{name}"), "tcp://10.0.0.7:1883");
     }
-    let out = command.output().expect("heartbeatd starts");
+    let out = run_to_end(&mut command);
     let log = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(0), "{log}");
     assert_eq!(log.lines().count(), 3, "{log}");
@@ -297,7 +308,7 @@ fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
         (OsStr::from_bytes(b"HEARTBEATD_MQTT__PASSWORD"), "HEARTBEATD_MQTT__PASSWORD"),
         (OsStr::from_bytes(b"HEARTBEATD_MQTT__\xff"), "HEARTBEATD_MQTT__"),
     ] {
-        let out = place.command(&["run"]).env(name, value).output().expect("heartbeatd starts");
+        let out = run_to_end(place.command(&["run"]).env(name, value));
         let log = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.code(), Some(78), "{log}");
         assert!(log.contains(what) && log.contains("not UTF-8"), "{log}");

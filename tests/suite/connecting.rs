@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 
+use crate::support::certificates::Certificates;
 use crate::support::events::{CANNOT_CONNECT, CONNECTED, DISCONNECTED, NO_ECHO, UNANSWERED};
 use crate::support::fake_broker::{Behaviour, FakeBroker};
 use crate::support::service::Place;
@@ -165,64 +165,17 @@ fn a_broker_on_all_addresses_is_logged_with_the_address_of_the_connection() {
     }
 }
 
-/// A certificate authority and the certificates that it signed, made by openssl.
-struct Certificates(tempfile::TempDir);
-
-impl Certificates {
-    fn new() -> Self {
-        let certificates = Self(tempfile::tempdir().expect("a temporary folder"));
-        for authority in ["ca", "other-ca"] {
-            certificates.openssl(&format!(
-                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
-                 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"
-            ));
-        }
-        certificates.sign("broker", "localhost", 30);
-        certificates.sign("expired", "localhost", -1);
-        certificates.sign("elsewhere", "elsewhere.example", 30);
-        certificates.sign("client", "client", 30);
-        certificates
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.0.path().join(file).display().to_string()
-    }
-
-    fn folder(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let mut openssl = Command::new(program("openssl", "openssl", &[]));
-        output(openssl.args(arguments.split_whitespace()).current_dir(self.folder()));
-    }
-
-    fn sign(&self, file: &str, name: &str, days: i32) {
-        std::fs::write(self.folder().join("san"), format!("subjectAltName=DNS:{name}\n"))
-            .expect("a file");
-        self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} \
-             -keyout {file}.key -out {file}.csr"
-        ));
-        self.openssl(&format!(
-            "x509 -req -in {file}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} \
-             -extfile san -out {file}.pem"
-        ));
-    }
-
-    /// Starts a mosquitto with that certificate. Returns the port on which it speaks TLS
-    /// too.
-    fn broker(&self, file: &str, more: &str) -> (Mosquitto, u16) {
-        let port = free_port();
-        let broker = Mosquitto::start_with(&format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\ncertfile {}\nkeyfile {}\n\
-             cafile {}\n{more}",
-            self.path(&format!("{file}.pem")),
-            self.path(&format!("{file}.key")),
-            self.path("ca.pem"),
-        ));
-        (broker, port)
-    }
+/// Starts a mosquitto with that certificate. Returns the port on which it speaks TLS too.
+fn tls_broker(files: &Certificates, file: &str, more: &str) -> (Mosquitto, u16) {
+    let port = free_port();
+    let broker = Mosquitto::start_with(&format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\ncertfile {}\nkeyfile {}\n\
+         cafile {}\n{more}",
+        files.path(&format!("{file}.pem")),
+        files.path(&format!("{file}.key")),
+        files.path("ca.pem"),
+    ));
+    (broker, port)
 }
 
 #[track_caller]
@@ -241,7 +194,7 @@ fn a_failed_tls_connection_is_logged_with_its_cause_and_remedy() {
         let url = format!("mqtts://localhost:{port}");
         Place::new().with("MQTT__URL", &url).with("MQTT__CA_FILE", &files.path(ca))
     };
-    let (broker, port) = files.broker("broker", "");
+    let (broker, port) = tls_broker(&files, "broker", "");
     assert_said(&tls(port, "other-ca.pem"), &["unknown authority", "mqtt.ca_file"]);
     let mismatch = tls(port, "ca.pem")
         .with("MQTT__CERT_FILE", &files.path("client.pem"))
@@ -250,11 +203,11 @@ fn a_failed_tls_connection_is_logged_with_its_cause_and_remedy() {
     assert_said(&tls(broker.port, "ca.pem"), &["speaks MQTT without TLS", "mqtt://"]);
     let plain = Place::new().with("MQTT__URL", &format!("mqtt://localhost:{port}"));
     assert_said(&plain, &["speaks TLS", "mqtts://"]);
-    let (_broker, port) = files.broker("expired", "");
+    let (_broker, port) = tls_broker(&files, "expired", "");
     assert_said(&tls(port, "ca.pem"), &["certificate has expired"]);
-    let (_broker, port) = files.broker("elsewhere", "");
+    let (_broker, port) = tls_broker(&files, "elsewhere", "");
     assert_said(&tls(port, "ca.pem"), &["is for another name than", "localhost"]);
-    let (_broker, port) = files.broker("broker", "require_certificate true");
+    let (_broker, port) = tls_broker(&files, "broker", "require_certificate true");
     assert_said(&tls(port, "ca.pem"), &["refuses the TLS handshake", "mqtt.cert_file"]);
     let complete = tls(port, "ca.pem")
         .with("MQTT__CERT_FILE", &files.path("client.pem"))

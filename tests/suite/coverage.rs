@@ -209,15 +209,27 @@ fn dynamic_security() -> String {
 
 #[test]
 fn an_ingest_that_sheds_breaks_the_coverage() {
-    let place = Place::new().with("MQTT__MAX_BACKLOG", "1");
+    let broker = Mosquitto::start();
+    let place = Place::new().with("MQTT__MAX_BACKLOG", "1").with("MQTT__URL", &broker.url());
     let service = place.start();
     service.await_listening();
     service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
-    flood(service.broker_port(), "shed", 100, 20, "");
+    flood(broker.port, "shed", 100, 20, "");
     service.await_words("ERROR mqtt_ingest count=", &["mqtt.max_backlog"]);
     service.await_event("WARN device_registry cause=shed from= until=");
-    let shed = r#"heartbeatd_heartbeats_rejected_total{reason="shed"}"#;
-    service.await_metric(shed, 1.0);
+    service.await_metric(SHED, 1.0);
+}
+
+const SHED: &str = r#"heartbeatd_heartbeats_rejected_total{reason="shed"}"#;
+
+#[test]
+fn the_embedded_broker_sheds_nothing() {
+    let place = Place::new().with("MQTT__MAX_BACKLOG", "1");
+    let service = place.start();
+    service.await_listening();
+    flood(service.broker_port(), "kept", 100, 200, "");
+    service.await_metric("heartbeatd_heartbeats_total", 20_000.0);
+    assert_eq!(service.metric(SHED), 0.0);
 }
 
 #[actix_rt::test]
@@ -241,7 +253,7 @@ async fn the_service_keeps_listening_when_its_clock_is_set_back() {
     config.heartbeat.check_interval = non_zero(std::time::Duration::from_millis(100));
     config.heartbeat.flush_interval = non_zero(std::time::Duration::from_millis(50));
     config.database.url = database.url.clone().into();
-    config.http.listen = heartbeatd::config::HttpListen::Off;
+    config.http.listen = heartbeatd::config::Listen::Off;
     let app = heartbeatd::App::build(config).clock(clock).start().await.expect("it starts");
     let store = database.open().await;
     let status = async |expected: Status| {

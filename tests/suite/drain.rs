@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::on_own_thread;
-use heartbeatd::config::HttpListen;
+use heartbeatd::config::Listen;
 use heartbeatd::{App, Config};
 use tokio::sync::Notify;
 
@@ -56,7 +56,7 @@ async fn a_delivery_under_way_is_finished_and_its_alerts_are_delivered_once_over
     config.heartbeat.check_interval = non_zero(Duration::from_millis(100));
     config.heartbeat.flush_interval = non_zero(Duration::from_millis(50));
     config.database.url = database.url.clone().into();
-    config.http.listen = HttpListen::Off;
+    config.http.listen = Listen::Off;
 
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let got = Arc::<Mutex<Vec<i64>>>::default();

@@ -9,13 +9,14 @@ use crate::support::service::{Place, Service};
 use publishers::RawClient;
 use servers::eventually;
 use servers::mosquitto::Mosquitto;
+use servers::process::run_to_end;
 
 /// The exit code after which a supervisor should not start the process again.
 const CONFIGURATION: Option<i32> = Some(78);
 
 /// Closes the sockets of clients in other tests. paho's C library lets child processes
 /// inherit them, so they would be counted.
-const CLOSE_INHERITED: &str = "for file in /proc/self/fd/*; do file=${file##*/}; \
+pub const CLOSE_INHERITED: &str = "for file in /proc/self/fd/*; do file=${file##*/}; \
                                [ $file -le 2 ] || eval \"exec $file>&-\"; done";
 
 /// Starts the service with these limits on open files.
@@ -116,7 +117,7 @@ fn too_few_open_files_end_a_command_with_the_number_that_is_right() {
         let script = format!("{CLOSE_INHERITED}; ulimit -n {limit}; exec \"$0\" {command}");
         let mut shell = Command::new("bash");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_heartbeatd")]);
-        place.prepared(shell).output().expect("sh starts")
+        run_to_end(&mut place.prepared(shell))
     };
     for command in ["device list", "device show pump", "history", "check-config"] {
         let refused = run(8, command);
@@ -161,7 +162,7 @@ fn silent_connections_that_take_all_files_stop_neither_storing_nor_checks_nor_he
 
     let silent: Vec<_> =
         (0..400).filter_map(|_| TcpStream::connect(("127.0.0.1", port)).ok()).collect();
-    service.await_event("ERROR heartbeatd open= max=256");
+    service.await_event("WARN receiver address= reason=max_pending");
     for _ in 0..30 {
         healthy(&service);
     }
@@ -173,12 +174,49 @@ fn silent_connections_that_take_all_files_stop_neither_storing_nor_checks_nor_he
             list.as_array()?.iter().filter_map(|d| d["status"].as_str()).collect();
         (statuses == ["online", "offline"]).then_some(())
     });
-    assert!(service.metric("process_open_fds") >= 230.0);
+    // They have not even come near the limit.
+    assert!(service.metric("process_open_fds") < 230.0);
+    assert!(Device::connect(port, "valve").is_some(), "a device is let in meanwhile");
+    drop(silent);
+}
+
+/// Sets the limit of open files of a running service.
+fn set_limit(service: &Service, files: usize) {
+    let limits = format!("--nofile={files}:1000");
+    let pid = service.process.0.id().to_string();
+    let set = Command::new("prlimit").args(["--pid", &pid, &limits]).status();
+    assert!(set.expect("util-linux has it").success());
+}
+
+#[test]
+fn while_no_file_can_be_opened_devices_replace_silent_sockets_and_silence_is_found() {
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "2s");
+    let service = start(&place, 1000, 1000);
+    service.await_listening();
+    let port = service.broker_port();
+    let mut pump = Device::connect(port, "pump").expect("it is let in");
+    pump.heartbeat("pump");
+    place.await_statuses(&["pump online"]);
+    let files = format!("/proc/{}/fd", service.process.0.id());
+    let open = std::fs::read_dir(files).expect("it runs").count();
+    set_limit(&service, open + 3);
+
+    // More than there are files for. The kernel takes them, and the service cannot.
+    let silent: Vec<_> =
+        (0..30).filter_map(|_| TcpStream::connect(("127.0.0.1", port)).ok()).collect();
+    let refused = "heartbeatd_receiver_refused_total{reason=\"open_files\"}";
+    service.await_metric(refused, 1.0);
+    service.await_event("ERROR heartbeatd open= max=");
+    healthy(&service);
+    let mut fan = eventually("a device gets in", || Device::connect(port, "fan"));
+    fan.heartbeat("fan");
+    place.await_statuses(&["fan online", "pump offline"]);
     healthy(&service);
 
+    set_limit(&service, 1000);
     drop(silent);
-    service.await_event("INFO heartbeatd open= max=256");
-    eventually("a device is let in again", || Device::connect(port, "valve"));
+    service.await_event("INFO heartbeatd open= max=1000");
+    assert_eq!(service.get("/readyz").0, 200);
 }
 
 #[test]
@@ -191,10 +229,8 @@ fn connected_devices_leave_files_to_the_service() {
         (0..160).filter_map(|n| Device::connect(port, &format!("device-{n}"))).collect();
     // 128 files are reserved for the service.
     assert!((100..=130).contains(&devices.len()), "{}", devices.len());
-    service.await_words(
-        "WARN embedded_broker client=",
-        &["refused a connection", "as open files allow"],
-    );
+    service
+        .await_words("WARN receiver client= reason=open_files", &["as many as open files allow"]);
     healthy(&service);
     assert!(service.metric("process_open_fds") < 230.0);
     let limits = Command::new("prlimit")

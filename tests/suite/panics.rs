@@ -11,6 +11,7 @@ use heartbeatd::actors::on_own_thread;
 use heartbeatd::clock::system_clock;
 use heartbeatd::panics::this_actor;
 use heartbeatd::{App, Config, cli, panics};
+use servers::process::run_to_end;
 
 const CHILD: &str = "SUITE_PANIC_CHILD";
 
@@ -25,12 +26,12 @@ fn assert_ends_the_process(test: &str, actor: &str, child: impl AsyncFnOnce()) {
         });
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let out = Command::new(std::env::current_exe().expect("it runs"))
+    let mut child = Command::new(std::env::current_exe().expect("it runs"));
+    child
         .args(["--exact", "--nocapture", &format!("panics::{test}")])
         .env(CHILD, "1")
-        .current_dir(folder.path())
-        .output()
-        .expect("it starts");
+        .current_dir(folder.path());
+    let out = run_to_end(&mut child);
     let log = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(70), "{log}");
     let line = log.lines().find(|line| line.contains("panicked: on purpose"));
@@ -41,7 +42,7 @@ fn assert_ends_the_process(test: &str, actor: &str, child: impl AsyncFnOnce()) {
 fn config() -> Config {
     let mut config = Config::default();
     config.mqtt.embedded.listen = ([127, 0, 0, 1], 0).into();
-    config.http.listen = heartbeatd::config::HttpListen::Off;
+    config.http.listen = heartbeatd::config::Listen::Off;
     config.heartbeat.check_interval =
         crate::support::fleet::non_zero(std::time::Duration::from_millis(10));
     config

@@ -249,6 +249,21 @@ async fn an_echo_before_the_answer_to_a_repeated_subscription_proves_nothing() {
 }
 
 #[actix_rt::test]
+async fn an_echo_that_was_sent_before_devices_were_shut_out_proves_nothing() {
+    let scene = Scene::with_echo().await;
+    scene.subscribed(1, 1).await;
+    let echo = scene.echo().await;
+    scene.broker.inbox.shut_out();
+    assert_eq!(scene.listening().await, Listening::Subscribed);
+    scene.broker.inbox.offer_echo(echo);
+    scene.await_ignored("late", 1.0).await;
+    assert_eq!(scene.proofs(), 0.0);
+    let echo = scene.echo().await;
+    scene.broker.inbox.offer_echo(echo);
+    scene.await_proofs(1.0).await;
+}
+
+#[actix_rt::test]
 async fn an_echo_of_an_earlier_connection_proves_nothing_on_a_later_one() {
     let scene = Scene::with_echo().await;
     scene.subscribed(1, 1).await;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use servers::mosquitto::Mosquitto;
-use servers::process::output;
+use servers::process::{output, run_to_end};
 
 use crate::support::service::Place;
 
@@ -57,8 +57,7 @@ fn no_command_shows_a_secret_whatever_is_wrong_with_it() {
                 continue;
             }
             let arguments: Vec<&str> = command.split(' ').collect();
-            let out = place.command(&arguments).env("RUST_LOG", EVERYTHING).output();
-            let out = out.expect("heartbeatd starts");
+            let out = run_to_end(place.command(&arguments).env("RUST_LOG", EVERYTHING));
             let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
             assert!(!text.contains(SECRET), "{key} = {value}, {command}: {text}");
         }
@@ -290,7 +289,7 @@ fn files_for_tls_and_users_that_cannot_be_used_are_78() {
             for (key, value) in &variables {
                 command.env(format!("HEARTBEATD_{key}"), value);
             }
-            let out = command.output().expect("heartbeatd starts");
+            let out = run_to_end(&mut command);
             let text = String::from_utf8_lossy(&out.stderr);
             assert_eq!(out.status.code(), Some(78), "{expected}: {text}");
             assert!(text.contains(expected), "no {expected:?} in {text}");

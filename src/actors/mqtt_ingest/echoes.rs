@@ -48,10 +48,10 @@ impl Echoes {
         self.rounds.interrupt(cause);
     }
 
-    /// Notes that messages were thrown away while the service listens. What is on its way
-    /// proves nothing.
-    pub(super) fn shed(&mut self, now: Reading) {
-        self.rounds.restart(now, GapCause::Shed);
+    /// Notes that not everybody was heard while the service listens, because messages were
+    /// thrown away or devices shut out. What is on its way proves nothing.
+    pub(super) fn missed(&mut self, now: Reading, cause: GapCause) {
+        self.rounds.restart(now, cause);
     }
 
     /// Notes an echo that is about to be sent. Returns true if none has come back for too
@@ -174,7 +174,7 @@ mod tests {
         let (mut echoes, at) = (echoes(Some("echo")), clocks());
         echoes.begin(at(0));
         echoes.send(token(5), at(5));
-        echoes.shed(at(6));
+        echoes.missed(at(6), GapCause::Shed);
         assert!(echoes.take(token(5), at(7)).is_none());
         echoes.send(token(10), at(10));
         let proof = echoes.take(token(10), at(11)).expect("it is new");

@@ -6,12 +6,14 @@ use super::TARGET;
 use crate::actors::log_rejection;
 use crate::domain::Rejection;
 use crate::logging::line_budget::LineBudget;
+use crate::logging::outage;
 use crate::mqtt::Granted;
 
 /// The lines about messages and subscriptions.
 pub(super) struct Lines {
     rejections: LineBudget,
     sheds: LineBudget,
+    shut_outs: LineBudget,
     /// The granted quality of service that the last warning named.
     granted: Option<u8>,
 }
@@ -21,6 +23,7 @@ impl Lines {
         Self {
             rejections: LineBudget::new(TARGET, "rejected messages"),
             sheds: LineBudget::new(TARGET, "messages thrown away"),
+            shut_outs: LineBudget::of(TARGET, "devices shut out", 1, outage::REMINDER),
             granted: None,
         }
     }
@@ -33,6 +36,17 @@ impl Lines {
         self.sheds.spend(|| {
             error!(target: TARGET, count; "threw messages away because more than mqtt.max_backlog were waiting");
         });
+    }
+
+    pub(super) fn shut_out(&self) {
+        // Not counted as left out: while it lasts, it is mentioned again.
+        if self.shut_outs.admits() {
+            error!(
+                target: TARGET,
+                "the embedded broker has no room for devices that want to connect, and until it \
+                 has, no device goes offline; its own lines say which limit to raise"
+            );
+        }
     }
 
     /// Warns of a subscription that grants less than was asked for, unless the last warning

@@ -36,6 +36,16 @@ impl Sorted {
     }
 }
 
+/// Joins batches in their order. A vector that grew would copy its content several times.
+pub(super) fn joined(mut batches: Vec<Vec<Heartbeat>>) -> Vec<Heartbeat> {
+    if batches.len() > 1 {
+        let mut all = Vec::with_capacity(batches.iter().map(Vec::len).sum());
+        batches.iter_mut().for_each(|batch| all.append(batch));
+        return all;
+    }
+    batches.pop().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;

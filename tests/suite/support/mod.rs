@@ -1,5 +1,6 @@
 //! The foundation of the tests: the binary, its devices, a fleet on a database.
 
+pub mod certificates;
 pub mod connection;
 pub mod database;
 pub mod events;

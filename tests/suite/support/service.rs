@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use servers::log::{LISTENING, is_event};
-use servers::process::Running;
+use servers::process::{Running, run_to_end};
 use servers::{PATIENCE, POLL, eventually};
 
 /// A folder to run in, and the environment for it.
@@ -58,7 +58,7 @@ impl Place {
 
     /// Runs a command to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).stdin(Stdio::null()).output().expect("heartbeatd starts")
+        run_to_end(&mut self.command(arguments))
     }
 
     /// Runs a command that prints JSON.
@@ -175,6 +175,12 @@ impl Service {
     /// The port of the embedded broker.
     pub fn broker_port(&self) -> u16 {
         let line = self.await_words("INFO heartbeatd", &["embedded broker on 127.0.0.1:"]);
+        number_after(&line, "127.0.0.1:")
+    }
+
+    /// The port on which the embedded broker speaks TLS.
+    pub fn tls_port(&self) -> u16 {
+        let line = self.await_words("INFO heartbeatd", &["embedded broker with TLS on 127.0.0.1:"]);
         number_after(&line, "127.0.0.1:")
     }
 

@@ -1,0 +1,513 @@
+//! The inbox, which whoever receives messages fills and the ingest empties.
+//!
+//! paho's thread cannot be made to wait: what exceeds `mqtt.max_backlog` is thrown away, and
+//! counted. The receiver's publishers take turns instead ([`turns`]), and nothing is lost.
+
+pub mod turns;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use self::turns::{Share, Turns};
+use crate::clock::Clock;
+use crate::domain::{EchoToken, Heartbeat, Rejection};
+
+/// The time for which the first event waits for others. Each time the inbox is emptied,
+/// two threads wake up. Without the wait, 190,000 heartbeats a second came in handfuls
+/// and the switches took a fifth of the service's processor time.
+const GATHERING: Duration = Duration::from_millis(5);
+
+/// An event on the connection. Events keep the order in which they happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The broker accepted a connection; nothing is subscribed yet.
+    Connected {
+        /// The number of the connection, which begins at 1 and only grows.
+        connection: u64,
+    },
+    /// A connection is lost, and the client is already retrying.
+    Disconnected {
+        /// The number of the lost connection.
+        connection: u64,
+        /// The reason, as far as it is known.
+        why: String,
+    },
+    /// Devices sent these heartbeats, one after the other.
+    Heartbeats(Vec<Heartbeat>),
+    /// A message arrived on the echo topic. The service's own echo comes after everything
+    /// that the broker had for it when the echo was published.
+    Echo(EchoToken),
+    /// A message is not evidence of life.
+    Rejected(Rejection),
+    /// Messages were thrown away unread because `mqtt.max_backlog` were waiting.
+    Shed(u64),
+    /// The receiver had no room for devices that wanted to connect.
+    ShutOut,
+}
+
+/// The events that have not been handled yet. paho's thread takes a short lock for each
+/// message; the ingest takes one lock for many, because it empties the inbox as a whole.
+#[derive(Debug)]
+pub struct Inbox {
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+    max_backlog: usize,
+    gathering: Duration,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    events: Vec<Event>,
+    /// The number of messages on offer among the events.
+    messages: usize,
+    shed: u64,
+    /// True if devices were shut out.
+    shut_out: bool,
+    turns: Turns<oneshot::Sender<Turn>>,
+    /// True once nothing more is taken in.
+    closed: bool,
+}
+
+/// The messages of one turn. Heartbeats come before everything else.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The heartbeats, in the order in which they were read.
+    pub heartbeats: Vec<Heartbeat>,
+    /// The rejected messages.
+    pub rejections: Vec<Rejection>,
+    /// The newest echo.
+    pub echo: Option<EchoToken>,
+}
+
+/// The inbox takes in nothing more, because the service is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the service is stopping")]
+pub struct Closed;
+
+/// The right to put up to [`turns::MAX_TURN`] messages into the inbox.
+#[derive(Debug)]
+pub struct Turn {
+    inbox: Arc<Inbox>,
+    /// False once the reservation was given back.
+    holds: bool,
+}
+
+impl Inbox {
+    /// Creates an empty inbox for at most `max_backlog` messages.
+    #[doc(hidden)]
+    pub fn new(max_backlog: usize) -> Self {
+        let waiting = Waiting {
+            events: Vec::new(),
+            messages: 0,
+            shed: 0,
+            shut_out: false,
+            turns: Turns::new(max_backlog),
+            closed: false,
+        };
+        let waiting = Mutex::new(waiting);
+        Self { waiting, filled: Notify::new(), max_backlog, gathering: GATHERING }
+    }
+
+    /// Makes the inbox hand over events at once, without waiting for others.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn at_once(self) -> Self {
+        Self { gathering: Duration::ZERO, ..self }
+    }
+
+    /// Gives turns of at most `turn` messages, with room for `room` messages.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_turns(self, room: usize, turn: usize) -> Self {
+        self.waiting.lock().turns = Turns::of(room, turn);
+        self
+    }
+
+    /// True if nothing is waiting.
+    #[doc(hidden)]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().is_empty()
+    }
+
+    /// Adds an event that must never be lost. Outside input must not be able to cause
+    /// many of them.
+    #[doc(hidden)]
+    pub fn push(&self, event: Event) {
+        self.waiting.lock().events.push(event);
+        self.filled.notify_one();
+    }
+
+    /// Notes that there was no room for a device that wanted to connect. Of many such notes one
+    /// is kept.
+    #[doc(hidden)]
+    pub fn shut_out(&self) {
+        if !std::mem::replace(&mut self.waiting.lock().shut_out, true) {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Adds a message from a device, or throws it away if too many are waiting.
+    #[doc(hidden)]
+    pub fn offer(&self, message: Result<Heartbeat, Rejection>) {
+        self.offer_event(match message {
+            Ok(heartbeat) => Message::Heartbeat(heartbeat),
+            Err(rejection) => Message::Other(Event::Rejected(rejection)),
+        });
+    }
+
+    /// Adds a message from the echo topic, or throws it away if too many are waiting,
+    /// because any client may be able to publish there. It is also thrown away while
+    /// publishers wait for a turn, because it proves that what came before it is in the inbox.
+    #[doc(hidden)]
+    pub fn offer_echo(&self, token: EchoToken) {
+        if !self.waiting.lock().turns.is_free() {
+            return;
+        }
+        self.offer_event(Message::Other(Event::Echo(token)));
+    }
+
+    fn offer_event(&self, message: Message) {
+        let first = {
+            let mut waiting = self.waiting.lock();
+            if waiting.messages >= self.max_backlog {
+                waiting.shed += 1;
+                return;
+            }
+            waiting.messages += 1;
+            match (message, waiting.events.last_mut()) {
+                (Message::Heartbeat(heartbeat), Some(Event::Heartbeats(heartbeats))) => {
+                    return heartbeats.push(heartbeat);
+                }
+                (Message::Heartbeat(heartbeat), _) => {
+                    waiting.events.push(Event::Heartbeats(vec![heartbeat]));
+                }
+                (Message::Other(event), _) => waiting.events.push(event),
+            }
+            waiting.events.len() == 1
+        };
+        // One wake-up is enough, because the ingest takes everything.
+        if first {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits for events and takes all of them, shortly after the first.
+    pub async fn take(self: &Arc<Self>) -> Vec<Event> {
+        loop {
+            if self.waiting.lock().is_empty() {
+                self.filled.notified().await;
+            }
+            if !self.gathering.is_zero() {
+                tokio::time::sleep(self.gathering).await;
+            }
+            let events = self.rest();
+            if !events.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    /// Takes all waiting events, if there are any.
+    pub fn rest(self: &Arc<Self>) -> Vec<Event> {
+        let mut waiting = self.waiting.lock();
+        let mut events = std::mem::take(&mut waiting.events);
+        waiting.messages = 0;
+        let shed = std::mem::take(&mut waiting.shed);
+        let shut_out = std::mem::take(&mut waiting.shut_out);
+        waiting.turns.empty();
+        waiting.give_turns(self);
+        drop(waiting);
+        if shed > 0 {
+            events.push(Event::Shed(shed));
+        }
+        if shut_out {
+            events.push(Event::ShutOut);
+        }
+        events
+    }
+
+    /// Takes in nothing more. Publishers that wait for a turn, or ask for one, are told so.
+    pub fn close(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.closed = true;
+        waiting.turns.forget_waiting();
+    }
+
+    /// Waits for a turn of the publisher whose share this is. Its messages that were not read
+    /// before stay where they are meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if nothing more is taken in.
+    pub async fn turn(self: &Arc<Self>, share: &Share) -> Result<Turn, Closed> {
+        self.turn_by(|turns| turns.begin(share)).await
+    }
+
+    /// Waits for a turn after those of all publishers that wait at this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if nothing more is taken in.
+    pub async fn last_turn(self: &Arc<Self>) -> Result<Turn, Closed> {
+        self.turn_by(Turns::begin_last).await
+    }
+
+    async fn turn_by(
+        self: &Arc<Self>,
+        begin: impl FnOnce(&mut Turns<oneshot::Sender<Turn>>) -> bool,
+    ) -> Result<Turn, Closed> {
+        let turn = {
+            let mut waiting = self.waiting.lock();
+            if waiting.closed {
+                return Err(Closed);
+            }
+            if begin(&mut waiting.turns) {
+                return Ok(Turn { inbox: Arc::clone(self), holds: true });
+            }
+            let (publisher, turn) = oneshot::channel();
+            waiting.turns.wait(publisher);
+            turn
+        };
+        turn.await.map_err(|_forgotten| Closed)
+    }
+}
+
+impl Turn {
+    /// Ends the turn with these messages, which were received now. The heartbeats get the time
+    /// at which the inbox has them, so that no proof that is in it is later than a heartbeat
+    /// behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if nothing more is taken in. The messages are lost and must not be
+    /// acknowledged.
+    pub fn put(mut self, mut batch: Batch, share: &mut Share, clock: Clock) -> Result<(), Closed> {
+        let inbox = Arc::clone(&self.inbox);
+        let first = {
+            let mut waiting = inbox.waiting.lock();
+            self.holds = false;
+            let taken = if waiting.closed { 0 } else { batch.len() };
+            waiting.turns.end(taken, share);
+            if waiting.closed {
+                return Err(Closed);
+            }
+            let before = waiting.events.len();
+            let now = clock().wall;
+            for heartbeat in &mut batch.heartbeats {
+                heartbeat.received_at = now;
+            }
+            waiting.take_in(batch);
+            waiting.give_turns(&inbox);
+            before == 0 && !waiting.events.is_empty()
+        };
+        if first {
+            inbox.filled.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.holds {
+            let mut waiting = self.inbox.waiting.lock();
+            waiting.turns.end(0, &mut Share::default());
+            waiting.give_turns(&self.inbox);
+        }
+    }
+}
+
+impl Batch {
+    /// The number of messages.
+    pub fn len(&self) -> usize {
+        self.heartbeats.len() + self.rejections.len() + usize::from(self.echo.is_some())
+    }
+
+    /// True if there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A message on offer. Consecutive heartbeats become one event.
+enum Message {
+    Heartbeat(Heartbeat),
+    Other(Event),
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.shed == 0 && !self.shut_out
+    }
+
+    fn take_in(&mut self, Batch { mut heartbeats, rejections, echo }: Batch) {
+        /// A batch of at least this many heartbeats is not copied.
+        const LARGE: usize = 64;
+        match self.events.last_mut() {
+            _ if heartbeats.is_empty() => (),
+            Some(Event::Heartbeats(earlier)) if heartbeats.len() < LARGE => {
+                earlier.append(&mut heartbeats);
+            }
+            _ => self.events.push(Event::Heartbeats(heartbeats)),
+        }
+        self.events.extend(rejections.into_iter().map(Event::Rejected));
+        self.events.extend(echo.map(Event::Echo));
+    }
+
+    /// Gives waiting publishers their turns as far as there is room.
+    fn give_turns(&mut self, inbox: &Arc<Inbox>) {
+        while let Some(publisher) = self.turns.next() {
+            let turn = Turn { inbox: Arc::clone(inbox), holds: true };
+            if let Err(mut gone) = publisher.send(turn) {
+                // Dropping it would lock the inbox, which is locked.
+                gone.holds = false;
+                self.turns.end(0, &mut Share::default());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+    use futures::FutureExt;
+
+    use super::turns::MAX_TURN;
+    use super::*;
+    use crate::clock::Reading;
+
+    fn at_noon() -> Reading {
+        let wall = "2026-11-26T12:00:00Z".parse().expect("a constant");
+        Reading { wall, monotonic: std::time::Instant::now() }
+    }
+
+    fn heartbeats(device: &str, count: usize) -> Batch {
+        let heartbeat =
+            Heartbeat::parse(device.parse().expect("an id"), b"", DateTime::<Utc>::UNIX_EPOCH);
+        Batch { heartbeats: vec![heartbeat; count], ..Batch::default() }
+    }
+
+    fn inbox() -> Arc<Inbox> {
+        Arc::new(Inbox::new(1).at_once().with_turns(MAX_TURN, MAX_TURN))
+    }
+
+    fn begin(inbox: &Arc<Inbox>) -> Turn {
+        inbox.turn(&Share::default()).now_or_never().expect("there is room").expect("it is open")
+    }
+
+    /// The events in short: each device with the number of its heartbeats, or "echo".
+    fn taken(inbox: &Arc<Inbox>) -> Vec<String> {
+        let shown = |event| match event {
+            Event::Heartbeats(heartbeats) => {
+                format!("{} {}", heartbeats[0].device_id, heartbeats.len())
+            }
+            Event::Echo(_) => "echo".to_owned(),
+            other => format!("{other:?}"),
+        };
+        inbox.rest().into_iter().map(shown).collect()
+    }
+
+    #[test]
+    fn a_heartbeat_has_the_time_at_which_it_was_put_in() {
+        let inbox = inbox();
+        begin(&inbox)
+            .put(heartbeats("pump", 1), &mut Share::default(), at_noon)
+            .expect("it is open");
+        let events = inbox.rest();
+        let [Event::Heartbeats(heartbeats)] = &*events else { panic!("{events:?}") };
+        assert_eq!(heartbeats[0].received_at, at_noon().wall);
+    }
+
+    #[test]
+    fn a_full_inbox_makes_publishers_wait_and_loses_nothing() {
+        let inbox = inbox();
+        let mut share = Share::default();
+        let turn = begin(&inbox);
+        turn.put(heartbeats("pump", MAX_TURN), &mut share, at_noon).expect("it is open");
+        let mut waiting = Box::pin(inbox.turn(&share));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let mut echo = Box::pin(inbox.last_turn());
+        assert!(echo.as_mut().now_or_never().is_none());
+        assert_eq!(taken(&inbox), [format!("pump {MAX_TURN}")]);
+
+        let turn = waiting.now_or_never().expect("there is room").expect("it is open");
+        assert!(echo.as_mut().now_or_never().is_none(), "it is behind");
+        turn.put(heartbeats("fan", 2), &mut share, at_noon).expect("it is open");
+        assert!(echo.as_mut().now_or_never().is_none(), "a whole turn has no room");
+        assert_eq!(taken(&inbox), ["fan 2"]);
+        let turn = echo.now_or_never().expect("there is room").expect("it is open");
+        let batch = Batch { echo: Some(EchoToken::new(1)), ..Batch::default() };
+        turn.put(batch, &mut Share::default(), at_noon).expect("it is open");
+        assert_eq!(taken(&inbox), ["echo"]);
+    }
+
+    #[test]
+    fn a_turn_that_is_not_used_goes_to_the_next() {
+        let inbox = inbox();
+        let turn = begin(&inbox);
+        let mut gone = Box::pin(inbox.last_turn());
+        assert!(gone.as_mut().now_or_never().is_none());
+        let mut next = Box::pin(inbox.last_turn());
+        assert!(next.as_mut().now_or_never().is_none());
+        drop(gone);
+        drop(turn);
+        next.now_or_never().expect("there is room").expect("it is open");
+    }
+
+    #[test]
+    fn a_publisher_that_goes_with_its_turn_gives_it_back() {
+        let inbox = inbox();
+        let turn = begin(&inbox);
+        let mut gone = Box::pin(inbox.last_turn());
+        assert!(gone.as_mut().now_or_never().is_none());
+        // It gets the turn, and does not learn of it.
+        drop(turn);
+        drop(gone);
+        begin(&inbox);
+    }
+
+    #[test]
+    fn a_closed_inbox_takes_nothing_in_and_says_so() {
+        let inbox = inbox();
+        let turn = begin(&inbox);
+        let mut waiting = Box::pin(inbox.last_turn());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        inbox.close();
+        assert_eq!(waiting.now_or_never().map(Result::err), Some(Some(Closed)));
+        let put = turn.put(heartbeats("pump", 1), &mut Share::default(), at_noon);
+        assert_eq!(put, Err(Closed));
+        assert_eq!(
+            inbox.turn(&Share::default()).now_or_never().map(Result::err),
+            Some(Some(Closed))
+        );
+        assert!(inbox.rest().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_events_is_woken_by_a_turn() {
+        let inbox = inbox();
+        let taking = tokio::spawn({
+            let inbox = Arc::clone(&inbox);
+            async move { inbox.take().await.len() }
+        });
+        tokio::task::yield_now().await;
+        let turn = inbox.turn(&Share::default()).await.expect("it is open");
+        turn.put(heartbeats("pump", 3), &mut Share::default(), at_noon).expect("it is open");
+        assert_eq!(taking.await.expect("it does not panic"), 1);
+    }
+
+    #[tokio::test]
+    async fn devices_that_are_shut_out_are_one_event_until_it_is_taken() {
+        let inbox = inbox();
+        for _ in 0..2 {
+            inbox.shut_out();
+            inbox.shut_out();
+            let events = inbox.take().await;
+            assert!(matches!(events[..], [Event::ShutOut]), "{events:?}");
+            assert!(inbox.is_empty());
+        }
+    }
+}

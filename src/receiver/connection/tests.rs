@@ -1,0 +1,230 @@
+//! Clients on real sockets; the test is the ingest.
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::clock::system_clock;
+use crate::inbox::{Event, Inbox};
+use crate::logging::line_budget::LineBudget;
+use crate::metrics::Metrics;
+use crate::receiver::Topics;
+use crate::receiver::door::Door;
+use crate::receiver::limits::Limits;
+use crate::receiver::newcomer::Room;
+
+const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
+
+/// A receiver without an accept loop.
+struct Scene {
+    shared: Arc<Shared>,
+    listener: TcpListener,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (echoes, _received) = mpsc::channel(1);
+        let embedded = crate::config::Config::default().mqtt.embedded;
+        let limits = Limits {
+            connect_timeout: Duration::from_millis(100),
+            max_packet: 1024,
+            ..Limits::new(&embedded, 100)
+        };
+        let shared = Shared {
+            topics: Topics {
+                heartbeats: "devices/+/heartbeat".parse().expect("a topic"),
+                echo: None,
+            },
+            client_id: "heartbeatd".to_owned(),
+            secret: "secret".to_owned(),
+            room: Room::new(limits.seats),
+            tls: None,
+            users: None,
+            limits,
+            inbox: Arc::new(Inbox::new(usize::MAX).at_once()),
+            clients: Default::default(),
+            connections: Default::default(),
+            echoes,
+            clock: system_clock,
+            metrics: Arc::new(Metrics::new()),
+            refused_connections: LineBudget::new("receiver", "lines"),
+            refused_messages: LineBudget::new("receiver", "lines"),
+            hurried: LineBudget::new("receiver", "lines"),
+        };
+        Self { shared: Arc::new(shared), listener }
+    }
+
+    /// A connection, and the task that serves it.
+    async fn connect(&self) -> (TcpStream, JoinHandle<()>) {
+        let address = self.listener.local_addr().expect("it is bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
+        let (server, address) = accepted.expect("it connects");
+        let newcomer = self.shared.room.arrive(address.ip(), &self.shared.limits);
+        let entry = Entry { door: Door::Plain, common_name: None };
+        let serving = serve(server, address, entry, newcomer, Arc::clone(&self.shared));
+        let served = tokio::spawn(serving);
+        (client.expect("it connects"), served)
+    }
+
+    /// The devices in the inbox, one for each heartbeat.
+    fn heard(&self) -> Vec<String> {
+        let heartbeats = self.shared.inbox.rest().into_iter().flat_map(|event| match event {
+            Event::Heartbeats(heartbeats) => heartbeats,
+            other => panic!("{other:?}"),
+        });
+        heartbeats.map(|heartbeat| heartbeat.device_id.to_string()).collect()
+    }
+}
+
+fn packet(first: u8, body: &[&[u8]]) -> Vec<u8> {
+    let body = body.concat();
+    let size = u8::try_from(body.len()).expect("a small packet");
+    assert!(size < 128);
+    [&[first, size], &*body].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).expect("short").to_be_bytes(), text.as_bytes()].concat()
+}
+
+fn connect(id: &str, keep_alive: u16) -> Vec<u8> {
+    packet(0x10, &[&text("MQTT"), &[4, 2], &keep_alive.to_be_bytes(), &text(id)])
+}
+
+fn connect_v5(id: &str) -> Vec<u8> {
+    packet(0x10, &[&text("MQTT"), &[5, 2, 0, 0, 0], &text(id)])
+}
+
+/// A heartbeat at QoS 1 with packet id 7.
+fn heartbeat(device: &str) -> Vec<u8> {
+    packet(0x32, &[&text(&format!("devices/{device}/heartbeat")), &[0, 7]])
+}
+
+const ACKNOWLEDGED: [u8; 4] = [0x40, 2, 0, 7];
+
+async fn answer<const N: usize>(client: &mut TcpStream) -> [u8; N] {
+    let mut answer = [0; N];
+    client.read_exact(&mut answer).await.expect("an answer");
+    answer
+}
+
+async fn rest(client: &mut TcpStream) -> Bytes {
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.expect("it is closed politely");
+    rest.into()
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_acknowledged_when_the_inbox_has_it() {
+    let scene = Scene::new().await;
+    let (mut client, _served) = scene.connect().await;
+    client.write_all(&connect("pump", 0)).await.expect("it is open");
+    assert_eq!(answer(&mut client).await, ACCEPTED);
+    client.write_all(&heartbeat("pump")).await.expect("it is open");
+    assert_eq!(answer(&mut client).await, ACKNOWLEDGED);
+    assert_eq!(scene.heard(), ["pump"]);
+}
+
+#[tokio::test]
+async fn what_the_inbox_did_not_take_is_not_acknowledged() {
+    let scene = Scene::new().await;
+    let (mut client, served) = scene.connect().await;
+    client.write_all(&connect("pump", 0)).await.expect("it is open");
+    assert_eq!(answer(&mut client).await, ACCEPTED);
+    scene.shared.inbox.close();
+    client.write_all(&heartbeat("pump")).await.expect("it is open");
+    assert_eq!(rest(&mut client).await, "");
+    drop(client);
+    served.await.expect("it does not panic");
+    assert!(scene.heard().is_empty());
+}
+
+#[tokio::test]
+async fn what_comes_together_with_the_connect_counts() {
+    let scene = Scene::new().await;
+    let (mut client, served) = scene.connect().await;
+    let all = [connect("pump", 0), heartbeat("pump"), heartbeat("fan"), vec![0xe0, 0]].concat();
+    client.write_all(&all).await.expect("it is open");
+    client.shutdown().await.expect("it is open");
+    assert_eq!(rest(&mut client).await, [&ACCEPTED[..], &ACKNOWLEDGED, &ACKNOWLEDGED].concat());
+    served.await.expect("it does not panic");
+    assert_eq!(scene.heard(), ["pump", "fan"]);
+}
+
+#[tokio::test]
+async fn packets_may_arrive_byte_by_byte_and_end_in_the_middle_of_one() {
+    let scene = Scene::new().await;
+    let (mut client, served) = scene.connect().await;
+    client.set_nodelay(true).expect("it is open");
+    let all = [connect("pump", 0), heartbeat("pump"), heartbeat("fan")[..9].to_vec()].concat();
+    for byte in all {
+        client.write_all(&[byte]).await.expect("it is open");
+        tokio::task::yield_now().await;
+    }
+    client.shutdown().await.expect("it is open");
+    assert_eq!(rest(&mut client).await, [ACCEPTED, ACKNOWLEDGED].concat());
+    served.await.expect("it ends");
+    assert_eq!(scene.heard(), ["pump"]);
+}
+
+#[tokio::test]
+async fn a_new_connection_with_a_client_id_that_is_in_use_wins() {
+    let scene = Scene::new().await;
+    let (mut old, ended) = scene.connect().await;
+    old.write_all(&connect_v5("pump")).await.expect("it is open");
+    let [0x20, size] = answer(&mut old).await else { panic!("not a CONNACK") };
+    let mut connack = vec![0; size.into()];
+    old.read_exact(&mut connack).await.expect("the rest of it");
+
+    // What the old one has sent until then counts first.
+    let topic = text("devices/pump/heartbeat");
+    old.write_all(&packet(0x30, &[&topic, &[0]])).await.expect("it is open");
+    let (mut new, _served) = scene.connect().await;
+    new.write_all(&connect("pump", 0)).await.expect("it is open");
+    assert_eq!(answer(&mut new).await, ACCEPTED);
+    assert_eq!(scene.heard(), ["pump"]);
+
+    const TAKEN_OVER: u8 = 0x8e;
+    let told = rest(&mut old).await;
+    assert_eq!((told[0], told[2]), (0xe0, TAKEN_OVER), "{told:?}");
+    drop(old);
+    ended.await.expect("it does not panic");
+    new.write_all(&heartbeat("pump")).await.expect("it is open");
+    assert_eq!(answer(&mut new).await, ACKNOWLEDGED);
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_gone() {
+    let scene = Scene::new().await;
+    let (mut client, _served) = scene.connect().await;
+    let began = Instant::now();
+    client.write_all(&connect("pump", 1)).await.expect("it is open");
+    assert_eq!(rest(&mut client).await, ACCEPTED[..]);
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_without_a_connect_is_closed() {
+    let scene = Scene::new().await;
+    for beginning in [&[][..], &connect("pump", 0)[..12]] {
+        let (mut client, served) = scene.connect().await;
+        client.write_all(beginning).await.expect("it is open");
+        assert_eq!(rest(&mut client).await, "");
+        drop(client);
+        served.await.expect("it does not panic");
+    }
+}
+
+#[tokio::test]
+async fn a_packet_that_is_too_large_ends_the_connection_before_it_has_arrived() {
+    let scene = Scene::new().await;
+    let (mut client, _served) = scene.connect().await;
+    client.write_all(&connect("pump", 0)).await.expect("it is open");
+    assert_eq!(answer(&mut client).await, ACCEPTED);
+    client.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f]).await.expect("it is open");
+    assert_eq!(rest(&mut client).await, "");
+}

@@ -1,0 +1,90 @@
+//! The listeners, and what happens between accepting a connection and speaking MQTT on it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::limits::Limit;
+use super::newcomer::Newcomer;
+use super::tls::Secured;
+use super::{Refused, Shared, connection};
+
+/// The label of a connection that does not speak what its listener expects, or whose
+/// certificate is refused.
+pub(super) const TLS: &str = "tls";
+
+/// A listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// `mqtt.embedded.listen`.
+    Plain,
+    /// `mqtt.embedded.tls_listen`.
+    Tls,
+    /// A port on loopback for this service's own client, if there is no plain listener. A
+    /// connection to the TLS listener would need an authority and a name that fit the
+    /// certificate, and with client certificates another one for the service.
+    Own,
+}
+
+/// The way that a client came in.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) door: Door,
+    /// The common name of the client's certificate, if clients need one here.
+    pub(super) common_name: Option<String>,
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(
+    stream: TcpStream,
+    address: SocketAddr,
+    door: Door,
+    mut newcomer: Newcomer,
+    shared: Arc<Shared>,
+) {
+    let entry = Entry { door, common_name: None };
+    match (newcomer.bounded(first_byte(&stream)).await, &shared.tls, door) {
+        (Ok(Some(HANDSHAKE)), _, Door::Plain | Door::Own) => {
+            let why = "it speaks TLS, which it has to do with the port of \
+                       mqtt.embedded.tls_listen";
+            shared.log_refusal(address, Refused::Newcomer, TLS, why);
+        }
+        (Ok(Some(CONNECT)), _, Door::Tls) => {
+            let why = "it speaks MQTT without TLS, which mqtt.embedded.tls_listen requires";
+            shared.log_refusal(address, Refused::Newcomer, TLS, why);
+        }
+        (Ok(Some(_)), Some(tls), Door::Tls) => {
+            match newcomer.bounded(tls.handshake(stream)).await {
+                Ok(Ok(Secured { stream, common_name })) => {
+                    let entry = Entry { common_name, ..entry };
+                    connection::serve(stream, address, entry, newcomer, shared).await;
+                }
+                Ok(Err(why)) => shared.log_refusal(address, Refused::Newcomer, TLS, &why),
+                Err(limit) => refuse(&shared, address, limit),
+            }
+        }
+        (Ok(Some(_)), _, _) => {
+            connection::serve(stream, address, entry, newcomer, shared).await;
+        }
+        // A port scan, or a probe of a load balancer.
+        (Ok(None), _, _) => (),
+        (Err(limit), _, _) => refuse(&shared, address, limit),
+    }
+}
+
+/// The first byte of a TLS handshake, and of a CONNECT.
+const HANDSHAKE: u8 = 0x16;
+const CONNECT: u8 = 0x10;
+
+/// Waits for the first byte, and leaves it there. `None` if the client closes the connection.
+async fn first_byte(stream: &TcpStream) -> Option<u8> {
+    let mut byte = [0];
+    stream.peek(&mut byte).await.ok().filter(|count| *count > 0).map(|_| byte[0])
+}
+
+/// Ends the connection of a client that has said nothing, without a word: nothing is known of
+/// it, and its seat may be needed.
+pub(super) fn refuse(shared: &Shared, address: SocketAddr, limit: Limit) {
+    shared.log_refusal(address, Refused::Newcomer, limit.label(), &limit.refusal().why);
+}

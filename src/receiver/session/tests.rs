@@ -1,0 +1,11 @@
+//! What a server without subscriptions owes its clients, in bytes and without sockets.
+
+mod aliases;
+mod client;
+mod connecting;
+mod ending;
+mod malformed;
+mod publishing;
+mod robustness;
+mod subscribing;
+mod wills;
