@@ -43,12 +43,30 @@ const MAX_FAILED: usize = 20;
 /// More threads than processors, because each waits for its database most of the time.
 const THREADS_PER_PROCESSOR: usize = 2;
 
+/// Whom the devices publish to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// A broker, to which the service is connected as well.
+    Broker,
+    /// The receiver in the service's process, each on a connection of its own.
+    Receiver,
+}
+
 #[test]
 fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one() {
+    random_schedules(To::Broker);
+}
+
+#[test]
+fn random_schedules_with_the_receiver_take_no_live_device_offline_and_hide_no_dead_one() {
+    random_schedules(To::Receiver);
+}
+
+fn random_schedules(to: To) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let schedules = number("SIMULATION_SCHEDULES").unwrap_or(SCHEDULES);
     let first = number("SIMULATION_SEED").unwrap_or(FIRST_SEED);
-    println!("{schedules} schedules, the seeds begin with {first}");
+    println!("{schedules} schedules, to the {to:?}, the seeds begin with {first}");
 
     let template = empty_database();
     let (next, offline) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -65,7 +83,7 @@ fn random_schedules_of_faults_take_no_live_device_offline_and_hide_no_dead_one()
                     }
                     let seed = first.wrapping_add(number);
                     // The panic was printed with the course of events.
-                    match std::panic::catch_unwind(|| run(seed, &template)) {
+                    match std::panic::catch_unwind(|| run(seed, to, &template)) {
                         Ok(transitions) => _ = offline.fetch_add(transitions, Ordering::Relaxed),
                         Err(_printed) => lock(&failed).push(seed),
                     }
@@ -96,14 +114,14 @@ fn empty_database() -> Vec<u8> {
 }
 
 /// Runs one schedule. Returns how many times a device went offline.
-fn run(seed: u64, template: &[u8]) -> u64 {
+fn run(seed: u64, to: To, template: &[u8]) -> u64 {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("simulation.db");
     std::fs::write(&path, template).expect("a file");
     let url = format!("sqlite://{}", path.display());
     let system = System::new();
     let runtime = system.runtime().tokio_runtime().handle().clone();
-    let transitions = system.block_on(async { World::new(seed, &url).await.run().await });
+    let transitions = system.block_on(async { World::new(seed, to, &url).await.run().await });
     // Closes the connections that are still held on the way out.
     let _entered = runtime.enter();
     drop(system);

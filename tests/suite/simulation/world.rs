@@ -16,11 +16,13 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use heartbeatd::Config;
 use heartbeatd::actors::bounds::Bounds;
 use heartbeatd::domain::EchoToken;
+use heartbeatd::inbox::Turn;
 use heartbeatd::store::{DeviceStore, OpenMode, Outcome, Point};
 
 use self::checks::Alert;
-use self::network::{Link, Queued, Subscription};
+use self::network::{Link, Queued, Subscription, Taken};
 use self::process::{Check, Done, Process};
+use super::To;
 use super::clocks;
 use super::database::Held;
 use super::sink::Delivery;
@@ -70,6 +72,7 @@ struct Kind {
     gentle: bool,
     /// The number of bursts of faults, each followed by a calm.
     bursts: u32,
+    to: To,
 }
 
 struct Device {
@@ -153,6 +156,10 @@ pub struct World {
     recorded: Vec<EchoToken>,
     slow_until: i64,
     shed: f64,
+    /// What the receiver has read and the inbox may not have yet.
+    taking: Vec<Taken>,
+    /// All the room of the inbox, until this time.
+    jam: Option<(i64, Turn)>,
 
     devices: Vec<Device>,
     mood: Mood,
@@ -180,10 +187,10 @@ pub struct World {
 }
 
 impl World {
-    pub async fn new(seed: u64, url: &str) -> Self {
+    pub async fn new(seed: u64, to: To, url: &str) -> Self {
         clocks::begin();
         let mut rng = Rng::with_seed(seed);
-        let kind = Kind::random(&mut rng);
+        let kind = Kind { to, ..Kind::random(&mut rng) };
         let open = || DeviceStore::open(url, OpenMode::Existing);
         let (store, commands) = (open().await.expect("it opens"), open().await.expect("it opens"));
         let devices = (0..kind.devices + kind.strangers).map(|number| Device {
@@ -237,6 +244,8 @@ impl World {
             recorded: Vec::new(),
             slow_until: 0,
             shed: 0.0,
+            taking: Vec::new(),
+            jam: None,
             devices,
             mood: Mood::Well,
             mood_until: 0,
@@ -507,6 +516,7 @@ impl World {
         }
         self.connect();
         self.answer_subscriptions();
+        self.unjam().await;
         self.reply();
         if std::mem::take(&mut self.dies) {
             let until = self.now + self.rng.i64(1..20 * SECOND);
@@ -529,6 +539,7 @@ impl World {
         due.extend(self.queue.front().map(|queued| queued.arrives));
         due.extend(self.subscriptions.iter().flat_map(|s| [s.at_broker, s.answered_at]));
         due.extend(self.delivery.as_ref().map(|(at, _)| *at));
+        due.extend(self.jam.as_ref().map(|(until, _)| *until));
         let due = due.into_iter().filter(|at| *at > self.now).min().expect("there is one");
         due - self.now
     }

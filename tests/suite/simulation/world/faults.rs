@@ -37,6 +37,7 @@ impl World {
             && !self.draining
             && subscribed
             && !self.cut
+            && self.jam.is_none()
             && self.subscriptions.is_empty()
             && self.now >= self.paused_until
             && self.now >= self.slow_until
@@ -82,7 +83,7 @@ impl World {
                 self.broker_down_until = until;
                 self.lose_link(true);
             }
-            2 | 3 if self.kind.echo => {
+            2 | 3 if self.kind.echo && !self.kind.receives() => {
                 if let Some(link) = &mut self.link {
                     link.subscribed = false;
                     self.note(format_args!("subscription lost"));
@@ -109,6 +110,11 @@ impl World {
                 let mood = moods[self.rng.usize(0..4)];
                 (self.mood, self.mood_until) = (mood, until);
                 self.note(format_args!("sink is {mood:?} until {until}"));
+            }
+            16 if running && self.kind.receives() && self.jam.is_none() => {
+                let until = self.somewhen(20 * SECOND);
+                self.note(format_args!("inbox full until {until}"));
+                self.jam(until);
             }
             16 | 17 => {
                 self.slow_until = until;
@@ -244,6 +250,9 @@ impl World {
         self.frozen_until = now;
         self.outage = (now, 0);
         self.slow_until = now;
+        if let Some((until, _)) = &mut self.jam {
+            *until = now;
+        }
         self.mood_until = now;
         if self.broker_closes_at.is_some() {
             self.broker_closes_at = Some(now);

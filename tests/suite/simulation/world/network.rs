@@ -1,10 +1,13 @@
 //! The devices, the broker, and the network between them and the service.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
+use futures::FutureExt;
 use heartbeatd::actors::mqtt_ingest::ReportListening;
 use heartbeatd::domain::{EchoToken, Heartbeat};
-use heartbeatd::mqtt::Event;
+use heartbeatd::inbox::turns::Share;
+use heartbeatd::inbox::{Batch, Event};
 
 use super::super::truth::Stretch;
 use super::{Device, HEARTBEAT_INTERVAL, SECOND, World, clocks, device_id};
@@ -45,7 +48,11 @@ pub(super) struct Subscription {
 }
 
 impl World {
+    /// True if what a device publishes now is on its way to the service.
     fn delivers(&self) -> bool {
+        if self.kind.receives() {
+            return self.process.is_some() && !self.draining;
+        }
         !self.cut && self.link.as_ref().is_some_and(|link| link.subscribed)
     }
 
@@ -103,7 +110,8 @@ impl World {
         let now = self.now;
         let arrived: Vec<_> = self.echoes.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, token) in arrived {
-            if self.delivers() {
+            let connected = self.link.is_some() && !self.cut;
+            if connected && self.delivers() {
                 self.send(Message::Echo(token));
             }
         }
@@ -139,8 +147,14 @@ impl World {
     fn lose_messages(&mut self) {
         let kept = self.rng.usize(0..=self.queue.len());
         let lost = self.queue.split_off(kept);
-        let own = |message: &Message| matches!(message, Message::Connected(_) | Message::Lost(_));
-        self.queue.extend(lost.into_iter().filter(|queued| own(&queued.message)));
+        // Devices have connections of their own to the receiver.
+        let receives = self.kind.receives();
+        let stays = |message: &Message| match message {
+            Message::Connected(_) | Message::Lost(_) => true,
+            Message::Heartbeat { .. } | Message::Listened(_) => receives,
+            Message::Echo(_) => false,
+        };
+        self.queue.extend(lost.into_iter().filter(|queued| stays(&queued.message)));
     }
 
     pub(super) fn connect(&mut self) {
@@ -199,8 +213,13 @@ impl World {
             anything = true;
             self.wanted = false;
             self.lose_link(false);
-            // After a flood it is not known at once what there was room for.
-            let arrived = if self.kind.strangers > 0 { 0 } else { self.queue.len() };
+            let arrived = match () {
+                // After a flood it is not known at once what there was room for.
+                () if self.kind.strangers > 0 => 0,
+                // What waits for a turn is not taken in any more.
+                () if self.kind.receives() => 0,
+                () => self.queue.len(),
+            };
             self.hand_over(arrived);
             self.queue.clear();
             let _gone = answer.send(());
@@ -263,6 +282,7 @@ impl World {
             self.is_disturbed();
         }
         self.settle().await;
+        self.note_taken();
         let process = self.process.as_ref().expect("it runs");
         assert!(process.asked.inbox.is_empty(), "the ingest is late");
         process.ingest.send(ReportListening).await.expect("it lives");
@@ -291,6 +311,10 @@ impl World {
         let Some(process) = &self.process else { return handed };
         let inbox = Rc::clone(&process.asked);
         let inbox = &inbox.inbox;
+        if self.kind.receives() {
+            self.take_turns(count);
+            return handed;
+        }
         let mut room = self.kind.max_backlog;
         let mut late = Vec::new();
         for Queued { message, .. } in self.queue.drain(..count) {
@@ -329,6 +353,81 @@ impl World {
         }
         handed
     }
+}
+
+impl World {
+    /// Lets the oldest messages take their turns at the inbox, each on a connection of its own.
+    fn take_turns(&mut self, count: usize) {
+        let Some(process) = &self.process else { return };
+        let asked = Rc::clone(&process.asked);
+        for Queued { message, .. } in self.queue.drain(..count) {
+            let inbox = Arc::clone(&asked.inbox);
+            match message {
+                Message::Connected(connection) => inbox.push(Event::Connected { connection }),
+                Message::Lost(connection) => {
+                    let why = "the simulation says so".to_owned();
+                    inbox.push(Event::Disconnected { connection, why });
+                }
+                Message::Listened(stretch) => self.taking.push(Taken::Listened(stretch)),
+                Message::Heartbeat { device, error } => {
+                    self.taking.push(Taken::Heartbeat(device));
+                    let payload = if error { r#"{"error":"hot"}"# } else { "" };
+                    let heartbeat =
+                        Heartbeat::parse(device_id(device), payload.as_bytes(), clocks::wall());
+                    let batch = Batch { heartbeats: vec![heartbeat], ..Batch::default() };
+                    actix_rt::spawn(async move {
+                        let turn = inbox.turn(&Share::default()).await?;
+                        turn.put(batch, &mut Share::default(), clocks::read)
+                    });
+                }
+                Message::Echo(token) => {
+                    let batch = Batch { echo: Some(token), ..Batch::default() };
+                    actix_rt::spawn(async move {
+                        let turn = inbox.last_turn().await?;
+                        turn.put(batch, &mut Share::default(), clocks::read)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Notes what the service has received. While the inbox is full, that is the time until the
+    /// first heartbeat that waits.
+    fn note_taken(&mut self) {
+        let waits = |taken: &Taken| self.jam.is_some() && matches!(taken, Taken::Heartbeat(_));
+        let taken = self.taking.iter().position(waits).unwrap_or(self.taking.len());
+        for taken in self.taking.drain(..taken).collect::<Vec<_>>() {
+            match taken {
+                Taken::Listened(stretch) => self.truth.is_handed(stretch),
+                Taken::Heartbeat(device) => {
+                    self.truth.is_heard(device, self.now);
+                    self.devices[device].handed_at = self.now;
+                }
+            }
+        }
+    }
+
+    /// Keeps all the room of the inbox, so that everything that arrives has to wait.
+    pub(super) fn jam(&mut self, until: i64) {
+        let Some(process) = &self.process else { return };
+        let turn = process.asked.inbox.turn(&Share::default()).now_or_never();
+        self.jam = turn.and_then(Result::ok).map(|turn| (until, turn));
+    }
+
+    /// Ends a jam that is over.
+    pub(super) async fn unjam(&mut self) {
+        if self.jam.as_ref().is_some_and(|(until, _)| *until <= self.now) {
+            self.jam = None;
+            self.settle().await;
+            self.note_taken();
+        }
+    }
+}
+
+/// What a turn at the inbox has brought, or will once it is there.
+pub(super) enum Taken {
+    Listened(Stretch),
+    Heartbeat(usize),
 }
 
 /// The messages that the service was given at once.

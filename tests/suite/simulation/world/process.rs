@@ -18,6 +18,7 @@ use heartbeatd::metrics::Metrics;
 use heartbeatd::store::Outcome;
 use tokio::sync::mpsc;
 
+use super::super::To;
 use super::super::database::{Gate, Held};
 use super::super::sink::{Deliveries, Sink};
 use super::{
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::support::connection::{Asked, Line};
 use crate::support::fleet::non_zero;
-use heartbeatd::mqtt::Inbox;
+use heartbeatd::inbox::Inbox;
 
 /// Longer than any schedule takes in real time.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -86,12 +87,18 @@ impl Kind {
             retention: rng.i64(60 * SECOND..200 * SECOND),
             gentle: rng.u8(0..3) == 0,
             bursts: if crowd { 1 } else { rng.u32(1..=2) },
+            to: To::Broker,
         }
     }
 
     /// True if coverage is dropped to bound the number of intervals.
     pub fn forgets_coverage(&self) -> bool {
         self.bounds.max_intervals < 10_000
+    }
+
+    /// True if devices publish to the receiver.
+    pub fn receives(&self) -> bool {
+        self.to == To::Receiver
     }
 
     pub fn is_crowd(&self) -> bool {
@@ -114,8 +121,14 @@ impl Kind {
     }
 
     pub fn describe(&self) -> impl std::fmt::Debug + use<> {
-        let Self { devices, strangers, max_devices, max_backlog, echo, retention, .. } = *self;
-        (("devices", devices, strangers, max_devices), max_backlog, echo, retention, self.bounds)
+        let Self { devices, strangers, max_devices, max_backlog, echo, retention, to, .. } = *self;
+        (
+            ("devices", devices, strangers, max_devices),
+            (max_backlog, to),
+            echo,
+            retention,
+            self.bounds,
+        )
     }
 }
 
@@ -131,7 +144,8 @@ impl World {
             .with_bounds(self.kind.bounds)
             .start();
         let echo_topic = self.kind.echo.then_some("heartbeatd/heartbeatd/echo");
-        let inbox = Inbox::new(self.kind.max_backlog).at_once();
+        // All of its room is one turn, so that whoever has it keeps the others waiting.
+        let inbox = Inbox::new(self.kind.max_backlog).at_once().with_turns(1, 1);
         let asked = Rc::new(Asked::nothing(inbox, echo_topic));
         asked.number.set(self.links);
         let ingest = MqttIngest::new(
@@ -279,6 +293,8 @@ impl World {
         self.lose_link(false);
         self.wanted = false;
         self.queue.clear();
+        self.taking.clear();
+        self.jam = None;
         self.subscriptions.clear();
         // Without what a transaction with an unknown outcome may have written.
         let written = self.truth.listened_until();
