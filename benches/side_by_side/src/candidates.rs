@@ -47,6 +47,10 @@ impl fmt::Display for Kind {
     }
 }
 
+/// heartbeatd in its variants, after the client that it is compared with.
+pub const KINDS: [Kind; 3] =
+    [Kind::Counting, Kind::Heartbeatd(Server::Sqlite), Kind::Heartbeatd(Server::Postgresql)];
+
 /// A program that can be started and measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -75,29 +79,23 @@ pub struct Stage {
 }
 
 impl Candidate {
-    /// All candidates of the comparison: first all at QoS 0, then heartbeatd and the
-    /// counting client at QoS 1. The others are fastest at QoS 0.
-    pub fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        for qos in [0, 1] {
-            for broker in [Broker::Mosquitto, Broker::Embedded] {
-                for kind in [
-                    Kind::Counting,
-                    Kind::Heartbeatd(Server::Sqlite),
-                    Kind::Heartbeatd(Server::Postgresql),
-                ] {
-                    all.push(Self { kind, broker, qos });
-                }
-            }
-            if qos == 0 {
-                all.extend(["asyncio", "mqtt-exporter", "node-red"].map(|folder| Self {
-                    kind: Kind::Peer(folder),
-                    broker: Broker::Mosquitto,
-                    qos,
-                }));
-            }
-        }
+    /// The candidates behind mosquitto: first all at QoS 0, then heartbeatd and the counting
+    /// client at QoS 1. The others are fastest at QoS 0.
+    pub fn behind_mosquitto() -> Vec<Self> {
+        let behind = |qos| move |kind| Self { kind, broker: Broker::Mosquitto, qos };
+        let peers = ["asyncio", "mqtt-exporter", "node-red"].map(Kind::Peer);
+        let mut all: Vec<_> = KINDS.into_iter().chain(peers).map(behind(0)).collect();
+        all.extend(KINDS.map(behind(1)));
         all
+    }
+
+    /// heartbeatd with its embedded broker, and the counting client that it is compared with.
+    pub fn embedded(qos: u8) -> [Self; 3] {
+        KINDS.map(|kind| {
+            let counts = kind == Kind::Counting;
+            let broker = if counts { Broker::Mosquitto } else { Broker::Embedded };
+            Self { kind, broker, qos }
+        })
     }
 
     pub fn start(&self, stage: &Stage) -> anyhow::Result<Box<dyn Contestant>> {
@@ -106,7 +104,7 @@ impl Candidate {
             Broker::Embedded => free_port(),
         };
         Ok(match self.kind {
-            Kind::Counting => Box::new(Counting::start(*self, port)?),
+            Kind::Counting => Box::new(Counting::start(self.qos, port)?),
             Kind::Heartbeatd(server) => {
                 let database = Database::new(server)?;
                 let qos = self.qos.to_string();

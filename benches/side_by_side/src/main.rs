@@ -3,11 +3,13 @@
 
 mod candidates;
 mod chart;
+mod connections;
 mod contestants;
 mod database;
 mod detection;
 mod log;
 mod machine;
+mod open_files;
 mod process;
 mod report;
 mod sample;
@@ -15,11 +17,12 @@ mod silence;
 mod throughput;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use servers::mosquitto::Mosquitto;
 
-use crate::candidates::{Candidate, Stage};
+use crate::candidates::{Broker, Candidate, Stage};
 use crate::database::Server;
 use crate::report::Extent;
 use crate::silence::{Case, Silent};
@@ -63,11 +66,29 @@ enum Command {
         devices: u64,
         #[arg(long, default_value_t = 10)]
         rounds: u64,
+        /// The numbers of connections that publish
+        #[arg(long, value_delimiter = ',', default_value = "1")]
+        connections: Vec<u64>,
         #[arg(long, default_value_t = 1)]
         repetitions: u32,
         /// Only candidates whose name contains one of these
         #[arg(long)]
         only: Vec<String>,
+    },
+    /// Measure the memory of connections that do nothing
+    Idle {
+        #[arg(long, value_delimiter = ',', default_value = "10000,20000")]
+        connections: Vec<u64>,
+    },
+    /// Send heartbeats as fast as they are taken while SQLite is locked
+    Stall {
+        /// The seconds for which it is locked
+        #[arg(long, default_value_t = 30)]
+        locked: u64,
+        #[arg(long, default_value_t = 100_000)]
+        devices: u64,
+        #[arg(long, default_value_t = 5_000_000)]
+        heartbeats: u64,
     },
     /// Measure checks of a fleet on SQLite while working on them
     Silence {
@@ -81,6 +102,7 @@ fn main() -> anyhow::Result<()> {
     if let Command::Count(options) = command {
         return contestants::count(&options);
     }
+    open_files::raise();
     let mosquitto = Mosquitto::start();
     let stage = Stage {
         heartbeatd: heartbeatd.canonicalize()?,
@@ -94,20 +116,32 @@ fn main() -> anyhow::Result<()> {
             let extent = if quick { Extent::quick() } else { Extent::full(turns) };
             report::write(extent, &stage, &folder)
         }
-        Command::Throughput { devices, rounds, repetitions, only } => {
-            let all = Candidate::all().into_iter();
+        Command::Throughput { devices, rounds, connections, repetitions, only } => {
+            let mut all = Candidate::behind_mosquitto();
+            let embedded = [0, 1].into_iter().flat_map(Candidate::embedded);
+            all.extend(embedded.filter(|candidate| candidate.broker == Broker::Embedded));
             let chosen: Vec<_> = all
+                .iter()
                 .filter(|candidate| {
                     let name = candidate.to_string();
                     only.is_empty() || only.iter().any(|part| name.contains(part))
                 })
                 .collect();
             for _ in 0..repetitions {
-                for candidate in &chosen {
-                    let outcome = throughput::run(candidate, Load { devices, rounds }, &stage)?;
-                    println!("{candidate:<45} {outcome}");
+                for &connections in &connections {
+                    for candidate in &chosen {
+                        let load = Load { devices, rounds, connections };
+                        let outcome = throughput::run(candidate, load, &stage)?;
+                        println!("{candidate:<45} {connections:>5} connections {outcome}");
+                    }
                 }
             }
+            Ok(())
+        }
+        Command::Idle { connections } => connections::idle(&connections, &stage).map(|_| ()),
+        Command::Stall { devices, heartbeats, locked } => {
+            let locked = Duration::from_secs(locked);
+            println!("{}", connections::stall(devices, heartbeats, locked, &stage)?);
             Ok(())
         }
         Command::Silence { devices } => {

@@ -19,6 +19,8 @@ pub struct Tree {
 pub struct Used {
     /// The processor time, including that of ended processes.
     pub cpu: Duration,
+    /// The sum of each process's memory, in bytes.
+    pub memory: u64,
     /// The sum of each process's peak memory, in bytes.
     pub peak_memory: u64,
 }
@@ -29,7 +31,8 @@ impl Tree {
         let mut used = Used::default();
         for process in self.processes() {
             used.cpu += cpu(process).unwrap_or_default();
-            used.peak_memory += peak_memory(process).unwrap_or_default();
+            used.memory += memory(process, "VmRSS:").unwrap_or_default();
+            used.peak_memory += memory(process, "VmHWM:").unwrap_or_default();
         }
         used
     }
@@ -67,10 +70,11 @@ fn cpu(process: u32) -> Option<Duration> {
     Some(Duration::from_millis(ticks.sum::<u64>() * 1000 / TICKS))
 }
 
-fn peak_memory(process: u32) -> Option<u64> {
+/// The bytes in a line of `/proc/PID/status`.
+fn memory(process: u32, line: &str) -> Option<u64> {
     let status = fs::read_to_string(Path::new("/proc").join(process.to_string()).join("status"));
     let status = status.ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|found| found.starts_with(line))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes * 1024)
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use crate::candidates::{Candidate, Stage};
-use publishers::Publisher;
+use crate::chart::thousands;
+use crate::open_files;
+use publishers::Fleet;
 
 /// The load of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,24 @@ pub struct Load {
     pub devices: u64,
     /// The number of heartbeats of each device, after a first one that is not measured.
     pub rounds: u64,
+    /// The number of connections that publish them.
+    pub connections: u64,
+}
+
+impl Load {
+    /// The number of heartbeats that are measured.
+    pub fn heartbeats(self) -> u64 {
+        self.devices * self.rounds
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.connections == 1 { "" } else { "s" };
+        let [heartbeats, connections] =
+            [self.heartbeats(), self.connections].map(|number| thousands(number as f64));
+        write!(f, "{heartbeats} heartbeats, {connections} connection{plural}")
+    }
 }
 
 /// The result of a run.
@@ -49,27 +69,30 @@ impl fmt::Display for Outcome {
 
 /// Starts a candidate, makes it process the load, and stops it.
 pub fn run(candidate: &Candidate, load: Load, stage: &Stage) -> anyhow::Result<Outcome> {
+    let Load { devices, rounds, connections } = load;
+    open_files::check(connections)?;
     let mut running = candidate.start(stage)?;
-    let mut publisher = Publisher::connect(running.port(), candidate.qos)?;
+    let mut fleet = Fleet::connect(running.port(), candidate.qos, devices, connections)?;
     // Registers the fleet.
-    publisher.round(load.devices, 1)?;
-    running.await_processed(load.devices, 1)?;
+    fleet.publish(1)?;
+    fleet.await_acknowledged()?;
+    running.await_processed(devices, 1)?;
 
     let (before, began) = (running.used(), Instant::now());
-    let last = load.rounds + 1;
+    let last = rounds + 1;
     for round in 2..=last {
-        publisher.round(load.devices, round)?;
+        fleet.publish(round)?;
     }
-    running.await_processed(load.devices, last)?;
+    fleet.await_acknowledged()?;
+    running.await_processed(devices, last)?;
     let (took, after) = (began.elapsed(), running.used());
-    let processed = running.count_processed(load.devices, last)?;
+    let processed = running.count_processed(devices, last)?;
     ensure!(
-        processed == load.devices,
-        "{candidate}: only {processed} of {} devices show the last heartbeat",
-        load.devices
+        processed == devices,
+        "{candidate}: only {processed} of {devices} devices show the last heartbeat"
     );
     Ok(Outcome {
-        heartbeats: load.devices * load.rounds,
+        heartbeats: load.heartbeats(),
         took,
         cpu: after.cpu.saturating_sub(before.cpu),
         peak_memory: after.peak_memory,

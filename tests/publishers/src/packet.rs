@@ -8,6 +8,9 @@ pub const CONNECT: u8 = 0x10;
 /// The first byte of a PUBLISH at QoS 0.
 pub const PUBLISH: u8 = 0x30;
 
+/// The first byte of a PUBACK.
+pub const PUBACK: u8 = 0x40;
+
 /// The CONNACK that accepts a connection.
 pub const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 

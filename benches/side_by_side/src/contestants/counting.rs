@@ -1,5 +1,4 @@
-//! The limit on this machine: a paho client that only counts, behind a broker in its own
-//! process or in another.
+//! The limit behind mosquitto on this machine: a paho client that only counts.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -8,14 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use heartbeatd::Config;
-use heartbeatd::EmbeddedBroker;
-use heartbeatd::mqtt::Broker;
 use paho_mqtt as paho;
 use servers::process::Running;
 
 use super::{Contestant, await_true, lines};
-use crate::candidates::{self, Candidate};
 use crate::process::{Tree, Used};
 
 /// Such a client in a separate process.
@@ -26,12 +21,9 @@ pub struct Counting {
 }
 
 impl Counting {
-    pub fn start(candidate: Candidate, port: u16) -> anyhow::Result<Self> {
+    pub fn start(qos: u8, port: u16) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["count", "--port", &port.to_string(), "--qos", &candidate.qos.to_string()]);
-        if candidate.broker == candidates::Broker::Embedded {
-            command.arg("--embedded");
-        }
+        command.args(["count", "--port", &port.to_string(), "--qos", &qos.to_string()]);
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
         let mut lines = lines(&mut child)?;
         // The first line says that it is subscribed.
@@ -75,9 +67,6 @@ pub struct Options {
     /// The port on which the broker listens.
     #[arg(long)]
     port: u16,
-    /// Start heartbeatd's embedded broker on that port.
-    #[arg(long)]
-    embedded: bool,
     #[arg(long)]
     qos: i32,
 }
@@ -85,21 +74,10 @@ pub struct Options {
 /// Runs that process. Prints the number of heartbeats that it has received whenever it
 /// changes.
 pub fn count(options: &Options) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut config = Config::default().mqtt;
-    config.client_id = "counting".to_owned();
-    config.embedded.listen = ([127, 0, 0, 1], options.port).into();
-    let embedded = match options.embedded {
-        true => Some(runtime.block_on(EmbeddedBroker::start(&config, u64::MAX))?),
-        false => None,
-    };
-    let external = Broker { uri: format!("mqtt://127.0.0.1:{}", options.port), credentials: None };
-    let broker = embedded.as_ref().map_or(external, EmbeddedBroker::broker);
-
     let received = Arc::<AtomicU64>::default();
     let create = paho::CreateOptionsBuilder::new()
-        .server_uri(&broker.uri)
-        .client_id(&config.client_id)
+        .server_uri(format!("mqtt://127.0.0.1:{}", options.port))
+        .client_id("counting")
         .persistence(None)
         .finalize();
     let client = paho::AsyncClient::new(create)?;
@@ -109,11 +87,8 @@ pub fn count(options: &Options) -> anyhow::Result<()> {
     });
     let mut connect = paho::ConnectOptionsBuilder::new_v5();
     connect.clean_start(true);
-    if let Some((name, password)) = broker.credentials {
-        connect.user_name(name).password(password);
-    }
     client.connect(connect.finalize()).wait().context("cannot connect")?;
-    client.subscribe(config.topic.to_string(), options.qos).wait().context("cannot subscribe")?;
+    client.subscribe("devices/+/heartbeat", options.qos).wait().context("cannot subscribe")?;
 
     let mut out = std::io::stdout().lock();
     let mut shown = None;

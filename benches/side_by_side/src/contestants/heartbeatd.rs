@@ -16,7 +16,7 @@ use crate::candidates::{Broker, Stage};
 use crate::database::{Database, Server};
 use crate::log::Log;
 use crate::process::{Tree, Used};
-use publishers::{SECONDS_PER_ROUND, id, last_of};
+use publishers::{id, last_of, uptime};
 
 pub struct Heartbeatd {
     process: Running,
@@ -49,9 +49,10 @@ impl Heartbeatd {
             Broker::Mosquitto => {
                 command.env("HEARTBEATD_MQTT__URL", format!("mqtt://127.0.0.1:{port}"))
             }
-            Broker::Embedded => {
-                command.env("HEARTBEATD_MQTT__EMBEDDED__LISTEN", format!("127.0.0.1:{port}"))
-            }
+            Broker::Embedded => command
+                .env("HEARTBEATD_MQTT__EMBEDDED__LISTEN", format!("127.0.0.1:{port}"))
+                // No device sends as much as the publisher.
+                .env("HEARTBEATD_MQTT__EMBEDDED__MAX_MESSAGES_PER_SECOND", "100000000"),
         };
         for (key, value) in settings {
             match *key {
@@ -113,13 +114,13 @@ impl Contestant for Heartbeatd {
     fn await_processed(&mut self, devices: u64, round: u64) -> anyhow::Result<()> {
         let last = id(last_of(devices));
         let sql = format!("SELECT uptime_seconds FROM device WHERE id = '{last}'");
-        let uptime = i64::try_from(round * SECONDS_PER_ROUND)?;
+        let uptime = i64::try_from(uptime(round))?;
         await_true("the last heartbeat", || Ok(self.database.number(&sql)? == Some(uptime)))?;
         await_true("all heartbeats", || Ok(self.count_processed(devices, round)? == devices))
     }
 
     fn count_processed(&mut self, _: u64, round: u64) -> anyhow::Result<u64> {
-        let uptime = round * SECONDS_PER_ROUND;
+        let uptime = uptime(round);
         let sql = format!("SELECT count(*) FROM device WHERE uptime_seconds = {uptime}");
         Ok(self.database.number(&sql)?.unwrap_or_default().unsigned_abs())
     }

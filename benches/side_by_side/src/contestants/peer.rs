@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{Contestant, await_true, lines};
 use crate::candidates::Stage;
 use crate::process::{Tree, Used};
-use publishers::SECONDS_PER_ROUND;
+use publishers::uptime;
 
 /// A running peer, whose scripts follow the contract in `benches/peers/README.md`.
 pub struct Peer {
@@ -86,7 +86,7 @@ impl Contestant for Peer {
         let out = Command::new(self.scripts.join("processed.sh"))
             .args([&self.installed, self.work.path()] as [&Path; 2])
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
-            .env("UPTIME", (round * SECONDS_PER_ROUND).to_string())
+            .env("UPTIME", uptime(round).to_string())
             .output()?;
         let text = String::from_utf8_lossy(&out.stdout);
         text.trim().parse().with_context(|| String::from_utf8_lossy(&out.stderr).into_owned())

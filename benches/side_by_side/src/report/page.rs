@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::summary::{cost_ratio, cpu, megabytes, per_second, ratio};
 use super::{Results, by_fleet, targets};
-use crate::candidates::{Candidate, Kind};
+use crate::candidates::{KINDS, Kind};
 use crate::chart::{self, Axes, Series, thousands};
+use crate::connections::Stall;
 use crate::contestants;
 use crate::database::Server;
 use crate::detection;
@@ -25,10 +26,11 @@ pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
             .throughput
             .iter()
             .filter(|(candidate, turns)| candidate.qos == qos && !turns.is_empty())
-            .map(|(candidate, turns)| (name(candidate), per_second(turns)))
+            .map(|(candidate, turns)| (candidate.kind.to_string(), per_second(turns)))
             .collect();
-        let title = format!("Heartbeats per second at QoS {qos}");
+        let title = format!("Heartbeats per second behind mosquitto at QoS {qos}");
         chart::bars(&charts.join(format!("throughput-qos{qos}.svg")), &title, &bars)?;
+        embedded_chart(results, qos, &charts.join(format!("embedded-qos{qos}.svg")))?;
     }
     cost_chart(results, &charts.join("cost.svg"))?;
     check_chart(results, &charts.join("checks.svg"))?;
@@ -50,6 +52,12 @@ pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
         .replace("{{fleet_heartbeats}}", &thousands(extent.fleet_heartbeats as f64))
         .replace("{{turns}}", &extent.turns.to_string())
         .replace("{{targets}}", &targets::table(results))
+        .replace("{{few}}", &thousands(extent.embedded_heartbeats[0] as f64))
+        .replace("{{many}}", &thousands(extent.embedded_heartbeats[1] as f64))
+        .replace("{{embedded0}}", &embedded(results, 0))
+        .replace("{{embedded1}}", &embedded(results, 1))
+        .replace("{{idle}}", &idle(results))
+        .replace("{{stall}}", &stall(results))
         .replace("{{qos0}}", &throughput(results, 0))
         .replace("{{qos1}}", &throughput(results, 1))
         .replace("{{fleets}}", &fleets(results))
@@ -70,44 +78,94 @@ fn spell(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-fn name(candidate: &Candidate) -> String {
-    format!("{}, {}", candidate.kind, candidate.broker)
-}
-
 fn throughput(results: &Results, qos: u8) -> String {
     let mut table = String::from(
-        "| candidate | broker | heartbeats/s | of the counting client | CPU-s per million | peak memory, MB |\n\
-         |---|---|---:|---:|---:|---:|\n",
+        "| candidate | heartbeats/s | of the counting client | CPU-s per million | peak memory, MB |\n\
+         |---|---:|---:|---:|---:|\n",
     );
     for (candidate, turns) in results.throughput.iter().filter(|(c, _)| c.qos == qos) {
+        let kind = candidate.kind.to_string();
         if turns.is_empty() {
-            let [kind, broker] = [candidate.kind.to_string(), candidate.broker.to_string()];
-            let patience = spell(contestants::PATIENCE);
-            let none = String::new();
-            let not_done = format!("not finished within {patience}");
-            row(&mut table, &[kind, broker, not_done, none.clone(), none.clone(), none]);
+            let not_done = format!("not finished within {}", spell(contestants::PATIENCE));
+            row(&mut table, &[kind, not_done, String::new(), String::new(), String::new()]);
             continue;
         }
-        let limit = results.turns(Kind::Counting, candidate.broker, qos);
-        let mut rates: Vec<_> = turns.iter().map(Outcome::per_second).collect();
-        rates.sort_unstable_by(f64::total_cmp);
-        let spread = match rates[..] {
-            [least, .., most] => format!(" ({}–{})", thousands(least), thousands(most)),
-            _ => String::new(),
-        };
+        let mut cells = vec![kind];
+        cells.extend(compared(turns, results.turns(Kind::Counting, qos)));
+        row(&mut table, &cells);
+    }
+    table
+}
+
+/// The rate, its ratio to the counting client's, the cost and the memory of a candidate.
+fn compared(turns: &[Outcome], limit: &[Outcome]) -> [String; 4] {
+    let mut rates: Vec<_> = turns.iter().map(Outcome::per_second).collect();
+    rates.sort_unstable_by(f64::total_cmp);
+    let spread = match rates[..] {
+        [least, .., most] => format!(" ({}–{})", thousands(least), thousands(most)),
+        _ => String::new(),
+    };
+    [
+        format!("{}{spread}", thousands(per_second(turns))),
+        format!("{:.2}", ratio(turns, limit)),
+        format!("{:.1}", cpu(turns)),
+        thousands(megabytes(turns)),
+    ]
+}
+
+fn embedded(results: &Results, qos: u8) -> String {
+    let mut table = String::from(
+        "| heartbeats | connections | candidate | heartbeats/s | of the counting client | CPU-s per million | peak memory, MB |\n\
+         |---:|---:|---|---:|---:|---:|---:|\n",
+    );
+    for load in results.extent.embedded_loads() {
+        for kind in KINDS {
+            let mut cells = vec![
+                thousands(load.heartbeats() as f64),
+                thousands(load.connections as f64),
+                kind.to_string(),
+            ];
+            let limit = results.embedded(Kind::Counting, qos, load);
+            cells.extend(compared(results.embedded(kind, qos, load), limit));
+            row(&mut table, &cells);
+        }
+    }
+    table
+}
+
+fn idle(results: &Results) -> String {
+    let mut table = String::from(
+        "| connections | memory without them, MB | with them, MB | bytes each |\n\
+         |---:|---:|---:|---:|\n",
+    );
+    for idle in &results.idle {
         row(
             &mut table,
             &[
-                candidate.kind.to_string(),
-                candidate.broker.to_string(),
-                format!("{}{spread}", thousands(per_second(turns))),
-                format!("{:.2}", ratio(turns, limit)),
-                format!("{:.1}", cpu(turns)),
-                thousands(megabytes(turns)),
+                thousands(idle.connections as f64),
+                thousands(idle.before as f64 / 1e6),
+                thousands(idle.after as f64 / 1e6),
+                thousands(idle.per_connection()),
             ],
         );
     }
     table
+}
+
+fn stall(results: &Results) -> String {
+    let Stall { devices, heartbeats, locked, sent, counted, written, peak_memory } = results.stall;
+    format!(
+        "{} heartbeats of {} devices, sent at QoS 1 within {:.1} s while another program locked \
+         SQLite for {:.0} s: {} were counted, {} devices had their last one in the database \
+         afterwards, and the peak memory was {:.0} MB.",
+        thousands(heartbeats as f64),
+        thousands(devices as f64),
+        sent.as_secs_f64(),
+        locked.as_secs_f64(),
+        thousands(counted as f64),
+        thousands(written as f64),
+        peak_memory as f64 / 1e6,
+    )
 }
 
 fn fleets(results: &Results) -> String {
@@ -134,9 +192,6 @@ fn fleets(results: &Results) -> String {
     }
     table
 }
-
-const KINDS: [Kind; 3] =
-    [Kind::Counting, Kind::Heartbeatd(Server::Sqlite), Kind::Heartbeatd(Server::Postgresql)];
 
 fn checks(results: &Results) -> String {
     let mut table = String::from(
@@ -198,6 +253,29 @@ fn memory(results: &Results) -> String {
         );
     }
     table
+}
+
+/// The rates with the embedded broker, of many heartbeats.
+fn embedded_chart(results: &Results, qos: u8, path: &Path) -> anyhow::Result<()> {
+    let [_, many] = results.extent.embedded_heartbeats;
+    let mut bars = Vec::new();
+    for load in results.extent.embedded_loads() {
+        if load.heartbeats() != many {
+            continue;
+        }
+        for kind in KINDS {
+            let through = match load.connections {
+                1 => "1 connection".to_owned(),
+                more => format!("{} connections", thousands(more as f64)),
+            };
+            let rate = per_second(results.embedded(kind, qos, load));
+            bars.push((format!("{kind}, {through}"), rate));
+        }
+    }
+    let title = format!(
+        "Heartbeats per second with the embedded broker at QoS {qos} (counting client: mosquitto)"
+    );
+    chart::bars(path, &title, &bars)
 }
 
 fn cost_chart(results: &Results, path: &Path) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use crate::candidates::{Broker, Candidate, Kind};
 use crate::database::Server;
 use crate::sample::median;
 use crate::silence::{self, Silent};
-use crate::throughput::Outcome;
+use crate::throughput::{Load, Outcome};
 
 pub fn per_second(turns: &[Outcome]) -> f64 {
     median(turns.iter().map(Outcome::per_second).collect())
@@ -42,10 +42,20 @@ fn relative(turns: &[Outcome], others: &[Outcome], value: fn(&Outcome) -> f64) -
 }
 
 impl Results {
-    pub fn turns(&self, kind: Kind, broker: Broker, qos: u8) -> &[Outcome] {
-        let wanted = Candidate { kind, broker, qos };
+    /// The turns of a candidate behind mosquitto.
+    pub fn turns(&self, kind: Kind, qos: u8) -> &[Outcome] {
+        let wanted = Candidate { kind, broker: Broker::Mosquitto, qos };
         let found = self.throughput.iter().find(|(candidate, _)| *candidate == wanted);
         found.map_or(&[], |(_, turns)| turns)
+    }
+
+    /// The turns of a candidate that is compared with the embedded broker, or has it.
+    pub fn embedded(&self, kind: Kind, qos: u8, load: Load) -> &[Outcome] {
+        let mut all = self.embedded.iter();
+        let found = all.find(|(candidate, other, _)| {
+            (candidate.kind, candidate.qos, *other) == (kind, qos, load)
+        });
+        found.map_or(&[], |(.., turns)| turns)
     }
 
     /// The check of a table, with the cost of a bare count there.
