@@ -116,6 +116,50 @@ pub fn format(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// Writes a duration for people: `321 days`, `2 h 3 min`, `3 min 12 s`, `1.2 s`, `250 ms`.
+///
+/// Names at most two units, and from ten days on only days; the rest is cut off. What is
+/// shorter than a millisecond is `0 s`.
+pub fn human(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.as_millis());
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match millis {
+        0 => "0 s".to_owned(),
+        1..1_000 => format!("{millis} ms"),
+        1_000..10_000 => match millis % 1_000 / 100 {
+            0 => format!("{seconds} s"),
+            tenths => format!("{seconds}.{tenths} s"),
+        },
+        _ if minutes == 0 => format!("{seconds} s"),
+        _ if hours == 0 => two((minutes, "min"), (seconds % 60, "s")),
+        _ if days == 0 => two((hours, "h"), (minutes % 60, "min")),
+        _ if days == 1 => two((1, "day"), (hours % 24, "h")),
+        _ if days < 10 => two((days, "days"), (hours % 24, "h")),
+        _ => format!("{days} days"),
+    }
+}
+
+/// Writes a duration for people with all its units, from the day to the second, because it is
+/// one that somebody has chosen: `3 min`, `1 h 30 s`. What is shorter than a second is `0 s`.
+pub fn exact(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let days = seconds / 86_400;
+    let units = [
+        (days, if days == 1 { "day" } else { "days" }),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let told = units.iter().filter(|(count, _)| *count > 0);
+    let told: Vec<_> = told.map(|(count, unit)| format!("{count} {unit}")).collect();
+    if told.is_empty() { "0 s".to_owned() } else { told.join(" ") }
+}
+
+/// A number of large units and the rest in small ones, which is left out if there is none.
+fn two((large, unit): (u64, &str), (small, lesser): (u64, &str)) -> String {
+    if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {lesser}") }
+}
+
 pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&format(*value))
 }
@@ -186,7 +230,70 @@ mod tests {
         assert_eq!(format(Duration::from_secs(7_776_000)), "90d");
     }
 
+    #[test]
+    fn a_duration_for_people_has_two_units_at_most() {
+        const MINUTE: u64 = 60_000;
+        const HOUR: u64 = 60 * MINUTE;
+        const DAY: u64 = 24 * HOUR;
+        for (millis, expected) in [
+            (0, "0 s"),
+            (1, "1 ms"),
+            (999, "999 ms"),
+            (1_000, "1 s"),
+            (1_099, "1 s"),
+            (1_250, "1.2 s"),
+            (9_999, "9.9 s"),
+            (10_000, "10 s"),
+            (59_999, "59 s"),
+            (MINUTE, "1 min"),
+            (3 * MINUTE + 12_345, "3 min 12 s"),
+            (HOUR - 1, "59 min 59 s"),
+            (HOUR, "1 h"),
+            (2 * HOUR + 3 * MINUTE + 59_000, "2 h 3 min"),
+            (DAY - 1, "23 h 59 min"),
+            (DAY, "1 day"),
+            (DAY + HOUR - 1, "1 day"),
+            (6 * DAY + 4 * HOUR, "6 days 4 h"),
+            (10 * DAY + 4 * HOUR, "10 days"),
+            (27_812_142_968, "321 days"),
+            (36_500 * DAY, "36500 days"),
+            (u64::MAX, "213503982334 days"),
+        ] {
+            assert_eq!(human(Duration::from_millis(millis)), expected);
+        }
+    }
+
+    #[test]
+    fn a_chosen_duration_is_told_to_the_second() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (180, "3 min"),
+            (3630, "1 h 30 s"),
+            (86_400, "1 day"),
+            (2 * 86_400 + 3661, "2 days 1 h 1 min 1 s"),
+        ] {
+            assert_eq!(exact(Duration::from_secs(seconds)), expected);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_duration_for_people_is_short_and_never_longer_than_it_is(millis in 1..=u64::MAX) {
+            let told = human(Duration::from_millis(millis));
+            prop_assert!(told.len() <= 20, "{}", told);
+            let said = told.replace(" days", "d").replace(" day", "d").replace(" ", "");
+            let said = parse(&said).expect("a duration").as_millis() as u64;
+            prop_assert!(said <= millis, "{}", told);
+            // The second unit, or a tenth of a second.
+            prop_assert!(millis - said < (millis / 10).max(100), "{}", told);
+        }
+
+        #[test]
+        fn an_exact_duration_for_people_is_read_again(seconds: u64) {
+            let duration = Duration::from_secs(seconds);
+            prop_assert_eq!(parse(&exact(duration)), Ok(duration));
+        }
+
         #[test]
         fn a_written_duration_is_read_again(seconds: u64, nanoseconds in 0_u32..1_000_000_000) {
             let duration = Duration::new(seconds, nanoseconds);

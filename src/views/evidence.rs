@@ -142,7 +142,8 @@ impl Explanation {
 /// The evidence as one sentence, without the status.
 fn reason(evidence: &Evidence) -> String {
     let silence = text::duration(evidence.until - evidence.silent_since);
-    let (listened, timeout) = (text::duration(evidence.listened), text::duration(evidence.timeout));
+    let listened = text::duration(evidence.listened);
+    let timeout = crate::duration::exact(evidence.timeout.to_std().unwrap_or_default());
     let until = text::time(Some(evidence.until));
     match evidence.verdict {
         // Found by a version that kept nothing else.
@@ -237,22 +238,22 @@ mod tests {
                 Status::Error,
                 Verdict::NotSilent,
                 180,
-                "error: heard 5m ago, 2m of which were listened to; it goes offline once that \
-                 exceeds 3m",
+                "error: heard 5 min ago, 2 min of which were listened to; it goes offline once that \
+                 exceeds 3 min",
             ),
             (
                 Status::Online,
                 Verdict::Silent,
                 60,
-                "online: 2m of its 5m of silence were listened to, more than its timeout of 1m: \
+                "online: 2 min of its 5 min of silence were listened to, more than its timeout of 1 min: \
                  the next check takes it offline",
             ),
             (
                 Status::Offline,
                 Verdict::Offline,
                 60,
-                "offline: 2m of its 5m of silence until the check at 2026-11-23T12:05:00Z were \
-                 listened to, more than its timeout of 1m",
+                "offline: 2 min of its 5 min of silence until the check at 2026-11-23T12:05:00Z were \
+                 listened to, more than its timeout of 1 min",
             ),
             (
                 Status::Offline,
@@ -279,14 +280,14 @@ mod tests {
             (
                 unproven(16),
                 &[
-                    "16s from 2026-11-23T12:04:44Z to 2026-11-23T12:05:00Z: nothing proves that the \
+                    "16 s from 2026-11-23T12:04:44Z to 2026-11-23T12:05:00Z: nothing proves that the \
                    service was listening",
                 ],
             ),
         ] {
             let evidence = evidence(Verdict::NotSilent, 180, vec![restart, newest]);
             let told = explain(Status::Online, Some(&evidence)).not_counted;
-            let first = "2m 50s from 2026-11-23T12:01:40Z to 2026-11-23T12:04:30Z: the service was \
+            let first = "2 min 50 s from 2026-11-23T12:01:40Z to 2026-11-23T12:04:30Z: the service was \
                          not running or not connected yet";
             assert_eq!(told, [&[first], expected].concat());
         }

@@ -1,4 +1,5 @@
-//! Views: what devices, transitions, evidence and users look like to people and to programs.
+//! Views: what devices, transitions, evidence, users and the summary look like to people and
+//! to programs.
 //!
 //! The types of [`domain`](crate::domain) and [`store`](crate::store) do not say how they
 //! are shown. A view does: its fields in their order are the JSON, and people read the same
@@ -10,22 +11,45 @@
 mod device;
 mod evidence;
 mod paging;
+#[allow(dead_code)] // until /api/v1/summary and `heartbeatd status` use it
+mod summary;
 pub(crate) mod text;
 mod transition;
 mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices};
 pub(crate) use evidence::{EvidenceSettings, Explanation, gather_evidence};
+#[allow(unused_imports)]
+pub(crate) use summary::{
+    Burst, ClockStepView, Counts, Health, State, Summary, SummaryView, sentence,
+};
 pub(crate) use transition::{TransitionView, Transitions};
 pub(crate) use user::{UserView, devices_in_words};
 
 use std::fmt::Display;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serializer;
 
 /// Serializes a value as the text that it displays.
 fn as_text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+/// Serializes a time as RFC 3339 in UTC, always with milliseconds.
+fn as_millis<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// Serializes an optional time like [`as_millis`], or as null.
+fn as_optional_millis<S: Serializer>(
+    time: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => as_millis(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Serializes an optional value as the text that it displays, or as null.
