@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
@@ -145,7 +146,7 @@ async fn set_timeout(
     }
     let default = if timeout.is_none() { " (the default)" } else { "" };
     let timeout = timeout.unwrap_or(config.heartbeat.timeout.get());
-    let timeout = crate::duration::format(timeout);
+    let timeout = crate::duration::exact(timeout);
     succeed(&format!("{id} goes offline after {timeout}{default} of silence"))
 }
 
@@ -182,7 +183,7 @@ fn row(device: &DeviceView) -> Vec<String> {
 /// The device's own timeout, or what is in effect instead; `None` for the default.
 fn own_timeout(device: &DeviceView) -> Option<String> {
     Some(match OwnTimeout::of(device.timeout_seconds?) {
-        OwnTimeout::Usable(s) => crate::duration::format(Duration::from_secs(s)),
+        OwnTimeout::Usable(s) => crate::duration::exact(Duration::from_secs(s)),
         OwnTimeout::NotPositive(s) => format!("default ({s} s is unusable)"),
         OwnTimeout::Endless(s) => format!("none ({s} s is unusable)"),
     })
@@ -190,7 +191,7 @@ fn own_timeout(device: &DeviceView) -> Option<String> {
 
 /// The timeout that is in effect, and the reason if it is not the device's own.
 fn timeout_in_effect(config: &Config, device: &DeviceView) -> String {
-    let default = format!("{} (default)", crate::duration::format(config.heartbeat.timeout.get()));
+    let default = format!("{} (default)", crate::duration::exact(config.heartbeat.timeout.get()));
     match device.timeout_error {
         None => own_timeout(device).unwrap_or(default),
         Some(why @ UnusableTimeout::NotPositive(_)) => format!("{default}: {why}"),
@@ -206,31 +207,31 @@ async fn show(config: &Config, id: &str, json: bool) -> anyhow::Result<ExitCode>
         None => return refuse_unknown(id),
     };
     let settings = EvidenceSettings::from(config);
-    let evidence = gather_evidence(&settings, &store, &device, system_clock().wall).await?;
+    let now = system_clock().wall;
+    let evidence = gather_evidence(&settings, &store, &device, now).await?;
     if json {
         output::json(&DeviceDetail::new(device, evidence))?;
     } else {
         let explanation = Explanation::of(device.status, evidence.as_ref(), &settings);
-        print(config, &device.into())?;
+        print(config, &device.into(), now)?;
         explain(&explanation)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(config: &Config, device: &DeviceView) -> io::Result<()> {
-    let optional = |number: Option<i64>, unit| number.map(|number| format!("{number} {unit}"));
+fn print(config: &Config, device: &DeviceView, now: DateTime<Utc>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for (name, value) in [
         ("device", Some(device.id.to_string())),
         ("status", Some(device.status.to_string())),
-        ("last seen", Some(text::time(device.last_seen_at))),
+        ("last seen", Some(text::time_and_age(device.last_seen_at, now))),
         ("timeout", Some(timeout_in_effect(config, device))),
-        ("uptime", optional(device.uptime_seconds, "s")),
-        ("free memory", optional(device.free_memory, "bytes")),
-        ("clock skew", optional(device.clock_skew_ms, "ms")),
+        ("uptime", device.uptime_seconds.map(text::seconds)),
+        ("free memory", device.free_memory.map(text::bytes)),
+        ("clock skew", device.clock_skew_ms.map(text::skew)),
         ("error", device.error.clone()),
         ("unreadable", device.payload_error.clone()),
-        ("registered", Some(text::time(Some(device.registered_at)))),
+        ("registered", Some(text::time_and_age(Some(device.registered_at), now))),
     ] {
         if let Some(value) = value {
             writeln!(out, "{name:<12} {}", Escaped(value))?;

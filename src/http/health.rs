@@ -63,9 +63,9 @@ pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     // The fleet itself may be dead, so the service is still ready.
     let fleet = silent.map_or("ok".to_owned(), |silent| {
         format!(
-            "no device has been heard for {} s although echoes come back: does the broker keep \
+            "no device has been heard for {} although echoes come back: does the broker keep \
              their heartbeats from this client?",
-            silent.as_secs()
+            crate::duration::human(silent)
         )
     });
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };

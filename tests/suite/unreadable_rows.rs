@@ -378,9 +378,13 @@ async fn a_timeout_that_cannot_be_used_is_shown_with_the_one_in_effect() {
     import(&database, &rows.each_ref().map(String::as_str)).await;
     let listed = output(&place, &["device", "list"]).1;
     for (device, cell, shown) in [
-        ("good", "1m 30s", "1m 30s\n"),
-        ("less", "default (-7 s is unusable)", "3s (default): a timeout_seconds of -7 is unusable"),
-        ("zero", "default (0 s is unusable)", "3s (default): a timeout_seconds of 0 is unusable"),
+        ("good", "1 min 30 s", "1 min 30 s\n"),
+        (
+            "less",
+            "default (-7 s is unusable)",
+            "3 s (default): a timeout_seconds of -7 is unusable",
+        ),
+        ("zero", "default (0 s is unusable)", "3 s (default): a timeout_seconds of 0 is unusable"),
         (
             "endless",
             "none (9223372036854775807 s",

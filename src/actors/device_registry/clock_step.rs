@@ -14,6 +14,7 @@ use log::{info, warn};
 
 use super::TARGET;
 use crate::domain::{ClockStep, GapCause, Interval, Reading};
+use crate::views::text;
 
 /// The time that a step may wait to be logged. Longer than the default
 /// `heartbeat.check_interval`.
@@ -171,14 +172,16 @@ impl Told {
         let Self { at, by, gap, devices } = self;
         let amount = by.or(gap.map(|gap| gap.length())).unwrap_or_default();
         let seconds = amount.num_milliseconds().abs() as f64 / 1000.0;
+        let in_words = text::duration(amount.abs());
         let what = match by {
-            Some(by) if by < TimeDelta::zero() => {
-                "the clock was set back; devices last seen in its future count as seen now"
-                    .to_owned()
-            }
-            Some(_) => "the clock was set forward, or the machine slept; the step counts as no \
-                        silence"
-                .to_owned(),
+            Some(by) if by < TimeDelta::zero() => format!(
+                "the clock was set back by {in_words}; devices last seen in its future count as \
+                 seen now"
+            ),
+            Some(_) => format!(
+                "the clock was set forward by {in_words}, or the machine slept; the step counts \
+                 as no silence"
+            ),
             None => format!("{}; no device's silence counts in this time", GapCause::ClockStep),
         };
         let at = at.to_rfc3339();

@@ -7,6 +7,7 @@ use log::{error, info};
 
 use super::TARGET;
 use super::progress::{Progress, Stall};
+use crate::duration::human;
 use crate::logging::outage::{Mention, Outage};
 use crate::metrics::Metrics;
 use crate::store::StoreError;
@@ -42,7 +43,8 @@ impl DatabaseWatch {
                 "{error}; heartbeats are kept and written when the database is back"
             ),
             (Mention::GoesOn(lasts), _) => {
-                error!(target: TARGET, seconds = lasts.as_secs(), pending; "still: {error}");
+                let seconds = lasts.as_secs();
+                error!(target: TARGET, seconds, pending; "for {}: {error}", human(lasts));
             }
             (Mention::Nothing, _) => (),
         }
@@ -51,8 +53,11 @@ impl DatabaseWatch {
     /// Notes that this number of heartbeats was written.
     pub(super) fn wrote(&mut self, heartbeats: usize) {
         if let Some(failing) = self.failing.take() {
-            let seconds = failing.lasts(Instant::now()).as_secs();
-            info!(target: TARGET, seconds, heartbeats; "the database is back, nothing was lost");
+            let lasted = failing.lasts(Instant::now());
+            info!(
+                target: TARGET, seconds = lasted.as_secs(), heartbeats;
+                "the database is back after {}, nothing was lost", human(lasted)
+            );
         }
     }
 
@@ -69,7 +74,7 @@ impl DatabaseWatch {
 
     fn stands_still(&mut self, Stall { what, lasts }: Stall, now: Instant, pending: usize) {
         let seconds = lasts.as_secs();
-        let why = format!("no answer for {seconds} s, asked to {what}");
+        let why = format!("no answer for {}, asked to {what}", human(lasts));
         if Outage::note(&mut self.stalled, now, why) != Mention::Nothing {
             error!(
                 target: TARGET, seconds, pending;
@@ -81,8 +86,9 @@ impl DatabaseWatch {
 
     fn goes_on(&mut self, now: Instant) {
         if let Some(stalled) = self.stalled.take() {
-            let seconds = (STALLED_AFTER + stalled.lasts(now)).as_secs();
-            info!(target: TARGET, seconds; "the database has answered");
+            let lasted = STALLED_AFTER + stalled.lasts(now);
+            let seconds = lasted.as_secs();
+            info!(target: TARGET, seconds; "the database has answered after {}", human(lasted));
         }
     }
 

@@ -8,6 +8,7 @@ use log::{Level, info};
 
 use super::TARGET;
 use crate::domain::TopicPattern;
+use crate::duration::human;
 
 /// The number of devices whose silence at the same time is not ordinary. The only device of a
 /// first trial is often switched off.
@@ -41,9 +42,10 @@ impl FleetWatch {
             let (level, cause) = severity(devices);
             log::log!(
                 target: TARGET, level, seconds, devices, topic:%;
-                "no device is heard any more, yet echoes come back: {cause}if the devices live, \
-                 the broker keeps their heartbeats from this client; look at its rights for \
-                 this topic and at its queue limits"
+                "no device has been heard for {}, yet echoes come back: {cause}if the devices \
+                 live, the broker keeps their heartbeats from this client; look at its rights \
+                 for this topic and at its queue limits",
+                human(silent)
             );
         }
     }
@@ -52,7 +54,10 @@ impl FleetWatch {
     pub(super) fn heard(&mut self) {
         if let Some(silent) = self.silent.take() {
             let (seconds, topic) = (silent.as_secs(), &self.topic);
-            info!(target: TARGET, seconds, topic:%; "devices are heard again");
+            info!(
+                target: TARGET, seconds, topic:%;
+                "devices are heard again, after {}", human(silent)
+            );
         }
     }
 

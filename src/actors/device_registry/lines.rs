@@ -10,6 +10,7 @@ use crate::domain::{DeviceId, GapCause, Interval, Rejection, Transition};
 use crate::logging::batch_log::BatchLog;
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
+use crate::views::text;
 
 /// The lines about devices. Clones share their bounds.
 #[derive(Clone)]
@@ -48,8 +49,8 @@ impl Lines {
         self.skews.log(skewed, |level, (device, skew_ms)| {
             log::log!(
                 target: TARGET, level, device, skew_ms;
-                "the device's clock is off by more than {}; it decides nothing",
-                crate::duration::format(bound)
+                "the device's clock is {}, by more than {}; it decides nothing",
+                text::skew(*skew_ms), crate::duration::exact(bound)
             );
         });
     }
@@ -70,6 +71,7 @@ pub(super) fn gap(gap: Interval, cause: GapCause, seconds: f64) {
     let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
     warn!(
         target: TARGET, seconds, from, until, cause = cause.as_str();
-        "{cause}; no device's silence counts in this time"
+        "not listening for {}: {cause}; no device's silence counts in this time",
+        text::duration(gap.length())
     );
 }

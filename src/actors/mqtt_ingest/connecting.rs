@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 
 use super::TARGET;
+use crate::duration::human;
 use crate::logging::outage::Outage;
 use crate::mqtt::ClientError;
 
@@ -121,7 +122,10 @@ impl Connecting {
     pub(super) fn remind(&self, lasts: Duration, found: Option<String>) {
         let why = self.why(found).map_or(String::new(), |why| format!(": {why}"));
         let (broker, seconds) = (&self.broker, lasts.as_secs());
-        error!(target: TARGET, broker, seconds; "still not connected{why}; retrying");
+        error!(
+            target: TARGET, broker, seconds;
+            "not connected for {}{why}; retrying", human(lasts)
+        );
     }
 
     /// Notes and logs that a connection was made.

@@ -9,6 +9,7 @@ use log::{debug, error, info};
 use super::TARGET;
 use crate::actors::device_registry::ConfirmListening;
 use crate::domain::{EchoIgnored, EchoToken, GapCause, Proof, Reading, Rounds};
+use crate::duration::human;
 use crate::logging::line_budget::LineBudget;
 use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
@@ -84,7 +85,10 @@ impl Echoes {
     pub(super) fn remind(&mut self, now: Instant) {
         if let Some(lasts) = self.missing.as_mut().and_then(|missing| missing.remind(now)) {
             let (topic, seconds) = (self.topic.as_deref(), lasts.as_secs());
-            error!(target: TARGET, topic, seconds; "still no echo comes back, and no device goes offline");
+            error!(
+                target: TARGET, topic, seconds;
+                "no echo has come back for {}, and no device goes offline", human(lasts)
+            );
         }
     }
 
@@ -103,8 +107,11 @@ impl Echoes {
         if let Some(missing) = self.missing.take() {
             // Only an echo of a subscribed connection proves anything.
             self.metrics.set_listening(true);
-            let seconds = missing.lasts(now.monotonic).as_secs();
-            info!(target: TARGET, seconds; "echoes come back again");
+            let lasted = missing.lasts(now.monotonic);
+            info!(
+                target: TARGET, seconds = lasted.as_secs();
+                "echoes come back again, after {}", human(lasted)
+            );
         }
         Some(ConfirmListening { since, until, after })
     }
