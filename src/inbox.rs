@@ -288,6 +288,8 @@ impl Turn {
         let inbox = Arc::clone(&self.inbox);
         let first = {
             let mut waiting = inbox.waiting.lock();
+            // If it panics, the turn is given back with all of its room.
+            let now = clock().wall;
             self.holds = false;
             let taken = if waiting.closed { 0 } else { batch.len() };
             waiting.turns.end(taken, share);
@@ -295,7 +297,6 @@ impl Turn {
                 return Err(Closed);
             }
             let before = waiting.events.len();
-            let now = clock().wall;
             for heartbeat in &mut batch.heartbeats {
                 heartbeat.received_at = now;
             }
@@ -466,6 +467,22 @@ mod tests {
         // It gets the turn, and does not learn of it.
         drop(turn);
         drop(gone);
+        begin(&inbox);
+    }
+
+    #[test]
+    fn a_turn_that_ends_by_a_panic_is_given_back_with_all_of_its_room() {
+        fn broken() -> Reading {
+            panic!("on purpose")
+        }
+        let inbox = inbox();
+        let turn = begin(&inbox);
+        let put = std::panic::AssertUnwindSafe(|| {
+            turn.put(heartbeats("pump", MAX_TURN), &mut Share::default(), broken)
+        });
+        assert!(std::panic::catch_unwind(put).is_err());
+        // Nothing is there that would make the ingest empty it.
+        assert!(inbox.is_empty());
         begin(&inbox);
     }
 

@@ -2,15 +2,19 @@
 //!
 //! actix would only drop the actor and leave a process that looks alive but does nothing.
 //! A dead process is restarted by its supervisor.
+//!
+//! Only what is done for one client of the receiver is different: a panic in it ends that
+//! client's connection, so that no client can end the process.
 
 use std::cell::Cell;
-use std::panic::PanicHookInfo;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::LazyLock;
 
+use futures::FutureExt;
 use log::error;
 
 use crate::logging::line_budget::{self, LineBudget};
-use crate::receiver;
 
 /// The exit code after a panic: `EX_SOFTWARE` of sysexits.
 pub const EXIT_CODE: i32 = 70;
@@ -19,6 +23,15 @@ pub const EXIT_CODE: i32 = 70;
 /// likes.
 static BROKEN_CONNECTIONS: LazyLock<LineBudget> =
     LazyLock::new(|| LineBudget::new("receiver", "connections that panicked"));
+
+tokio::task_local! {
+    /// The address of the client for which something is done.
+    static CLIENT: SocketAddr;
+}
+
+/// What was done for a client has panicked. The log says where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Panicked;
 
 thread_local! {
     static ACTOR: Cell<Option<&'static str>> = const { Cell::new(None) };
@@ -35,17 +48,43 @@ pub(crate) fn this_thread_is(actor: &'static str) {
     ACTOR.set(Some(actor));
 }
 
-/// Makes every panic from now on log its actor and exit with [`EXIT_CODE`].
+/// Does something for the client at this address, and contains a panic in it. Whatever it holds
+/// is dropped then, and must be given back by that.
+pub(crate) async fn contained<T>(
+    client: SocketAddr,
+    work: impl Future<Output = T>,
+) -> Result<T, Panicked> {
+    let work = AssertUnwindSafe(CLIENT.scope(client, work));
+    work.catch_unwind().await.map_err(|_printed| Panicked)
+}
+
+/// The client for which this task works, if it works for one.
+pub(crate) fn this_client() -> Option<SocketAddr> {
+    CLIENT.try_with(|client| *client).ok()
+}
+
+/// Does a part of the work for a client on another thread, whose runtime contains the panic.
+pub(crate) fn on_behalf_of<T>(client: Option<SocketAddr>, work: impl FnOnce() -> T) -> T {
+    match client {
+        Some(client) => CLIENT.sync_scope(client, work),
+        None => work(),
+    }
+}
+
+/// Makes every panic from now on log its actor and exit with [`EXIT_CODE`], except one that is
+/// contained, which is only logged.
 pub fn end_the_process() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
         let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
         let message = message(panic);
-        if receiver::is_connection() {
-            // Its runtime drops the task, and the other connections go on.
+        if let Some(address) = this_client() {
             BROKEN_CONNECTIONS.spend(|| {
-                error!(target: "receiver", place; "a connection panicked: {message}");
+                error!(
+                    target: "receiver", address:%, place;
+                    "a connection panicked and is closed: {message}"
+                );
             });
             return;
         }
@@ -61,4 +100,27 @@ pub fn end_the_process() {
 
 fn message<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
     panic.payload_as_str().unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_the_work_for_a_client_is_contained_and_known_to_be_one() {
+        let client = SocketAddr::from(([192, 0, 2, 1], 50_000));
+        assert_eq!(this_client(), None);
+        let on_another_thread =
+            |client| tokio::task::spawn_blocking(move || on_behalf_of(client, this_client));
+        let known = contained(client, async {
+            // As is the hash of a password.
+            let there = on_another_thread(this_client()).await.expect("it does not panic");
+            (this_client(), there)
+        });
+        assert_eq!(known.await, Ok((Some(client), Some(client))));
+        let broken = contained(client, async { panic!("on purpose") });
+        assert_eq!(broken.await, Err::<(), _>(Panicked));
+        assert_eq!(this_client(), None, "this thread goes on with other work");
+        assert_eq!(on_another_thread(None).await.expect("it does not panic"), None);
+    }
 }

@@ -14,6 +14,7 @@ use crate::domain::EchoToken;
 use crate::inbox::turns::Share;
 use crate::inbox::{Batch, Closed};
 use crate::process::accept::{self, Acceptor, Reserve};
+use crate::process::panics;
 
 /// The number of connections that the system completes before they are accepted. A fleet that
 /// comes back connects at once.
@@ -25,6 +26,9 @@ const RESERVED: usize = 2;
 
 /// The number of files that a listener holds open without any connection.
 pub(super) const FILES: u64 = accept::files(RESERVED);
+
+/// The label of a connection whose task has panicked.
+pub(super) const PANIC: &str = "panic";
 
 /// Binds the address. Inside a tokio runtime.
 pub(super) fn listen(address: SocketAddr) -> io::Result<Acceptor> {
@@ -104,7 +108,10 @@ fn admit(accepted: Accepted, shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     let connections = shared.connections.clone();
     connections.spawn(async move {
-        door::serve(stream, address, door, newcomer, shared).await;
+        let serving = door::serve(stream, address, door, newcomer, Arc::clone(&shared));
+        if panics::contained(address, serving).await.is_err() {
+            shared.metrics.receiver_refused(PANIC, 1);
+        }
         reserve.refill();
     });
 }

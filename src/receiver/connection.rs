@@ -54,16 +54,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 const STOPPING: &str = "the service is stopping";
 
-tokio::task_local! {
-    /// Set in the task of a connection.
-    static CONNECTION: ();
-}
-
-/// True in the task of a connection, whose panic concerns no other.
-pub(super) fn is_this_task() -> bool {
-    CONNECTION.try_with(|()| ()).is_ok()
-}
-
 thread_local! {
     /// The bytes of the turn that runs on this thread.
     static BUFFER: RefCell<BytesMut> = RefCell::default();
@@ -155,7 +145,7 @@ pub(super) async fn serve<T: Transport>(
         heard: Instant::now(),
         messages: 0,
     };
-    CONNECTION.scope((), connection.run(newcomer)).await;
+    connection.run(newcomer).await;
 }
 
 impl<T: Transport> Connection<T> {

@@ -81,11 +81,6 @@ const ECHOES: usize = 16;
 /// The longest time for telling clients that the service stops.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// True in the task of a client's connection, whose panic concerns no other client.
-pub(crate) fn is_connection() -> bool {
-    connection::is_this_task()
-}
-
 /// A running receiver, which stops when it is dropped.
 pub struct Receiver {
     address: Option<SocketAddr>,
@@ -428,7 +423,11 @@ enum Refused<'a> {
 
 /// Every value of the `reason` label of `heartbeatd_receiver_refused_total`.
 pub(crate) fn refusal_labels() -> impl Iterator<Item = &'static str> {
-    Reason::ALL.map(Reason::label).into_iter().chain(Limit::LABELS).chain([door::TLS])
+    Reason::ALL
+        .map(Reason::label)
+        .into_iter()
+        .chain(Limit::LABELS)
+        .chain([door::TLS, accept::PANIC])
 }
 
 /// Returns 128 random bits that nothing else on this machine can guess.

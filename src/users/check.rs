@@ -27,6 +27,7 @@ use super::throttle::{Allowed, NameKey, Source, Throttle};
 use super::{Changes, User, UsersError, file};
 use crate::clock::Clock;
 use crate::logging::line_budget::LineBudget;
+use crate::process::panics;
 
 /// The number of checks that may wait for each one that runs. At 25 ms each, the last waits
 /// for 3 s; on a slow gateway for 20 s, about as long as a device waits for its CONNACK.
@@ -177,11 +178,12 @@ impl Users {
             return decided;
         }
         let now = self.0.now();
+        let client = panics::this_client();
         let hashed = tokio::task::spawn_blocking(move || {
             let _until_done = turn;
-            attempt.hash(&password, now)
+            panics::on_behalf_of(client, || attempt.hash(&password, now))
         });
-        // It fails only if the process is ending.
+        // It fails if the process is ending, or if it has panicked.
         hashed.await.unwrap_or(Err(Denied::Busy))
     }
 

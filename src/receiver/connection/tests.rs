@@ -1,13 +1,16 @@
 //! Clients on real sockets; the test is the ingest.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::clock::system_clock;
+use crate::clock::{Clock, Reading, system_clock};
 use crate::inbox::{Event, Inbox};
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
@@ -15,6 +18,7 @@ use crate::receiver::Topics;
 use crate::receiver::door::Door;
 use crate::receiver::limits::Limits;
 use crate::receiver::newcomer::Room;
+use crate::users::Users;
 
 const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 
@@ -26,6 +30,10 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::with(system_clock, Inbox::new(usize::MAX), None).await
+    }
+
+    async fn with(clock: Clock, inbox: Inbox, users: Option<Users>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (echoes, _received) = mpsc::channel(1);
         let embedded = crate::config::Config::default().mqtt.embedded;
@@ -43,13 +51,13 @@ impl Scene {
             secret: "secret".to_owned(),
             room: Room::new(limits.seats),
             tls: None,
-            users: None,
+            users,
             limits,
-            inbox: Arc::new(Inbox::new(usize::MAX).at_once()),
+            inbox: Arc::new(inbox.at_once()),
             clients: Default::default(),
             connections: Default::default(),
             echoes,
-            clock: system_clock,
+            clock,
             metrics: Arc::new(Metrics::new()),
             refused_connections: LineBudget::new("receiver", "lines"),
             refused_messages: LineBudget::new("receiver", "lines"),
@@ -227,4 +235,105 @@ async fn a_packet_that_is_too_large_ends_the_connection_before_it_has_arrived() 
     assert_eq!(answer(&mut client).await, ACCEPTED);
     client.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f]).await.expect("it is open");
     assert_eq!(rest(&mut client).await, "");
+}
+
+thread_local! {
+    /// The number of readings after which the clock of a test panics, once.
+    static BREAKS_AFTER: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// A clock that panics when it is told to: in whatever part of a connection reads it then.
+fn fragile_clock() -> Reading {
+    let left = BREAKS_AFTER.get();
+    BREAKS_AFTER.set(left.and_then(|left| left.checked_sub(1)));
+    assert!(left != Some(0), "on purpose");
+    system_clock()
+}
+
+/// Everything that a client does, until its connection is closed. Returns its answers.
+async fn connect_and_publish(scene: &Scene) -> (Bytes, Result<(), tokio::task::JoinError>) {
+    let (mut client, served) = scene.connect().await;
+    let mut answers = Vec::new();
+    for packet in [connect("pump", 0), heartbeat("pump"), vec![0xe0, 0]] {
+        // It may be closed already.
+        let _ = client.write_all(&packet).await;
+        let mut answer = [0; 4];
+        match client.read(&mut answer).await {
+            Ok(read) if read > 0 => answers.extend_from_slice(&answer[..read]),
+            _ => break,
+        }
+    }
+    (answers.into(), served.await)
+}
+
+#[tokio::test]
+async fn a_connection_that_panics_gives_back_all_that_it_held() {
+    let inbox = Inbox::new(1).with_turns(2 * MAX_TURN, MAX_TURN);
+    let mut scene = Scene::with(fragile_clock, inbox, None).await;
+    let shared = Arc::get_mut(&mut scene.shared).expect("nobody is connected");
+    shared.limits.seats.clients = Some(1);
+    shared.room = Room::new(shared.limits.seats);
+
+    let mut panics = 0;
+    for readings in 0.. {
+        BREAKS_AFTER.set(Some(readings));
+        let (answers, served) = connect_and_publish(&scene).await;
+        let Err(panicked) = served else { break };
+        assert!(panicked.is_panic());
+        panics += 1;
+        let acknowledged = usize::from(answers.ends_with(&ACKNOWLEDGED));
+        assert_eq!(scene.heard().len(), acknowledged, "what does not count is not acknowledged");
+
+        let page = scene.shared.metrics.encode().expect("it is written");
+        assert!(page.contains("heartbeatd_receiver_connections 0\n"), "{page}");
+        let turn = || scene.shared.inbox.turn(&Share::default()).now_or_never();
+        assert!(turn().zip(turn()).is_some(), "all of the inbox has room");
+        let now = std::time::Instant::now();
+        let place = scene.shared.clients.enter("pump", None, now).now_or_never();
+        assert_eq!(place.expect("its place is free").expect("it is nobody's").taken_over(), 0);
+        // It has the only seat.
+        let (answers, served) = connect_and_publish(&scene).await;
+        assert_eq!(answers, [ACCEPTED, ACKNOWLEDGED].concat(), "{readings}");
+        served.expect("it does not panic");
+        assert_eq!(scene.heard(), ["pump"]);
+    }
+    // It reads the CONNECT, decides about it, reads a heartbeat, puts it into the inbox, and
+    // reads the DISCONNECT.
+    assert_eq!(panics, 5);
+}
+
+#[tokio::test]
+async fn others_have_their_turns_after_a_connection_panicked_in_its_own() {
+    let inbox = Inbox::new(1).with_turns(MAX_TURN, MAX_TURN);
+    let scene = Scene::with(fragile_clock, inbox, None).await;
+    let (mut pump, pump_served) = scene.connect().await;
+    let (mut fan, _served) = scene.connect().await;
+    for (client, id) in [(&mut pump, "pump"), (&mut fan, "fan")] {
+        client.write_all(&connect(id, 0)).await.expect("it is open");
+        assert_eq!(answer(client).await, ACCEPTED);
+    }
+    let turn = scene.shared.inbox.turn(&Share::default()).await.expect("it is open");
+    pump.write_all(&heartbeat("pump")).await.expect("it is open");
+    wait_a_bit().await;
+    fan.write_all(&heartbeat("fan")).await.expect("it is open");
+    wait_a_bit().await;
+    // The old connection has to hand over what it has before this one is let in.
+    let (mut again, _served) = scene.connect().await;
+    again.write_all(&connect("pump", 0)).await.expect("it is open");
+    wait_a_bit().await;
+    BREAKS_AFTER.set(Some(0));
+    drop(turn);
+    assert!(pump_served.await.is_err_and(|end| end.is_panic()), "it was the first to wait");
+    assert_eq!(answer(&mut fan).await, ACKNOWLEDGED);
+    assert_eq!(scene.heard(), ["fan"]);
+    assert_eq!(answer(&mut again).await, ACCEPTED);
+    again.write_all(&heartbeat("pump")).await.expect("it is open");
+    assert_eq!(answer(&mut again).await, ACKNOWLEDGED);
+}
+
+/// Lets the connections get as far as they can.
+async fn wait_a_bit() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
 }
