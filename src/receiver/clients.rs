@@ -1,7 +1,7 @@
 //! The clients that are connected, each known by its client id.
 //!
 //! A client id is in use once. A new connection with it wins: the old one hands over what has
-//! arrived, is told, and ends. Then the new one is accepted.
+//! arrived and gives up its place. Then the new one is accepted, while the old one is told.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -43,7 +43,7 @@ pub(super) enum Ending {
     Stopping,
 }
 
-/// The place of a connected client. It is given up when it is dropped.
+/// The place of a connected client. It is given up when it is dropped, if not before.
 #[derive(Debug)]
 pub(super) struct Place {
     clients: Clients,
@@ -146,15 +146,20 @@ impl Place {
     pub(super) fn taken_over(&self) -> u32 {
         self.client.taken_over
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
+    /// Gives it up: the client takes in nothing any more.
+    pub(super) fn leave(&self) {
         let mut clients = self.clients.0.lock();
         if clients.get(&self.id).is_some_and(|there| Arc::ptr_eq(there, &self.client)) {
             clients.remove(&self.id);
         }
         drop(clients);
         self.client.ended.notify_waiters();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

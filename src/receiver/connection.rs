@@ -443,18 +443,32 @@ impl<T: Transport> Connection<T> {
     }
 
     async fn end(&mut self, end: End, client: Option<&Admitted>) {
+        let is_told = self.note_end(end, client);
+        if let Some(client) = client {
+            // All that it has sent is in the inbox. Its successor need not wait until it is told,
+            // which takes long if its network is gone.
+            client.place.leave();
+        }
+        if is_told {
+            let _ = self.answer().await;
+            let _ = timeout(LINGER, self.linger()).await;
+        }
+    }
+
+    /// Logs the end, and prepares the answer that says why. False if there is nobody to tell.
+    fn note_end(&mut self, end: End, client: Option<&Admitted>) -> bool {
         match end {
-            End::Closed => return,
+            End::Closed => return false,
             End::Answered => (),
             End::Stopping => self.session.end(&Refusal::new(Reason::ShuttingDown, STOPPING)),
             End::Refused(refusal) => self.end_for(refusal.reason.label(), &refusal, client),
-            // It would not take this either.
             End::Limited(limit) => {
-                return self.end_for(limit.label(), &limit.refusal(), client);
+                self.end_for(limit.label(), &limit.refusal(), client);
+                // It would not take this either.
+                return false;
             }
         }
-        let _ = self.answer().await;
-        let _ = timeout(LINGER, self.linger()).await;
+        true
     }
 
     fn end_for(&mut self, label: &'static str, refusal: &Refusal, client: Option<&Admitted>) {

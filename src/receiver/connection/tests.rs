@@ -206,6 +206,20 @@ async fn a_new_connection_with_a_client_id_that_is_in_use_wins() {
 }
 
 #[tokio::test]
+async fn a_new_connection_does_not_wait_until_the_old_one_has_closed() {
+    let scene = Scene::new().await;
+    let (mut old, served) = scene.connect().await;
+    old.write_all(&connect("pump", 0)).await.expect("it is open");
+    assert_eq!(answer(&mut old).await, ACCEPTED);
+    // The network of the old one is gone: it never closes.
+    let (mut new, _served) = scene.connect().await;
+    new.write_all(&connect("pump", 0)).await.expect("it is open");
+    assert_eq!(answer(&mut new).await, ACCEPTED);
+    assert!(!served.is_finished(), "it waited for the old one");
+    assert_eq!(rest(&mut old).await, "");
+}
+
+#[tokio::test]
 async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_gone() {
     let scene = Scene::new().await;
     let (mut client, _served) = scene.connect().await;
