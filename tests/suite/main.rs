@@ -32,6 +32,7 @@ mod plug_in_alerts;
 mod proof;
 mod receiver_limits;
 mod registration;
+mod rights;
 mod rules_in_sql;
 mod secrets;
 mod simulation;

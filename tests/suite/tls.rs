@@ -4,13 +4,14 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Output};
 
-use openssl::ssl::{SslConnector, SslMethod, SslStream};
+use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslStream};
 
 use crate::support::certificates::Certificates;
 use crate::support::service::{Place, Service};
+use crate::support::users::{with_users, write_users};
 use publishers::{RawClient, packet};
-use servers::PATIENCE;
 use servers::process::program;
+use servers::{PATIENCE, eventually};
 
 /// A connection was refused because of TLS.
 const REFUSED: &str = "WARN receiver address= reason=tls";
@@ -50,9 +51,22 @@ struct Client(SslConnector);
 
 impl Client {
     fn new(files: &Certificates) -> Self {
+        Self(Self::builder(files).build())
+    }
+
+    /// A client with a certificate.
+    fn with_certificate(files: &Certificates, certificate: &str) -> Self {
+        let mut connector = Self::builder(files);
+        let file = |ending: &str| files.path(&format!("{certificate}.{ending}"));
+        connector.set_certificate_chain_file(file("pem")).expect("a certificate");
+        connector.set_private_key_file(file("key"), SslFiletype::PEM).expect("a key");
+        Self(connector.build())
+    }
+
+    fn builder(files: &Certificates) -> SslConnectorBuilder {
         let mut connector = SslConnector::builder(SslMethod::tls_client()).expect("TLS");
         connector.set_ca_file(files.path("ca.pem")).expect("a certificate");
-        Self(connector.build())
+        connector
     }
 
     fn connect(&self, port: u16) -> SslStream<TcpStream> {
@@ -163,6 +177,72 @@ fn the_certificate_is_the_user_and_speaks_for_its_own_device_only() {
     place.await_statuses(&["pump-17 online"]);
     let refused = service.metric("heartbeatd_receiver_refused_total{reason=\"not_authorized\"}");
     assert_eq!(refused, 2.0);
+}
+
+#[test]
+fn the_common_name_is_the_user_in_the_users_file_with_its_patterns() {
+    let files = Certificates::new();
+    for name in ["pump-17", "gateway", "stranger"] {
+        files.sign(name, name, 30);
+    }
+    let place = place_for_certificates(&files).with("HEARTBEAT__TIMEOUT", "10m");
+    let place = with_users(place, "pump-17:HASH\ngateway:HASH:hall-*\n");
+    let service = listening(&place);
+    let (port, ca) = (service.tls_port(), files.path("ca.pem"));
+    let publish_as = |name: &str, device: &str, more: &[&str]| {
+        let (certificate, key) =
+            (files.path(&format!("{name}.pem")), files.path(&format!("{name}.key")));
+        let own = ["--cafile", &ca, "--cert", &certificate, "--key", &key];
+        let sent = publish(port, device, &[&own[..], more].concat());
+        let said = String::from_utf8_lossy(&sent.stderr).into_owned();
+        assert!(sent.status.success() || said.contains("authorized"), "{name} {device}: {said}");
+        said
+    };
+    let refused_message = |user: &str, device: &str| {
+        let event = format!("WARN receiver client={device} user={user}");
+        service.await_words(&event, &["may not publish for", device, "heartbeatd user list"]);
+    };
+    for (name, device) in [("pump-17", "pump-18"), ("gateway", "gateway"), ("gateway", "x-hall-1")]
+    {
+        assert!(publish_as(name, device, &[]).contains("Not authorized"), "{name} {device}");
+        refused_message(name, device);
+    }
+    // The name and the password of another user change nothing.
+    publish_as("pump-17", "hall-1", &["-u", "gateway", "-P", "secret"]);
+    refused_message("pump-17", "hall-1");
+    publish_as("stranger", "elsewhere", &["-u", "gateway", "-P", "secret"]);
+    service.await_words(
+        "WARN receiver client=elsewhere user=stranger reason=not_authorized",
+        &["certificate is of \"stranger\"", "no such user", "heartbeatd user add"],
+    );
+    assert_eq!(publish_as("pump-17", "pump-17", &[]), "");
+    assert_eq!(publish_as("gateway", "hall-2", &[]), "");
+    place.await_statuses(&["hall-2 online", "pump-17 online"]);
+}
+
+#[test]
+fn a_user_with_a_certificate_that_is_removed_is_disconnected() {
+    let files = Certificates::new();
+    let place = with_users(place_for_certificates(&files), "client:HASH\nother:HASH\n");
+    let service = listening(&place);
+    let client = Client::with_certificate(&files, "client");
+    let mut connected = client.connect(service.tls_port());
+    assert!(is_accepted(&log_in(&mut connected, "client")));
+    write_users(&place, "other:HASH\n");
+    service.signal("HUP");
+    assert_eq!(packet::read(&mut connected), None, "it is closed");
+    service.await_words(
+        "WARN receiver client=client user=client reason=user_changed",
+        &["removed or has changed"],
+    );
+    let mut again = client.connect(service.tls_port());
+    let not_authorized = Some((0x20, vec![0, 5]));
+    assert_eq!(log_in(&mut again, "client"), not_authorized);
+    write_users(&place, "client:HASH\n");
+    service.signal("HUP");
+    eventually("it is let in again", || {
+        is_accepted(&log_in(&mut client.connect(service.tls_port()), "client")).then_some(())
+    });
 }
 
 #[test]

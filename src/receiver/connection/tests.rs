@@ -18,7 +18,7 @@ use crate::receiver::Topics;
 use crate::receiver::door::Door;
 use crate::receiver::limits::Limits;
 use crate::receiver::newcomer::Room;
-use crate::users::Users;
+use crate::users::{PasswordHash, Users};
 
 const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 
@@ -101,6 +101,12 @@ fn text(text: &str) -> Vec<u8> {
 
 fn connect(id: &str, keep_alive: u16) -> Vec<u8> {
     packet(0x10, &[&text("MQTT"), &[4, 2], &keep_alive.to_be_bytes(), &text(id)])
+}
+
+/// With the password "secret".
+fn connect_as(id: &str, user: &str) -> Vec<u8> {
+    let fields = [text(id), text(user), text("secret")].concat();
+    packet(0x10, &[&text("MQTT"), &[4, 0xc2, 0, 60], &fields])
 }
 
 fn connect_v5(id: &str) -> Vec<u8> {
@@ -343,6 +349,35 @@ async fn others_have_their_turns_after_a_connection_panicked_in_its_own() {
     assert_eq!(answer(&mut again).await, ACCEPTED);
     again.write_all(&heartbeat("pump")).await.expect("it is open");
     assert_eq!(answer(&mut again).await, ACKNOWLEDGED);
+}
+
+#[tokio::test]
+async fn a_user_that_changes_between_its_check_and_its_place_is_not_let_in() {
+    const BUSY: [u8; 4] = [0x20, 2, 0, 3];
+    let hash = PasswordHash::of(b"secret").expect("it is computed");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("users");
+    let write = |lines: &str| {
+        std::fs::write(&file, lines.replace("HASH", &hash.to_string())).expect("a file");
+    };
+    for (after, answered) in
+        [("eve:HASH\n", BUSY), ("ann:HASH:x\n", BUSY), ("eve:HASH\nann:HASH\n", ACCEPTED)]
+    {
+        write("ann:HASH\n");
+        let users = Users::open(&file, system_clock).expect("it is valid");
+        let inbox = Inbox::new(usize::MAX);
+        let scene = Scene::with(system_clock, inbox, Some(users.clone())).await;
+        // An earlier connection has its place. It is told to end once the password is checked.
+        let now = std::time::Instant::now();
+        let place = scene.shared.clients.enter("pump", Some("ann"), now).await.expect("free");
+        let (mut client, _served) = scene.connect().await;
+        client.write_all(&connect_as("pump", "ann")).await.expect("it is open");
+        assert_eq!(place.client().ending().await, Ending::TakenOver);
+        write(after);
+        users.reload().expect("it is valid");
+        drop(place);
+        assert_eq!(answer(&mut client).await, answered, "{after}");
+    }
 }
 
 /// Lets the connections get as far as they can.

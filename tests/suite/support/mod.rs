@@ -10,3 +10,4 @@ pub mod log_lines;
 pub mod next_commit;
 pub mod proxy;
 pub mod service;
+pub mod users;
