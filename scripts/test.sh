@@ -18,7 +18,6 @@ step install_tool typos-cli 1.52.0
 step "$tools/bin/typos"
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
-step cargo clippy --locked --no-default-features -- -D warnings
 step install_cargo_deny
 step "$tools/bin/cargo-deny" --locked --log-level error check licenses sources bans
 RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps --locked --quiet
