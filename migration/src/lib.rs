@@ -19,6 +19,7 @@ mod m20261125_000007_add_payload_error;
 mod m20261125_000008_create_device_removal;
 mod m20261125_000009_create_delivery;
 mod m20261125_000010_create_instance;
+mod m20261126_000011_index_device_status;
 
 /// Brings a database to the schema of this version.
 pub struct Migrator;
@@ -37,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000008_create_device_removal::Migration),
             Box::new(m20261125_000009_create_delivery::Migration),
             Box::new(m20261125_000010_create_instance::Migration),
+            Box::new(m20261126_000011_index_device_status::Migration),
         ]
     }
 }

@@ -59,8 +59,8 @@ impl DeviceStore {
                 return Ok(());
             }
             Ok(Ok(false)) => StoreError::Unconfirmed,
-            Ok(Err(error)) => Why::Db(error).failed_to(ACTION),
-            Err(_elapsed) => Why::NoAnswer.failed_to(ACTION),
+            Ok(Err(error)) => Why::Db(error).failed_to(ACTION, &self.pool),
+            Err(_elapsed) => Why::NoAnswer.failed_to(ACTION, &self.pool),
         };
         self.pool.replace(&lease).await;
         Err(error)

@@ -1,14 +1,13 @@
 //! The errors of the store.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sea_orm::DbErr;
 
-use super::PATIENCE;
 use super::driver_error::{refuses_data, root};
 use super::exclusive::{Holder, shown};
 use super::hint::{self, POOLER};
-use super::transaction::BOUND;
 use crate::secrets::{DatabaseUrl, InvalidUrl};
 
 pub(super) type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -37,20 +36,24 @@ pub enum StoreError {
         /// The driver's error.
         source: DbErr,
     },
-    /// No connection became free or could be made within five seconds.
+    /// No connection became free or could be made in time.
     #[error(
         "cannot {action}: no connection to the database within {}",
-        crate::duration::format(PATIENCE)
+        crate::duration::format(*waited)
     )]
     NoConnection {
         /// The task that failed, as in "cannot …".
         action: &'static str,
+        /// The time that was waited.
+        waited: Duration,
     },
     /// A transaction or a read neither succeeded nor failed within its time limit.
-    #[error("cannot {action}: no answer within {}", crate::duration::format(BOUND))]
+    #[error("cannot {action}: no answer within {}", crate::duration::format(*bound))]
     NoAnswer {
         /// The task that failed, as in "cannot …".
         action: &'static str,
+        /// The time limit.
+        bound: Duration,
     },
     /// The database accepted a transaction, but another connection cannot read it.
     #[error("another connection cannot read what was written")]

@@ -9,6 +9,7 @@
 //! | `heartbeats`, `silence`, `listening` | what the service writes: heartbeats, devices that fell silent, coverage |
 //! | `history`, `outbox`, `delivery` | transitions, the alerts among them that wait for the sink, and the delivery under way |
 //! | `fleet`, `removal`, `damage` | devices as people see and change them |
+//! | `reading`, `listing` | the reads of the API, on connections of their own: pages of devices |
 //! | `open`, `exclusive`, `file` | opening a database, for one service at a time |
 //! | `device_store`, `pool`, `transaction`, `confirmation` | the ways to it: connections, transactions, retries |
 //! | `error`, `driver_error`, `hint`, `unreadable` | what can go wrong |
@@ -29,10 +30,12 @@ mod hint;
 mod history;
 mod interference;
 mod listening;
+mod listing;
 mod open;
 mod outbox;
 mod pool;
 mod raw_id;
+mod reading;
 mod removal;
 mod rows;
 mod silence;
@@ -52,10 +55,12 @@ pub use heartbeats::{Recorded, RecordingRules};
 #[doc(hidden)]
 pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
+pub use listing::{DevicePage, DeviceQuery, Ids};
 pub use open::OpenMode;
 pub(crate) use open::open_files;
 pub use outbox::OutboxSize;
 pub use raw_id::RawId;
+pub use reading::{Budget, Reader};
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use silence::{Grounds, OwnTimeouts, Stale, StaleFrom};
 pub use unreadable::Unreadable;

@@ -7,15 +7,22 @@ mod retry;
 mod schema;
 mod server;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use sea_orm::{Database, DatabaseConnection, DbBackend, DbErr};
 
 pub(crate) use self::connection::open_files;
-use self::connection::{MAX_CONNECTIONS, connect_options, open_all_connections};
+use self::connection::{
+    MAX_CONNECTIONS, READING_CONNECTIONS, connect_options, open_all_connections, reading_options,
+};
 use self::retry::while_busy;
 use self::schema::{Schema, await_schema, migrate, newest_known};
 use super::driver_error::unopened;
 use super::file::{self, DatabaseFile};
-use super::{Result, StoreError, Unusable, hint};
+use super::reading::{READING_BOUND, READING_PATIENCE};
+use super::transaction::BOUND;
+use super::{PATIENCE, Result, StoreError, Unusable, hint};
 use crate::secrets::DatabaseUrl;
 
 /// The changes that opening may make to a database.
@@ -36,9 +43,11 @@ pub(super) struct Origin {
     url: DatabaseUrl,
     mode: OpenMode,
     /// `None` if the database is not a file.
-    file: Option<DatabaseFile>,
+    file: Option<Arc<DatabaseFile>>,
     /// True if this opening created the schema.
     pub(super) created: bool,
+    /// True if the connections may only read.
+    reads_only: bool,
 }
 
 impl std::fmt::Debug for Origin {
@@ -56,7 +65,7 @@ impl Origin {
         // The driver's error for a URL that it cannot parse would quote it.
         url.check().map_err(StoreError::Url)?;
         let path = file::of_url(&url);
-        let mut origin = Self { url, mode, file: None, created: false };
+        let mut origin = Self { url, mode, file: None, created: false, reads_only: false };
         if let Some(path) = &path {
             let create = mode != OpenMode::Existing && file::may_be_created(&origin.url);
             file::prepare(path, create).map_err(|error| origin.failed(unopened(path, &error)))?;
@@ -65,7 +74,7 @@ impl Origin {
         match origin.prepare(&db).await {
             Ok(created) => {
                 origin.created = created;
-                origin.file = path.map(DatabaseFile::identified).transpose()?;
+                origin.file = path.map(DatabaseFile::identified).transpose()?.map(Arc::new);
                 if let Some(file) = &origin.file
                     && mode != OpenMode::Migrate
                 {
@@ -93,7 +102,34 @@ impl Origin {
 
     /// Fails if the file that was opened was deleted or replaced.
     pub(super) fn verify_file(&self) -> Result<()> {
-        self.file.as_ref().map_or(Ok(()), DatabaseFile::verify)
+        self.file.as_ref().map_or(Ok(()), |file| file.verify())
+    }
+
+    /// The origin of connections to the same database that only read.
+    pub(super) fn for_reading(&self) -> Self {
+        let Self { url, mode, file, .. } = self;
+        Self { url: url.clone(), mode: *mode, file: file.clone(), created: false, reads_only: true }
+    }
+
+    /// True if the connections may only read.
+    pub(super) fn reads_only(&self) -> bool {
+        self.reads_only
+    }
+
+    /// The time that is waited for a connection.
+    pub(super) fn patience(&self) -> Duration {
+        if self.reads_only { READING_PATIENCE } else { PATIENCE }
+    }
+
+    /// The time after which a transaction or a read on these connections counts as failed.
+    pub(super) fn bound(&self) -> Duration {
+        if self.reads_only { READING_BOUND } else { BOUND }
+    }
+
+    /// Connections that only read.
+    pub(super) async fn connect_reading(&self) -> Result<DatabaseConnection, DbErr> {
+        let mut options = reading_options(self.url.reveal());
+        Database::connect(options.min_connections(READING_CONNECTIONS).to_owned()).await
     }
 
     /// New connections to the same database, which are made with the first query or in the
@@ -115,7 +151,11 @@ impl Origin {
 
     async fn connect_lazily(&self, kept: u32) -> Result<DatabaseConnection, DbErr> {
         self.verify_file().map_err(|error| DbErr::Custom(error.to_string()))?;
-        let mut options = connect_options(self.url.reveal(), OpenMode::Existing);
+        let mut options = if self.reads_only {
+            reading_options(self.url.reveal())
+        } else {
+            connect_options(self.url.reveal(), OpenMode::Existing)
+        };
         Database::connect(options.connect_lazy(true).min_connections(kept).to_owned()).await
     }
 
@@ -131,7 +171,11 @@ impl Origin {
     /// The number of connections that are opened at once and kept: all for the service. A
     /// command needs one at a time.
     fn kept_connections(&self) -> u32 {
-        if self.mode == OpenMode::Migrate { MAX_CONNECTIONS } else { 0 }
+        match self.mode {
+            _ if self.reads_only => READING_CONNECTIONS,
+            OpenMode::Migrate => MAX_CONNECTIONS,
+            OpenMode::Create | OpenMode::Existing => 0,
+        }
     }
 
     /// Checks the database and creates or migrates its schema. Returns true if that created

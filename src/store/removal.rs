@@ -258,7 +258,7 @@ fn instant(backend: DbBackend, column: &str) -> String {
 
 /// The operator for a pattern of `*` and `?`, and the pattern as the database spells it.
 /// SQLite's LIKE does not distinguish `A` from `a`, and its GLOB also interprets `[`.
-fn like(backend: DbBackend, pattern: &str) -> (&'static str, String) {
+pub(super) fn like(backend: DbBackend, pattern: &str) -> (&'static str, String) {
     let spelled = |c: char| match (backend, c) {
         (DbBackend::Postgres, '*') => "%".to_owned(),
         (DbBackend::Postgres, '?') => "_".to_owned(),

@@ -295,15 +295,15 @@ impl Silent {
 
 /// The part of a query that deals with devices' own timeouts. Without any, nothing is
 /// joined.
-struct Own {
+pub(super) struct Own {
     /// The parameter; `None` if there are no own timeouts.
-    rows: Option<Value>,
+    pub(super) rows: Option<Value>,
     cte: Option<String>,
-    join: &'static str,
+    pub(super) join: &'static str,
 }
 
 impl Own {
-    fn of(backend: DbBackend, cutoffs: &Cutoffs, placeholder: &str) -> Self {
+    pub(super) fn of(backend: DbBackend, cutoffs: &Cutoffs, placeholder: &str) -> Self {
         if cutoffs.own.is_empty() {
             return Self { rows: None, cte: None, join: "" };
         }
@@ -325,7 +325,7 @@ impl Own {
 
     /// The lists of the query: the own timeouts, and `others`. They are materialized, because
     /// otherwise the JSON is parsed again for each device that is looked at.
-    fn with(&self, others: &[(&str, &String)]) -> String {
+    pub(super) fn with(&self, others: &[(&str, &String)]) -> String {
         let own = self.cte.iter().map(|own| ("own", own));
         let lists = own.chain(others.iter().copied());
         let lists: Vec<_> =
@@ -334,7 +334,7 @@ impl Own {
     }
 
     /// Matches silent rows: [`Status::on_silence`] and the cutoffs, set-wise.
-    fn stale(&self, default: &str) -> String {
+    pub(super) fn stale(&self, default: &str) -> String {
         format!(
             "status IN ({}) AND last_seen_at < {}",
             listed(changed_by_silence()),

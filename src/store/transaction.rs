@@ -11,7 +11,7 @@ use sea_orm::{
 
 use super::driver_error::{is_closed, is_conflict, is_unreadable, refuses_data};
 use super::interference::Point;
-use super::pool::Lease;
+use super::pool::{Lease, Pool};
 use super::{DeviceStore, Result, StoreError};
 
 /// The time after which a transaction or a read counts as failed. It is longer than
@@ -41,19 +41,25 @@ pub(super) enum Why {
 }
 
 impl Why {
-    pub(super) fn failed_to(self, action: &'static str) -> StoreError {
+    /// The failure of `action`, which `pool` gave these limits.
+    pub(super) fn failed_to(self, action: &'static str, pool: &Pool) -> StoreError {
         match self {
-            Self::Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) => {
-                StoreError::NoConnection { action }
+            why if why.is_no_connection() => {
+                StoreError::NoConnection { action, waited: pool.origin().patience() }
             }
             Self::Db(source) => StoreError::Statement { action, source },
-            Self::NoAnswer => StoreError::NoAnswer { action },
+            Self::NoAnswer => StoreError::NoAnswer { action, bound: pool.origin().bound() },
             Self::Lost(why) => why,
         }
     }
 
     fn is_conflict(&self) -> bool {
         matches!(self, Self::Db(error) if is_conflict(error))
+    }
+
+    /// True if no connection became free or could be made in time.
+    fn is_no_connection(&self) -> bool {
+        matches!(self, Self::Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)))
     }
 }
 
@@ -86,7 +92,7 @@ impl DeviceStore {
                 Err(why) if why.is_conflict() && attempt < ATTEMPTS => {
                     log::debug!("retrying to {action}");
                 }
-                done => return done.map_err(|why| why.failed_to(action)),
+                done => return done.map_err(|why| why.failed_to(action, &self.pool)),
             }
         }
         unreachable!("the last attempt returns")
@@ -157,7 +163,8 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// If `body` or the database fails, or if it takes longer than [`BOUND`].
+    /// If `body` or the database fails, or if it takes longer than
+    /// [`Origin::bound`](super::open::Origin::bound).
     pub(super) async fn read<T>(
         &self,
         action: &'static str,
@@ -180,7 +187,7 @@ impl DeviceStore {
                 let fate = self.pass(|| Point::Read(action)).await?;
                 fate.tell(body(&lease.db).await?)
             };
-            let why = match tokio::time::timeout(BOUND, reading).await {
+            let why = match tokio::time::timeout(self.pool.origin().bound(), reading).await {
                 Ok(Ok(read)) => return Ok(read),
                 Ok(Err(error)) => Why::Db(error),
                 Err(_elapsed) => Why::NoAnswer,
@@ -192,9 +199,11 @@ impl DeviceStore {
                     continue;
                 }
                 Why::Db(error) if is_unreadable(error) => (),
+                // Others read at the same time, which damages nothing.
+                why if why.is_no_connection() && self.pool.origin().reads_only() => (),
                 _ => self.pool.replace(&lease).await,
             }
-            return Err(why.failed_to(action));
+            return Err(why.failed_to(action, &self.pool));
         }
     }
 

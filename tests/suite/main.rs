@@ -23,6 +23,7 @@ mod http;
 mod instances;
 mod large_fleet;
 mod limits;
+mod listing;
 mod log;
 mod opening;
 mod outage;

@@ -16,8 +16,7 @@ impl Strategy for Lookup {
     }
 
     async fn write_steady(batch: &Batch<'_>) -> Result<bool, DbErr> {
-        let is_steady = sql::is_steady("heartbeat", batch.rules.max_clock_skew);
-        let update = |rows: &str| format!("{} AND {is_steady}", sql::update(rows));
+        let update = |rows: &str| sql::update_steady(rows, batch.rules.max_clock_skew);
         Ok(batch.write_rows(update).await? == batch.heartbeats.len() as u64)
     }
 

@@ -49,13 +49,23 @@ pub(super) fn insert(rows: &str, status: &str) -> String {
     )
 }
 
-/// An `UPDATE` of the devices in `rows` with everything that their heartbeats say. A
-/// suffix can restrict it to some of them.
+/// An `UPDATE` of the devices in `rows` with everything that their heartbeats say.
 pub(super) fn update(rows: &str) -> String {
     let (status, reported) = (status_on_heartbeat("heartbeat"), reported("heartbeat"));
     format!(
         "WITH heartbeat AS ({rows}) UPDATE device SET status = {status}, {reported} \
          FROM heartbeat WHERE device.id = heartbeat.id"
+    )
+}
+
+/// An `UPDATE` of those devices in `rows` whose heartbeats change nothing else. It does not
+/// set the status, because SQLite would write the index of the status again for each device.
+pub(super) fn update_steady(rows: &str, max_clock_skew: Duration) -> String {
+    let reported = reported("heartbeat");
+    let is_steady = is_steady("heartbeat", max_clock_skew);
+    format!(
+        "WITH heartbeat AS ({rows}) UPDATE device SET {reported} \
+         FROM heartbeat WHERE device.id = heartbeat.id AND {is_steady}"
     )
 }
 

@@ -7,17 +7,21 @@ use super::OpenMode;
 use crate::secrets::DatabaseUrl;
 use crate::store::PATIENCE;
 use crate::store::driver_error::connection_error;
+use crate::store::reading::READING_PATIENCE;
 
 /// The number of connections. Flushes and checks take turns, so one connection writes and
 /// the others are for readers.
 pub(super) const MAX_CONNECTIONS: u32 = 4;
+
+/// The number of connections for the reads of people and programs.
+pub(super) const READING_CONNECTIONS: u32 = 2;
 
 /// The greatest number of files that a store has open: those of its connections, twice
 /// because they are replaced before they are closed, and its lock. A connection to SQLite
 /// has the database and its log open; all share an index of the log.
 pub(crate) fn open_files(url: &DatabaseUrl) -> u64 {
     let (per_connection, shared) = if url.is_sqlite() { (2, 2) } else { (1, 1) };
-    2 * per_connection * u64::from(MAX_CONNECTIONS) + shared
+    2 * per_connection * u64::from(MAX_CONNECTIONS + READING_CONNECTIONS) + shared
 }
 
 /// The page size of a new SQLite file, in bytes; an existing file keeps its own. A flush of
@@ -47,15 +51,48 @@ pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
             postgres.application_name("heartbeatd").extra_float_digits(None)
         })
         .map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_connect(|connection, _| Box::pin(set_bounds(connection)))
+            pool.after_connect(|connection, _| Box::pin(set_bounds(connection, &[])))
         });
     options
 }
 
-/// Sets [`POSTGRES_BOUNDS`] by statements, because PgBouncer refuses them as parameters of
+/// The options of connections that only read. Each gives up early, because somebody waits.
+pub(super) fn reading_options(url: &str) -> ConnectOptions {
+    let mut options = connect_options(url, OpenMode::Existing);
+    options
+        .max_connections(READING_CONNECTIONS)
+        .acquire_timeout(READING_PATIENCE)
+        .map_sqlx_sqlite_opts(|sqlite| {
+            sqlite_options(sqlite, OpenMode::Existing).pragma("query_only", "ON")
+        })
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_connect(|connection, _| {
+                Box::pin(async {
+                    set_bounds(
+                        connection,
+                        &[
+                            ("statement_timeout", "2s"),
+                            ("default_transaction_read_only", "on"),
+                            // Somebody waits for a page, so no plan is compiled.
+                            ("jit", "off"),
+                        ],
+                    )
+                    .await
+                })
+            })
+        });
+    options
+}
+
+/// Sets [`POSTGRES_BOUNDS`] and then `others`, by statements, because PgBouncer refuses them as parameters of
 /// the connection.
-async fn set_bounds(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
-    let set = POSTGRES_BOUNDS.map(|(name, value)| format!("SET {name} = '{value}'")).join("; ");
+async fn set_bounds(
+    connection: &mut sqlx::PgConnection,
+    others: &[(&str, &str)],
+) -> Result<(), sqlx::Error> {
+    let bounds = POSTGRES_BOUNDS.iter().chain(others);
+    let set: Vec<_> = bounds.map(|(name, value)| format!("SET {name} = '{value}'")).collect();
+    let set = set.join("; ");
     sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(connection).await.map(drop)
 }
 

@@ -8,6 +8,7 @@ pub mod fake_broker;
 pub mod fleet;
 pub mod log_lines;
 pub mod next_commit;
+pub mod plans;
 pub mod proxy;
 pub mod service;
 pub mod users;
