@@ -1,19 +1,14 @@
 //! A custom alert sink: an actor that handles `DevicesOffline`.
 //!
-//! This one prints a line for each device that went offline; yours would call a pager.
-//! Run it, send heartbeats, then stop sending them:
-//!
-//! ```sh
-//! cargo run --example plug_in_alerts
-//! ```
+//! This one prints a line for each device that went offline or came back; yours would call a
+//! pager. Run `cargo run --example plug_in_alerts`, send heartbeats, then stop sending them.
 
 use actix::prelude::*;
-use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
+use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline, DevicesRecovered};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::{App, Config};
 
-/// The sink. It remembers the last transition that it handled, because it may get one
-/// twice.
+/// The sink. It remembers the last transition, because it may get one twice.
 #[derive(Default)]
 struct Pager {
     handled: i64,
@@ -38,13 +33,25 @@ impl Handler<DevicesOffline> for Pager {
     }
 }
 
+impl Handler<DevicesRecovered> for Pager {
+    type Result = Result<(), AlertError>;
+
+    fn handle(&mut self, recovered: DevicesRecovered, _: &mut Context<Self>) -> Self::Result {
+        for recovery in recovered.recoveries {
+            println!("stand down: {} is back", recovery.device_id);
+        }
+        Ok(())
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     heartbeatd::cli::init_logger();
     heartbeatd::panics::end_the_process();
     let config = Config::load(None)?;
     actix_rt::System::new().block_on(async {
         let pager = on_own_thread("pager", Pager::default);
-        let app = App::build(config).alert_sink(pager.recipient()).start().await?;
+        let app = App::build(config).alert_sink(pager.clone().recipient());
+        let app = app.recovery_sink(pager.recipient()).start().await?;
         actix_rt::signal::ctrl_c().await?;
         app.drain().await?;
         Ok(())

@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout_at};
 
 use self::drain::Draining;
 pub use self::error::AppError;
-use crate::actors::alert_sink::{AlertSink, DevicesOffline};
-use crate::actors::courier::{self, Courier};
+use crate::actors::alert_sink::{AlertSink, DevicesOffline, DevicesRecovered};
+use crate::actors::courier::{self, Courier, Sinks};
 use crate::actors::device_registry::{self, DeviceRegistry, Found};
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::actors::on_own_thread;
@@ -69,13 +69,14 @@ pub struct App {
 pub struct AppBuilder {
     config: Config,
     sink: Option<Recipient<DevicesOffline>>,
+    recoveries: Option<Recipient<DevicesRecovered>>,
     clock: Clock,
 }
 
 impl App {
     /// Makes a builder from `config`, with the alert sink that only logs.
     pub fn build(config: Config) -> AppBuilder {
-        AppBuilder { config, sink: None, clock: system_clock }
+        AppBuilder { config, sink: None, recoveries: None, clock: system_clock }
     }
 
     /// The address on which the embedded broker listens without TLS, if it does.
@@ -148,6 +149,13 @@ impl AppBuilder {
         self
     }
 
+    /// Hands the devices that came back to `sink`. Without this they are only logged, or with an
+    /// alert sink of your own reported to nobody.
+    pub fn recovery_sink(mut self, sink: Recipient<DevicesRecovered>) -> Self {
+        self.recoveries = Some(sink);
+        self
+    }
+
     /// Takes the time from `clock` instead of the machine's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -162,7 +170,7 @@ impl AppBuilder {
     /// If the database, an address to listen on, or a file for TLS cannot be
     /// used, or if the limit of open files is too low.
     pub async fn start(self) -> Result<App, AppError> {
-        let Self { config, sink, clock } = self;
+        let Self { config, sink, recoveries, clock } = self;
         open_files::raise();
         needed_files(&config).check()?;
         let metrics = Arc::new(Metrics::new());
@@ -203,12 +211,11 @@ impl AppBuilder {
             let interval = config.mqtt.confirm_interval();
             move || MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
         });
-        let sink =
-            sink.unwrap_or_else(|| on_own_thread("alert_sink", AlertSink::default).recipient());
+        let sinks = sinks(sink, recoveries);
         let courier = on_own_thread("courier", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
             let patience = config.alerts.timeout.get();
-            move || Courier::new(registry, sink, patience, clock, metrics)
+            move || Courier::new(registry, sinks, patience, clock, metrics)
         });
         let ticker = on_own_thread("ticker", {
             let (registry, courier) = (registry.clone(), courier.clone().recipient());
@@ -226,6 +233,19 @@ impl AppBuilder {
 
         Ok(App { store, registry, ingest, ticker, courier, http, watch, receiver })
     }
+}
+
+/// The given sinks. Without one for alerts, the stub takes both kinds.
+fn sinks(
+    alerts: Option<Recipient<DevicesOffline>>,
+    recoveries: Option<Recipient<DevicesRecovered>>,
+) -> Sinks {
+    if let Some(alerts) = alerts {
+        return Sinks { alerts, recoveries };
+    }
+    let stub = on_own_thread("alert_sink", AlertSink::default);
+    let recoveries = recoveries.unwrap_or_else(|| stub.clone().recipient());
+    Sinks { alerts: stub.recipient(), recoveries: Some(recoveries) }
 }
 
 impl From<&Config> for device_registry::Settings {

@@ -51,6 +51,8 @@ pub struct Metrics {
     delivered: Counter,
     deliveries_failed: Family<Reason, Counter>,
     given_up: Counter,
+    recoveries_delivered: Counter,
+    recoveries_given_up: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -258,6 +260,18 @@ impl Metrics {
                 "Alerts given up because the alert sink refused them while it accepted others",
                 Counter::default(),
             ),
+            recoveries_delivered: add(
+                r,
+                "recoveries_delivered",
+                "Recoveries that the recovery sink has accepted",
+                Counter::default(),
+            ),
+            recoveries_given_up: add(
+                r,
+                "recoveries_given_up",
+                "Recoveries given up because the recovery sink refused them while the sinks accepted others",
+                Counter::default(),
+            ),
             open_files,
             max_files,
             registry: Registry::default(),
@@ -460,6 +474,16 @@ impl Metrics {
     pub fn delivery_failed(&self, reason: &'static str) {
         debug_assert!(DELIVERY_FAILURES.contains(&reason), "{reason} is not in the list");
         self.deliveries_failed.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts delivered recoveries.
+    pub fn recoveries_delivered(&self, recoveries: u64) {
+        self.recoveries_delivered.inc_by(recoveries);
+    }
+
+    /// Counts a recovery that was given up.
+    pub fn gave_up_recovery(&self) {
+        self.recoveries_given_up.inc();
     }
 
     /// Counts an alert that was given up.

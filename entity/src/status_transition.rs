@@ -31,7 +31,18 @@ pub struct Model {
     pub listened_ms: Option<i64>,
     /// For `offline`: the instance that listened.
     pub instance: Option<String>,
-    /// For `offline`: the time at which the alert sink acknowledged it; `None` if it has not.
+    /// For `offline`: the time at which a heartbeat or a removal ended the outage; `None` while it
+    /// lasts.
+    pub ended_at: Option<ChronoUnixTimestampMillis>,
+    /// For a transition that ends an outage: the sequence number of the one that began it.
+    /// `None` also for transitions from before this was stored.
+    pub outage_sequence: Option<i64>,
+    /// For a transition that ends an outage: the last heartbeat before it.
+    pub outage_silent_since: Option<ChronoUnixTimestampMillis>,
+    /// For a transition that ends an outage: the time of the check that found it.
+    pub outage_found_at: Option<ChronoUnixTimestampMillis>,
+    /// For `offline`, and for the end of an outage: the time at which the sink acknowledged it;
+    /// `None` if it has not.
     pub delivered_at: Option<ChronoUnixTimestampMillis>,
     /// The time at which the alert was given up, because the sink takes others but never this
     /// one.

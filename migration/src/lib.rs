@@ -20,6 +20,8 @@ mod m20261125_000008_create_device_removal;
 mod m20261125_000009_create_delivery;
 mod m20261125_000010_create_instance;
 mod m20261126_000011_index_device_status;
+mod m20261126_000012_end_outages;
+mod m20261126_000013_add_recovery;
 
 /// Brings a database to the schema of this version.
 pub struct Migrator;
@@ -39,6 +41,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000009_create_delivery::Migration),
             Box::new(m20261125_000010_create_instance::Migration),
             Box::new(m20261126_000011_index_device_status::Migration),
+            Box::new(m20261126_000012_end_outages::Migration),
+            Box::new(m20261126_000013_add_recovery::Migration),
         ]
     }
 }

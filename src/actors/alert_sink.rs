@@ -1,9 +1,10 @@
-//! Takes the devices that went offline. This sink is a stub that only logs. Alerting is
-//! plugged in as another actor that handles [`DevicesOffline`].
+//! Takes the devices that went offline, and those that came back. This sink is a stub that only
+//! logs. Alerting is plugged in as another actor that handles [`DevicesOffline`], and if it
+//! likes [`DevicesRecovered`].
 
 use actix::prelude::*;
 
-use crate::domain::Transition;
+use crate::domain::{Recovery, Transition};
 use crate::logging::batch_log::BatchLog;
 
 const TARGET: &str = "alert_sink";
@@ -25,6 +26,25 @@ pub struct DevicesOffline {
     pub transitions: Vec<Transition>,
 }
 
+/// Reports that devices came back: each outage that a heartbeat has ended.
+///
+/// Recoveries go through the same outbox as [`DevicesOffline`], and both come in the one order
+/// of their sequence numbers. A sink therefore never gets a recovery before its offline
+/// transition, unless that was given up. All that is said there holds here, too: at least once,
+/// normally exactly once, again after an error, given up if the sink refuses it while it takes
+/// others. For a recovery these others may also be offline transitions, because no alert waits
+/// for ever behind it.
+///
+/// Without a recipient, recoveries are not delivered. The removal of a device ends its outage,
+/// too, but is no recovery. The recoveries of outages that ended before this version are never
+/// delivered.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(), AlertError>")]
+pub struct DevicesRecovered {
+    /// One recovery for each outage that ended. Never empty.
+    pub recoveries: Vec<Recovery>,
+}
+
 /// The reason why a sink did not take a delivery. Its transitions come again after a pause
 /// that grows up to a minute, or with the next check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,12 +54,16 @@ pub struct AlertError(pub String);
 /// The actor that only logs.
 #[derive(Debug)]
 pub struct AlertSink {
-    log: BatchLog,
+    offline: BatchLog,
+    recovered: BatchLog,
 }
 
 impl Default for AlertSink {
     fn default() -> Self {
-        Self { log: BatchLog::new(TARGET, log::Level::Info, "devices offline") }
+        Self {
+            offline: BatchLog::new(TARGET, log::Level::Info, "devices offline"),
+            recovered: BatchLog::new(TARGET, log::Level::Info, "devices recovered"),
+        }
     }
 }
 
@@ -55,11 +79,29 @@ impl Handler<DevicesOffline> for AlertSink {
         DevicesOffline { transitions }: DevicesOffline,
         _: &mut Context<Self>,
     ) -> Result<(), AlertError> {
-        self.log.log(&transitions, |level, transition| {
+        self.offline.log(&transitions, |level, transition| {
             let Transition { device_id: device, sequence, last_seen_at, .. } = transition;
             let last_seen_at = last_seen_at.map(|time| time.to_rfc3339());
             let last_seen_at = last_seen_at.as_deref().unwrap_or("never");
             log::log!(target: TARGET, level, device, sequence, last_seen_at; "device offline");
+        });
+        Ok(())
+    }
+}
+
+impl Handler<DevicesRecovered> for AlertSink {
+    type Result = Result<(), AlertError>;
+
+    fn handle(
+        &mut self,
+        DevicesRecovered { recoveries }: DevicesRecovered,
+        _: &mut Context<Self>,
+    ) -> Result<(), AlertError> {
+        self.recovered.log(&recoveries, |level, recovery| {
+            let Recovery { device_id: device, sequence, silent_since, ended_at, .. } = recovery;
+            let seconds = (*ended_at - *silent_since).num_seconds();
+            let silent_since = silent_since.to_rfc3339();
+            log::log!(target: TARGET, level, device, sequence, silent_since, seconds; "device recovered");
         });
         Ok(())
     }

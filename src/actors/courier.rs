@@ -1,5 +1,5 @@
-//! Delivers the outbox: hands offline transitions to the alert sink, page by page and in
-//! order, and acknowledges to the registry what the sink took.
+//! Delivers the outbox: hands offline transitions to the alert sink, and recoveries to the sink
+//! for those, page by page and in order, and acknowledges to the registry what was taken.
 //!
 //! It runs apart from the checks, so a slow, failing or hanging sink never delays a check.
 //! There is one delivery at a time, and nothing is delivered again while the sink may still
@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
 use log::{debug, error, info, warn};
 use tokio::sync::Notify;
 
-use super::alert_sink::DevicesOffline;
+use super::alert_sink::{AlertError, DevicesOffline, DevicesRecovered};
 use super::device_registry::{
-    AcknowledgeOffline, BeginDelivery, DeviceRegistry, GiveUpOffline, Outbox, ReadOutbox,
+    Acknowledge, BeginDelivery, DeviceRegistry, GiveUp, Outbox, ReadBesideHead, ReadOutbox,
 };
 use crate::actors::bounds::Bounds;
 use crate::clock::Clock;
@@ -44,14 +46,77 @@ pub struct Stop;
 #[rtype(result = "std::convert::Infallible")]
 pub struct AwaitEnd;
 
+/// The recipients of what the courier delivers.
+#[derive(Clone)]
+pub struct Sinks {
+    /// Takes the devices that went offline.
+    pub alerts: Recipient<DevicesOffline>,
+    /// Takes the devices that came back. Without it nobody is told.
+    pub recoveries: Option<Recipient<DevicesRecovered>>,
+}
+
+impl From<Recipient<DevicesOffline>> for Sinks {
+    fn from(alerts: Recipient<DevicesOffline>) -> Self {
+        Self { alerts, recoveries: None }
+    }
+}
+
 /// The actor.
 pub struct Courier(Rc<Round>);
+
+/// The kind of what is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Offline,
+    Recovered,
+}
+
+impl Kind {
+    fn of(transition: &Transition) -> Self {
+        if transition.ends.is_some() { Self::Recovered } else { Self::Offline }
+    }
+
+    /// The recipient, as messages name it.
+    fn sink(self) -> &'static str {
+        match self {
+            Self::Offline => "the alert sink",
+            Self::Recovered => "the recovery sink",
+        }
+    }
+}
+
+/// The reply to a delivery, once it comes.
+type Reply = LocalBoxFuture<'static, Result<Result<(), AlertError>, MailboxError>>;
+
+impl Sinks {
+    /// Sends a page of one kind.
+    fn send(&self, kind: Kind, page: Vec<Transition>) -> Reply {
+        match (kind, &self.recoveries) {
+            (Kind::Offline, _) => {
+                self.alerts.send(DevicesOffline { transitions: page }).boxed_local()
+            }
+            (Kind::Recovered, Some(sink)) => {
+                let recoveries = page.iter().filter_map(Transition::recovery).collect();
+                sink.send(DevicesRecovered { recoveries }).boxed_local()
+            }
+            (Kind::Recovered, None) => std::future::ready(Ok(Ok(()))).boxed_local(),
+        }
+    }
+
+    /// False if the recipient has stopped.
+    fn connected(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Offline => self.alerts.connected(),
+            Kind::Recovered => self.recoveries.as_ref().is_none_or(Recipient::connected),
+        }
+    }
+}
 
 /// The loop of deliveries, one after the other.
 struct Round {
     registry: Addr<DeviceRegistry>,
-    sink: Recipient<DevicesOffline>,
-    /// The time that the sink may take for a page.
+    sinks: Sinks,
+    /// The time that a sink may take for a page.
     patience: Duration,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -77,8 +142,8 @@ enum Turn {
 /// The reason why a delivery failed.
 #[derive(Debug, thiserror::Error)]
 enum CourierError {
-    #[error("the alert sink failed: {0}")]
-    Sink(String),
+    #[error("{0} failed: {1}")]
+    Sink(&'static str, String),
     #[error("the outbox could not be read or written: {0}")]
     Outbox(#[from] StoreError),
     #[error("{0} is gone ({1}); without it no offline device would be reported")]
@@ -89,7 +154,7 @@ impl CourierError {
     /// The value of the `reason` label in the metrics.
     fn reason(&self) -> &'static str {
         match self {
-            Self::Sink(_) => "sink",
+            Self::Sink(..) => "sink",
             Self::Outbox(_) => "outbox",
             Self::Gone(..) => "gone",
         }
@@ -97,18 +162,18 @@ impl CourierError {
 }
 
 impl Courier {
-    /// A courier from the registry's outbox to `sink`, which is expected to take a page
+    /// A courier from the registry's outbox to `sinks`, each of which is expected to take a page
     /// within `patience`.
     pub fn new(
         registry: Addr<DeviceRegistry>,
-        sink: Recipient<DevicesOffline>,
+        sinks: impl Into<Sinks>,
         patience: Duration,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self(Rc::new(Round {
             registry,
-            sink,
+            sinks: sinks.into(),
             patience,
             clock,
             metrics,
@@ -201,30 +266,41 @@ impl Round {
     }
 
     async fn deliver_next(&self, limit: usize, size: &Cell<usize>) -> Result<Turn, CourierError> {
-        // At least two, to know whether there is another alert after the head.
-        let outbox = ReadOutbox { limit: limit.max(2) as u64 };
-        let Outbox { transitions, last } = self.ask(outbox).await??;
+        let Outbox { transitions, last } = self.ask(ReadOutbox { limit: limit as u64 }).await??;
         let Some(head) = transitions.first() else { return Ok(Turn::Idle) };
+        let kind = Kind::of(head);
+        let run = transitions.iter().take_while(|other| Kind::of(other) == kind).count();
+        if kind == Kind::Recovered && self.sinks.recoveries.is_none() {
+            let sequences = transitions[..run].iter().map(|t| t.sequence).collect();
+            self.acknowledge(sequences).await?;
+            return Ok(Turn::Done);
+        }
         let is_first = !self.has_begun.replace(true);
-        if is_first && delivery::is_perilous(last, head.sequence, transitions.len()) {
+        let other = if delivery::asks_for_another(last, head.sequence) {
+            self.ask(ReadBesideHead(head.clone())).await??
+        } else {
+            None
+        };
+        if is_first && delivery::asks_for_another(last, head.sequence) && other.is_none() {
             let (device, sequence) = (&head.device_id, head.sequence);
             warn!(
                 target: TARGET, device, sequence;
-                "the service ended each time that the alert sink got this alert; it is \
-                 delivered again in a minute, or when there is another one"
+                "the service ended each time that {} got this; it is delivered again in a \
+                 minute, or when there is something else to deliver", kind.sink()
             );
             return Ok(Turn::Pause(delivery::MAX_PAUSE));
         }
-        match delivery::next(last, head.sequence, transitions.len(), limit) {
+        match delivery::next(last, head.sequence, run, other.is_some(), limit) {
             Step::Page(attempt) => {
                 size.set(attempt.size);
                 let mut page = transitions;
                 page.truncate(attempt.size);
-                self.deliver(attempt, page).await?;
+                self.deliver(attempt, kind, page).await?;
             }
             Step::Probe(attempt) => {
-                let probe = transitions.into_iter().skip(1).take(1).collect();
-                self.deliver(attempt, probe).await?;
+                let probe = Vec::from_iter(other);
+                let kind = probe.first().map_or(kind, Kind::of);
+                self.deliver(attempt, kind, probe).await?;
                 self.ask(BeginDelivery(Attempt { probe: Probe::Delivered, ..attempt })).await??;
             }
             Step::GiveUp => self.give_up(head).await?,
@@ -233,20 +309,34 @@ impl Round {
     }
 
     /// Notes what is about to be delivered, hands it to the sink and acknowledges it.
-    async fn deliver(&self, attempt: Attempt, page: Vec<Transition>) -> Result<(), CourierError> {
+    async fn deliver(
+        &self,
+        attempt: Attempt,
+        kind: Kind,
+        page: Vec<Transition>,
+    ) -> Result<(), CourierError> {
         self.ask(BeginDelivery(attempt)).await??;
         let sequences: Vec<_> = page.iter().map(|transition| transition.sequence).collect();
         let (began, size) = (Instant::now(), sequences.len());
-        let delivered = self.hand_over(page).await?;
-        delivered.map_err(CourierError::Sink)?;
+        let delivered = self.hand_over(kind, page).await?;
+        delivered.map_err(|why| CourierError::Sink(kind.sink(), why))?;
         let took = began.elapsed();
         self.acknowledge(sequences).await?;
         self.pace.borrow_mut().took(size, took > self.patience);
-        self.metrics.delivered(size as u64);
-        debug!(target: TARGET, alerts = size, duration_ms = took.as_millis(); "delivered");
+        let duration_ms = took.as_millis();
+        match kind {
+            Kind::Offline => {
+                self.metrics.delivered(size as u64);
+                debug!(target: TARGET, alerts = size, duration_ms; "delivered");
+            }
+            Kind::Recovered => {
+                self.metrics.recoveries_delivered(size as u64);
+                debug!(target: TARGET, recoveries = size, duration_ms; "delivered");
+            }
+        }
         if let Some(failing) = self.failing.take() {
             let seconds = failing.lasts(Instant::now()).as_secs();
-            info!(target: TARGET, seconds; "the alert sink takes alerts again");
+            info!(target: TARGET, seconds; "{} takes deliveries again", kind.sink());
         }
         Ok(())
     }
@@ -255,26 +345,27 @@ impl Round {
     /// the sink is still handling it would be handled twice.
     async fn hand_over(
         &self,
-        transitions: Vec<Transition>,
+        kind: Kind,
+        page: Vec<Transition>,
     ) -> Result<Result<(), String>, CourierError> {
-        let alerts = transitions.len();
+        let (size, sink) = (page.len(), kind.sink());
         let began = Instant::now();
-        let mut delivery = std::pin::pin!(self.sink.send(DevicesOffline { transitions }));
+        let mut delivery = self.sinks.send(kind, page);
         loop {
             match tokio::time::timeout(self.patience, &mut delivery).await {
                 Ok(Ok(answer)) => return Ok(answer.map_err(|error| error.to_string())),
-                Ok(Err(gone)) => return Err(CourierError::Gone("the alert sink", gone)),
+                Ok(Err(gone)) => return Err(CourierError::Gone(sink, gone)),
                 // A sink that has stopped may leave a reply pending that never comes.
-                Err(_elapsed) if !self.sink.connected() => {
-                    return Err(CourierError::Gone("the alert sink", MailboxError::Closed));
+                Err(_elapsed) if !self.sinks.connected(kind) => {
+                    return Err(CourierError::Gone(sink, MailboxError::Closed));
                 }
                 Err(_elapsed) => {
                     self.metrics.delivery_failed("timeout");
                     let seconds = began.elapsed().as_secs();
                     warn!(
-                        target: TARGET, alerts, seconds;
-                        "the alert sink takes longer than alerts.timeout = {}; the courier \
-                         keeps waiting, and delivers less at once after this",
+                        target: TARGET, size, seconds;
+                        "{sink} takes longer than alerts.timeout = {}; the courier keeps \
+                         waiting, and delivers less at once after this",
                         crate::duration::format(self.patience)
                     );
                 }
@@ -288,7 +379,7 @@ impl Round {
         let mut pace = Pace::default();
         loop {
             let at = (self.clock)().wall;
-            let acknowledge = AcknowledgeOffline { sequences: sequences.clone(), at };
+            let acknowledge = Acknowledge { sequences: sequences.clone(), at };
             let Err(error) = self.ask(acknowledge).await? else { return Ok(()) };
             let error = CourierError::Outbox(error);
             if self.stopping.get() {
@@ -303,19 +394,29 @@ impl Round {
 
     async fn give_up(&self, head: &Transition) -> Result<(), CourierError> {
         let why = self.failing.borrow().as_ref().and_then(|failing| failing.why()).map_or_else(
-            || "the service ended each time that the alert sink got it".to_owned(),
+            || format!("the service ended each time that {} got it", Kind::of(head).sink()),
             str::to_owned,
         );
-        let give_up =
-            GiveUpOffline { sequence: head.sequence, at: (self.clock)().wall, why: why.clone() };
+        let give_up = GiveUp { sequence: head.sequence, at: (self.clock)().wall, why: why.clone() };
         self.ask(give_up).await??;
-        self.metrics.gave_up();
         let (device, sequence) = (&head.device_id, head.sequence);
-        error!(
-            target: TARGET, device, sequence, why;
-            "gave up an alert: the alert sink takes others but never this one; `heartbeatd \
-             history` shows it"
-        );
+        match Kind::of(head) {
+            Kind::Offline => {
+                self.metrics.gave_up();
+                error!(
+                    target: TARGET, device, sequence, why;
+                    "gave up an alert: the alert sink takes others but never this one; \
+                     `heartbeatd history` shows it"
+                );
+            }
+            Kind::Recovered => {
+                self.metrics.gave_up_recovery();
+                error!(
+                    target: TARGET, device, sequence, why;
+                    "gave up a recovery: the sinks take others but never this one"
+                );
+            }
+        }
         Ok(())
     }
 

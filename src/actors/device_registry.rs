@@ -31,7 +31,7 @@ use self::database_watch::DatabaseWatch;
 use self::fleet_watch::FleetWatch;
 use self::flush::Flushed;
 use self::lines::Lines;
-pub use self::outbox::{AcknowledgeOffline, BeginDelivery, GiveUpOffline, Outbox, ReadOutbox};
+pub use self::outbox::{Acknowledge, BeginDelivery, GiveUp, Outbox, ReadBesideHead, ReadOutbox};
 use self::progress::Progress;
 use self::sweep::{Sweep, Swept};
 use crate::actors::bounds::Bounds;

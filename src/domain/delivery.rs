@@ -1,7 +1,8 @@
 //! Rules for delivering the outbox: the size of a page, and an alert that the sink never
 //! takes.
 //!
-//! Alerts go out in the order of their sequence numbers. A page that fails is halved
+//! Alerts, and recoveries likewise, go out in the order of their sequence numbers. A page has
+//! one kind only. A page that fails is halved
 //! until the alert at its head is alone. If that alert fails again and again, the next one
 //! is tried. A sink that takes neither is out of order and gets both later. A sink that
 //! takes the next one and then refuses the head once more will never take the head, which is
@@ -59,11 +60,12 @@ pub enum Step {
     GiveUp,
 }
 
-/// Decides what to do with an outbox that begins with `head` and has `len` alerts, of which
-/// at most `limit` go at once. `last` is the delivery that was begun last. If it has the same
-/// head, it failed.
-pub fn next(last: Option<Attempt>, head: i64, len: usize, limit: usize) -> Step {
-    let fresh = Attempt { head, size: len.min(limit), tries: 0, probe: Probe::Not };
+/// Decides what to do with an outbox that begins with `head` and `run - 1` others of its kind, of
+/// which at most `limit` go at once. `last` is the delivery that was begun last. If it has the
+/// same head, it failed. `has_another` says whether something else can be delivered before the
+/// head; it only matters if [`asks_for_another`].
+pub fn next(last: Option<Attempt>, head: i64, run: usize, has_another: bool, limit: usize) -> Step {
+    let fresh = Attempt { head, size: run.min(limit), tries: 0, probe: Probe::Not };
     let Some(last) = last.filter(|last| last.head == head) else {
         return Step::Page(Attempt { tries: u32::from(fresh.size == 1), ..fresh });
     };
@@ -73,7 +75,7 @@ pub fn next(last: Option<Attempt>, head: i64, len: usize, limit: usize) -> Step 
     }
     let again = Attempt { tries: last.tries.saturating_add(1), ..last };
     match last.probe {
-        Probe::Not if last.tries >= TRIES && len > 1 => {
+        Probe::Not if last.tries >= TRIES && has_another => {
             Step::Probe(Attempt { probe: Probe::UnderWay, ..last })
         }
         Probe::Not => Step::Page(again),
@@ -84,11 +86,14 @@ pub fn next(last: Option<Attempt>, head: i64, len: usize, limit: usize) -> Step 
     }
 }
 
-/// True if earlier processes may have died over the only alert in the outbox, again and
-/// again. Without a second alert this cannot be found out, and the delivery is not urgent.
-pub fn is_perilous(last: Option<Attempt>, head: i64, len: usize) -> bool {
-    let alone = |last: Attempt| last.tries >= TRIES && last.probe == Probe::Not;
-    len == 1 && last.is_some_and(|last| last.head == head && alone(last))
+/// True if `head` was delivered alone often enough that something else is tried, if there is
+/// anything.
+///
+/// If there is nothing, earlier processes may have died over this alert, again and again. That
+/// cannot be found out then, and the delivery is not urgent.
+pub fn asks_for_another(last: Option<Attempt>, head: i64) -> bool {
+    let alone = |last: Attempt| last.size == 1 && last.tries >= TRIES && last.probe == Probe::Not;
+    last.is_some_and(|last| last.head == head && alone(last))
 }
 
 /// The size of a delivery, and the pause that a failing sink is given.
@@ -152,7 +157,7 @@ mod tests {
         let (mut pace, mut last) = (Pace::default(), None);
         for turn in 0..turns {
             let Some(&head) = outbox.first() else { break };
-            match next(last, head, outbox.len(), pace.limit()) {
+            match next(last, head, outbox.len(), outbox.len() > 1, pace.limit()) {
                 Step::Page(attempt) => {
                     last = Some(attempt);
                     if outbox[..attempt.size].iter().all(|alert| takes(*alert, turn)) {
@@ -205,7 +210,7 @@ mod tests {
     fn a_process_that_dies_while_it_probes_blames_the_sink() {
         let probing = Attempt { head: 1, size: 1, tries: TRIES, probe: Probe::UnderWay };
         let again = Attempt { tries: 1, probe: Probe::Not, ..probing };
-        assert_eq!(next(Some(probing), 1, 9, MAX_PAGE), Step::Page(again));
+        assert_eq!(next(Some(probing), 1, 9, true, MAX_PAGE), Step::Page(again));
     }
 
     #[test]

@@ -146,6 +146,8 @@ mod tests {
             timeout: Some(TimeDelta::seconds(60)),
             listened: Some(TimeDelta::seconds(125)),
             instance: Some("heartbeatd".to_owned()),
+            ended_at: None,
+            ends: None,
             delivered_at: None,
             given_up: None,
         };

@@ -32,5 +32,5 @@ pub use pending::{Batch, Pending, sort_by_device};
 pub use reading::Reading;
 pub use registration::RegistrationBudget;
 pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
-pub use status::{GivenUp, Status, Transition};
+pub use status::{Burst, EndedOutage, GivenUp, Recovery, Status, Transition};
 pub use topic::{InvalidTopicPattern, TopicPattern};

@@ -97,10 +97,74 @@ pub struct Transition {
     pub listened: Option<TimeDelta>,
     /// For `offline`: the instance that listened, as `mqtt.client_id` names it.
     pub instance: Option<String>,
-    /// The time at which the alert sink acknowledged it. Only `offline` ones are delivered.
+    /// For `offline`: the time at which a heartbeat or the device's removal ended the outage.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// The outage that it ends, if it takes the device out of `offline`.
+    pub ends: Option<EndedOutage>,
+    /// The time at which the sink acknowledged it. Only `offline` ones and those that end an
+    /// outage are delivered.
     pub delivered_at: Option<DateTime<Utc>>,
     /// Set if the alert sink takes other alerts but never this one, which was given up.
     pub given_up: Option<GivenUp>,
+}
+
+/// An outage, as the transition that ends it remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedOutage {
+    /// The sequence number of the offline transition that began it.
+    pub sequence: i64,
+    /// The time of the last heartbeat before it.
+    pub silent_since: DateTime<Utc>,
+    /// The time of the check that found it.
+    pub found_at: DateTime<Utc>,
+}
+
+/// The end of an outage, as a sink gets it. The device was down for a time between
+/// `ended_at - found_at` and `ended_at - silent_since`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The sequence number of the transition that ends the outage. Offline transitions and
+    /// recoveries share these numbers.
+    pub sequence: i64,
+    /// The device that is back.
+    pub device_id: DeviceId,
+    /// The sequence number of the offline transition that began the outage.
+    pub offline_sequence: i64,
+    /// The time of the last heartbeat before the outage.
+    pub silent_since: DateTime<Utc>,
+    /// The time of the check that found the silence.
+    pub found_at: DateTime<Utc>,
+    /// The time of the first heartbeat after it.
+    pub ended_at: DateTime<Utc>,
+    /// The status that was entered: online, or error if that heartbeat reports one.
+    pub to: Status,
+}
+
+impl Transition {
+    /// The end of an outage, if it is one.
+    pub fn recovery(&self) -> Option<Recovery> {
+        let EndedOutage { sequence: offline_sequence, silent_since, found_at } = self.ends?;
+        Some(Recovery {
+            sequence: self.sequence,
+            device_id: self.device_id.clone(),
+            offline_sequence,
+            silent_since,
+            found_at,
+            ended_at: self.at,
+            to: self.to,
+        })
+    }
+}
+
+/// The outages that last and that one check has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burst {
+    /// The time of that check.
+    pub found_at: DateTime<Utc>,
+    /// The number of devices that are still offline.
+    pub devices: u64,
+    /// The earliest time at which one of them was last heard.
+    pub silent_since: DateTime<Utc>,
 }
 
 /// An alert that was given up for the sake of the others.

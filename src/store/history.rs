@@ -8,10 +8,11 @@ use sea_orm::{
     ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, Value,
 };
 
+use super::outbox::IN_OUTBOX;
 use super::rows::{self, Columns, Type};
 use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id, millis};
-use crate::domain::{DeviceId, GivenUp, Heartbeat, Status, Transition};
+use crate::domain::{DeviceId, EndedOutage, GivenUp, Heartbeat, Status, Transition};
 
 /// A transition that has no sequence number yet.
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ pub(super) struct NewTransition {
     pub timeout: Option<TimeDelta>,
     pub listened: Option<TimeDelta>,
     pub instance: Option<String>,
+    pub ends: Option<EndedOutage>,
 }
 
 impl NewTransition {
@@ -41,13 +43,24 @@ impl NewTransition {
             timeout: None,
             listened: None,
             instance: None,
+            ends: None,
         })
     }
 
     /// The transition, with the number that the database gave it.
     fn numbered(&self, sequence: i64) -> Transition {
-        let Self { device_id, from, to, at, last_seen_at, cutoff, timeout, listened, instance } =
-            self.clone();
+        let Self {
+            device_id,
+            from,
+            to,
+            at,
+            last_seen_at,
+            cutoff,
+            timeout,
+            listened,
+            instance,
+            ends,
+        } = self.clone();
         Transition {
             sequence,
             device_id,
@@ -59,6 +72,8 @@ impl NewTransition {
             timeout,
             listened,
             instance,
+            ended_at: None,
+            ends,
             delivered_at: None,
             given_up: None,
         }
@@ -76,6 +91,9 @@ impl NewTransition {
             self.timeout.map(|timeout| timeout.num_milliseconds()).into(),
             self.listened.map(|listened| listened.num_milliseconds()).into(),
             self.instance.as_deref().into(),
+            self.ends.map(|outage| outage.sequence).into(),
+            self.ends.map(|outage| millis(outage.silent_since)).into(),
+            self.ends.map(|outage| millis(outage.found_at)).into(),
         ]
     }
 }
@@ -90,6 +108,9 @@ const TRANSITION: Columns = &[
     ("timeout_ms", Type::Integer),
     ("listened_ms", Type::Integer),
     ("instance", Type::Text),
+    ("outage_sequence", Type::Integer),
+    ("outage_silent_since", Type::Integer),
+    ("outage_found_at", Type::Integer),
 ];
 
 impl DeviceStore {
@@ -156,8 +177,7 @@ impl DeviceStore {
     }
 
     /// Deletes up to `limit` of the oldest transitions that are older than `before`. Keeps
-    /// those that are still to be delivered, and the last offline transition of a device
-    /// that is still offline. Returns the number of deleted ones.
+    /// those that are still to be delivered, and the outages that last. Returns the number of deleted ones.
     ///
     /// # Errors
     ///
@@ -167,11 +187,10 @@ impl DeviceStore {
         let sql = format!(
             "DELETE FROM status_transition WHERE sequence IN (\
                  SELECT sequence FROM status_transition \
-                 WHERE at < $1 AND (to_status <> '{offline}' OR (\
-                     (delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND NOT EXISTS (\
+                 WHERE at < $1 AND NOT ({IN_OUTBOX}) AND (\
+                     to_status <> '{offline}' OR ended_at IS NOT NULL OR NOT EXISTS (\
                          SELECT 1 FROM device WHERE device.id = device_id \
-                         AND device.status = '{offline}' \
-                         AND device.last_seen_at = status_transition.last_seen_at))) \
+                         AND device.status = '{offline}')) \
                  ORDER BY at LIMIT $2)",
             offline = Status::Offline,
         );
@@ -207,6 +226,15 @@ impl TryFrom<Model> for Transition {
             timeout: row.timeout_ms.map(TimeDelta::milliseconds),
             listened: row.listened_ms.map(TimeDelta::milliseconds),
             instance: row.instance,
+            ended_at: row.ended_at.map(|time| time.0),
+            ends: match (row.outage_sequence, row.outage_silent_since, row.outage_found_at) {
+                (Some(sequence), Some(silent_since), Some(found_at)) => Some(EndedOutage {
+                    sequence,
+                    silent_since: silent_since.0,
+                    found_at: found_at.0,
+                }),
+                _ => None,
+            },
             delivered_at: row.delivered_at.map(|time| time.0),
             given_up: row
                 .given_up_at

@@ -9,7 +9,8 @@
 //! | `heartbeats`, `silence`, `listening` | what the service writes: heartbeats, devices that fell silent, coverage |
 //! | `history`, `outbox`, `delivery` | transitions, the alerts among them that wait for the sink, and the delivery under way |
 //! | `fleet`, `removal`, `damage` | devices as people see and change them |
-//! | `reading`, `listing` | the reads of the API, on connections of their own: pages of devices |
+//! | `outages` | the outages that offline transitions begin, and their ends |
+//! | `reading`, `listing`, `newest` | the reads of the API, on connections of their own: pages of devices and of transitions |
 //! | `open`, `exclusive`, `file` | opening a database, for one service at a time |
 //! | `device_store`, `pool`, `transaction`, `confirmation` | the ways to it: connections, transactions, retries |
 //! | `error`, `driver_error`, `hint`, `unreadable` | what can go wrong |
@@ -31,7 +32,9 @@ mod history;
 mod interference;
 mod listening;
 mod listing;
+mod newest;
 mod open;
+mod outages;
 mod outbox;
 mod pool;
 mod raw_id;
@@ -56,6 +59,7 @@ pub use heartbeats::{Recorded, RecordingRules};
 pub use interference::{Interference, Interfering, Outcome, Point};
 pub use listening::Proven;
 pub use listing::{DevicePage, DeviceQuery, Ids};
+pub use newest::{Position, TransitionPage, TransitionQuery};
 pub use open::OpenMode;
 pub(crate) use open::open_files;
 pub use outbox::OutboxSize;

@@ -1,4 +1,5 @@
-//! The outbox: offline transitions that the alert sink has not acknowledged.
+//! The outbox: offline transitions, and those that end an outage, that the sink has not
+//! acknowledged.
 
 use chrono::{DateTime, Utc};
 use entity::status_transition::{Column, Entity, Model};
@@ -6,7 +7,7 @@ use futures::TryStreamExt;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, Condition, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, StreamTrait,
+    QuerySelect, QueryTrait, Select, StreamTrait,
 };
 
 use super::rows::{self, Columns, Type};
@@ -29,12 +30,13 @@ pub struct OutboxSize {
     pub oldest: Option<DateTime<Utc>>,
 }
 
-/// Matches transitions that are still to be delivered.
-pub(super) fn is_undelivered() -> Condition {
-    Condition::all()
-        .add(Column::ToStatus.eq(entity::Status::Offline))
-        .add(Column::DeliveredAt.is_null())
-        .add(Column::GivenUpAt.is_null())
+/// Matches the transitions that are still to be delivered, word for word as their index does.
+pub(super) const IN_OUTBOX: &str = "(to_status = 'offline' OR outage_sequence IS NOT NULL) \
+    AND delivered_at IS NULL AND given_up_at IS NULL";
+
+/// The transitions that are still to be delivered, in order.
+fn undelivered() -> Select<Entity> {
+    Entity::find().filter(Expr::cust(IN_OUTBOX)).order_by_asc(Column::Sequence)
 }
 
 impl DeviceStore {
@@ -46,10 +48,10 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn outbox_size(&self) -> Result<OutboxSize> {
-        let undelivered = Entity::find().filter(is_undelivered()).order_by_asc(Column::Sequence);
+        let alerts = undelivered().filter(Column::ToStatus.eq(entity::Status::Offline));
         self.read("read the size of the outbox", async |db| {
-            let count = undelivered.clone().count(db).await?;
-            let first = undelivered.clone().limit(EXAMINED).build(self.backend());
+            let count = alerts.clone().count(db).await?;
+            let first = alerts.clone().limit(EXAMINED).build(self.backend());
             let mut rows = db.stream_raw(first).await?;
             let (mut unreadable, mut oldest) = (0, None);
             while let Some(row) = rows.try_next().await? {
@@ -65,33 +67,68 @@ impl DeviceStore {
         .await
     }
 
-    /// The oldest offline transitions that the alert sink has not acknowledged, in order,
-    /// without those that cannot be read.
+    /// The oldest transitions that the sink has not acknowledged, in order, without those
+    /// that cannot be read: offline ones, and those that end an outage.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn undelivered_offline(&self, limit: u64) -> Result<Vec<Transition>> {
-        let query = Entity::find().filter(is_undelivered()).order_by_asc(Column::Sequence);
-        self.read("read the undelivered offline transitions", async |db| {
-            self.readable_rows(db, query.clone(), limit, Key::Ascending(Column::Sequence)).await
+    pub async fn undelivered(&self, limit: u64) -> Result<Vec<Transition>> {
+        self.read("read the undelivered transitions", async |db| {
+            self.readable_rows(db, undelivered(), limit, Key::Ascending(Column::Sequence)).await
         })
         .await
     }
 
-    /// Removes transitions from the outbox after the alert sink has taken them.
+    /// The oldest transition in the outbox that may be delivered before `head`, although it
+    /// comes after it, to find out whether the sink takes others: one of another device, if
+    /// there is any.
+    ///
+    /// For an alert that is another alert, because the two kinds may go to different sinks, of
+    /// which only one is out of order. For a recovery it is of either kind, as long as no
+    /// recovery comes before its alert.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn undelivered_beside(&self, head: &Transition) -> Result<Option<Transition>> {
+        let later = undelivered().filter(Column::Sequence.gt(head.sequence));
+        let is_other = Column::DeviceId.ne(head.device_id.as_str());
+        let queries = if head.ends.is_none() {
+            let alerts = later.filter(Column::ToStatus.eq(entity::Status::Offline));
+            vec![alerts.clone().filter(is_other), alerts]
+        } else {
+            let is_after_its_alert = Column::OutageSequence.lt(head.sequence);
+            let may_precede =
+                Condition::any().add(Column::OutageSequence.is_null()).add(is_after_its_alert);
+            vec![later.filter(is_other).filter(may_precede)]
+        };
+        self.read("read the undelivered transitions", async |db| {
+            let key = Key::Ascending(Column::Sequence);
+            for query in queries.clone() {
+                let found = self.readable_rows(db, query, 1, key).await?.pop();
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Removes transitions from the outbox after the sink has taken them.
     ///
     /// # Errors
     ///
     /// If the database fails. They are then delivered again.
-    pub async fn acknowledge_offline(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
+    pub async fn acknowledge(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
         // Raw, because a list of parameters would be another statement for each length.
         let sql = format!(
             "WITH acknowledged AS ({rows}) UPDATE status_transition SET delivered_at = $2 \
              WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",
             rows = rows::select(self.backend(), "$1", SEQUENCE),
         );
-        self.write("acknowledge offline transitions", async |transaction| {
+        self.write("acknowledge transitions", async |transaction| {
             let rows = rows::bind(sequences.iter().map(|&sequence| [sequence.into()]));
             self.execute(transaction, &sql, [rows, millis(at).into()]).await
         })
@@ -99,17 +136,17 @@ impl DeviceStore {
         .map(drop)
     }
 
-    /// Removes from the outbox an alert that the sink will never take, and stores the reason.
+    /// Removes from the outbox what the sink will never take, and stores the reason.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn give_up_offline(&self, sequence: i64, at: DateTime<Utc>, why: &str) -> Result<()> {
+    pub async fn give_up(&self, sequence: i64, at: DateTime<Utc>, why: &str) -> Result<()> {
         let update = Entity::update_many()
             .col_expr(Column::GivenUpAt, Expr::value(millis(at)))
             .col_expr(Column::GivenUpWhy, Expr::value(why))
             .filter(Column::Sequence.eq(sequence))
-            .filter(is_undelivered());
+            .filter(Expr::cust(IN_OUTBOX));
         self.write("give up an alert", async |transaction| {
             update.clone().exec(transaction).await.map(drop)
         })

@@ -90,7 +90,8 @@ impl DeviceStore {
                 format!("DELETE FROM device WHERE id IN (SELECT id FROM device WHERE {condition})");
             self.execute(transaction, &forget, values).await?;
             // Only texts, because no heartbeat has another id.
-            let texts = bind(selected.iter().filter_map(|device| device.id.text()));
+            let texts = || selected.iter().filter_map(|device| device.id.text());
+            self.end_outages_of_removed(transaction, texts(), at).await?;
             let rows = rows::select(self.backend(), "$1", ID);
             let remember = format!(
                 "INSERT INTO device_removal (device_id, removed_at) \
@@ -98,7 +99,7 @@ impl DeviceStore {
                  ON CONFLICT (device_id) DO UPDATE SET removed_at = excluded.removed_at",
                 at = millis(at),
             );
-            self.execute(transaction, &remember, [texts]).await?;
+            self.execute(transaction, &remember, [bind(texts())]).await?;
             Ok(selected)
         })
         .await

@@ -257,6 +257,7 @@ impl DeviceStore {
                     timeout: Some(timeout.unwrap_or(default_timeout)),
                     listened: last_seen_at.map(|seen| coverage.intervals().covered(seen, at)),
                     instance: Some(instance.to_owned()),
+                    ends: None,
                 })
                 .collect();
             let marked = rows::bind(transitions.iter().map(|t| [t.device_id.as_str().into()]));

@@ -88,7 +88,7 @@ async fn a_delivery_under_way_is_finished_and_its_alerts_are_delivered_once_over
     start().await.drain().await.expect("it drains");
     let got = got.lock().expect("no thread panics").clone();
     assert_eq!(got.len(), 1, "delivered once: {got:?}");
-    assert_eq!(store.undelivered_offline(10).await.expect("it reads"), []);
+    assert_eq!(store.undelivered(10).await.expect("it reads"), []);
 }
 
 /// Starts a service that has heard and stored a device.

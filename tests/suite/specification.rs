@@ -245,7 +245,7 @@ async fn a_full_fleet_takes_no_more_devices(database: TestDatabase) {
 }
 
 async fn an_offline_transition_is_delivered_until_it_is_acknowledged(database: TestDatabase) {
-    use heartbeatd::actors::device_registry::AcknowledgeOffline;
+    use heartbeatd::actors::device_registry::Acknowledge;
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["a", "b"], "", at(0)).await;
     fleet.flush().await;
@@ -261,7 +261,7 @@ async fn an_offline_transition_is_delivered_until_it_is_acknowledged(database: T
     assert_eq!(fleet.undelivered().await, found, "they are not acknowledged yet");
 
     let one = vec![found[0].sequence];
-    let acknowledge = AcknowledgeOffline { sequences: one, at: at(242) };
+    let acknowledge = Acknowledge { sequences: one, at: at(242) };
     fleet.registry.send(acknowledge).await.expect("it lives").expect("it writes");
     assert_eq!(fleet.undelivered().await, found[1..]);
     let history = fleet.store.history(None, None, 10).await.expect("it reads");
@@ -280,14 +280,16 @@ async fn old_history_is_deleted_but_never_what_still_matters(database: TestDatab
     fleet.flush().await;
     fleet.listening(at(500)).await;
     fleet.check_only(at(500)).await;
+    assert_eq!(fleet.recoveries().await.len(), 1, "that of back at 200");
     fleet.heartbeats(&["back", "undelivered"], "", at(600)).await;
     fleet.flush().await;
 
     fleet.check_only(at(91 * day)).await;
     let kept = ["online -> offline"];
     assert_eq!(fleet.changes("gone").await, kept, "what took a device offline that still is");
+    let kept = ["online -> offline", "offline -> online"];
     assert_eq!(fleet.changes("undelivered").await, kept, "what the sink has not taken");
-    assert_eq!(fleet.changes("back").await, kept, "the undelivered one of the two");
+    assert_eq!(fleet.changes("back").await, kept, "the undelivered ones of the two");
 }
 
 async fn a_device_can_be_removed_and_comes_back_as_new(database: TestDatabase) {

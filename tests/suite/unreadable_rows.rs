@@ -423,7 +423,7 @@ async fn alerts_that_cannot_be_read_are_not_in_the_size_and_the_age_of_the_outbo
         insert(device, from, 0).await;
     }
     assert_eq!(size().await, OutboxSize::default(), "none can be delivered");
-    assert_eq!(store.undelivered_offline(10).await.expect("it reads"), []);
+    assert_eq!(store.undelivered(10).await.expect("it reads"), []);
     assert_eq!(store.take_unreadable().count, 3, "each is named");
     insert("dead", "online", 100).await;
     insert("c/d", "online", 150).await;

@@ -1,4 +1,4 @@
-//! The outbox of offline transitions, as the courier reads it and strikes off what is done.
+//! The outbox of alerts and recoveries, as the courier reads it and strikes off what is done.
 
 use std::sync::Arc;
 
@@ -21,31 +21,38 @@ pub struct ReadOutbox {
 /// The head of the outbox.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
-    /// The oldest transitions that the alert sink has not taken, in order.
+    /// The oldest transitions that the sink has not taken, in order: offline ones, and those
+    /// that end an outage.
     pub transitions: Vec<Transition>,
     /// The delivery that began last, perhaps in an earlier process.
     pub last: Option<Attempt>,
 }
+
+/// Reads the oldest transition that may be delivered before this one, which is the head of the
+/// outbox.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<Transition>, StoreError>")]
+pub struct ReadBesideHead(pub Transition);
 
 /// Notes that this delivery is about to begin.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct BeginDelivery(pub Attempt);
 
-/// Acknowledges that the alert sink took these transitions.
+/// Acknowledges that the sink took these transitions.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
-pub struct AcknowledgeOffline {
+pub struct Acknowledge {
     /// Their sequence numbers.
     pub sequences: Vec<i64>,
     /// The time of the acknowledgement.
     pub at: DateTime<Utc>,
 }
 
-/// Gives up this transition, because the alert sink will never take it.
+/// Gives up this transition, because the sink will never take it.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
-pub struct GiveUpOffline {
+pub struct GiveUp {
     /// Its sequence number.
     pub sequence: i64,
     /// The time at which it is given up.
@@ -60,10 +67,23 @@ impl Handler<ReadOutbox> for DeviceRegistry {
     fn handle(&mut self, ReadOutbox { limit }: ReadOutbox, _: &mut Context<Self>) -> Self::Result {
         let store = self.shared.store.clone();
         Box::pin(async move {
-            let transitions = store.undelivered_offline(limit).await?;
+            let transitions = store.undelivered(limit).await?;
             let last = if transitions.is_empty() { None } else { store.last_delivery().await? };
             Ok(Outbox { transitions, last })
         })
+    }
+}
+
+impl Handler<ReadBesideHead> for DeviceRegistry {
+    type Result = ResponseFuture<Result<Option<Transition>, StoreError>>;
+
+    fn handle(
+        &mut self,
+        ReadBesideHead(head): ReadBesideHead,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        let store = self.shared.store.clone();
+        Box::pin(async move { store.undelivered_beside(&head).await })
     }
 }
 
@@ -79,21 +99,21 @@ impl Handler<BeginDelivery> for DeviceRegistry {
     }
 }
 
-impl Handler<AcknowledgeOffline> for DeviceRegistry {
+impl Handler<Acknowledge> for DeviceRegistry {
     type Result = ResponseFuture<Result<(), StoreError>>;
 
-    fn handle(&mut self, message: AcknowledgeOffline, _: &mut Context<Self>) -> Self::Result {
-        let AcknowledgeOffline { sequences, at } = message;
-        self.in_turn(async move |store| store.acknowledge_offline(&sequences, at).await)
+    fn handle(&mut self, message: Acknowledge, _: &mut Context<Self>) -> Self::Result {
+        let Acknowledge { sequences, at } = message;
+        self.in_turn(async move |store| store.acknowledge(&sequences, at).await)
     }
 }
 
-impl Handler<GiveUpOffline> for DeviceRegistry {
+impl Handler<GiveUp> for DeviceRegistry {
     type Result = ResponseFuture<Result<(), StoreError>>;
 
-    fn handle(&mut self, message: GiveUpOffline, _: &mut Context<Self>) -> Self::Result {
-        let GiveUpOffline { sequence, at, why } = message;
-        self.in_turn(async move |store| store.give_up_offline(sequence, at, &why).await)
+    fn handle(&mut self, message: GiveUp, _: &mut Context<Self>) -> Self::Result {
+        let GiveUp { sequence, at, why } = message;
+        self.in_turn(async move |store| store.give_up(sequence, at, &why).await)
     }
 }
 

@@ -95,6 +95,7 @@ impl<'a> Batch<'a> {
         let Classified { known, unknown, mut transitions, skewed, unreadable } =
             self.classify(self.noteworthy(&S::newborn()).await?);
         self.update(&known).await?;
+        self.store.end_outages(self.transaction, &mut transitions).await?;
 
         let admitted = self.admit(unknown).await?;
         S::register(self, &admitted).await?;

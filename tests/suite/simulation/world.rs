@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use fastrand::Rng;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -67,6 +68,8 @@ struct Kind {
     /// True if a slow sink is waited for in real time.
     impatient: bool,
     retention: i64,
+    /// True if somebody takes the recoveries.
+    recovers: bool,
     /// True if little happens and the clock is never set, because that makes every
     /// silence begin again. So a device falls silent over several disturbances.
     gentle: bool,
@@ -169,7 +172,12 @@ pub struct World {
     delivery: Option<(i64, Delivery)>,
     /// True if the process dies of a delivery.
     dies: bool,
+    /// The offline transitions and the recoveries, by their sequence numbers.
     alerts: BTreeMap<i64, Alert>,
+    /// The outages that last, by their devices: the sequence numbers of their transitions.
+    open: BTreeMap<usize, i64>,
+    /// The ends of the others.
+    ended: BTreeMap<i64, DateTime<Utc>>,
     /// For every transition, the time at which it happened, as far as the clock is right,
     /// and the time by that clock.
     written: BTreeMap<i64, (i64, i64)>,
@@ -253,6 +261,8 @@ impl World {
             delivery: None,
             dies: false,
             alerts: BTreeMap::new(),
+            open: BTreeMap::new(),
+            ended: BTreeMap::new(),
             written: BTreeMap::new(),
             truth: Truth::default(),
             is_healed: false,
@@ -296,7 +306,7 @@ impl World {
             }
         }
         self.assert_in_the_end().await;
-        self.alerts.len() as u64
+        self.alerts.values().filter(|alert| alert.recovery.is_none()).count() as u64
     }
 
     fn note(&mut self, event: std::fmt::Arguments) {
@@ -548,11 +558,11 @@ impl World {
 const RECORD: &str = "record heartbeats";
 const CONFIRM: &str = "read what was written";
 const MARK: &str = "mark devices offline";
-const ACKNOWLEDGE: &str = "acknowledge offline transitions";
+const ACKNOWLEDGE: &str = "acknowledge transitions";
 const GIVE_UP: &str = "give up an alert";
 const PRUNE: &str = "prune the history";
 const OF_THE_COURIER: [&str; 5] = [
-    "read the undelivered offline transitions",
+    "read the undelivered transitions",
     "read the last delivery",
     "note the delivery",
     ACKNOWLEDGE,

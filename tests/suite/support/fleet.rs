@@ -8,12 +8,12 @@ use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::Config;
 use heartbeatd::actors::device_registry::{
-    AcknowledgeOffline, CheckOffline, CheckedOffline, ConfirmListening, DeviceRegistry, Flush,
-    Found, ReadOutbox, RecordHeartbeats, Settings,
+    Acknowledge, CheckOffline, CheckedOffline, ConfirmListening, DeviceRegistry, Flush, Found,
+    ReadOutbox, RecordHeartbeats, Settings,
 };
 use heartbeatd::clock::Reading;
 use heartbeatd::config::NonZeroDuration;
-use heartbeatd::domain::{DeviceId, GapCause, Heartbeat, Status, Transition};
+use heartbeatd::domain::{DeviceId, GapCause, Heartbeat, Recovery, Status, Transition};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{Device, DeviceStore, Selection};
 
@@ -136,7 +136,7 @@ impl Fleet {
             }
             ids.extend(page.iter().map(|transition| transition.device_id.to_string()));
             let sequences = page.iter().map(|transition| transition.sequence).collect();
-            let acknowledge = AcknowledgeOffline { sequences, at: now };
+            let acknowledge = Acknowledge { sequences, at: now };
             self.registry.send(acknowledge).await.expect("it lives").expect("it acknowledges");
         }
         ids.sort();
@@ -149,10 +149,26 @@ impl Fleet {
         self.registry.send(check).await.expect("it lives").expect("it checks")
     }
 
-    /// The head of the outbox.
+    /// The alerts at the head of the outbox.
     pub async fn undelivered(&self) -> Vec<Transition> {
+        let outbox = self.outbox().await;
+        outbox.into_iter().filter(|transition| transition.ends.is_none()).collect()
+    }
+
+    /// The head of the outbox: alerts and recoveries.
+    pub async fn outbox(&self) -> Vec<Transition> {
         let outbox = self.registry.send(ReadOutbox { limit: 10_000 }).await;
         outbox.expect("it lives").expect("it reads").transitions
+    }
+
+    /// Acknowledges the recoveries in the outbox and returns them.
+    pub async fn recoveries(&self) -> Vec<Recovery> {
+        let outbox = self.outbox().await;
+        let recoveries: Vec<_> = outbox.iter().filter_map(Transition::recovery).collect();
+        let sequences = recoveries.iter().map(|recovery| recovery.sequence).collect();
+        let acknowledge = Acknowledge { sequences, at: start() };
+        self.registry.send(acknowledge).await.expect("it lives").expect("it acknowledges");
+        recoveries
     }
 
     pub async fn device(&self, device: &str) -> Device {

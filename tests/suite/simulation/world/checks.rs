@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use heartbeatd::domain::{Coverage, Evidence, Status, Transition, Verdict};
+use heartbeatd::domain::{Coverage, DeviceId, Evidence, Recovery, Status, Transition, Verdict};
 use heartbeatd::store;
 
 use super::super::sink::Delivery;
@@ -15,10 +15,12 @@ use super::{
 use crate::support::fleet::start;
 use heartbeatd::actors::alert_sink::AlertError;
 
-/// An offline transition, and what the sink did with it.
+/// An offline transition or a recovery, and what the sink did with it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Alert {
     pub device: usize,
+    /// The recovery, if it is one.
+    pub recovery: Option<Recovery>,
     /// True if the sink was handed it.
     handed: bool,
     /// True if the sink has accepted it and the living service was told so.
@@ -27,8 +29,8 @@ pub(super) struct Alert {
     excused: bool,
     /// True if it has left the outbox.
     struck: bool,
-    /// True if the next alert was accepted while this one was at the head and had been
-    /// refused.
+    /// True if another one was accepted while this one was at the head and had been refused:
+    /// another alert, if this is one.
     passed: bool,
     refusals: u32,
 }
@@ -65,7 +67,43 @@ impl World {
             if transition.to == Status::Offline {
                 self.went_offline(&transition);
             }
+            if transition.from == Status::Offline {
+                self.came_back(&transition).await;
+            } else {
+                self.assert(
+                    transition.ends.is_none(),
+                    format_args!("{transition:?} ends an outage"),
+                );
+            }
         }
+    }
+
+    /// Checks that the outage of the device has ended in the same transaction.
+    async fn came_back(&mut self, transition: &Transition) {
+        let device = number(transition.device_id.as_str());
+        let outage = self.open.remove(&device);
+        let ends = transition.ends.map(|ended| ended.sequence);
+        self.assert(
+            outage.is_some() && ends == outage,
+            format_args!("{transition:?} does not end {outage:?}"),
+        );
+        let ended_at = self.ended_at(&transition.device_id, outage).await;
+        self.assert(
+            ended_at == Some(transition.at),
+            format_args!("{transition:?}, but its outage ended at {ended_at:?}"),
+        );
+        self.ended.extend(outage.map(|outage| (outage, transition.at)));
+        self.note(format_args!("{} is back ({})", name(device), transition.sequence));
+        let alert = Alert { device, recovery: transition.recovery(), ..Alert::default() };
+        self.alerts.insert(transition.sequence, alert);
+    }
+
+    /// The end of an outage, as the database has it.
+    async fn ended_at(&self, device: &DeviceId, outage: Option<i64>) -> Option<DateTime<Utc>> {
+        let before = outage.map(|sequence| sequence + 1);
+        let history = self.commands.history(Some(device), before, 1).await.expect("it reads");
+        let row = history.into_iter().find(|row| Some(row.sequence) == outage);
+        row.expect("an outage that lasts is kept").ended_at
     }
 
     /// Checks that the device was not heard within its timeout of listened time.
@@ -95,6 +133,8 @@ impl World {
         );
         let alert = Alert { device, ..Alert::default() };
         self.alerts.insert(transition.sequence, alert);
+        let last = self.open.insert(device, transition.sequence);
+        self.assert(last.is_none(), format_args!("its outage {last:?} lasts"));
     }
 
     /// Checks that a buffered heartbeat does not bring a removed device back.
@@ -207,15 +247,29 @@ impl World {
     }
 
     fn is_delivered(&mut self, delivery: Delivery) {
-        let sequences: Vec<_> = delivery.transitions.iter().map(|t| t.sequence).collect();
-        self.note(format_args!("delivers {sequences:?}"));
+        let sequences = delivery.sequences.clone();
+        let what = if delivery.recoveries.is_some() { "recoveries" } else { "alerts" };
+        self.note(format_args!("delivers {what} {sequences:?}"));
         let outbox = self.alerts.iter().filter(|(_, alert)| !alert.struck);
         let outbox: Vec<_> = outbox.map(|(sequence, _)| *sequence).collect();
-        let probe = sequences.len() == 1 && outbox.get(1) == sequences.first();
+        let probe = outbox.first().is_some_and(|head| sequences == self.probe_beside(*head));
         self.assert(
             outbox.starts_with(&sequences) || probe,
             format_args!("{sequences:?} is delivered of {outbox:?}"),
         );
+        let recoveries = sequences.iter().filter_map(|s| self.alerts[s].recovery.clone());
+        let recoveries: Vec<_> = recoveries.collect();
+        self.assert(
+            delivery.recoveries.as_deref().unwrap_or_default() == recoveries,
+            format_args!("{:?} is delivered, not {recoveries:?}", delivery.recoveries),
+        );
+        for recovery in &recoveries {
+            let offline = &self.alerts[&recovery.offline_sequence];
+            self.assert(
+                offline.struck,
+                format_args!("{recovery:?} comes before its alert: {offline:?}"),
+            );
+        }
         for sequence in &sequences {
             let alert = &self.alerts[sequence];
             self.assert(
@@ -238,6 +292,23 @@ impl World {
         }
     }
 
+    /// The one that is delivered to find out whether the sink refuses all or only `head`.
+    fn probe_beside(&self, head: i64) -> Vec<i64> {
+        let is_struck = |sequence: i64| self.alerts[&sequence].struck;
+        let (of_head, later) = (&self.alerts[&head], self.alerts.range(head + 1..));
+        let may_precede = |alert: &Alert| match (&of_head.recovery, &alert.recovery) {
+            (None, other) => other.is_none(),
+            (Some(_), None) => alert.device != of_head.device,
+            (Some(_), Some(other)) => {
+                alert.device != of_head.device && is_struck(other.offline_sequence)
+            }
+        };
+        let beside: Vec<_> =
+            later.filter(|(_, alert)| !alert.struck && may_precede(alert)).collect();
+        let other = beside.iter().find(|(_, alert)| alert.device != of_head.device);
+        other.or(beside.first()).map(|(sequence, _)| **sequence).into_iter().collect()
+    }
+
     /// The sink replies.
     pub(super) fn reply(&mut self) {
         let due = self.delivery.as_ref().is_some_and(|(at, _)| *at <= self.now);
@@ -249,21 +320,21 @@ impl World {
             return;
         }
         let Some((_, delivery)) = self.delivery.take() else { return };
-        let transitions = &delivery.transitions;
-        let is_refused = |t: &Transition| Some(number(t.device_id.as_str())) == self.refused;
-        let refuses = self.mood() == Mood::Fails || transitions.iter().any(is_refused);
+        let sequences = &delivery.sequences;
+        let is_refused = |sequence: &i64| Some(self.alerts[sequence].device) == self.refused;
+        let refuses = self.mood() == Mood::Fails || sequences.iter().any(is_refused);
         if refuses {
-            self.excuse(transitions, false);
+            self.excuse(sequences, false);
             let _gone = delivery.reply.send(Err(AlertError("out of paper".to_owned())));
             return;
         }
         let head = self.alerts.iter().find(|(_, alert)| !alert.struck).map(|(s, _)| *s);
-        for transition in transitions {
-            let alert = self.alerts.get_mut(&transition.sequence).expect("it is known");
+        for sequence in sequences {
+            let alert = self.alerts.get_mut(sequence).expect("it is known");
             (alert.taken, alert.excused) = (true, false);
         }
         if let Some(head) = head
-            && transitions.iter().all(|t| t.sequence != head)
+            && !sequences.contains(&head)
         {
             self.alerts.get_mut(&head).expect("it is known").passed = true;
         }
@@ -272,12 +343,12 @@ impl World {
 
     /// Lets these come again, because the sink refused them, or may have accepted them
     /// while the process `dies`.
-    pub(super) fn excuse(&mut self, transitions: &[Transition], dies: bool) {
-        for transition in transitions {
-            let alert = self.alerts.get_mut(&transition.sequence).expect("it is known");
+    pub(super) fn excuse(&mut self, sequences: &[i64], dies: bool) {
+        for sequence in sequences {
+            let alert = self.alerts.get_mut(sequence).expect("it is known");
             alert.excused = true;
             alert.taken |= dies;
-            alert.refusals += u32::from(transitions.len() == 1);
+            alert.refusals += u32::from(sequences.len() == 1);
         }
     }
 
@@ -289,7 +360,7 @@ impl World {
     }
 
     async fn is_struck(&mut self, action: &str) {
-        let left = self.commands.undelivered_offline(100_000).await.expect("it reads");
+        let left = self.commands.undelivered(100_000).await.expect("it reads");
         let left: BTreeSet<_> = left.iter().map(|transition| transition.sequence).collect();
         let mut struck = Vec::new();
         for (sequence, alert) in &mut self.alerts {
@@ -302,7 +373,8 @@ impl World {
             if action == GIVE_UP {
                 self.note(format_args!("{sequence} is given up"));
             }
-            let right = if action == GIVE_UP { alert.passed } else { alert.taken };
+            let untold = alert.recovery.is_some() && !self.kind.recovers;
+            let right = if action == GIVE_UP { alert.passed } else { alert.taken || untold };
             self.assert(right, format_args!("{sequence} to {action}: {alert:?}"));
         }
     }
@@ -320,6 +392,11 @@ impl World {
         let pruned: Vec<_> = pruned.into_iter().map(|(s, times)| (*s, *times)).collect();
         for (sequence, (written, at)) in pruned {
             self.written.remove(&sequence);
+            self.assert(
+                !self.is_open(sequence)
+                    && self.alerts.get(&sequence).is_none_or(|alert| alert.struck),
+                format_args!("{sequence} still matters, and is deleted"),
+            );
             self.assert(
                 wall - at >= retention,
                 format_args!("{sequence} of {at} is deleted at {wall}"),
@@ -351,16 +428,31 @@ impl World {
                 format_args!("{row:?} was heard at {heard} and is not {expected:?}"),
             );
         }
+        let kept = self.commands.history(None, None, 100_000).await.expect("it reads");
+        for row in kept.into_iter().filter(|row| row.to == Status::Offline) {
+            let ended = self.ended.get(&row.sequence);
+            self.assert(
+                row.ended_at.as_ref() == ended && ended.is_none() == self.is_open(row.sequence),
+                format_args!("{row:?} ended at {ended:?}"),
+            );
+        }
         let left: Vec<_> = self.alerts.iter().filter(|(_, alert)| !alert.struck).collect();
         let refused = left.iter().filter(|(_, alert)| Some(alert.device) == self.refused).count();
         self.assert(left.len() == refused || refused > 1, format_args!("not delivered: {left:?}"));
         for (sequence, alert) in &self.alerts {
             let passed = Some(alert.device) == self.refused;
+            let untold = alert.recovery.is_some() && !self.kind.recovers;
             self.assert(
-                alert.taken || passed || !alert.struck || alert.passed,
+                alert.taken || passed || !alert.struck || alert.passed || untold,
                 format_args!("{sequence} never reached the sink: {alert:?}"),
             );
         }
+    }
+}
+
+impl World {
+    fn is_open(&self, outage: i64) -> bool {
+        self.open.values().any(|open| *open == outage)
     }
 }
 

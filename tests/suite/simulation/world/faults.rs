@@ -200,8 +200,12 @@ impl World {
             0 => {
                 let ids = Some(vec![name(device)]);
                 let selection = Selection { ids, ..Default::default() };
-                let removed = self.commands.remove(&selection, None, clocks::wall()).await;
+                let at = clocks::wall();
+                let removed = self.commands.remove(&selection, None, at).await;
                 if !removed.expect("it writes").is_empty() {
+                    if let Some(outage) = self.open.remove(&device) {
+                        self.ended.insert(outage, at);
+                    }
                     let (now, handed_at) = (self.now, self.devices[device].handed_at);
                     self.devices[device].removed = Some((now, handed_at));
                     self.devices[device].timeout = super::TIMEOUT;

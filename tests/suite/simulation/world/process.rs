@@ -10,7 +10,7 @@ use fastrand::Rng;
 use heartbeatd::Config;
 use heartbeatd::Draining;
 use heartbeatd::actors::bounds::Bounds;
-use heartbeatd::actors::courier::{Courier, Deliver};
+use heartbeatd::actors::courier::{Courier, Deliver, Sinks};
 use heartbeatd::actors::device_registry::{DeviceRegistry, Flush, Found, Settings};
 use heartbeatd::actors::mqtt_ingest::{EchoNow, MqttIngest};
 use heartbeatd::actors::ticker::{CheckNow, Stop, Ticker};
@@ -85,6 +85,7 @@ impl Kind {
             replays: rng.u8(0..4) == 0,
             impatient: rng.u8(0..8) == 0,
             retention: rng.i64(60 * SECOND..200 * SECOND),
+            recovers: rng.u8(0..6) > 0,
             gentle: rng.u8(0..3) == 0,
             bursts: if crowd { 1 } else { rng.u32(1..=2) },
             to: To::Broker,
@@ -156,10 +157,12 @@ impl World {
             Arc::clone(&metrics),
         );
         let deliveries = Deliveries::default();
-        let sink = Sink(Rc::clone(&deliveries)).start().recipient();
+        let sink = Sink(Rc::clone(&deliveries)).start();
+        let recoveries = self.kind.recovers.then(|| sink.clone().recipient());
+        let sinks = Sinks { alerts: sink.recipient(), recoveries };
         let patience = if self.kind.impatient { Duration::from_millis(1) } else { NEVER };
         let courier =
-            Courier::new(registry.clone(), sink, patience, clocks::read, Arc::clone(&metrics));
+            Courier::new(registry.clone(), sinks, patience, clocks::read, Arc::clone(&metrics));
         let courier = courier.with_bounds(self.kind.bounds).start();
         let recipient = courier.clone().recipient();
         let ticker = Ticker::new(NEVER, registry.clone(), recipient, clocks::read).start();
@@ -303,7 +306,7 @@ impl World {
         (self.flushing, self.draining, self.check) = (false, false, None);
         self.asked.clear();
         if let Some((_, delivery)) = self.delivery.take() {
-            self.excuse(&delivery.transitions, true);
+            self.excuse(&delivery.sequences, true);
         }
         self.excuse_unacknowledged();
         let Some(mut process) = self.process.take() else { return };

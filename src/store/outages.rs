@@ -1,0 +1,110 @@
+//! Outages: an offline transition begins one. The heartbeat that takes the device out of
+//! `offline` ends it, and so does the device's removal.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{DatabaseTransaction, DbErr, QueryResult};
+
+use super::history::NewTransition;
+use super::raw_id::{ID, bind};
+use super::rows::{self, Columns, Type};
+use super::{DeviceStore, Result, millis, time};
+use crate::domain::{Burst, EndedOutage, Status};
+
+/// Matches the outages that last, word for word as their indexes do.
+pub(super) const IS_OPEN: &str = "to_status = 'offline' AND ended_at IS NULL";
+
+const BACK: Columns = &[("device_id", Type::Text), ("ended_at", Type::Integer)];
+
+impl DeviceStore {
+    /// Ends the outages of the devices that `transitions` take out of `offline`, in their
+    /// transaction, and notes in each which outage it ends.
+    pub(super) async fn end_outages(
+        &self,
+        transaction: &DatabaseTransaction,
+        transitions: &mut [NewTransition],
+    ) -> Result<(), DbErr> {
+        let back = transitions.iter().filter(|t| t.from == Status::Offline);
+        let back: Vec<_> =
+            back.map(|t| [t.device_id.as_str().into(), millis(t.at).into()]).collect();
+        if back.is_empty() {
+            return Ok(());
+        }
+        // Raw, because the devices are a list.
+        let sql = format!(
+            "WITH back AS ({rows}) \
+             UPDATE status_transition SET ended_at = back.ended_at FROM back \
+             WHERE to_status = 'offline' AND status_transition.ended_at IS NULL \
+             AND status_transition.device_id = back.device_id \
+             RETURNING status_transition.device_id AS device_id, sequence, last_seen_at, at",
+            rows = rows::select(self.backend(), "$1", BACK),
+        );
+        let ended = self.select(transaction, &sql, [rows::bind(back.into_iter())]).await?;
+        let mut outages: HashMap<String, EndedOutage> = HashMap::new();
+        for row in &ended {
+            let Some((device, outage)) = self.readable("an outage", ended_outage(row)) else {
+                continue;
+            };
+            let newest = outages.entry(device).or_insert(outage);
+            if newest.sequence < outage.sequence {
+                *newest = outage;
+            }
+        }
+        for transition in transitions.iter_mut().filter(|t| t.from == Status::Offline) {
+            transition.ends = outages.get(transition.device_id.as_str()).copied();
+        }
+        Ok(())
+    }
+
+    /// Ends the outages of devices that are removed, in the transaction of the removal.
+    pub(super) async fn end_outages_of_removed<'a>(
+        &self,
+        transaction: &DatabaseTransaction,
+        devices: impl Iterator<Item = &'a str>,
+        at: DateTime<Utc>,
+    ) -> Result<(), DbErr> {
+        let sql = format!(
+            "UPDATE status_transition SET ended_at = $2 WHERE {IS_OPEN} \
+             AND device_id IN (SELECT id FROM ({rows}) AS removed)",
+            rows = rows::select(self.backend(), "$1", ID),
+        );
+        self.execute(transaction, &sql, [bind(devices), millis(at).into()]).await?;
+        Ok(())
+    }
+
+    /// The outages that last, by the check that found them, oldest check first.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn open_outages_by_check(&self) -> Result<Vec<Burst>> {
+        let sql = format!(
+            "SELECT at, count(*) AS devices, min(last_seen_at) AS silent_since \
+             FROM status_transition WHERE {IS_OPEN} GROUP BY at ORDER BY at"
+        );
+        self.read("count the outages", async |db| {
+            let rows = self.select(db, &sql, []).await?;
+            Ok(rows.iter().filter_map(|row| self.readable("an outage", burst(row))).collect())
+        })
+        .await
+    }
+}
+
+fn ended_outage(row: &QueryResult) -> Result<(String, EndedOutage), DbErr> {
+    let found_at = required("at", row)?;
+    let silent_since = time("last_seen_at", row)?.unwrap_or(found_at);
+    let sequence = row.try_get("", "sequence")?;
+    Ok((row.try_get("", "device_id")?, EndedOutage { sequence, silent_since, found_at }))
+}
+
+fn burst(row: &QueryResult) -> Result<Burst, DbErr> {
+    let found_at = required("at", row)?;
+    let devices: i64 = row.try_get("", "devices")?;
+    let silent_since = time("silent_since", row)?.unwrap_or(found_at);
+    Ok(Burst { found_at, devices: devices.unsigned_abs(), silent_since })
+}
+
+fn required(column: &str, row: &QueryResult) -> Result<DateTime<Utc>, DbErr> {
+    time(column, row)?.ok_or_else(|| DbErr::Type(format!("{column} is not a time")))
+}
