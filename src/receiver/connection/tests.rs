@@ -1,6 +1,6 @@
 //! Clients on real sockets; the test is the ingest.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -19,6 +19,9 @@ use crate::receiver::door::Door;
 use crate::receiver::limits::Limits;
 use crate::receiver::newcomer::Room;
 use crate::users::{PasswordHash, Users};
+
+/// The time that an answer may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 
@@ -122,7 +125,8 @@ const ACKNOWLEDGED: [u8; 4] = [0x40, 2, 0, 7];
 
 async fn answer<const N: usize>(client: &mut TcpStream) -> [u8; N] {
     let mut answer = [0; N];
-    client.read_exact(&mut answer).await.expect("an answer");
+    let read = timeout(PATIENCE, client.read_exact(&mut answer));
+    read.await.expect("it does not wait for ever").expect("an answer");
     answer
 }
 
@@ -152,6 +156,34 @@ async fn what_the_inbox_did_not_take_is_not_acknowledged() {
     scene.shared.inbox.close();
     client.write_all(&heartbeat("pump")).await.expect("it is open");
     assert_eq!(rest(&mut client).await, "");
+    drop(client);
+    served.await.expect("it does not panic");
+    assert!(scene.heard().is_empty());
+}
+
+thread_local! {
+    /// The inbox that a reading of the clock closes.
+    static CLOSES: RefCell<Option<Arc<Inbox>>> = RefCell::default();
+}
+
+fn closing_clock() -> Reading {
+    if let Some(inbox) = CLOSES.take() {
+        inbox.close();
+    }
+    system_clock()
+}
+
+#[tokio::test]
+async fn what_was_read_and_the_inbox_does_not_take_any_more_is_not_acknowledged() {
+    let scene = Scene::with(closing_clock, Inbox::new(usize::MAX), None).await;
+    let (mut client, served) = scene.connect().await;
+    client.write_all(&connect("pump", 0)).await.expect("it is open");
+    assert_eq!(answer(&mut client).await, ACCEPTED);
+    // Between the two halves of a turn.
+    CLOSES.set(Some(Arc::clone(&scene.shared.inbox)));
+    client.write_all(&heartbeat("pump")).await.expect("it is open");
+    assert_eq!(rest(&mut client).await, "");
+    assert!(CLOSES.take().is_none(), "it was read");
     drop(client);
     served.await.expect("it does not panic");
     assert!(scene.heard().is_empty());
