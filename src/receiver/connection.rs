@@ -81,7 +81,7 @@ struct Connection<T> {
     rest: BytesMut,
     share: Share,
     shared: Arc<Shared>,
-    /// The time at which the client was heard last.
+    /// The time at which the client's last packet was complete.
     heard: Instant,
     /// The number of messages that its pace has not been asked about.
     messages: usize,
@@ -323,7 +323,7 @@ impl<T: Transport> Connection<T> {
             Ok(readable) => Ok(readable?),
             Err(_elapsed) => {
                 let silent = crate::duration::format(keep_alive);
-                let why = format!("it was silent for {silent}, 1.5 times its keep-alive");
+                let why = format!("it sent no packet for {silent}, 1.5 times its keep-alive");
                 Err(End::Refused(Refusal::new(Reason::KeepAliveTimeout, why)))
             }
         }
@@ -413,16 +413,18 @@ impl<T: Transport> Connection<T> {
                     return Poll::Ready(Ok(end));
                 }
                 let mut intake = Intake::new(&shared.topics, (shared.clock)().wall);
+                let arrived = buffer.len();
                 let next = session.handle(buffer, &mut intake);
                 *taken = intake.taken;
+                // Parts of a packet that never ends are no sign of life.
+                if buffer.len() < arrived {
+                    *heard = Instant::now();
+                }
                 *rest = BytesMut::from(&**buffer);
                 Poll::Ready(Ok(match (read, next) {
                     (Some(0), Next::Read) => Read::End,
                     (None, Next::Read) => Read::Nothing,
-                    (read, next) => {
-                        *heard = Instant::now();
-                        Read::Bytes(read.unwrap_or(0), next)
-                    }
+                    (read, next) => Read::Bytes(read.unwrap_or(0), next),
                 }))
             })
         })

@@ -268,6 +268,26 @@ async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_gone() {
 }
 
 #[tokio::test]
+async fn a_packet_that_arrives_byte_by_byte_and_never_ends_keeps_no_connection_open() {
+    let scene = Scene::new().await;
+    let (mut client, _served) = scene.connect().await;
+    client.write_all(&connect("pump", 1)).await.expect("it is open");
+    assert_eq!(answer(&mut client).await, ACCEPTED);
+    let (mut reading, mut writing) = client.into_split();
+    let endless = async {
+        // The beginning of a message of 1,000 bytes.
+        for byte in [0x30, 0xe8, 0x07].into_iter().chain(std::iter::repeat_n(0, 250)) {
+            writing.write_all(&[byte]).await.expect("it is open");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        end = reading.read_u8() => assert!(end.is_err(), "{end:?}"),
+        () = endless => panic!("it is still open"),
+    }
+}
+
+#[tokio::test]
 async fn a_connection_without_a_connect_is_closed() {
     let scene = Scene::new().await;
     for beginning in [&[][..], &connect("pump", 0)[..12]] {
