@@ -183,6 +183,11 @@ fn unusable(key: &str, file: &Path, why: impl ToString) -> ConfigError {
 }
 
 fn pem(key: &str, file: &Path, what: &str) -> Result<Vec<u8>, ConfigError> {
+    // Opening a named pipe may never return.
+    if file.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        let why = "it is not a file: a pipe or a folder cannot be read again when it changes";
+        return Err(unusable(key, file, why));
+    }
     let text = super::load::read_text(file).map_err(|error| match error {
         ConfigError::File { why, .. } => unusable(key, file, not_pem(file, &why, what)),
         other => other,

@@ -353,6 +353,8 @@ fn an_idle_connection_with_tls_takes_bounded_memory() {
 fn files_that_do_not_fit_end_the_start_with_their_key() {
     let files = Certificates::new();
     std::fs::write(files.path("der"), b"\x30\x82\xff").expect("a file");
+    let made = Command::new("mkfifo").arg(files.path("pipe")).status();
+    assert!(made.expect("mkfifo starts").success());
     let other = |key: &str, file: &str| {
         place_for_certificates(&files).with(&format!("MQTT__EMBEDDED__{key}"), &files.path(file))
     };
@@ -361,6 +363,8 @@ fn files_that_do_not_fit_end_the_start_with_their_key() {
         (other("TLS_CERT_FILE", "broker.key"), "mqtt.embedded.tls_cert_file"),
         (other("TLS_CERT_FILE", "missing"), "mqtt.embedded.tls_cert_file"),
         (other("TLS_CLIENT_CA_FILE", "der"), "mqtt.embedded.tls_client_ca_file"),
+        (other("TLS_CERT_FILE", "pipe"), "mqtt.embedded.tls_cert_file"),
+        (other("TLS_KEY_FILE", "pipe"), "mqtt.embedded.tls_key_file"),
     ] {
         for command in ["check-config", "run"] {
             let out = place.run(&[command]);
