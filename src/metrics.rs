@@ -155,7 +155,7 @@ impl Metrics {
             listening: add(
                 r,
                 "listening",
-                "1 while heartbeats are received and echoes prove it, else 0",
+                "1 while all heartbeats are received and echoes prove it, else 0",
                 Gauge::default(),
             ),
             proven_until: add(

@@ -55,6 +55,8 @@ pub enum Listening {
     Subscribed,
     /// Subscribed, but no echo comes back.
     Unproven,
+    /// Subscribed, but messages are thrown away, or devices kept out.
+    Incomplete,
     /// The broker is reached, but has not accepted the subscription.
     Connected,
     /// The broker is not reached.
@@ -123,6 +125,7 @@ impl MqttIngest {
     fn proven(&self) -> Listening {
         match self.listening {
             Listening::Subscribed if self.echoes.are_missing() => Listening::Unproven,
+            Listening::Subscribed if self.echoes.are_incomplete() => Listening::Incomplete,
             listening => listening,
         }
     }
@@ -145,7 +148,7 @@ impl MqttIngest {
         }
         match (subscribed, self.listening) {
             (_, Listening::Disconnected) => (),
-            (Ok(_), Listening::Subscribed | Listening::Unproven) => {
+            (Ok(_), Listening::Subscribed | Listening::Unproven | Listening::Incomplete) => {
                 self.echoes.begin((self.clock)());
             }
             (Ok(_), Listening::Connected) => {
@@ -291,7 +294,7 @@ impl MqttIngest {
                 }
             }
             Listening::Unproven => self.echoes.remind(now),
-            Listening::Connected | Listening::Subscribed => (),
+            Listening::Incomplete | Listening::Connected | Listening::Subscribed => (),
         }
     }
 
@@ -325,6 +328,9 @@ impl MqttIngest {
                     self.lines.shut_out();
                 }
             }
+        }
+        if let Some(proof) = &confirmed {
+            self.echoes.have_proven(proof);
         }
         Sorted { heartbeats: sorted::joined(batches), confirmed, now: (self.clock)() }
     }

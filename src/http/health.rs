@@ -46,6 +46,9 @@ pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     let broker = match listening {
         Ok(Listening::Subscribed) => "subscribed",
         Ok(Listening::Unproven) => "subscribed, but no echo comes back",
+        Ok(Listening::Incomplete) => {
+            "subscribed, but not everybody is heard: messages are thrown away, or devices kept out"
+        }
         Ok(Listening::Connected) => "connected, not subscribed",
         Ok(Listening::Disconnected) => "disconnected",
         Err(_) => "unknown: mqtt_ingest does not answer",

@@ -292,10 +292,20 @@ fn while_devices_are_shut_out_no_silence_counts() {
     let line = service.await_event("WARN receiver client=one-too-many reason=max_connections");
     assert!(line.contains("mqtt.embedded.max_connections allows no more"), "{line}");
     service.await_words("ERROR mqtt_ingest", &["no room", "no device goes offline"]);
+    // Whoever watches the service sees it as well.
+    assert_eq!(service.metric("heartbeatd_listening"), 0.0);
+    let proven = service.metric("heartbeatd_proven_timestamp_seconds");
+    let (status, body) = service.get("/readyz");
+    assert!(status == 503 && body.contains("kept out"), "{status} {body}");
+    let before = came_back();
+    eventually("another echo comes back", || (came_back() > before + 1.0).then_some(()));
+    assert_eq!(service.metric("heartbeatd_proven_timestamp_seconds"), proven);
     // When there is room again, the silent device is found, and the gap has its reason.
     devices.pop();
     eventually("there is room again", || RawClient::connect(port, "one-too-many", None));
     place.await_statuses(&["device-0 offline"]);
+    assert_eq!(service.metric("heartbeatd_listening"), 1.0);
+    eventually("it is ready", || (service.get("/readyz").0 == 200).then_some(()));
     let shown = place.json(&["device", "show", "device-0", "--json"]);
     let gaps = shown["evidence"]["gaps"].to_string();
     assert!(gaps.contains("shut_out"), "{shown}");

@@ -24,6 +24,8 @@ pub(super) struct Echoes {
     metrics: Arc<Metrics>,
     /// The time in which no echo comes back, once that was said.
     missing: Option<Outage>,
+    /// True from the time at which not everybody was heard until everybody provably is.
+    incomplete: bool,
     foreign: LineBudget,
 }
 
@@ -35,6 +37,7 @@ impl Echoes {
             rounds: Rounds::new(interval),
             metrics,
             missing: None,
+            incomplete: false,
             foreign: LineBudget::new(TARGET, "echoes that are not ours"),
         }
     }
@@ -53,6 +56,16 @@ impl Echoes {
     /// thrown away or devices shut out. What is on its way proves nothing.
     pub(super) fn missed(&mut self, now: Reading, cause: GapCause) {
         self.rounds.restart(now, cause);
+        self.incomplete = true;
+        self.metrics.set_listening(false);
+    }
+
+    /// Notes a proof that nothing has come after which takes it back.
+    pub(super) fn have_proven(&mut self, proof: &ConfirmListening) {
+        self.metrics.set_proven(proof.until);
+        if std::mem::take(&mut self.incomplete) {
+            self.metrics.set_listening(true);
+        }
     }
 
     /// Notes an echo that is about to be sent. Returns true if none has come back for too
@@ -81,6 +94,11 @@ impl Echoes {
         self.missing.is_some()
     }
 
+    /// True if messages are thrown away or devices kept out.
+    pub(super) fn are_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
     /// Logs that still no echo comes back, if it is time for a reminder.
     pub(super) fn remind(&mut self, now: Instant) {
         if let Some(lasts) = self.missing.as_mut().and_then(|missing| missing.remind(now)) {
@@ -92,7 +110,8 @@ impl Echoes {
         }
     }
 
-    /// Takes an echo that has come back. Returns what it proves, if anything.
+    /// Takes an echo that has come back. Returns what it proves, if anything; what comes after
+    /// it may still take that back.
     pub(super) fn take(&mut self, token: EchoToken, now: Reading) -> Option<ConfirmListening> {
         let Proof { since, until, after, latency } = match self.rounds.take(token, now) {
             Ok(proof) => proof,
@@ -103,7 +122,6 @@ impl Echoes {
         };
         self.metrics.echoed(latency.as_secs_f64());
         debug!(target: TARGET, latency_ms = latency.as_millis(); "echo came back");
-        self.metrics.set_proven(until);
         if let Some(missing) = self.missing.take() {
             // Only an echo of a subscribed connection proves anything.
             self.metrics.set_listening(true);
