@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 
 use env_logger::fmt::Formatter;
 use env_logger::fmt::style::Style;
-use log::kv::{self, Key, Source, Value, VisitSource};
+use log::kv::{self, Key, Source, Value, VisitSource, VisitValue};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
 
@@ -26,8 +26,8 @@ use self::line_budget::LineBudget;
 /// paho traces every packet as soon as it may log more than errors, which takes more time
 /// than everything else.
 const DEFAULT_FILTERS: &str = "info,actix_http=warn,actix_server=warn,mio=warn,paho_mqtt=error,\
-                               rmqtt=warn,rmqtt_net=warn,sea_orm=warn,sea_orm_migration=warn,\
-                               sqlx=warn,sqlx_postgres=error,tracing=warn";
+                               sea_orm=warn,sea_orm_migration=warn,sqlx=warn,\
+                               sqlx_postgres=error,tracing=warn";
 
 /// The libraries that would log secrets, with the highest level that each may log. paho
 /// prints its options with the password at debug, and its C part may print what it sends
@@ -149,12 +149,34 @@ struct KeyValues<'a>(&'a mut Formatter);
 
 impl<'kvs> VisitSource<'kvs> for KeyValues<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        if is_absent(&value) {
+            return Ok(());
+        }
         // Without colours the default style of a level is empty.
         let plain = self.0.default_level_style(Level::Info) == Style::new();
         let style = if plain { Style::new() } else { Style::new().italic() };
         let value = shown(&value);
         Ok(write!(self.0, " {style}{key}{style:#}={value}")?)
     }
+}
+
+/// True for the `None` of an `Option`. Its text would be that of a value `None`.
+fn is_absent(value: &Value<'_>) -> bool {
+    struct Absent(bool);
+
+    impl<'v> VisitValue<'v> for Absent {
+        fn visit_any(&mut self, _: Value<'_>) -> Result<(), kv::Error> {
+            Ok(())
+        }
+
+        fn visit_null(&mut self) -> Result<(), kv::Error> {
+            self.0 = true;
+            Ok(())
+        }
+    }
+
+    let mut absent = Absent(false);
+    value.visit(&mut absent).is_ok() && absent.0
 }
 
 /// Formats a value for a line: quoted, unless it is one plain word.
@@ -205,6 +227,8 @@ impl<const BYTES: usize> fmt::Display for Bounded<BYTES> {
 
 #[cfg(test)]
 mod tests {
+    use log::kv::ToValue;
+
     use super::*;
 
     #[test]
@@ -231,6 +255,13 @@ mod tests {
         ] {
             assert_eq!(shown(&Value::from(value)), expected);
         }
+    }
+
+    #[test]
+    fn only_a_value_that_is_not_there_is_absent() {
+        let (none, some) = (None::<&str>, Some("None"));
+        assert!(is_absent(&none.to_value()));
+        assert!(!is_absent(&some.to_value()) && !is_absent(&Value::from("")));
     }
 
     #[test]

@@ -15,7 +15,7 @@ const SECRET: &str = "Zq7Xsecret";
 
 /// A filter that names the libraries, which would log little otherwise.
 const EVERYTHING: &str = "trace,sea_orm=trace,sea_orm_migration=trace,sqlx=trace,\
-                          paho_mqtt=trace,rmqtt=trace,rmqtt_net=trace,actix_server=trace";
+                          paho_mqtt=trace,actix_server=trace";
 
 fn openssl(place: &Place, arguments: &str) {
     let mut command = Command::new("openssl");
