@@ -25,6 +25,7 @@ mod large_fleet;
 mod limits;
 mod listing;
 mod log;
+mod malformed;
 mod opening;
 mod outage;
 mod outages;
