@@ -65,7 +65,7 @@ impl Limits {
 pub(super) enum Limit {
     /// No seat is free.
     Seat(NoSeat),
-    /// There were too many newcomers, and this one was the oldest.
+    /// There were too many newcomers, and this one was the oldest of its address.
     Pending,
     /// The CONNECT did not arrive in time.
     ConnectTimeout(Duration),

@@ -46,7 +46,7 @@ impl Room {
         Arc::new(Self { seats: Mutex::new(Seats::new(bounds)), left: Notify::new() })
     }
 
-    /// Waits until a seat is free, for which the oldest newcomer may have to leave. For one
+    /// Waits until a seat is free, for which a newcomer may have to leave. For one
     /// caller at a time.
     pub(super) async fn free(&self) {
         loop {
@@ -62,7 +62,7 @@ impl Room {
         }
     }
 
-    /// Makes the oldest newcomer leave.
+    /// Makes a newcomer leave.
     pub(super) fn make_room(&self) {
         drop(self.seats.lock().make_room());
     }
@@ -75,10 +75,11 @@ impl Room {
     /// Gives a seat to a connection that was accepted.
     pub(super) fn arrive(self: &Arc<Self>, address: IpAddr, limits: &Limits) -> Newcomer {
         let (newcomer, has_to_leave) = oneshot::channel();
-        let (number, _leaves) = self.seats.lock().arrive(newcomer);
+        let source = address.into();
+        let (number, _leaves) = self.seats.lock().arrive(source, newcomer);
         let patience = limits.connect_timeout;
         Newcomer {
-            seat: Seat { room: Arc::clone(self), number, source: address.into(), is_client: false },
+            seat: Seat { room: Arc::clone(self), number, source, is_client: false },
             has_to_leave,
             limits: (patience, Instant::now() + patience),
         }

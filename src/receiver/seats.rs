@@ -4,13 +4,15 @@
 //! - Every connection has a seat from the moment it is accepted until its socket is closed,
 //!   so that no more sockets are open than [`Bounds::files`].
 //! - Before its CONNECT a connection is a *newcomer*. If there are too many of them, or no
-//!   seat is left, the oldest has to leave: silent sockets never keep a device out that
-//!   sends its CONNECT.
+//!   seat is left, one has to leave: the oldest of the address that has most of them. So
+//!   silent sockets never keep a device out that sends its CONNECT, also not one whose network
+//!   is slow, unless they come from as many addresses.
 //! - With its CONNECT a newcomer becomes a client. Clients leave [`Bounds::for_newcomers`]
 //!   seats alone, so there is always one for the CONNECT of this service's own client, which
 //!   is not counted among them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The bounds of the number of connections.
@@ -67,7 +69,7 @@ pub(super) struct Seats<W> {
     bounds: Bounds,
     next: u64,
     taken: u64,
-    newcomers: BTreeMap<Number, W>,
+    newcomers: Newcomers<W>,
     /// The number of clients from each address that has any.
     clients: HashMap<Source, u64>,
     /// The sum of these.
@@ -77,7 +79,7 @@ pub(super) struct Seats<W> {
 }
 
 /// The addresses that count as one: a host has a whole /64 of IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Source(IpAddr);
 
 impl From<IpAddr> for Source {
@@ -92,13 +94,65 @@ impl From<IpAddr> for Source {
     }
 }
 
+/// The newcomers, in the order in which they have to leave.
+#[derive(Debug)]
+struct Newcomers<W> {
+    all: HashMap<Number, (Source, W)>,
+    of: HashMap<Source, BTreeSet<Number>>,
+    /// Each address with the number of its newcomers and the oldest of them. The last one is
+    /// the address that has most; of several the one with the oldest newcomer.
+    crowds: BTreeSet<(usize, Reverse<Number>, Source)>,
+}
+
+impl<W> Default for Newcomers<W> {
+    fn default() -> Self {
+        Self { all: HashMap::new(), of: HashMap::new(), crowds: BTreeSet::new() }
+    }
+}
+
+impl<W> Newcomers<W> {
+    fn len(&self) -> u64 {
+        self.all.len() as u64
+    }
+
+    fn insert(&mut self, number: Number, source: Source, newcomer: W) {
+        self.all.insert(number, (source, newcomer));
+        self.change(source, |numbers| numbers.insert(number));
+    }
+
+    fn remove(&mut self, number: Number) -> Option<W> {
+        let (source, newcomer) = self.all.remove(&number)?;
+        self.change(source, |numbers| numbers.remove(&number));
+        Some(newcomer)
+    }
+
+    /// Takes the oldest newcomer of the address that has most.
+    fn pop(&mut self) -> Option<W> {
+        let (_, Reverse(oldest), _) = *self.crowds.last()?;
+        self.remove(oldest)
+    }
+
+    fn change(&mut self, source: Source, change: impl FnOnce(&mut BTreeSet<Number>) -> bool) {
+        let numbers = self.of.entry(source).or_default();
+        if let Some(oldest) = numbers.first() {
+            self.crowds.remove(&(numbers.len(), Reverse(*oldest), source));
+        }
+        change(numbers);
+        if let Some(oldest) = numbers.first() {
+            self.crowds.insert((numbers.len(), Reverse(*oldest), source));
+        } else {
+            self.of.remove(&source);
+        }
+    }
+}
+
 impl<W> Seats<W> {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             next: 0,
             taken: 0,
-            newcomers: BTreeMap::new(),
+            newcomers: Newcomers::default(),
             clients: HashMap::new(),
             total: 0,
             turns_away: false,
@@ -110,21 +164,21 @@ impl<W> Seats<W> {
         self.taken < self.bounds.files
     }
 
-    /// Gives a seat to a connection that was accepted. Returns its number, and the oldest
-    /// newcomer if that has to leave.
-    pub(super) fn arrive(&mut self, newcomer: W) -> (Number, Option<W>) {
+    /// Gives a seat to a connection that was accepted. Returns its number, and another newcomer
+    /// if that has to leave.
+    pub(super) fn arrive(&mut self, source: Source, newcomer: W) -> (Number, Option<W>) {
         let number = Number(self.next);
         self.next += 1;
         self.taken += 1;
-        let is_full = self.newcomers.len() as u64 >= self.bounds.newcomers;
+        let is_full = self.newcomers.len() >= self.bounds.newcomers;
         let leaves = if is_full { self.make_room() } else { None };
-        self.newcomers.insert(number, newcomer);
+        self.newcomers.insert(number, source, newcomer);
         (number, leaves)
     }
 
-    /// Takes the oldest newcomer, which has to leave. Its seat is free when it has left.
+    /// Takes the newcomer that has to leave, if there is one. Its seat is free when it has left.
     pub(super) fn make_room(&mut self) -> Option<W> {
-        self.newcomers.pop_first().map(|(_, oldest)| oldest)
+        self.newcomers.pop()
     }
 
     /// Makes a newcomer a client, whose CONNECT has arrived.
@@ -145,7 +199,7 @@ impl<W> Seats<W> {
         }
         *from_source += 1;
         self.total += 1;
-        self.newcomers.remove(&number);
+        self.newcomers.remove(number);
         Ok(())
     }
 
@@ -157,13 +211,13 @@ impl<W> Seats<W> {
 
     /// Makes a newcomer this service's own client, which has a seat whatever the bounds.
     pub(super) fn connect_service(&mut self, number: Number) {
-        self.newcomers.remove(&number);
+        self.newcomers.remove(number);
     }
 
     /// A connection has closed its socket. `client` is its address if it was made a client.
     pub(super) fn leave(&mut self, number: Number, client: Option<Source>) {
         self.taken -= 1;
-        self.newcomers.remove(&number);
+        self.newcomers.remove(number);
         let Some(source) = client else { return };
         self.total -= 1;
         self.turns_away = false;
@@ -188,7 +242,7 @@ mod tests {
 
     /// Lets a client from that address in.
     fn client(seats: &mut Seats<u32>, address: &str) -> Result<Number, NoSeat> {
-        let (number, _) = seats.arrive(0);
+        let (number, _) = seats.arrive(source(address), 0);
         let connected = seats.connect(number, source(address));
         if connected.is_err() {
             seats.leave(number, None);
@@ -203,24 +257,42 @@ mod tests {
     #[test]
     fn the_oldest_newcomer_leaves_if_there_are_too_many() {
         let mut seats = Seats::new(Bounds { newcomers: 3, ..BOUNDS });
-        let left: Vec<_> = (1..=5).map(|n| seats.arrive(n).1).collect();
+        let left: Vec<_> = (1..=5).map(|n| seats.arrive(source("10.0.0.1"), n).1).collect();
         assert_eq!(left, [None, None, None, Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn the_address_with_most_newcomers_makes_room_for_the_others() {
+        let mut seats = Seats::new(Bounds { newcomers: 4, ..BOUNDS });
+        let mut arrive = |address, n| seats.arrive(source(address), n).1;
+        assert_eq!(arrive("10.0.0.1", 1), None);
+        let crowd: Vec<_> = (2..=9).map(|n| arrive("10.0.0.66", n)).collect();
+        let left = [None, None, None, Some(2), Some(3), Some(4), Some(5), Some(6)];
+        assert_eq!(crowd, left, "the first device stays, however many come");
+        assert_eq!(arrive("10.0.0.2", 10), Some(7));
+        assert_eq!(arrive("10.0.0.3", 11), Some(8));
+        assert_eq!(arrive("10.0.0.4", 12), Some(1), "each has one, and this is the oldest");
+        for n in 0..12 {
+            seats.leave(Number(n), None);
+        }
+        let Newcomers { all, of, crowds } = &seats.newcomers;
+        assert!(all.is_empty() && of.is_empty() && crowds.is_empty());
     }
 
     #[test]
     fn a_newcomer_that_has_sent_its_connect_does_not_have_to_leave() {
         let mut seats = Seats::new(Bounds { newcomers: 2, ..BOUNDS });
-        let (first, _) = seats.arrive(1);
-        seats.arrive(2);
+        let (first, _) = seats.arrive(source("10.0.0.1"), 1);
+        seats.arrive(source("10.0.0.1"), 2);
         seats.connect(first, source("10.0.0.1")).expect("there is room");
-        assert_eq!(seats.arrive(3).1, None);
-        assert_eq!(seats.arrive(4).1, Some(2));
+        assert_eq!(seats.arrive(source("10.0.0.1"), 3).1, None);
+        assert_eq!(seats.arrive(source("10.0.0.1"), 4).1, Some(2));
     }
 
     #[test]
     fn no_more_sockets_are_open_than_files_and_those_who_have_to_leave_count_until_they_have() {
         let mut seats = Seats::new(BOUNDS);
-        let numbers: Vec<_> = (0..20).map(|n| seats.arrive(n).0).collect();
+        let numbers: Vec<_> = (0..20).map(|n| seats.arrive(source("10.0.0.1"), n).0).collect();
         assert!(!seats.have_room());
         assert_eq!(seats.make_room(), Some(0));
         assert!(!seats.have_room(), "its socket is still open");
@@ -233,7 +305,7 @@ mod tests {
         let mut seats = Seats::new(BOUNDS);
         assert_eq!(clients(&mut seats, "10.0.0.1"), 16);
         assert_eq!(client(&mut seats, "10.0.0.2"), Err(NoSeat::Files(16)));
-        let (own, _) = seats.arrive(0);
+        let (own, _) = seats.arrive(source("10.0.0.1"), 0);
         seats.connect_service(own);
         assert!(seats.have_room(), "for the CONNECT of a device that takes its connection over");
         seats.leave(own, None);
@@ -248,7 +320,7 @@ mod tests {
             seats.leave(number, Some(source("10.0.0.1")));
         }
         assert_eq!((seats.taken, seats.total), (0, 0));
-        assert!(seats.clients.is_empty() && seats.newcomers.is_empty());
+        assert!(seats.clients.is_empty() && seats.newcomers.all.is_empty());
     }
 
     #[test]
