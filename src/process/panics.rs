@@ -50,12 +50,15 @@ pub(crate) fn this_thread_is(actor: &'static str) {
 
 /// Does something for the client at this address, and contains a panic in it. Whatever it holds
 /// is dropped then, and must be given back by that.
-pub(crate) async fn contained<T>(
+///
+/// This is not an `async fn`, which would have room for `work` twice: before it begins, and while it
+/// is awaited. Each idle connection would take 2.7 KB more.
+pub(crate) fn contained<T>(
     client: SocketAddr,
     work: impl Future<Output = T>,
-) -> Result<T, Panicked> {
-    let work = AssertUnwindSafe(CLIENT.scope(client, work));
-    work.catch_unwind().await.map_err(|_printed| Panicked)
+) -> impl Future<Output = Result<T, Panicked>> {
+    let work = AssertUnwindSafe(CLIENT.scope(client, work)).catch_unwind();
+    work.map(|done| done.map_err(|_printed| Panicked))
 }
 
 /// The client for which this task works, if it works for one.

@@ -14,6 +14,7 @@ use crate::clock::{Clock, Reading, system_clock};
 use crate::inbox::{Event, Inbox};
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
+use crate::process::panics;
 use crate::receiver::Topics;
 use crate::receiver::door::Door;
 use crate::receiver::limits::Limits;
@@ -437,4 +438,15 @@ async fn wait_a_bit() {
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
+}
+/// A future that is moved into another one easily has its room twice, for each idle connection.
+#[tokio::test]
+async fn the_task_of_a_connection_has_less_than_three_kilobytes() {
+    let scene = Scene::new().await;
+    let address = scene.listener.local_addr().expect("it is bound");
+    let stream = TcpStream::connect(address).await.expect("it connects");
+    let newcomer = scene.shared.room.arrive(address.ip(), &scene.shared.limits);
+    let serving = door::serve(stream, address, Door::Plain, newcomer, Arc::clone(&scene.shared));
+    let task = panics::contained(address, serving);
+    assert!(size_of_val(&task) < 3000, "{} bytes", size_of_val(&task));
 }
