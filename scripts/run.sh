@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds heartbeatd and runs it. Arguments go to heartbeatd:
 #   ./scripts/run.sh
+#   ./scripts/run.sh demo
 #   ./scripts/run.sh --config my.toml
 #   ./scripts/run.sh device list
 set -euo pipefail

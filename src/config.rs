@@ -24,6 +24,7 @@ mod values;
 pub use self::error::{ConfigError, Place};
 pub(crate) use self::files::ServerTls;
 pub use self::load::Loaded;
+pub(crate) use self::load::read_secret;
 pub(crate) use self::values::MAX_TIMEOUT;
 use self::values::echo_interval;
 pub use self::values::{InvalidValue, NonZeroDuration, Qos, WholeSeconds};

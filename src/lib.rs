@@ -15,6 +15,7 @@
 //! | `receiver` | receives heartbeats in this process: the embedded broker |
 //! | [`inbox`] | what was received and not handled yet |
 //! | [`users`] | the users of the embedded broker: their file, passwords and rights |
+//! | `simulate` | virtual devices |
 //! | `views` | devices, transitions and evidence as JSON and in words |
 //! | [`metrics`] | counters and measurements for Prometheus |
 //!
@@ -38,6 +39,7 @@ pub mod mqtt;
 mod process;
 mod receiver;
 mod secrets;
+mod simulate;
 pub mod store;
 pub mod users;
 mod views;

@@ -84,7 +84,7 @@ fn meaning(status: Status) -> &'static str {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     // The error quotes the unit, which may consist of invisible letters.
     crate::duration::parse(text).map_err(|error| Escaped(error).to_string())
 }

@@ -100,6 +100,11 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
         Some(EditError::Io { .. }) => return EX_UNAVAILABLE.into(),
         None => (),
     }
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Setup(_)) => return EX_CONFIG.into(),
+        Some(_) => return EX_UNAVAILABLE.into(),
+        None => (),
+    }
     let code = match error.downcast_ref::<AppError>() {
         Some(
             AppError::Client(ClientError::Setup(_))

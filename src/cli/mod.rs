@@ -1,13 +1,18 @@
 //! The command line: one file per command or group of commands.
 
+mod ask;
 mod check_config;
+mod demo;
 mod device;
+mod ending;
 mod exit;
 mod greeting;
 mod history;
 mod output;
 mod password;
 mod run;
+mod simulate;
+mod status;
 mod user;
 
 use std::io::{self, Write};
@@ -47,7 +52,8 @@ Environment:
 
 Exit codes:
    0  Done
-   1  No such device or user, or its row cannot be read; for `add`: it exists already
+   1  No such device or user, or its row cannot be read; for `add`: it exists already;
+      for `status`: the service is not listening, or does not answer
   64  Wrong usage
   69  A needed service, such as the database, is unavailable
   70  Internal error
@@ -68,6 +74,12 @@ enum Command {
     User(user::Arguments),
     /// Show status changes, newest first
     History(history::Arguments),
+    /// Say whether the service is listening, and how the fleet is
+    Status(status::Arguments),
+    /// Show what the service does, with a few virtual devices and without any configuration
+    Demo(demo::Arguments),
+    /// Simulate devices that publish heartbeats to a broker
+    Simulate(Box<simulate::Arguments>),
     /// Check the configuration and print it with all defaults, secrets as ***
     CheckConfig,
 }
@@ -78,12 +90,16 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::on_usage(error),
     };
-    let loaded = match Loaded::read(cli.config.as_deref()) {
+    let command = cli.command.unwrap_or(Command::Run);
+    let loaded = match command {
+        Command::Demo(_) => Ok(Loaded::default()),
+        _ => Loaded::read(cli.config.as_deref()),
+    };
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return exit::on_config(&error),
     };
     let config = loaded.config.clone();
-    let command = cli.command.unwrap_or(Command::Run);
     // Without a free descriptor the runtime itself would panic.
     if let Err(error) = check_open_files(&command, &config) {
         return exit::on_error(&error.into());
@@ -95,6 +111,9 @@ pub fn main() -> ExitCode {
             Command::Device(command) => device::run(&config, command).await,
             Command::User(arguments) => user::run(&config, arguments).await,
             Command::History(arguments) => history::run(&config, arguments).await,
+            Command::Status(arguments) => status::run(&config, arguments).await,
+            Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Simulate(arguments) => simulate::run(&config, *arguments).await,
             Command::CheckConfig => check_config::run(&loaded),
         }
     });
@@ -109,10 +128,20 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
             open_files::raise();
             app::needed_files(config).with("the main thread", open_files::MAIN_RUNTIME)
         }
+        Command::Demo(_) => {
+            open_files::raise();
+            demo::files().with("the main thread", open_files::MAIN_RUNTIME)
+        }
         Command::Device(_) | Command::History(_) => {
             Needed::by_command(store::open_files(&config.database.url))
         }
-        Command::User(_) | Command::CheckConfig => Needed::by_command(0),
+        Command::Simulate(_) => {
+            let client = crate::mqtt::CLIENT_OPEN_FILES;
+            Needed::default()
+                .with("the main thread", open_files::MAIN_RUNTIME)
+                .with("the MQTT client", client)
+        }
+        Command::User(_) | Command::Status(_) | Command::CheckConfig => Needed::by_command(0),
     };
     needed.check()
 }
@@ -181,6 +210,13 @@ mod tests {
                 &["history", "--limit", "1", &bad],
                 &["check-config", &bad],
                 &["run", &long],
+                &["status", "--address", &bad],
+                &["simulate", "--url", &bad],
+                &["simulate", "--url", &format!("mqtt://{bad}")],
+                &["simulate", "--dying", &bad],
+                &["simulate", "--prefix", &bad],
+                &["simulate", "--for", &format!("1{bad}")],
+                &["demo", "--seed", &bad],
             ] {
                 let line = ["heartbeatd"].iter().chain(arguments);
                 let Err(error) = Cli::try_parse_from(line) else { continue };

@@ -22,7 +22,7 @@ use crate::secrets::{HIDDEN, is_secret_key};
 const MAX_FILE: u64 = 1 << 20;
 
 /// A configuration, and what its operator should know about it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Loaded {
     /// The configuration. It is valid.
     pub config: Config,
@@ -134,7 +134,11 @@ fn one_of(
     })
 }
 
-fn read_secret(key: &str, path: &Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
+/// Reads the secret in the file that `key` names, if it names one.
+pub(crate) fn read_secret(
+    key: &str,
+    path: &Option<PathBuf>,
+) -> Result<Option<Secret>, ConfigError> {
     let Some(path) = path else { return Ok(None) };
     let unusable = |expected: String| ConfigError::Value {
         key: key.to_owned(),

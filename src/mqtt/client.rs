@@ -307,11 +307,11 @@ fn warn_of_unused_files(config: &MqttConfig, broker: &Broker) {
     }
 }
 
-fn setup(error: paho::Error) -> ClientError {
+pub(super) fn setup(error: paho::Error) -> ClientError {
     ClientError::Setup(error.to_string())
 }
 
-fn connect_options(
+pub(super) fn connect_options(
     config: &MqttConfig,
     broker: &Broker,
 ) -> Result<paho::ConnectOptions, ClientError> {

@@ -1,16 +1,17 @@
-//! The MQTT client that listens.
+//! The MQTT client that listens, and the one that publishes for `heartbeatd simulate`.
 //!
 //! Only [`Event`]s leave this module; the rest of the crate knows nothing about MQTT.
 
 mod client;
 mod connection;
 mod diagnosis;
-
+mod publisher;
 mod reason;
 
 pub use crate::inbox::{Event, Inbox};
 pub use client::{Broker, Client};
 pub use connection::{ClientError, Connection, Granted};
+pub(crate) use publisher::Publisher;
 
 use crate::domain::{EchoIgnored, EchoToken};
 

@@ -18,7 +18,7 @@ struct Rule {
     broken_by: &'static str,
 }
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     Rule {
         says: "only store/ uses sea-orm and sqlx",
         of: &["src/"],
@@ -39,6 +39,13 @@ const RULES: [Rule; 13] = [
         but: &["src/receiver/codec/tests", "src/receiver/session/tests"],
         forbidden: &["std::net", "tokio", "async ", ".await", "Clock", "::now()"],
         broken_by: "stream.write_all(&answer).await?;",
+    },
+    Rule {
+        says: "the virtual fleet has no connection, no task and no clock",
+        of: &["src/simulate/fleet", "src/simulate/payload"],
+        but: &[],
+        forbidden: &["std::net", "tokio", "async ", ".await", "Clock", "::now()", "crate::"],
+        broken_by: "sleep(period).await;",
     },
     Rule {
         says: "domain/ imports only domain/",

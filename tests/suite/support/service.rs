@@ -90,7 +90,12 @@ impl Place {
 
     /// Starts the service with a changed command.
     pub fn start_with(&self, change: impl FnOnce(&mut Command)) -> Service {
-        let mut command = self.command(&["run"]);
+        self.start_command(&["run"], change)
+    }
+
+    /// Starts a changed command that runs until it is ended.
+    pub fn start_command(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Service {
+        let mut command = self.command(arguments);
         change(&mut command);
         Service::start(command)
     }
@@ -113,7 +118,7 @@ impl Place {
     }
 }
 
-/// `heartbeatd run`, with its log.
+/// `heartbeatd run`, or another command that runs until it is ended, with its log.
 pub struct Service {
     pub process: Running,
     log: Arc<Mutex<Vec<String>>>,
