@@ -41,7 +41,7 @@ have() {
 leave_services_alone() {
     [ -d /run/systemd/system ] || return 0
     local service
-    for service in mosquitto pgbouncer postgresql; do
+    for service in mosquitto pgbouncer postgresql prometheus; do
         [[ " ${missing[*]} " == *" $service "* ]] || continue
         "${root[@]}" systemctl disable --now "$service" >&2 || true
     done

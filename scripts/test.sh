@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h:libssl-dev \
     mosquitto mosquitto_pub:mosquitto-clients \
     /usr/lib/python3/dist-packages/paho/mqtt/client.py:python3-paho-mqtt \
-    '/usr/lib/postgresql/*/bin/initdb:postgresql' pgbouncer systemd-analyze:systemd valgrind
+    '/usr/lib/postgresql/*/bin/initdb:postgresql' pgbouncer promtool:prometheus systemd-analyze:systemd valgrind
 need_cargo
 
 step() { printf '\n== %s\n' "$*"; "$@"; }

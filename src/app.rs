@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
 use futures::future::{Either, select};
-use log::{info, warn};
+use log::info;
 use tokio::time::{Instant, timeout_at};
 
 use self::drain::Draining;
@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::mqtt::{self, Broker, Client};
 use crate::process::open_files::{self, Needed};
 use crate::receiver::{self, Receiver};
-use crate::store::{self, DeviceStore};
+use crate::store::{self, DeviceStore, Reader};
 
 /// The longest time for a drain. Supervisors kill after ten seconds or more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -56,6 +56,7 @@ const ACTORS: u64 = 5;
 /// ```
 pub struct App {
     store: DeviceStore,
+    reader: Reader,
     registry: Addr<DeviceRegistry>,
     ingest: Addr<MqttIngest>,
     ticker: Addr<Ticker>,
@@ -133,6 +134,8 @@ impl App {
         if let Some(http) = self.http {
             http.stop();
         }
+        // A request that is still answered may go without.
+        let _ = timeout_at(deadline, self.reader.close()).await;
         if let Ok(closed) = timeout_at(deadline, self.store.close()).await {
             closed?;
         }
@@ -176,6 +179,7 @@ impl AppBuilder {
         let metrics = Arc::new(Metrics::new());
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
+        let reader = store.reader().await?;
         let settings = device_registry::Settings::from(&config);
         let found = Found::read(&store, &settings).await?;
         // Everything is bound before anything connects or delivers. So a second service
@@ -224,14 +228,15 @@ impl AppBuilder {
         });
 
         let watch = actix_rt::spawn(open_files::watch(Arc::clone(&metrics)));
-        let http = http
-            .map(|listener| HttpServer::start(listener, metrics, registry.clone(), ingest.clone()));
+        let http = http.map(|listener| {
+            let (registry, ingest, store) = (registry.clone(), ingest.clone(), store.clone());
+            let (config, reader) = (&config, reader.clone());
+            let parts = http::Parts { config, store, reader, metrics, registry, ingest, clock };
+            HttpServer::start(listener, parts)
+        });
         let http = http.transpose().map_err(AppError::Serve)?;
-        if config.http.token.is_some() {
-            warn!(target: "heartbeatd", "http.token is set, but nothing in this version needs it");
-        }
 
-        Ok(App { store, registry, ingest, ticker, courier, http, watch, receiver })
+        Ok(App { store, reader, registry, ingest, ticker, courier, http, watch, receiver })
     }
 }
 
@@ -269,7 +274,7 @@ pub(crate) fn needed_files(config: &Config) -> Needed {
     let serves = config.http.listen != Listen::Off;
     let embeds = config.mqtt.url.is_none();
     let needed = Needed::default()
-        .runtimes(ACTORS + u64::from(serves) + u64::from(embeds))
+        .runtimes(ACTORS + http::RUNTIMES * u64::from(serves) + u64::from(embeds))
         .with("the database", store::open_files(&config.database.url))
         .with("the MQTT client", mqtt::CLIENT_OPEN_FILES);
     let needed = if serves { needed.with("HTTP", http::OPEN_FILES) } else { needed };

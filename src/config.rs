@@ -19,12 +19,14 @@ mod consistency;
 mod error;
 mod files;
 mod load;
+mod tokens;
 mod values;
 
 pub use self::error::{ConfigError, Place};
 pub(crate) use self::files::ServerTls;
 pub use self::load::Loaded;
 pub(crate) use self::load::read_secret;
+pub use self::tokens::{Scope, TokenConfig, TokenHash, TokenName};
 pub(crate) use self::values::MAX_TIMEOUT;
 use self::values::echo_interval;
 pub use self::values::{InvalidValue, NonZeroDuration, Qos, WholeSeconds};
@@ -54,7 +56,7 @@ pub struct Config {
     pub mqtt: MqttConfig,
     /// The database.
     pub database: DatabaseConfig,
-    /// Health and metrics.
+    /// The API, health and metrics.
     pub http: HttpConfig,
     /// The delivery of offline devices.
     pub alerts: AlertsConfig,
@@ -290,12 +292,31 @@ pub struct DatabaseConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
-    /// The address at which `/healthz`, `/readyz` and `/metrics` are served.
+    /// The address at which the API, health and metrics are served.
     pub listen: Listen,
-    /// The token that a request must present to change something.
+    /// The names by which clients on this machine may call a service on loopback, besides
+    /// `localhost` and its addresses.
+    #[serde(deserialize_with = "tokens::names")]
+    pub names: Vec<String>,
+    /// True if everybody may read.
+    pub public: bool,
+    /// The maximum number of open event streams.
+    #[serde(deserialize_with = "values::max_streams")]
+    pub max_streams: usize,
+    /// The token of an administrator.
     pub token: Option<Secret>,
-    /// A file that holds the token instead.
+    /// A file that holds that token instead.
     pub token_file: Option<PathBuf>,
+    /// The tokens of others.
+    #[serde(default, deserialize_with = "tokens::tokens")]
+    pub tokens: Vec<TokenConfig>,
+}
+
+impl HttpConfig {
+    /// True if there is any token.
+    pub fn has_token(&self) -> bool {
+        self.token.is_some() || !self.tokens.is_empty()
+    }
 }
 
 /// The address to listen on, if any.

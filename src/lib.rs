@@ -24,6 +24,7 @@
 pub mod actors;
 mod address;
 mod app;
+mod base64url;
 #[doc(hidden)]
 pub mod cli;
 pub mod clock;

@@ -1,16 +1,21 @@
 //! The service's metrics, for Prometheus.
 
-use std::collections::BTreeMap;
+mod process;
+mod text_format;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::domain::payload::{self, DroppedField};
@@ -39,6 +44,7 @@ pub struct Metrics {
     check_duration: Histogram,
     detection_delay: Histogram,
     echo_latency: Histogram,
+    last_echoes: Mutex<VecDeque<f64>>,
     blind_seconds: Counter<f64, AtomicU64>,
     unmatched: Counter,
     unreadable_rows: Counter,
@@ -76,6 +82,12 @@ struct FromTo {
     to: &'static str,
 }
 
+/// The number of echoes whose times are remembered.
+const LAST_ECHOES: usize = 1000;
+
+/// The labels of the build.
+const BUILD: [(&str, &str); 1] = [("version", env!("CARGO_PKG_VERSION"))];
+
 /// The reasons for which a delivery fails.
 const DELIVERY_FAILURES: [&str; 3] = ["sink", "timeout", "outbox"];
 
@@ -105,8 +117,9 @@ impl Metrics {
         let open_files = add(r, "process_open_fds", "Open file descriptors", Gauge::default());
         let max_files =
             add(r, "process_max_fds", "Maximum number of open file descriptors", Gauge::default());
-        let registry = all.sub_registry_with_prefix("heartbeatd");
-        let r = registry;
+        r.register_collector(Box::new(process::Process));
+        let r = all.sub_registry_with_prefix("heartbeatd");
+        r.register("build", "The version of the service", Info::new(BUILD));
         let metrics = Self {
             heartbeats: add(r, "heartbeats", "Heartbeats accepted", Counter::default()),
             rejected: add(
@@ -188,6 +201,7 @@ impl Metrics {
                 "Time from publishing an echo until it is taken out of the inbox",
                 Histogram::new(SECONDS),
             ),
+            last_echoes: Mutex::default(),
             blind_seconds: add(
                 r,
                 "blind_seconds",
@@ -310,7 +324,16 @@ impl Metrics {
         }
     }
 
-    /// Returns all metrics in the text format that Prometheus scrapes.
+    /// Returns all metrics in the text format of Prometheus, version 0.0.4.
+    ///
+    /// # Errors
+    ///
+    /// Never, because writing to a `String` does not fail.
+    pub fn encode_text(&self) -> Result<String, fmt::Error> {
+        self.encode().map(|page| text_format::from_open_metrics(&page))
+    }
+
+    /// Returns all metrics in the format OpenMetrics, version 1.0.0.
     ///
     /// # Errors
     ///
@@ -360,6 +383,22 @@ impl Metrics {
     /// Records the time after which an echo came back.
     pub fn echoed(&self, seconds: f64) {
         self.echo_latency.observe(seconds);
+        let mut last = self.last_echoes.lock();
+        if last.len() == LAST_ECHOES {
+            last.pop_front();
+        }
+        last.push_back(seconds);
+    }
+
+    /// The seconds within which these shares of the last thousand echoes came back; `None`
+    /// before the first one.
+    pub fn echo_latency<const N: usize>(&self, shares: [f64; N]) -> [Option<f64>; N] {
+        let mut last: Vec<f64> = self.last_echoes.lock().iter().copied().collect();
+        last.sort_unstable_by(f64::total_cmp);
+        shares.map(|share| {
+            let rank = (share * last.len() as f64).ceil() as usize;
+            last.get(rank.saturating_sub(1)).copied()
+        })
     }
 
     /// Counts time in which the service was not listening.
@@ -509,6 +548,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_echoes_tell_how_long_one_takes() {
+        let metrics = Metrics::new();
+        assert_eq!(metrics.echo_latency([0.5, 0.99]), [None, None]);
+        metrics.echoed(7.0);
+        assert_eq!(metrics.echo_latency([0.5, 0.99]), [Some(7.0), Some(7.0)]);
+        (1..=LAST_ECHOES).for_each(|n| metrics.echoed(n as f64));
+        assert_eq!(metrics.echo_latency([0.5, 0.99]), [Some(500.0), Some(990.0)]);
+    }
+
+    #[test]
     fn every_family_has_its_series_at_zero_before_anything_happens() {
         let page = Metrics::new().encode().expect("it prints");
         let families: Vec<_> = page
@@ -524,7 +573,9 @@ mod tests {
             };
             let series: Vec<_> = page.lines().filter(is_series).collect();
             assert!(!series.is_empty(), "{family} has no series");
-            for line in series {
+            // The process exists.
+            let exists = family.starts_with("process_") || family == "heartbeatd_build";
+            for line in series.into_iter().filter(|_| !exists) {
                 assert!(line.ends_with(" 0") || line.ends_with(" 0.0"), "{line}");
             }
         }

@@ -13,6 +13,7 @@ mod password;
 mod run;
 mod simulate;
 mod status;
+mod token;
 mod user;
 
 use std::io::{self, Write};
@@ -52,8 +53,8 @@ Environment:
 
 Exit codes:
    0  Done
-   1  No such device or user, or its row cannot be read; for `add`: it exists already;
-      for `status`: the service is not listening, or does not answer
+   1  No such device or user, or its row cannot be read; for `add` and `new`: it exists
+      already; for `status`: the service is not listening, or does not answer
   64  Wrong usage
   69  A needed service, such as the database, is unavailable
   70  Internal error
@@ -72,6 +73,9 @@ enum Command {
     Device(device::Command),
     /// Add, list and remove users of the embedded broker, or set their passwords
     User(user::Arguments),
+    /// Create and list tokens for the API
+    #[command(subcommand)]
+    Token(token::Command),
     /// Show status changes, newest first
     History(history::Arguments),
     /// Say whether the service is listening, and how the fleet is
@@ -110,6 +114,7 @@ pub fn main() -> ExitCode {
             Command::Run => run::run(loaded).await,
             Command::Device(command) => device::run(&config, command).await,
             Command::User(arguments) => user::run(&config, arguments).await,
+            Command::Token(command) => token::run(&config, command),
             Command::History(arguments) => history::run(&config, arguments).await,
             Command::Status(arguments) => status::run(&config, arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
@@ -141,7 +146,9 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
                 .with("the main thread", open_files::MAIN_RUNTIME)
                 .with("the MQTT client", client)
         }
-        Command::User(_) | Command::Status(_) | Command::CheckConfig => Needed::by_command(0),
+        Command::User(_) | Command::Token(_) | Command::Status(_) | Command::CheckConfig => {
+            Needed::by_command(0)
+        }
     };
     needed.check()
 }
@@ -206,6 +213,8 @@ mod tests {
                 &["user", "add", "pump", "--devices", &bad],
                 &["user", "remove", &format!("{bad}:")],
                 &["user", "list", &long],
+                &["token", "new", &bad],
+                &["token", "new", "page", "--scope", &bad],
                 &["history", "--limit", &bad],
                 &["history", "--limit", "1", &bad],
                 &["check-config", &bad],

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::values::{MAX_MQTT_BYTES, is_unseen};
-use super::{Config, ConfigError, EmbeddedConfig, InvalidUrl, MqttConfig, Secret};
+use super::{Config, ConfigError, EmbeddedConfig, HttpConfig, InvalidUrl, MqttConfig, Secret};
 use crate::domain::device_id::{RESERVED_PREFIX, is_reserved};
 use crate::secrets::HIDDEN;
 
@@ -19,9 +19,7 @@ impl Config {
     /// A [`ConfigError`] for the first key that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         validate_mqtt(&self.mqtt)?;
-        if let Some(token) = &self.http.token {
-            validate_token(token)?;
-        }
+        validate_http(&self.http)?;
         self.database.url.check().map_err(|InvalidUrl { shown, expected }| ConfigError::Value {
             key: "database.url".to_owned(),
             value: shown,
@@ -29,6 +27,23 @@ impl Config {
             place: None,
         })
     }
+}
+
+fn validate_http(http: &HttpConfig) -> Result<(), ConfigError> {
+    if let Some(token) = &http.token {
+        validate_token(token)?;
+    }
+    for (index, token) in http.tokens.iter().enumerate() {
+        let is_new = http.tokens[..index].iter().all(|other| other.name != token.name);
+        let expected = "each token needs a name of its own";
+        check("http.tokens", format!("{:?} twice", token.name.as_str()), is_new, expected)?;
+    }
+    let Some(address) = http.listen.address() else { return Ok(()) };
+    let expected = "a loopback address such as 127.0.0.1:8080, or set http.token or http.tokens \
+                    (`heartbeatd token new NAME`), or http.public = true if everybody who reaches \
+                    this address may see the devices";
+    let guarded = address.ip().to_canonical().is_loopback() || http.has_token() || http.public;
+    check("http.listen", address, guarded, expected)
 }
 
 fn validate_token(token: &Secret) -> Result<(), ConfigError> {

@@ -430,7 +430,8 @@ fn check_kind(
         (Json::Number(_), _) => "an integer is expected".to_owned(),
         (Json::Bool(_), DeValue::Boolean(_) | DeValue::String(_)) => return Ok(shown),
         (Json::Bool(_), _) => "true or false is expected".to_owned(),
-        (_, DeValue::String(_)) => return Ok(shown),
+        (Json::Array(_), DeValue::Array(_)) | (_, DeValue::String(_)) => return Ok(shown),
+        (Json::Array(_), _) => "a list is expected".to_owned(),
         // The key's own type refuses it if it is wrong.
         (_, DeValue::Integer(number)) if !is_secret_key(key) && fits(number) => return Ok(shown),
         _ => "text in quotes is expected".to_owned(),

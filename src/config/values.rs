@@ -45,7 +45,7 @@ pub struct NonZeroDuration(Duration);
 /// A value that its type does not allow. Says what would be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidValue(&'static str);
+pub struct InvalidValue(pub(super) &'static str);
 
 impl NonZeroDuration {
     /// The duration.
@@ -252,6 +252,14 @@ pub(super) fn registrations<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D
 pub(super) fn backlog<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
     let messages = usize::deserialize(from)?;
     count(messages as u64, "each may take 150 bytes of memory").map(|_| messages)
+}
+
+/// Reads `http.max_streams`.
+pub(super) fn max_streams<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    match usize::deserialize(from)? {
+        streams @ 1..=100_000 => Ok(streams),
+        _ => Err(D::Error::custom("1 to 100000 are expected, because each takes a file")),
+    }
 }
 
 /// Reads a number of connections, each of which takes memory and a file.

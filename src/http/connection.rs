@@ -3,9 +3,13 @@
 //!
 //! Left alone, actix reads and answers as many requests at once as a client sends, keeps
 //! answers for a client that does not read them, and accepts no further connection once
-//! there are too many. So each connection is wrapped. actix sees one request and nothing
-//! after it. A connection that is too slow ends, and so does the oldest one when there are
-//! too many.
+//! there are too many. So each connection is wrapped. actix sees one request, a small body
+//! and nothing after it. A connection that is too slow ends, and so does the oldest one when
+//! there are too many.
+//!
+//! An answer may take longer on purpose: one that waits for news extends its time, and a
+//! stream has no end at all. A stream is counted elsewhere. It ends when its client reads
+//! nothing for as long as an exchange may take.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use actix_rt::net::TcpStream;
-use actix_rt::time::{Sleep, sleep};
+use actix_rt::time::{Instant, Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The maximum number of connections. A further one replaces the oldest one that waits for
@@ -29,11 +33,14 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The maximum size of a request's head, its first line and its headers, in bytes.
 pub(super) const MAX_HEAD: usize = 8 * 1024;
 
+/// The maximum size of a request's body, in bytes. A larger one is not read.
+pub(super) const MAX_BODY: usize = 4 * 1024;
+
 /// The number of reads that one poll may discard before other tasks get their turn.
 const READS_PER_POLL: usize = 16;
 
 /// The head that actix gets instead of one that is too large, together with
-/// [`RequestFlaws::head_too_large`].
+/// [`Exchange::head_too_large`].
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: unknown\r\n\r\n";
 
 /// All open connections, the oldest first.
@@ -49,15 +56,35 @@ struct Place {
     task: RefCell<Option<Waker>>,
 }
 
-/// The flaws of a request that only its connection has noticed.
+/// What a connection and the handler of its request tell each other.
 #[derive(Clone, Default)]
-pub(super) struct RequestFlaws {
-    head_too_large: Rc<Cell<bool>>,
+pub(super) struct Exchange(Rc<Told>);
+
+#[derive(Default)]
+struct Told {
+    head_too_large: Cell<bool>,
+    /// The time by which the handler wants the exchange to be extended.
+    extended: Cell<Option<Duration>>,
+    streams: Cell<bool>,
 }
 
-impl RequestFlaws {
+impl Exchange {
+    /// True if the head of the request was too large to be kept.
     pub(super) fn head_too_large(&self) -> bool {
-        self.head_too_large.get()
+        self.0.head_too_large.get()
+    }
+
+    #[allow(dead_code)] // until events are served
+    /// Gives the answer `time` more than usual from now on.
+    pub(super) fn extend(&self, time: Duration) {
+        self.0.extended.set(Some(time));
+    }
+
+    #[allow(dead_code)] // until events are served
+    /// Lets the answer go on for as long as its client reads it. The connection no longer
+    /// counts, so whoever calls this limits the number of streams.
+    pub(super) fn stream(&self) {
+        self.0.streams.set(true);
     }
 }
 
@@ -75,7 +102,8 @@ impl Connections {
             connections: self.clone(),
             deadline: Box::pin(sleep(EXCHANGE_TIMEOUT)),
             phase: Phase::Head(Vec::new()),
-            flaws: RequestFlaws::default(),
+            exchange: Exchange::default(),
+            stalled: false,
         }
     }
 
@@ -87,6 +115,10 @@ impl Connections {
         if !places.is_empty() {
             places.remove(waits.unwrap_or(0)).evict();
         }
+    }
+
+    fn forget(&self, gone: &Rc<Place>) {
+        self.0.borrow_mut().retain(|place| !Rc::ptr_eq(place, gone));
     }
 }
 
@@ -106,21 +138,25 @@ pub(super) struct Connection<S = TcpStream> {
     connections: Connections,
     deadline: Pin<Box<Sleep>>,
     phase: Phase,
-    flaws: RequestFlaws,
+    exchange: Exchange,
+    /// True while the client of a stream does not read.
+    stalled: bool,
 }
 
 enum Phase {
     /// The head is not complete yet.
     Head(Vec<u8>),
-    /// The head is complete, and its first `done` bytes are handed on.
-    HandOn { head: Vec<u8>, done: usize },
-    /// Everything after the head is discarded.
+    /// The head is complete, and its first `done` bytes are handed on. `body` bytes follow.
+    HandOn { head: Vec<u8>, done: usize, body: usize },
+    /// So many bytes of the body are still handed on.
+    Body(usize),
+    /// Everything after the request is discarded.
     Rest,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn flaws(&self) -> &RequestFlaws {
-        &self.flaws
+    pub(super) fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     /// Fails if the connection has to end. Every poll begins with it, because it also
@@ -129,11 +165,37 @@ impl<S> Connection<S> {
         if self.place.evicted.get() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "too many connections"));
         }
-        if self.deadline.as_mut().poll(cx).is_ready() {
+        let streams = self.exchange.0.streams.get();
+        if streams {
+            self.connections.forget(&self.place);
+        }
+        if let Some(time) = self.exchange.0.extended.take() {
+            self.extend(time);
+        }
+        let hurries = !streams || self.stalled;
+        if hurries && self.deadline.as_mut().poll(cx).is_ready() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is too slow"));
         }
         self.place.task.replace(Some(cx.waker().clone()));
         Ok(())
+    }
+
+    fn extend(&mut self, time: Duration) {
+        self.deadline.as_mut().reset(Instant::now() + EXCHANGE_TIMEOUT + time);
+    }
+
+    /// Notes whether the client of a stream reads. It has to go on within the time of an
+    /// exchange.
+    fn note_progress(&mut self, written: bool, cx: &mut Context<'_>) {
+        if !self.exchange.0.streams.get() {
+            return;
+        }
+        if !written && !self.stalled {
+            self.extend(Duration::ZERO);
+            // Registers the task.
+            let _ = self.deadline.as_mut().poll(cx);
+        }
+        self.stalled = !written;
     }
 
     /// Adds what was read to the head, and notices when the head is complete.
@@ -142,15 +204,21 @@ impl<S> Connection<S> {
         // Also finds an end that began in the previous read.
         let from = head.len().saturating_sub(3);
         head.extend_from_slice(read);
-        match end_of_head(&head[from..]) {
-            Some(end) if from + end <= MAX_HEAD => head.truncate(from + end),
+        let body = match end_of_head(&head[from..]) {
+            Some(end) if from + end <= MAX_HEAD => {
+                let body = body_length(&head[..from + end]);
+                // What follows the request is not handed on.
+                head.truncate(from + end + body);
+                from + end + body - head.len()
+            }
             None if head.len() <= MAX_HEAD => return,
             _ => {
-                self.flaws.head_too_large.set(true);
+                self.exchange.0.head_too_large.set(true);
                 *head = SUBSTITUTE.to_vec();
+                0
             }
-        }
-        self.phase = Phase::HandOn { head: std::mem::take(head), done: 0 };
+        };
+        self.phase = Phase::HandOn { head: std::mem::take(head), done: 0, body };
         self.place.served.set(true);
     }
 }
@@ -165,6 +233,18 @@ fn end_of_head(text: &[u8]) -> Option<usize> {
     })
 }
 
+/// The number of bytes that follow a head and are read: those of a body of a known length
+/// that is not too large. If actix should count differently, it sees no more than this.
+fn body_length(head: &[u8]) -> usize {
+    let length = head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (name, value) = (&line[..colon], &line[colon + 1..]);
+        name.eq_ignore_ascii_case(b"content-length").then(|| value.trim_ascii())
+    });
+    let length = length.and_then(|length| str::from_utf8(length).ok()?.parse().ok());
+    length.filter(|length| *length <= MAX_BODY).unwrap_or(0)
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -174,22 +254,38 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         let this = &mut *self;
         this.may_go_on(cx)?;
         for _ in 0..READS_PER_POLL {
-            if let Phase::HandOn { head, done } = &mut this.phase {
+            if let Phase::HandOn { head, done, body } = &mut this.phase {
                 let end = head.len().min(*done + out.remaining());
                 out.put_slice(&head[*done..end]);
                 *done = end;
                 if end == head.len() {
-                    this.phase = Phase::Rest;
+                    this.phase = Phase::Body(*body);
                 }
                 return Poll::Ready(Ok(()));
             }
+            if let Phase::Body(0) = this.phase {
+                this.phase = Phase::Rest;
+            }
             let mut bytes = [0; 1024];
-            let mut buffer = ReadBuf::new(&mut bytes);
+            let room = match this.phase {
+                Phase::Body(left) => left.min(out.remaining()).min(bytes.len()),
+                _ => bytes.len(),
+            };
+            let mut buffer = ReadBuf::new(&mut bytes[..room]);
             futures::ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
+            let read = buffer.filled();
+            if read.is_empty() {
+                // The client of a stream is gone. Another one may only have finished sending.
+                let gone = this.exchange.0.streams.get();
+                let gone = gone.then(|| io::Error::from(io::ErrorKind::ConnectionReset));
+                return Poll::Ready(gone.map_or(Ok(()), Err));
+            }
+            if let Phase::Body(left) = &mut this.phase {
+                *left -= read.len();
+                out.put_slice(read);
                 return Poll::Ready(Ok(()));
             }
-            this.take_in(buffer.filled());
+            this.take_in(read);
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -205,6 +301,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         self.may_go_on(cx)?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.place.served.set(written.is_ready());
+        self.note_progress(written.is_ready(), cx);
         written
     }
 
@@ -221,7 +318,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
-        self.connections.0.borrow_mut().retain(|place| !Rc::ptr_eq(place, &self.place));
+        self.connections.forget(&self.place);
     }
 }
 
@@ -250,7 +347,7 @@ mod tests {
         let mut seen = String::new();
         server.read_to_string(&mut seen).await.expect("it is text");
         assert_eq!(seen, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert!(!server.flaws().head_too_large());
+        assert!(!server.exchange().head_too_large());
     }
 
     #[actix_rt::test]
@@ -263,7 +360,7 @@ mod tests {
             let mut seen = Vec::new();
             server.read_to_end(&mut seen).await.expect("it is open");
             assert_eq!(seen, SUBSTITUTE);
-            assert!(server.flaws().head_too_large());
+            assert!(server.exchange().head_too_large());
         }
     }
 
@@ -290,7 +387,7 @@ mod tests {
         tokio::time::pause();
         let (_client, server) = duplex(16);
         let mut server = Connections::default().admit(server);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let error = server.write_all(&[b'x'; 100]).await.expect_err("the client does not read");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), EXCHANGE_TIMEOUT.as_secs());

@@ -1,25 +1,78 @@
-//! `/metrics`, for Prometheus.
+//! `/metrics`, for Prometheus, in the format that it accepts.
 
 use std::time::{Duration, Instant};
 
-use actix_web::HttpResponse;
 use actix_web::error::ErrorInternalServerError;
+use actix_web::http::header::{ACCEPT, VARY};
 use actix_web::web::{Bytes, Data};
+use actix_web::{HttpRequest, HttpResponse};
 use parking_lot::Mutex;
 
 use super::State;
 
-/// The format that `prometheus-client` writes.
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// A format of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// The one that people and most programs read.
+    Text,
+    OpenMetrics,
+}
+
+impl Format {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// The format that a client prefers, by its header `Accept`.
+    fn accepted(accept: &str) -> Self {
+        let weight = |names: &[&str]| {
+            let ranges = accept.split(',').filter_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let name = parts.next()?;
+                let (mut weight, mut version) = (1.0, "1");
+                for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+                    match key.trim() {
+                        "q" => weight = value.trim().parse().unwrap_or(0.0),
+                        "version" => version = value.trim(),
+                        _ => (),
+                    }
+                }
+                let open = name.eq_ignore_ascii_case(OPEN_METRICS);
+                let known = !open || version.starts_with('1');
+                let named = names.iter().any(|known| known.eq_ignore_ascii_case(name));
+                (named && known).then_some(weight)
+            });
+            ranges.fold(0.0_f64, f64::max)
+        };
+        let open = weight(&[OPEN_METRICS]);
+        if open > 0.0 && open >= weight(&["text/plain", "text/*"]) {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
+    }
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// The number of times per second that the page is rendered. Further requests within the
 /// second get the last page. A scraper at any usual rate always gets the current values.
 const PAGES_PER_SECOND: u32 = 20;
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The last page in each format.
+#[derive(Default)]
+pub(super) struct Pages {
+    text: Page,
+    open_metrics: Page,
+}
+
 /// The last page, and how often it was rendered within this second.
 #[derive(Default)]
-pub(super) struct Page(Mutex<Option<Written>>);
+struct Page(Mutex<Option<Written>>);
 
 struct Written {
     second: Instant,
@@ -45,15 +98,47 @@ impl Page {
     }
 }
 
-pub(super) async fn metrics(state: Data<State>) -> actix_web::Result<HttpResponse> {
-    let page = state.page.get(Instant::now(), || state.metrics.encode());
+pub(super) async fn metrics(
+    request: HttpRequest,
+    state: Data<State>,
+) -> actix_web::Result<HttpResponse> {
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::accepted(accept.unwrap_or_default());
+    let (metrics, now) = (&state.metrics, Instant::now());
+    let page = match format {
+        Format::Text => state.pages.text.get(now, || metrics.encode_text()),
+        Format::OpenMetrics => state.pages.open_metrics.get(now, || metrics.encode()),
+    };
     let page = page.map_err(ErrorInternalServerError)?;
-    Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(page))
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((VARY, "Accept"));
+    Ok(answer.content_type(format.content_type()).body(page))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_gets_the_format_that_it_prefers() {
+        let prometheus = "application/openmetrics-text;version=1.0.0,\
+                          application/openmetrics-text;version=0.0.1;q=0.75,\
+                          text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, expected) in [
+            ("", Format::Text),
+            ("*/*", Format::Text),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Format::Text),
+            ("text/plain;version=0.0.4", Format::Text),
+            (prometheus, Format::OpenMetrics),
+            ("Application/OpenMetrics-Text", Format::OpenMetrics),
+            ("application/openmetrics-text; version=1.0.0; q=0.5, text/plain", Format::Text),
+            ("application/openmetrics-text;version=0.0.1", Format::Text),
+            ("application/openmetrics-text;q=0", Format::Text),
+            ("application/openmetrics-text;q=x,;=,", Format::Text),
+        ] {
+            assert_eq!(Format::accepted(accept), expected, "{accept}");
+        }
+    }
 
     #[test]
     fn the_page_is_rendered_a_few_times_each_second() {

@@ -1,6 +1,7 @@
-//! HTTP: health, readiness and metrics, in the same actix system as the actors. One file
-//! per resource.
+//! HTTP: the API, health, readiness and metrics, in the same actix system as the actors. One
+//! file per resource.
 
+mod api;
 mod connection;
 mod health;
 mod metrics;
@@ -19,20 +20,27 @@ use actix_service::{Service, ServiceFactory, map_config};
 use actix_web::dev::{AppConfig, Handler};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
-use actix_web::{FromRequest, Resource, Responder, guard};
+use actix_web::{FromRequest, HttpResponse, Resource, Responder, guard};
 
+use self::api::{Access, Api, Context, Kind, Workers};
 use self::connection::{Connection, Connections};
 use crate::actors::device_registry::DeviceRegistry;
 use crate::actors::mqtt_ingest::MqttIngest;
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::process::accept::{self, Acceptor};
 use crate::process::panics;
+use crate::store::{DeviceStore, Reader};
 
 /// The number of descriptors that are held back for probes.
 const RESERVED: usize = 16;
 
 /// The number of files that HTTP holds open without any connection.
 pub(crate) const OPEN_FILES: u64 = accept::files(RESERVED);
+
+/// The number of runtimes that HTTP has: its own, and those of the workers.
+pub(crate) const RUNTIMES: u64 = 1 + api::THREADS as u64;
 
 /// The time after which an actor that has not answered counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,9 +55,20 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 struct State {
     metrics: Arc<Metrics>,
-    page: Arc<metrics::Page>,
+    pages: Arc<metrics::Pages>,
     registry: Addr<DeviceRegistry>,
     ingest: Addr<MqttIngest>,
+}
+
+/// What the server needs of the service.
+pub(crate) struct Parts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) store: DeviceStore,
+    pub(crate) reader: Reader,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Addr<DeviceRegistry>,
+    pub(crate) ingest: Addr<MqttIngest>,
+    pub(crate) clock: Clock,
 }
 
 /// The running server, on its own thread.
@@ -63,20 +82,29 @@ impl HttpServer {
     ///
     /// # Errors
     ///
-    /// If the listener cannot be used.
-    pub fn start(
-        listener: TcpListener,
-        metrics: Arc<Metrics>,
-        registry: Addr<DeviceRegistry>,
-        ingest: Addr<MqttIngest>,
-    ) -> std::io::Result<Self> {
+    /// If the listener cannot be used, or no thread can be started.
+    pub(crate) fn start(listener: TcpListener, parts: Parts<'_>) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
-        let state = State { metrics, page: Arc::default(), registry, ingest };
+        let Parts { config, store, reader, metrics, registry, ingest, clock } = parts;
+        let state =
+            State { metrics: Arc::clone(&metrics), pages: Arc::default(), registry, ingest };
+        let api = Api {
+            access: Access::new(&config.http, address),
+            workers: Workers::start(),
+            context: Arc::new(Context {
+                store,
+                reader,
+                metrics,
+                settings: config.into(),
+                auto_register: config.devices.auto_register,
+                clock,
+            }),
+        };
         let thread = Arbiter::new().handle();
         thread.spawn_fn(move || {
             panics::this_thread_is("http");
             actix_rt::spawn(async move {
-                let Err(error) = serve(listener, state).await;
+                let Err(error) = serve(listener, state, api).await;
                 log::error!(target: "http", "HTTP is not served: {error}");
             });
         });
@@ -95,13 +123,16 @@ impl HttpServer {
 }
 
 /// Serves until something fails. No connection waits for another.
-async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallible> {
+async fn serve(listener: TcpListener, state: State, api: Api) -> std::io::Result<Infallible> {
     let address = listener.local_addr()?;
     let app = actix_web::App::new()
         .app_data(Data::new(state))
+        .app_data(Data::new(api))
         .service(resource("/healthz", health::healthz))
         .service(resource("/readyz", health::readyz))
         .service(resource("/metrics", metrics::metrics))
+        .service(web::resource("/api/v1/{path:.*}").to(api::serve))
+        .service(resource("/problems/{name}", problem))
         .default_service(web::to(refusal::not_found))
         .wrap(from_fn(refusal::refuse_flaws));
     let http = HttpService::build()
@@ -111,7 +142,7 @@ async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallibl
         .client_disconnect_timeout(LINGER_TIMEOUT)
         .local_addr(address)
         .on_connect_ext(|connection: &Connection, data| {
-            data.insert(connection.flaws().clone());
+            data.insert(connection.exchange().clone());
         })
         .h1(map_config(app, |_| AppConfig::default()));
     let failed = |()| std::io::Error::other("the HTTP service could not be created");
@@ -128,6 +159,14 @@ async fn serve(listener: TcpListener, state: State) -> std::io::Result<Infallibl
             }
             reserve.refill();
         });
+    }
+}
+
+/// `/problems/NAME`: what a kind of problem means and what helps.
+async fn problem(name: web::Path<String>) -> HttpResponse {
+    match Kind::page(&name) {
+        Some(page) => api::Answer::text(200, page).into(),
+        None => refusal::not_found().await,
     }
 }
 

@@ -7,10 +7,11 @@ use actix_web::http::header::{ALLOW, CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 
-use super::connection::{MAX_HEAD, RequestFlaws};
+use super::api;
+use super::connection::{Exchange, MAX_HEAD};
 
 pub(super) async fn not_found() -> HttpResponse {
-    let text = "no such page; there are /healthz, /readyz and /metrics\n";
+    let text = "no such page; there are /api/v1/openapi.json, /healthz, /readyz and /metrics\n";
     answer(StatusCode::NOT_FOUND).body(text)
 }
 
@@ -20,17 +21,17 @@ pub(super) async fn not_allowed() -> HttpResponse {
         .body("this is read-only: use GET or HEAD\n")
 }
 
-/// Refuses a request whose head is too large or that has a body. Nothing here takes a body,
+/// Refuses a request whose head is too large or that has a body. Nothing but the API takes one,
 /// so it is not read.
 pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> actix_web::Result<ServiceResponse<BoxBody>> {
-    let flaws = request.conn_data::<RequestFlaws>();
-    let refused = if flaws.is_some_and(RequestFlaws::head_too_large) {
+    let exchange = request.conn_data::<Exchange>();
+    let refused = if exchange.is_some_and(Exchange::head_too_large) {
         let text = format!("the head of a request may have at most {MAX_HEAD} bytes\n");
         answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).body(text)
-    } else if has_body(&request) {
+    } else if has_body(&request) && !request.path().starts_with(api::ROOT) {
         answer(StatusCode::PAYLOAD_TOO_LARGE).body("a request to this path must not have a body\n")
     } else {
         return Ok(next.call(request).await?.map_into_boxed_body());

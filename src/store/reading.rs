@@ -76,6 +76,11 @@ impl Reader {
         self.0.read(action, body).await
     }
 
+    /// The reads of a store, on these connections. It cannot write.
+    pub fn reads(&self) -> &DeviceStore {
+        &self.0
+    }
+
     /// Closes the connections. To be called before those of the store are closed, because the
     /// last one of a SQLite file merges its log.
     pub async fn close(self) {

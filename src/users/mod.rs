@@ -15,7 +15,7 @@ mod name;
 mod reload;
 mod rights;
 mod set;
-mod throttle;
+pub(crate) mod throttle;
 
 use std::path::Path;
 

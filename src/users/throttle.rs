@@ -36,7 +36,7 @@ const MAX_ENTRIES: usize = 10_000;
 
 /// An address for which one client may well have several: with IPv6 that is a /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Source {
+pub(crate) enum Source {
     V4([u8; 4]),
     V6Network([u8; 8]),
 }
@@ -55,11 +55,11 @@ impl From<IpAddr> for Source {
 
 /// A name and the line of the file that it was compared with, as a keyed hash. So the failures
 /// of a user are forgotten when its line changes.
-pub(super) type NameKey = u64;
+pub(crate) type NameKey = u64;
 
 /// The answer to an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Allowed {
+pub(crate) enum Allowed {
     /// The password may be checked.
     Yes,
     /// The address has failed too often: only a user who was let in from there before may be
@@ -71,7 +71,7 @@ pub(super) enum Allowed {
 
 /// The failures that are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     names: HashMap<(Source, NameKey), Failures>,
     /// The instants until which the failures of an address last, [`INTERVAL`] for each.
     addresses: HashMap<Source, Instant>,
@@ -101,7 +101,7 @@ impl Failures {
 
 impl Throttle {
     /// Answers an attempt at `now`.
-    pub(super) fn ask(&self, from: Source, name: NameKey, now: Instant) -> Allowed {
+    pub(crate) fn ask(&self, from: Source, name: NameKey, now: Instant) -> Allowed {
         if let Some(failures) = self.names.get(&(from, name)).filter(|f| f.forgotten_at() > now)
             && let wait = failures.retry_at().saturating_duration_since(now)
             && !wait.is_zero()
@@ -116,7 +116,7 @@ impl Throttle {
     }
 
     /// Notes that a password was wrong at `now`, or that there is no such user.
-    pub(super) fn failed(&mut self, from: Source, name: NameKey, now: Instant) {
+    pub(crate) fn failed(&mut self, from: Source, name: NameKey, now: Instant) {
         make_room(&mut self.names, &(from, name), now, |failures| failures.forgotten_at());
         let failures = self.names.entry((from, name)).or_insert(Failures { count: 0, last: now });
         if failures.forgotten_at() <= now {
@@ -131,7 +131,7 @@ impl Throttle {
     }
 
     /// Notes that a password was right.
-    pub(super) fn succeeded(&mut self, from: Source, name: NameKey) {
+    pub(crate) fn succeeded(&mut self, from: Source, name: NameKey) {
         self.names.remove(&(from, name));
     }
 }

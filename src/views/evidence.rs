@@ -77,6 +77,23 @@ pub(crate) struct EvidenceSettings {
     confirm_interval: Duration,
 }
 
+impl EvidenceSettings {
+    /// The instance that listens now.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The time between two confirmations that the service is listening.
+    pub(crate) fn confirm_interval(&self) -> Duration {
+        self.confirm_interval
+    }
+
+    /// The default timeout.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
 impl From<&Config> for EvidenceSettings {
     fn from(config: &Config) -> Self {
         Self {
@@ -188,7 +205,8 @@ fn gaps_are_forgotten(evidence: &Evidence, fresh: TimeDelta) -> bool {
         && evidence.listened + fresh < evidence.until - evidence.silent_since
 }
 
-fn gap_in_words(Gap { interval, cause }: &Gap) -> String {
+/// A gap as a sentence without its full stop.
+pub(crate) fn gap_in_words(Gap { interval, cause }: &Gap) -> String {
     let (from, until) = (text::time(Some(interval.from)), text::time(Some(interval.until)));
     let cause = cause.map_or_else(
         || "nothing proves that the service was listening".to_owned(),

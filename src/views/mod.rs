@@ -8,21 +8,24 @@
 //!
 //! Nothing here prints and nothing here knows who asks.
 
+pub(crate) mod api;
 mod device;
 mod evidence;
 mod paging;
 #[allow(dead_code)] // until /api/v1/summary and `heartbeatd status` use it
 mod summary;
 pub(crate) mod text;
+mod token;
 mod transition;
 mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices};
-pub(crate) use evidence::{EvidenceSettings, Explanation, gather_evidence};
+pub(crate) use evidence::{EvidenceSettings, Explanation, gap_in_words, gather_evidence};
 #[allow(unused_imports)]
 pub(crate) use summary::{
     Burst, ClockStepView, Counts, Health, State, Summary, SummaryView, sentence,
 };
+pub(crate) use token::{NewTokenView, TokenView};
 pub(crate) use transition::{TransitionView, Transitions};
 pub(crate) use user::{UserView, devices_in_words};
 

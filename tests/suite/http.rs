@@ -2,8 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::http::{get, send};
 use crate::support::service::{Place, Service};
 use servers::{PATIENCE, eventually};
 
@@ -158,4 +160,50 @@ fn silent_connections_do_not_keep_probes_out_and_are_closed() {
             }
         });
     }
+}
+
+/// Lets promtool read a page.
+fn promtool(arguments: &[&str], page: &str) -> String {
+    let mut promtool = Command::new("promtool")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed (Debian: prometheus)");
+    let mut input = promtool.stdin.take().expect("a pipe");
+    input.write_all(page.as_bytes()).expect("it reads");
+    drop(input);
+    let out = promtool.wait_with_output().expect("it ends");
+    let said = [out.stdout, out.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(out.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn prometheus_reads_both_formats_of_the_metrics() {
+    let (_place, service) = start();
+    let text = get(&service, "/metrics");
+    let kind = text.header("content-type");
+    assert_eq!(kind, Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(promtool(&["check", "metrics"], &text.body), "");
+    let accept = [("Accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")];
+    let open = send(&service, "GET", "/metrics", &accept, None);
+    let kind = open.header("content-type");
+    assert_eq!(kind, Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    for page in [&text.body, &open.body] {
+        for series in ["heartbeatd_build_info{version=", "process_cpu_seconds_total "] {
+            assert!(page.lines().any(|line| line.starts_with(series)), "no {series} in {page}");
+        }
+    }
+    // `check metrics` reads only the other format. This reads OpenMetrics, with times.
+    let with_times = open.body.lines().map(|line| {
+        if line.starts_with('#') { format!("{line}\n") } else { format!("{line} 1\n") }
+    });
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), with_times.collect::<String>()).expect("it is written");
+    let folder = tempfile::tempdir().expect("a folder");
+    let paths = [file.path(), folder.path()].map(|path| path.display().to_string());
+    promtool(&["tsdb", "create-blocks-from", "openmetrics", &paths[0], &paths[1]], "");
 }

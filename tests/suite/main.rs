@@ -5,6 +5,7 @@
 //! again. Nothing needs to run beforehand. If a server is not installed, the test fails
 //! and says what to install.
 
+mod api;
 mod architecture;
 mod bad_input;
 mod client_library;
@@ -27,6 +28,7 @@ mod limits;
 mod listing;
 mod log;
 mod malformed;
+mod openapi;
 mod opening;
 mod outage;
 mod outages;

@@ -36,6 +36,18 @@ impl Intervals {
         self.0.last()
     }
 
+    /// The parts of `stretch` that are in the set, oldest first.
+    pub fn within(&self, stretch: Interval) -> Vec<Interval> {
+        let first = self.0.partition_point(|interval| interval.until <= stretch.from);
+        let touching = self.0[first..].iter().take_while(|other| other.from < stretch.until);
+        touching
+            .map(|other| Interval {
+                from: other.from.max(stretch.from),
+                until: other.until.min(stretch.until),
+            })
+            .collect()
+    }
+
     /// Adds an interval, joining it with those that it touches. One that ends
     /// before it begins is empty.
     pub fn add(&mut self, mut added: Interval) {

@@ -6,6 +6,7 @@ pub mod database;
 pub mod events;
 pub mod fake_broker;
 pub mod fleet;
+pub mod http;
 pub mod log_lines;
 pub mod next_commit;
 pub mod plans;

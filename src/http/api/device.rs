@@ -1,0 +1,107 @@
+//! `/devices/{id}`: one device, with the evidence for its status; and what changes it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Answered, Context, Kind, Problem, invalid_id};
+use crate::config::MAX_TIMEOUT;
+use crate::domain::DeviceId;
+use crate::logging::escape::in_quotes;
+use crate::store::{Device, Found, Selection};
+use crate::views::api::DeviceDetail;
+use crate::views::{Explanation, gather_evidence};
+
+/// The body of a PUT or a PATCH.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    /// The device's own timeout; null for the default.
+    #[serde(default)]
+    timeout_seconds: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Removed {
+    /// True if the device has been heard within its timeout, so that its next heartbeat
+    /// registers it again.
+    still_sending: bool,
+}
+
+pub(super) async fn show(context: &Context, id: &str) -> Answered {
+    Ok(Answer::ok(&detail(context, id).await?))
+}
+
+/// Registers a device, or changes the timeout of one that is registered.
+pub(super) async fn register(context: &Context, id: &str, change: Change) -> Answered {
+    let device = DeviceId::of_device(id).map_err(|why| invalid_id(why.to_string()))?;
+    let timeout = change.timeout()?;
+    let now = (context.clock)().wall;
+    let is_new = context.store.register(&device, timeout, now).await?;
+    if !is_new {
+        context.store.set_timeout(&device, timeout).await?;
+    }
+    let status = if is_new { 201 } else { 200 };
+    Ok(Answer::json(status, &detail(context, id).await?))
+}
+
+/// Changes the timeout of a device.
+pub(super) async fn change(context: &Context, id: &str, change: Change) -> Answered {
+    let device: DeviceId = id.parse().map_err(|_| unknown(id))?;
+    if !context.store.set_timeout(&device, change.timeout()?).await? {
+        return Err(unknown(id));
+    }
+    show(context, id).await
+}
+
+/// Removes a device; its history stays.
+pub(super) async fn remove(context: &Context, id: &str) -> Answered {
+    let now = (context.clock)().wall;
+    let selection = Selection { ids: Some(vec![id.to_owned()]), ..Selection::default() };
+    let removed = context.store.remove(&selection, None, now).await?.pop();
+    let removed = removed.ok_or_else(|| unknown(id))?;
+    let timeout = removed.timeout.unwrap_or(context.settings.timeout());
+    let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
+    let heard = |seen: DateTime<Utc>| now - seen <= timeout;
+    let still_sending = context.auto_register && removed.last_seen_at.is_some_and(heard);
+    Ok(Answer::ok(&Removed { still_sending }))
+}
+
+impl Change {
+    fn timeout(&self) -> Result<Option<Duration>, Problem> {
+        let Some(seconds) = self.timeout_seconds else { return Ok(None) };
+        let most = MAX_TIMEOUT.as_secs();
+        if (1..=most).contains(&seconds) {
+            return Ok(Some(Duration::from_secs(seconds)));
+        }
+        let detail = format!("a whole number from 1 to {most} is expected, or null");
+        Err(Problem::new(Kind::InvalidBody, format!("timeout_seconds: {detail}"))
+            .flaw("/timeout_seconds", detail))
+    }
+}
+
+async fn detail(context: &Context, id: &str) -> Result<DeviceDetail, Problem> {
+    let device = find(context, id).await?;
+    let now = (context.clock)().wall;
+    let newest = context.reader.reads().history(Some(&device.id), None, 1).await?.pop();
+    let evidence = gather_evidence(&context.settings, context.reader.reads(), &device, now).await?;
+    let explanation = Explanation::of(device.status, evidence.as_ref(), &context.settings);
+    Ok(DeviceDetail::new(device, context.settings.timeout(), evidence, explanation, newest))
+}
+
+pub(super) async fn find(context: &Context, id: &str) -> Result<Device, Problem> {
+    match context.reader.reads().look_up(id).await? {
+        Some(Found::Device(device)) => Ok(*device),
+        Some(Found::Damaged(columns)) => {
+            let columns: Vec<_> = columns.iter().map(ToString::to_string).collect();
+            let detail = format!("{} cannot be read: {}", in_quotes(id), columns.join("; "));
+            Err(Problem::new(Kind::Conflict, detail))
+        }
+        None => Err(unknown(id)),
+    }
+}
+
+fn unknown(id: &str) -> Problem {
+    Problem::new(Kind::UnknownDevice, format!("{} is not registered", in_quotes(id)))
+}

@@ -1,0 +1,39 @@
+//! `/devices`: the list of devices by their ids.
+
+use std::time::Duration;
+
+use super::cursor::{List, Order, malformed};
+use super::parameters::Query;
+use super::{Answer, Answered, Context, Problem};
+use crate::store::{Budget, DeviceQuery, Ids};
+use crate::views::api::{DeviceItem, DevicePage};
+
+/// The time for which ids that contain a text are searched for.
+const SEARCH: Duration = Duration::from_millis(250);
+
+pub(super) async fn list(context: &Context, query: &Query) -> Answered {
+    let list = List::new("/devices", Order::DeviceId, query.filters());
+    let after = query.text("cursor").map(|cursor| after(&list, cursor)).transpose()?;
+    let wanted = DeviceQuery {
+        statuses: query.statuses("status").into_iter().collect(),
+        ids: query.text("q").map(Ids::searched).unwrap_or_default(),
+        silent: None,
+    };
+    let (limit, budget) = (query.limit(), Budget::of(SEARCH));
+    // One more shows whether there is a next page.
+    let mut page = context.reader.devices(&wanted, after.as_deref(), limit + 1, budget).await?;
+    if page.devices.len() as u64 > limit {
+        page.devices.truncate(limit as usize);
+        page.next = page.devices.last().map(|device| device.id.as_str().to_owned());
+    }
+    let next = page.next.map(|id| list.after(id.as_bytes()));
+    let timeout = context.settings.timeout();
+    let devices = page.devices.into_iter();
+    let items = devices.map(|device| DeviceItem::new(device, timeout, None)).collect();
+    Ok(Answer::ok(&DevicePage { items, next, partial: page.partial }))
+}
+
+/// The id after which the list goes on, which may be that of a device that cannot be read.
+fn after(list: &List, cursor: &str) -> Result<String, Problem> {
+    String::from_utf8(list.key(cursor)?).map_err(|_| malformed())
+}

@@ -1,0 +1,95 @@
+//! `/devices/{id}/timeline`: what a device's bar is drawn from.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::device::find;
+use super::parameters::Query;
+use super::{Answer, Answered, Context, Problem};
+use crate::domain::{Coverage, DeviceId, Transition};
+use crate::store::{Position, TransitionQuery};
+use crate::views::api::{Life, Timeline, Window};
+
+/// The maximum number of transitions that are read for one timeline, page by page.
+const TRANSITIONS: usize = 20_000;
+
+/// The number of transitions of a page.
+const PAGE: u64 = 2_000;
+
+pub(super) async fn show(context: &Context, id: &str, query: &Query) -> Answered {
+    let device = find(context, id).await?;
+    let now = (context.clock)().wall;
+    let window = window(query, 96, now)?;
+    // A silence that began in the window is found later.
+    let timeout = device.timeout().unwrap_or(context.settings.timeout());
+    let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
+    let later = window.to.checked_add_signed(timeout).unwrap_or(now) + TimeDelta::hours(1);
+    let life = Life {
+        registered_at: device.registered_at,
+        status: device.status,
+        transitions: between(context, &device.id, window.from, later.max(window.to)).await?,
+        before: newest_before(context, &device.id, window.from).await?,
+    };
+    let coverage = coverage(context, window.from, window.to).await?;
+    Ok(Answer::ok(&Timeline::new(window, &life, coverage.intervals(), now)))
+}
+
+/// The window that a query asks for: by default the last 24 hours.
+pub(super) fn window(query: &Query, buckets: u64, now: DateTime<Utc>) -> Result<Window, Problem> {
+    let to = query.time("to").unwrap_or(now);
+    let day_before = to.checked_sub_signed(TimeDelta::days(1)).unwrap_or(DateTime::UNIX_EPOCH);
+    let from = query.time("from").unwrap_or(day_before);
+    if from >= to {
+        return Err(Problem::parameter("from", "a time before `to` is expected"));
+    }
+    Ok(Window::new(from, to, query.number("buckets").unwrap_or(buckets)))
+}
+
+/// What this instance has listened to.
+pub(super) async fn coverage(
+    context: &Context,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> Result<Coverage, Problem> {
+    let listened = context.reader.reads().listened(context.settings.instance(), from, to).await?;
+    Ok(Coverage::new(context.settings.confirm_interval()).with(listened))
+}
+
+async fn newest_before(
+    context: &Context,
+    id: &DeviceId,
+    until: DateTime<Utc>,
+) -> Result<Option<Transition>, Problem> {
+    let query = TransitionQuery {
+        device: Some(id.clone()),
+        until: Some(until),
+        ..TransitionQuery::default()
+    };
+    Ok(context.reader.transitions(&query, None, 1).await?.transitions.pop())
+}
+
+/// The transitions of a device in a stretch of time, oldest first; if there are too many, the
+/// newest.
+async fn between(
+    context: &Context,
+    id: &DeviceId,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Vec<Transition>, Problem> {
+    let query = TransitionQuery {
+        device: Some(id.clone()),
+        from: Some(from),
+        until: Some(until),
+        ..TransitionQuery::default()
+    };
+    let (mut transitions, mut after): (Vec<Transition>, Option<Position>) = (Vec::new(), None);
+    while transitions.len() < TRANSITIONS {
+        let page = context.reader.transitions(&query, after, PAGE).await?;
+        transitions.extend(page.transitions);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    transitions.reverse();
+    Ok(transitions)
+}

@@ -1,0 +1,190 @@
+//! Devices: in a list, and one with the evidence for its status.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::as_seconds;
+use crate::domain::{
+    DeviceId, Evidence, Gap, GapCause, OwnTimeout, Status, Transition, UnusableTimeout,
+};
+use crate::store::Device;
+use crate::views::{Explanation, as_millis, as_optional_millis, as_optional_text, as_text};
+
+/// A page of devices.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DevicePage {
+    pub(crate) items: Vec<DeviceItem>,
+    /// The cursor of the next page; null after the last one.
+    pub(crate) next: Option<String>,
+    /// True if the search ran out of time: there may be more than `next` leads to.
+    pub(crate) partial: bool,
+}
+
+/// A device.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DeviceItem {
+    #[serde(serialize_with = "as_text")]
+    id: DeviceId,
+    #[serde(serialize_with = "as_text")]
+    status: Status,
+    /// The time of its last heartbeat.
+    #[serde(serialize_with = "as_optional_millis")]
+    last_seen_at: Option<DateTime<Utc>>,
+    /// Its own timeout as its row has it; null for the default.
+    timeout_seconds: Option<i64>,
+    /// The timeout in effect; null if it never goes offline.
+    effective_timeout_seconds: Option<f64>,
+    /// The reason why its own timeout cannot be used.
+    #[serde(serialize_with = "as_optional_text")]
+    timeout_error: Option<UnusableTimeout>,
+    /// True if more than two thirds of its timeout have been listened to since its last
+    /// heartbeat; null while that is unknown.
+    late: Option<bool>,
+    uptime_seconds: Option<i64>,
+    free_memory: Option<i64>,
+    /// Its clock minus the service's.
+    clock_skew_seconds: Option<f64>,
+    /// The error that its last heartbeat reported.
+    error: Option<String>,
+    /// The reason why its last payload, or a part of it, could not be read.
+    payload_error: Option<String>,
+    #[serde(serialize_with = "as_millis")]
+    registered_at: DateTime<Utc>,
+}
+
+impl DeviceItem {
+    /// Shows a device, with `heartbeat.timeout` as `default`.
+    pub(crate) fn new(device: Device, default: Duration, late: Option<bool>) -> Self {
+        let own = device.timeout_seconds.map(OwnTimeout::of);
+        let effective = match own {
+            Some(OwnTimeout::Endless(_)) => None,
+            own => Some(own.and_then(OwnTimeout::in_effect).unwrap_or(default).as_secs_f64()),
+        };
+        Self {
+            id: device.id,
+            status: device.status,
+            last_seen_at: device.last_seen_at,
+            timeout_seconds: device.timeout_seconds,
+            effective_timeout_seconds: effective,
+            timeout_error: own.and_then(|own| own.usable().err()),
+            late,
+            uptime_seconds: device.uptime_seconds,
+            free_memory: device.free_memory,
+            clock_skew_seconds: device.clock_skew_ms.map(|ms| ms as f64 / 1000.0),
+            error: device.error,
+            payload_error: device.payload_error,
+            registered_at: device.registered_at,
+        }
+    }
+}
+
+/// A device with the evidence for its status.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DeviceDetail {
+    #[serde(flatten)]
+    device: DeviceItem,
+    /// The evidence in words.
+    sentence: String,
+    /// The parts of the silence that do not count, in words, oldest first.
+    not_counted: Vec<String>,
+    /// Null for a device that was never heard.
+    evidence: Option<EvidenceItem>,
+    /// The outage that still lasts.
+    outage: Option<OutageOfDevice>,
+    /// The number of its newest transition.
+    sequence: Option<i64>,
+}
+
+/// The evidence for a status.
+#[derive(Clone, Debug, Serialize)]
+struct EvidenceItem {
+    /// The last heartbeat, with which the silence began.
+    #[serde(serialize_with = "as_millis")]
+    since: DateTime<Utc>,
+    /// For an offline device the check that found it, otherwise now.
+    #[serde(serialize_with = "as_millis")]
+    until: DateTime<Utc>,
+    #[serde(serialize_with = "as_seconds")]
+    silent_seconds: TimeDelta,
+    /// The listened part of the silence.
+    #[serde(serialize_with = "as_seconds")]
+    listened_seconds: TimeDelta,
+    #[serde(serialize_with = "as_seconds")]
+    timeout_seconds: TimeDelta,
+    /// The other parts, oldest first; empty if they are not known any more.
+    gaps: Vec<GapItem>,
+}
+
+/// A time that was not listened to.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct GapItem {
+    #[serde(serialize_with = "as_millis")]
+    from: DateTime<Utc>,
+    #[serde(serialize_with = "as_millis")]
+    to: DateTime<Utc>,
+    /// Null if it is not known.
+    cause: Option<&'static str>,
+}
+
+/// The outage of the device that is shown.
+#[derive(Clone, Debug, Serialize)]
+struct OutageOfDevice {
+    /// The number of its transition.
+    sequence: i64,
+    #[serde(serialize_with = "as_millis")]
+    found_at: DateTime<Utc>,
+    /// The last heartbeat before it.
+    #[serde(serialize_with = "as_optional_millis")]
+    silent_since: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "as_optional_millis")]
+    ended_at: Option<DateTime<Utc>>,
+}
+
+impl DeviceDetail {
+    /// Joins a device, its evidence in numbers and in words, and its newest transition.
+    pub(crate) fn new(
+        device: Device,
+        default: Duration,
+        evidence: Option<Evidence>,
+        explanation: Explanation,
+        newest: Option<Transition>,
+    ) -> Self {
+        let Explanation { sentence, not_counted } = explanation;
+        let offline = device.status == Status::Offline;
+        let outage = newest.as_ref().filter(|newest| offline && newest.to == Status::Offline);
+        Self {
+            sentence,
+            not_counted,
+            outage: outage.map(|outage| OutageOfDevice {
+                sequence: outage.sequence,
+                found_at: outage.at,
+                silent_since: outage.last_seen_at,
+                ended_at: None,
+            }),
+            evidence: evidence.map(EvidenceItem::from),
+            sequence: newest.map(|newest| newest.sequence),
+            device: DeviceItem::new(device, default, None),
+        }
+    }
+}
+
+impl From<Evidence> for EvidenceItem {
+    fn from(evidence: Evidence) -> Self {
+        Self {
+            since: evidence.silent_since,
+            until: evidence.until,
+            silent_seconds: evidence.until - evidence.silent_since,
+            listened_seconds: evidence.listened,
+            timeout_seconds: evidence.timeout,
+            gaps: evidence.gaps.into_iter().map(GapItem::from).collect(),
+        }
+    }
+}
+
+impl From<Gap> for GapItem {
+    fn from(Gap { interval, cause }: Gap) -> Self {
+        Self { from: interval.from, to: interval.until, cause: cause.map(GapCause::as_str) }
+    }
+}
