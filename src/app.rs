@@ -23,6 +23,7 @@ use crate::actors::device_registry::{self, DeviceRegistry, Found};
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Ticker};
+use crate::board::Board;
 use crate::clock::{Clock, system_clock};
 use crate::config::{Config, Listen};
 use crate::http::{self, HttpServer};
@@ -177,6 +178,7 @@ impl AppBuilder {
         open_files::raise();
         needed_files(&config).check()?;
         let metrics = Arc::new(Metrics::new());
+        let board = Arc::new(Board::new(config.mqtt.confirm_interval()));
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
         let reader = store.reader().await?;
@@ -208,12 +210,20 @@ impl AppBuilder {
 
         let registry = on_own_thread("device_registry", {
             let (store, metrics) = (store.clone(), Arc::clone(&metrics));
-            move || DeviceRegistry::new(settings, store, found, metrics)
+            let board = Arc::clone(&board);
+            move || {
+                DeviceRegistry::new(settings, store, found, metrics)
+                    .with_board(board)
+                    .watching_the_state(clock)
+            }
         });
         let ingest = on_own_thread("mqtt_ingest", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
             let interval = config.mqtt.confirm_interval();
-            move || MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
+            move || {
+                MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
+                    .with_board(board)
+            }
         });
         let sinks = sinks(sink, recoveries);
         let courier = on_own_thread("courier", {

@@ -25,6 +25,7 @@ pub mod actors;
 mod address;
 mod app;
 mod base64url;
+pub mod board;
 #[doc(hidden)]
 pub mod cli;
 pub mod clock;

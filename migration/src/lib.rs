@@ -22,6 +22,8 @@ mod m20261125_000010_create_instance;
 mod m20261126_000011_index_device_status;
 mod m20261126_000012_end_outages;
 mod m20261126_000013_add_recovery;
+mod m20261126_000014_create_journal;
+mod m20261126_000015_create_fleet_sample;
 
 /// Brings a database to the schema of this version.
 pub struct Migrator;
@@ -43,6 +45,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261126_000011_index_device_status::Migration),
             Box::new(m20261126_000012_end_outages::Migration),
             Box::new(m20261126_000013_add_recovery::Migration),
+            Box::new(m20261126_000014_create_journal::Migration),
+            Box::new(m20261126_000015_create_fleet_sample::Migration),
         ]
     }
 }

@@ -10,6 +10,7 @@ mod clock_step;
 mod database_watch;
 mod fleet_watch;
 mod flush;
+mod journal;
 mod lines;
 mod outbox;
 mod progress;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use log::info;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -30,15 +31,18 @@ use self::clock_step::{ClockSteps, tell};
 use self::database_watch::DatabaseWatch;
 use self::fleet_watch::FleetWatch;
 use self::flush::Flushed;
+use self::journal::Journal;
 use self::lines::Lines;
 pub use self::outbox::{Acknowledge, BeginDelivery, GiveUp, Outbox, ReadBesideHead, ReadOutbox};
 use self::progress::Progress;
 use self::sweep::{Sweep, Swept};
 use crate::actors::bounds::Bounds;
+use crate::board::{Board, ClockSet};
+use crate::clock::Clock;
 use crate::config::DevicesConfig;
 use crate::domain::{
-    ClockWatch, Confirmed, Coverage, GapCause, Heartbeat, Interval, Reading, Saved, Status,
-    TopicPattern,
+    Burst, ClockStep, ClockWatch, Confirmed, Coverage, GapCause, Happening, Heartbeat, Interval,
+    Reading, Saved, Status, TopicPattern, Transition,
 };
 use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
@@ -48,6 +52,9 @@ const TARGET: &str = "device_registry";
 
 /// The time between two looks at the database and the clock.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The least time between two samples of the fleet.
+const SAMPLED_EVERY: TimeDelta = TimeDelta::seconds(10);
 
 /// Records heartbeats. Replies as soon as they are in the buffer, before they are written. Those
 /// for which there is no room are rejected, counted and logged.
@@ -159,6 +166,9 @@ pub struct DeviceRegistry {
     database: DatabaseWatch,
     fleet: FleetWatch,
     failed_checks: Option<Outage>,
+    journal: Journal,
+    /// The time of the newest sample of the fleet.
+    sampled_at: Option<DateTime<Utc>>,
 }
 
 /// Everything that the mailbox shares with the flushes and checks beside it.
@@ -169,6 +179,7 @@ struct Shared {
     store: DeviceStore,
     metrics: Arc<Metrics>,
     lines: Lines,
+    board: Arc<Board>,
     progress: Arc<Progress>,
     clock: Arc<Mutex<ClockWatch>>,
     /// Held by the one that writes: a flush and a check take turns, first come, first
@@ -176,15 +187,40 @@ struct Shared {
     turn: Arc<AsyncMutex<()>>,
 }
 
+impl Shared {
+    /// Puts status changes onto the board, before which `registered` devices were registered.
+    fn show(&self, transitions: &[Transition], registered: u64) {
+        if transitions.is_empty() && registered == 0 {
+            return;
+        }
+        self.board.change(|facts| {
+            facts.registered(registered);
+            for transition in transitions {
+                facts.moved(transition.from, transition.to);
+                if transition.to == Status::Offline {
+                    let silent_since = transition.last_seen_at.unwrap_or(transition.at);
+                    facts.fell(transition.at, silent_since);
+                }
+                if let Some(outage) = transition.ends {
+                    facts.recovered(outage.found_at);
+                }
+            }
+        });
+        self.board.wake();
+    }
+}
+
 /// The content of the database at the start.
 #[derive(Debug)]
 pub struct Found {
     counts: BTreeMap<Status, u64>,
+    bursts: Vec<Burst>,
     coverage: Coverage,
 }
 
 impl Found {
-    /// Reads the number of devices by status, and the coverage of this instance.
+    /// Reads the number of devices by status, the outages that last, and the coverage of this
+    /// instance.
     ///
     /// # Errors
     ///
@@ -194,7 +230,8 @@ impl Found {
         let (ever, instance) = (DateTime::<Utc>::MIN_UTC, &settings.instance);
         let listened = store.listened(instance, ever, DateTime::<Utc>::MAX_UTC).await?;
         let coverage = Coverage::new(settings.confirm_interval).with(listened);
-        Ok(Self { counts, coverage })
+        let bursts = store.open_outages_by_check().await?;
+        Ok(Self { counts, bursts, coverage })
     }
 }
 
@@ -206,28 +243,53 @@ impl DeviceRegistry {
         found: Found,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let Found { counts, coverage } = found;
+        let Found { counts, bursts, coverage } = found;
         metrics.set_devices(&counts);
+        let registered = counts.values().sum();
+        let board = Board::new(settings.confirm_interval);
+        board.change(|facts| {
+            facts.counts(counts);
+            facts.bursts(bursts);
+        });
         let progress: Arc<Progress> = Arc::default();
         Self {
-            buffer: Buffer::new(&settings.devices, counts.values().sum()),
+            buffer: Buffer::new(&settings.devices, registered),
             saved: Saved::new(coverage.clone()),
             coverage,
             clock_steps: ClockSteps::default(),
             database: DatabaseWatch::new(Arc::clone(&progress), Arc::clone(&metrics)),
             fleet: FleetWatch::new(settings.timeout, settings.topic.clone()),
             failed_checks: None,
+            journal: Journal::default(),
+            sampled_at: None,
             shared: Shared {
                 settings: Arc::new(settings),
                 bounds: Bounds::default(),
                 store,
                 metrics,
                 lines: Lines::new(),
+                board: Arc::new(board),
                 progress,
                 clock: Arc::default(),
                 turn: Arc::default(),
             },
         }
+    }
+
+    /// The same registry, which writes what it knows onto `board`.
+    #[must_use]
+    pub fn with_board(mut self, board: Arc<Board>) -> Self {
+        board.begin_with(&self.shared.board);
+        self.shared.board = board;
+        self
+    }
+
+    /// The same registry, which writes changes of the service's state into the journal, by
+    /// `clock`.
+    #[must_use]
+    pub fn watching_the_state(mut self, clock: Clock) -> Self {
+        self.journal.clock = Some(clock);
+        self
     }
 
     /// The same registry with other bounds.
@@ -258,7 +320,9 @@ impl DeviceRegistry {
             let batch = registry.buffer.take();
             let coverage = registry.coverage.clone();
             let saving = registry.saved.plan(&coverage);
-            let flush = flush::Flush::new(registry.shared.clone(), &mut registry.buffer, saving);
+            let journal = registry.journal.take();
+            let shared = registry.shared.clone();
+            let flush = flush::Flush::new(shared, &mut registry.buffer, saving, journal);
             flush.write(batch).into_actor(registry).map(move |flushed, registry, _| {
                 let flushed = registry.flushed(flushed);
                 registry.note_saved(coverage, flushed.is_ok());
@@ -269,8 +333,9 @@ impl DeviceRegistry {
     }
 
     fn flushed(&mut self, flushed: Flushed) -> Result<(), StoreError> {
-        let Flushed { asked, written, rest, registered, result } = flushed;
+        let Flushed { asked, written, rest, registered, journal, result } = flushed;
         self.buffer.put_back(rest, registered);
+        self.journal.put_back(journal);
         let pending = self.buffer.len();
         self.shared.metrics.set_pending(pending);
         match &result {
@@ -278,7 +343,14 @@ impl DeviceRegistry {
             Ok(()) => (),
             Err(error) => self.database.failed(error, pending),
         }
+        self.show_health();
         result
+    }
+
+    /// Puts onto the board what is known of the service itself.
+    fn show_health(&self) {
+        let (pending, silent) = (self.buffer.len(), self.fleet.silent());
+        self.shared.board.change(|facts| facts.health(pending, self.database.fault(), silent));
     }
 
     /// Notes that a flush has saved `coverage`. If that is not `certain`, it may have been
@@ -286,6 +358,8 @@ impl DeviceRegistry {
     fn note_saved(&mut self, coverage: Coverage, certain: bool) {
         if certain {
             self.coverage.is_saved(&coverage);
+            let vouching = Arc::new(coverage.clone());
+            self.shared.board.change(|facts| facts.coverage(vouching));
             self.saved.is_now(coverage);
         } else {
             self.saved.may_be(&coverage);
@@ -295,19 +369,25 @@ impl DeviceRegistry {
     /// Compares a reading with earlier ones.
     fn observe(&mut self, now: Reading) {
         let step = self.shared.clock.lock().observe(now, &mut self.coverage);
-        tell(step.and_then(|step| self.clock_steps.note(step)));
+        tell(step.and_then(|step| self.note_step(step)));
+    }
+
+    fn note_step(&mut self, step: ClockStep) -> Option<clock_step::Told> {
+        self.shared.board.change(|facts| facts.clock_set(ClockSet { at: step.at, by: step.by }));
+        self.clock_steps.note(step)
     }
 
     /// Takes in the times of heartbeats, and corrects those that lie in the future.
     fn receive(&mut self, heartbeats: &mut [Heartbeat]) {
         let step = self.shared.clock.lock().receive(heartbeats, &mut self.coverage);
-        tell(step.and_then(|step| self.clock_steps.note(step)));
+        tell(step.and_then(|step| self.note_step(step)));
     }
 
     /// Notes a gap.
     fn note_gap(&mut self, gap: Interval, cause: GapCause) {
         let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
         self.shared.metrics.blind(seconds);
+        self.journal.note(gap.until, Happening::Gap { from: gap.from, cause });
         match cause {
             GapCause::ClockStep => tell(self.clock_steps.note_gap(gap)),
             cause => lines::gap(gap, cause, seconds),
@@ -328,11 +408,20 @@ impl DeviceRegistry {
         let now = Instant::now();
         tell(self.clock_steps.overdue(now));
         self.database.look(now, self.buffer.len());
+        self.show_health();
+        self.journal.watch(&self.shared.board);
     }
 
     /// Gathers what a check needs, so that it can run without the actor.
-    fn sweep(&self, now: DateTime<Utc>, base: u64) -> Sweep {
+    fn sweep(&mut self, now: DateTime<Utc>, base: u64) -> Sweep {
+        // Also if the clock was set back, for then it is another history.
+        let is_due = |last: DateTime<Utc>| (now - last).abs() >= SAMPLED_EVERY;
+        let keeps_sample = self.sampled_at.is_none_or(is_due);
+        if keeps_sample {
+            self.sampled_at = Some(now);
+        }
         Sweep {
+            keeps_sample,
             shared: self.shared.clone(),
             clamped: self.clock_steps.clamped(),
             base,
@@ -342,12 +431,19 @@ impl DeviceRegistry {
     }
 
     fn swept(&mut self, swept: Swept, began: Instant, at: DateTime<Utc>) -> CheckedOffline {
-        let Swept { newly_offline, outbox, counts, longest } = swept;
+        let Swept { newly_offline, outbox, counts, late, bursts, longest } = swept;
         let Shared { bounds: Bounds { coverage_kept, max_intervals, .. }, metrics, .. } =
             &self.shared;
         self.coverage.prune(longest.max(*coverage_kept), *max_intervals);
         self.buffer.are_registered(counts.values().sum());
         metrics.set_devices(&counts);
+        self.shared.board.change(|facts| {
+            facts.counts(counts);
+            facts.checked(late, outbox.alerts);
+            if let Some(bursts) = bursts {
+                facts.bursts(bursts);
+            }
+        });
         metrics.set_outbox(&outbox, at);
         metrics.checked(began.elapsed().as_secs_f64(), at);
         if let Some(failed) = self.failed_checks.take() {
@@ -384,7 +480,9 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
 
     fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) {
         let RecordHeartbeats { mut heartbeats, now } = message;
-        self.shared.metrics.heartbeats_accepted(heartbeats.len() as u64);
+        let received = heartbeats.len() as u64;
+        self.shared.metrics.heartbeats_accepted(received);
+        self.shared.board.change(|facts| facts.received(received, now.monotonic));
         self.observe(now);
         self.receive(&mut heartbeats);
         self.fleet.heard();
@@ -392,6 +490,7 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         if !full.is_empty() {
             // It may be from a registered device, so silence must not count across it.
             self.coverage.interrupt(now.wall, GapCause::Shed);
+            self.shared.board.change(|facts| facts.shed(now.monotonic));
             self.shared.lines.reject(&self.shared.metrics, &full);
         }
         self.shared.metrics.set_pending(self.buffer.len());
@@ -413,9 +512,13 @@ impl Handler<ConfirmListening> for DeviceRegistry {
             }
             Confirmed::SteppedBack { by } => {
                 let step = self.shared.clock.lock().set_back(by, until);
-                tell(self.clock_steps.note(step));
+                tell(self.note_step(step));
             }
         }
+        self.journal.proven(until);
+        let (proven, missing) =
+            (self.coverage.proven_until(), self.coverage.missing_for(self.shared.settings.timeout));
+        self.shared.board.change(|facts| facts.proven(proven, missing));
         self.watch_fleet(until);
     }
 }

@@ -21,6 +21,7 @@ use self::echoes::Echoes;
 use self::lines::Lines;
 use self::sorted::Sorted;
 use super::device_registry::DeviceRegistry;
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::domain::GapCause;
 use crate::logging::outage;
@@ -72,6 +73,7 @@ pub struct MqttIngest {
     registry: Addr<DeviceRegistry>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    board: Arc<Board>,
     confirm_interval: Duration,
     listening: Listening,
     /// The number of the newest known connection. Events of an earlier one change nothing.
@@ -102,6 +104,7 @@ impl MqttIngest {
             registry,
             clock,
             metrics,
+            board: Arc::new(Board::new(confirm_interval)),
             confirm_interval,
             listening: Listening::Disconnected,
             newest: 0,
@@ -113,12 +116,30 @@ impl MqttIngest {
         }
     }
 
+    /// The same ingest, which writes onto `board` whether the broker is reached.
+    #[must_use]
+    pub fn with_board(mut self, board: Arc<Board>) -> Self {
+        self.board = board;
+        self
+    }
+
+    /// Puts onto the board whether the broker is reached.
+    fn show(&self) {
+        let broker = match self.listening {
+            Listening::Disconnected => Err(self.connecting.reason()),
+            _ => Ok(()),
+        };
+        let subscribed = self.listening == Listening::Subscribed;
+        self.board.change(|facts| facts.broker(broker, subscribed));
+    }
+
     fn is_now(&mut self, listening: Listening) {
         self.listening = listening;
         if listening != Listening::Subscribed {
             self.echoes.interrupt(GapCause::Disconnected);
         }
         self.metrics.set_listening(self.proven() == Listening::Subscribed);
+        self.show();
     }
 
     /// The state with regard to echoes, which may be missing on any connection.
@@ -189,6 +210,7 @@ impl MqttIngest {
                 Ok(()) => ingest.connecting.succeeded(),
                 Err(error) => {
                     ingest.connecting.failed(error);
+                    ingest.show();
                     ingest.explain(ctx);
                 }
             }
@@ -224,6 +246,8 @@ impl MqttIngest {
         ctx.spawn(diagnosing.map(|found, ingest, _| {
             ingest.diagnosing = false;
             if ingest.listening == Listening::Disconnected && !ingest.leaving {
+                ingest.connecting.found(found.as_deref());
+                ingest.show();
                 say(&mut ingest.connecting, found);
             }
         }));
@@ -316,6 +340,8 @@ impl MqttIngest {
                 Event::Disconnected { connection, why } => self.lost(connection, &why),
                 Event::Shed(count) => {
                     self.metrics.shed(count);
+                    let now = (self.clock)().monotonic;
+                    self.board.change(|facts| facts.shed(now));
                     // It is not known whose messages were thrown away.
                     self.echoes.missed((self.clock)(), GapCause::Shed);
                     confirmed = None;
@@ -351,6 +377,7 @@ impl MqttIngest {
         }
         self.is_now(Listening::Disconnected);
         self.connecting.lost(why, (self.clock)().monotonic);
+        self.show();
     }
 }
 

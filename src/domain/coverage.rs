@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::Status;
+
 pub use self::intervals::{Interval, Intervals};
 pub use self::saved::{Saved, Saving};
 
@@ -56,6 +58,21 @@ pub enum GapCause {
 }
 
 impl GapCause {
+    /// Every cause.
+    pub const ALL: [Self; 6] = [
+        Self::NotRunning,
+        Self::Disconnected,
+        Self::NoEcho,
+        Self::Shed,
+        Self::ShutOut,
+        Self::ClockStep,
+    ];
+
+    /// The cause with this name, if there is one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
+    }
+
     /// The name in the database, in JSON and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -320,6 +337,28 @@ impl Coverage {
         let cutoff = |timeout| Cutoff { timeout, instant: self.intervals.cutoff(now, timeout) };
         Cutoffs { default: cutoff(default), own: own.iter().copied().map(cutoff).collect() }
     }
+
+    /// The cutoffs of lateness. A device is late if more than two thirds of its timeout were
+    /// listened to since its last heartbeat, and it is not offline.
+    ///
+    /// A device with a heartbeat every third of its timeout is never late, even if one of them
+    /// is lost. Devices of one timeout and that interval that fall silent together are all
+    /// late once the first of them is offline.
+    pub fn late_cutoffs(&self, now: DateTime<Utc>, default: Duration, own: &[Duration]) -> Cutoffs {
+        let cutoff = |timeout: Duration| {
+            let late = timeout - timeout / 3;
+            Cutoff { timeout, instant: self.intervals.cutoff(now, late) }
+        };
+        Cutoffs { default: cutoff(default), own: own.iter().copied().map(cutoff).collect() }
+    }
+
+    /// The listened time that is missing until a device with this timeout can be found
+    /// silent. `None` if one can.
+    pub fn missing_for(&self, timeout: Duration) -> Option<Duration> {
+        let proven: TimeDelta = self.intervals.iter().map(Interval::length).sum();
+        let missing = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX) - proven;
+        (missing >= TimeDelta::zero()).then(|| missing.to_std().unwrap_or_default())
+    }
 }
 
 /// The limit for one timeout: a device last seen before it is silent.
@@ -346,6 +385,23 @@ impl Cutoffs {
     pub fn latest(&self) -> Option<DateTime<Utc>> {
         let all = self.own.iter().chain([&self.default]);
         all.filter_map(|cutoff| cutoff.instant).max()
+    }
+
+    /// True if a device is silent by these cutoffs, or late by those of lateness. `timeout` is
+    /// its own, if that is in effect.
+    pub fn silences(
+        &self,
+        status: Status,
+        last_seen_at: Option<DateTime<Utc>>,
+        timeout: Option<Duration>,
+    ) -> bool {
+        let cutoff = match timeout {
+            None => Some(&self.default),
+            Some(own) => self.own.iter().find(|cutoff| cutoff.timeout == own),
+        };
+        let instant = cutoff.and_then(|cutoff| cutoff.instant);
+        let is_before = last_seen_at.zip(instant).is_some_and(|(seen, cutoff)| seen < cutoff);
+        status.on_silence() != status && is_before
     }
 }
 
@@ -507,5 +563,89 @@ mod tests {
         coverage.confirm(20, 25);
         let restored = Coverage::new(5 * SECOND).with(coverage.0.listened());
         assert_eq!(restored, coverage.0);
+    }
+
+    use proptest::prelude::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(180);
+
+    fn is_late(coverage: &Coverage, now: i64, seen: i64) -> bool {
+        let cutoffs = coverage.late_cutoffs(at(now), TIMEOUT, &[]);
+        cutoffs.silences(Status::Online, Some(at(seen)), None)
+    }
+
+    fn is_silent(coverage: &Coverage, now: i64, seen: i64) -> bool {
+        let cutoffs = coverage.cutoffs(at(now), TIMEOUT, &[]);
+        cutoffs.silences(Status::Online, Some(at(seen)), None)
+    }
+
+    #[test]
+    fn a_device_is_late_by_two_thirds_of_its_own_timeout() {
+        let mut coverage = Growing::new();
+        for until in (0..=400).step_by(5) {
+            coverage.confirm(0, until);
+        }
+        let own = Duration::from_secs(30);
+        let cutoffs = coverage.0.late_cutoffs(at(400), TIMEOUT, &[own]);
+        let is_late = |seen, timeout| cutoffs.silences(Status::Error, Some(at(seen)), timeout);
+        assert_eq!([279, 280].map(|seen| is_late(seen, None)), [true, false]);
+        assert_eq!([379, 380].map(|seen| is_late(seen, Some(own))), [true, false]);
+        assert!(!is_late(0, Some(Duration::from_secs(31))), "its timeout was set since");
+        for status in [Status::Offline, Status::Provisioning] {
+            assert!(!cutoffs.silences(status, Some(at(0)), None));
+        }
+        assert!(!cutoffs.silences(Status::Online, None, None));
+    }
+
+    #[test]
+    fn a_silent_device_can_be_found_once_its_timeout_was_listened_to() {
+        let mut coverage = Growing::new();
+        assert_eq!(coverage.0.missing_for(TIMEOUT), Some(TIMEOUT));
+        for until in (0..=100).step_by(5) {
+            coverage.confirm(0, until);
+        }
+        assert_eq!(coverage.0.missing_for(TIMEOUT), Some(Duration::from_secs(80)));
+        for until in (100..=190).step_by(5) {
+            coverage.confirm(0, until);
+        }
+        assert_eq!(coverage.0.missing_for(TIMEOUT), None);
+        assert!(coverage.0.cutoffs(at(190), TIMEOUT, &[]).default.instant.is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn a_device_that_is_heard_every_third_of_its_timeout_is_never_late(
+            list in proptest::collection::vec((0_i64..2000, 1_i64..300), 0..12),
+            offset in 0_i64..60,
+            now in 60_i64..2400,
+        ) {
+            let listened = list.into_iter().map(|(from, length)| Listened {
+                interval: interval(from, from + length),
+                after: None,
+            });
+            let coverage = Coverage::new(5 * SECOND).with(listened);
+            let last = offset + (now - offset) / 60 * 60;
+            // Also if one of its heartbeats was lost.
+            prop_assert!(!is_late(&coverage, now, last));
+            prop_assert!(!is_late(&coverage, now, last - 60));
+        }
+
+        #[test]
+        fn devices_that_fall_silent_together_are_late_once_the_first_is_offline(
+            list in proptest::collection::vec((0_i64..2000, 1_i64..300), 0..12),
+            first in 0_i64..2000,
+            after in 0_i64..60,
+            now in 0_i64..2400,
+        ) {
+            let listened = list.into_iter().map(|(from, length)| Listened {
+                interval: interval(from, from + length),
+                after: None,
+            });
+            let coverage = Coverage::new(5 * SECOND).with(listened);
+            if is_silent(&coverage, now, first) {
+                prop_assert!(is_late(&coverage, now, first + after));
+            }
+            prop_assert!(!is_silent(&coverage, now, first) || is_late(&coverage, now, first));
+        }
     }
 }

@@ -6,6 +6,7 @@ mod clock_watch;
 pub mod coverage;
 pub mod delivery;
 pub mod device_id;
+pub mod event;
 pub mod evidence;
 pub mod heartbeat;
 mod own_timeout;
@@ -14,7 +15,9 @@ pub mod pending;
 mod reading;
 mod registration;
 pub mod rounds;
+mod service_state;
 pub mod status;
+mod timeline;
 mod timestamp;
 mod topic;
 
@@ -24,6 +27,7 @@ pub use coverage::{
     Saved, Saving,
 };
 pub use device_id::DeviceId;
+pub use event::{Entry, Event, EventKind, EventPlace, Happening};
 pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};
 pub use own_timeout::{OwnTimeout, UnusableTimeout};
@@ -32,5 +36,7 @@ pub use pending::{Batch, Pending, sort_by_device};
 pub use reading::Reading;
 pub use registration::RegistrationBudget;
 pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
+pub use service_state::ServiceState;
 pub use status::{Burst, EndedOutage, GivenUp, Recovery, Status, Transition};
+pub use timeline::{TimelineBucket, timeline};
 pub use topic::{InvalidTopicPattern, TopicPattern};

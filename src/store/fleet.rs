@@ -10,7 +10,7 @@ use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, Set, Try
 
 use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id};
-use crate::domain::{DeviceId, OwnTimeout, Status};
+use crate::domain::{DeviceId, Entry, Happening, OwnTimeout, Status};
 
 /// A registered device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,12 @@ impl DeviceStore {
         let inserted = self
             .write("register the device", async |transaction| {
                 let insert = Entity::insert(row.clone()).on_conflict_do_nothing_on([Column::Id]);
-                insert.exec_without_returning(transaction).await
+                let inserted = insert.exec_without_returning(transaction).await?;
+                if matches!(inserted, TryInsertResult::Inserted(rows) if rows > 0) {
+                    let what = Happening::Registered { device: id.to_string() };
+                    self.write_journal(transaction, [Entry { at, what }]).await?;
+                }
+                Ok(inserted)
             })
             .await?;
         Ok(matches!(inserted, TryInsertResult::Inserted(rows) if rows > 0))

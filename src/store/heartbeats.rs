@@ -105,7 +105,7 @@ impl Recorded {
 impl DeviceStore {
     /// Records that these devices are alive: updates `last_seen_at` and what they
     /// reported, sets their statuses, writes the transitions, and registers unknown
-    /// devices as far as `rules` allow. The coverage in `proven` is saved in the same
+    /// devices as far as `rules` allow. The coverage and the journal in `proven` are saved in the same
     /// transaction, or in a later one if the database refuses a heartbeat.
     ///
     /// `heartbeats` has at most one heartbeat per device and is sorted by device id, so
@@ -124,7 +124,7 @@ impl DeviceStore {
         proven: &Proven,
     ) -> Result<Recorded> {
         debug_assert!(heartbeats.is_sorted_by(|a, b| a.device_id < b.device_id));
-        if heartbeats.is_empty() && proven.change.is_none() {
+        if heartbeats.is_empty() && proven.change.is_none() && proven.journal.is_empty() {
             return Ok(Recorded::default());
         }
         let recorded = match self.record_at_once(heartbeats, rules, proven).await {
@@ -169,7 +169,8 @@ impl DeviceStore {
     ) -> Result<Recorded> {
         let forgotten = |change: &Change| Change { from: change.from, intervals: Vec::new() };
         let change = proven.change.as_ref().map(forgotten);
-        let nothing_proven = Proven { instance: proven.instance.clone(), change };
+        let nothing_proven =
+            Proven { instance: proven.instance.clone(), change, journal: Vec::new() };
         self.record_at_once(&[], rules, &nothing_proven).await?;
 
         let mut recorded = Recorded::default();

@@ -191,12 +191,15 @@ impl DeviceStore {
                      to_status <> '{offline}' OR ended_at IS NOT NULL OR NOT EXISTS (\
                          SELECT 1 FROM device WHERE device.id = device_id \
                          AND device.status = '{offline}')) \
-                 ORDER BY at LIMIT $2)",
+                 ORDER BY at LIMIT $2) RETURNING sequence AS gone",
             offline = Status::Offline,
         );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.write("prune the history", async |transaction| {
-            self.execute(transaction, &sql, [millis(before).into(), limit.into()]).await
+            let rows =
+                self.select(transaction, &sql, [millis(before).into(), limit.into()]).await?;
+            self.note_pruned(transaction, "transitions", &rows).await?;
+            Ok(rows.len() as u64)
         })
         .await
     }

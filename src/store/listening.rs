@@ -12,7 +12,7 @@ use super::rows::{self, Columns, Type};
 use super::values::at_most;
 use super::{DeviceStore, Result, millis};
 use crate::domain::coverage::MAX_INTERVALS;
-use crate::domain::{Change, GapCause, Interval, Listened};
+use crate::domain::{Change, Entry, GapCause, Interval, Listened};
 
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
@@ -24,6 +24,8 @@ pub struct Proven {
     pub instance: String,
     /// The intervals that change; `None` if none does.
     pub change: Option<Change>,
+    /// The entries of the journal since then.
+    pub journal: Vec<Entry>,
 }
 
 impl DeviceStore {
@@ -60,11 +62,22 @@ impl DeviceStore {
     pub(super) async fn save_listened(
         &self,
         transaction: &DatabaseTransaction,
-        Proven { instance, change }: &Proven,
+        Proven { instance, change, journal }: &Proven,
     ) -> Result<(), DbErr> {
-        let Some(Change { from, intervals }) = change else { return Ok(()) };
+        if let Some(change) = change {
+            self.save_change(transaction, instance, change).await?;
+        }
+        self.write_journal(transaction, journal.iter().cloned()).await
+    }
+
+    async fn save_change(
+        &self,
+        transaction: &DatabaseTransaction,
+        instance: &str,
+        Change { from, intervals }: &Change,
+    ) -> Result<(), DbErr> {
         let forget = Entity::delete_many()
-            .filter(Column::Instance.eq(instance.as_str()))
+            .filter(Column::Instance.eq(instance))
             .filter(Column::StartedAt.gte(millis(*from)));
         // Raw, because 10,000 intervals are more parameters than SQLite takes.
         let save = format!(
@@ -78,7 +91,7 @@ impl DeviceStore {
             [millis(interval.from).into(), millis(interval.until).into(), cause.into()]
         });
         self.execute_built(transaction, &forget).await?;
-        self.execute(transaction, &save, [rows::bind(rows), instance.as_str().into()]).await?;
+        self.execute(transaction, &save, [rows::bind(rows), instance.into()]).await?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 //! | `history`, `outbox`, `delivery` | transitions, the alerts among them that wait for the sink, and the delivery under way |
 //! | `fleet`, `removal`, `damage` | devices as people see and change them |
 //! | `outages` | the outages that offline transitions begin, and their ends |
+//! | `journal`, `samples` | what happens besides status changes, and the fleet over time |
 //! | `reading`, `listing`, `newest` | the reads of the API, on connections of their own: pages of devices and of transitions |
 //! | `open`, `exclusive`, `file` | opening a database, for one service at a time |
 //! | `device_store`, `pool`, `transaction`, `confirmation` | the ways to it: connections, transactions, retries |
@@ -30,6 +31,7 @@ mod heartbeats;
 mod hint;
 mod history;
 mod interference;
+mod journal;
 mod listening;
 mod listing;
 mod newest;
@@ -41,6 +43,7 @@ mod raw_id;
 mod reading;
 mod removal;
 mod rows;
+mod samples;
 mod silence;
 mod transaction;
 mod unreadable;
@@ -66,6 +69,7 @@ pub use outbox::OutboxSize;
 pub use raw_id::RawId;
 pub use reading::{Budget, Reader};
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
+pub use samples::FleetSample;
 pub use silence::{Grounds, OwnTimeouts, Stale, StaleFrom};
 pub use unreadable::Unreadable;
 use values::{device_id, millis, time};

@@ -15,7 +15,7 @@ use sea_orm::{
 use super::raw_id::{self, ID, RawId, bind};
 use super::rows;
 use super::{DeviceStore, Result, millis, time};
-use crate::domain::{Heartbeat, OwnTimeout};
+use crate::domain::{Entry, Happening, Heartbeat, OwnTimeout};
 
 /// The number of devices that one transaction removes. The service waits no longer than that
 /// takes.
@@ -100,6 +100,11 @@ impl DeviceStore {
                 at = millis(at),
             );
             self.execute(transaction, &remember, [bind(texts())]).await?;
+            let removed = selected.iter().map(|device| Entry {
+                at,
+                what: Happening::Removed { device: device.id.to_string() },
+            });
+            self.write_journal(transaction, removed).await?;
             Ok(selected)
         })
         .await

@@ -172,6 +172,31 @@ impl DeviceStore {
         .await
     }
 
+    /// The number of devices that were last seen before their cutoff and are not offline.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn count_silent(&self, cutoffs: &Cutoffs) -> Result<u64> {
+        let own = Own::of(self.backend(), cutoffs, "$3");
+        let sql = format!(
+            "{with} SELECT count(*) AS devices FROM device {join} \
+             WHERE last_seen_at < $2 AND {stale}",
+            with = own.with(&[]),
+            join = own.join,
+            stale = own.stale("$1"),
+        );
+        let latest = cutoffs.latest().map(millis).into();
+        let default = cutoffs.default.instant.map(millis).into();
+        let values: Vec<Value> = [default, latest].into_iter().chain(own.rows).collect();
+        self.read("count the silent devices", async |db| {
+            let row = self.select(db, &sql, values.clone()).await?.pop();
+            let devices = row.map(|row| row.try_get::<i64>("", "devices")).transpose()?;
+            Ok(devices.unwrap_or_default().unsigned_abs())
+        })
+        .await
+    }
+
     /// Marks those of `devices` offline that are still silent, and returns their
     /// transitions in the order of their sequence numbers. The transitions are then in the
     /// outbox.

@@ -182,6 +182,8 @@ async fn with_history(database: TestDatabase) -> Fleet {
         assert_eq!(fleet.check(at(round * 300 + 181)).await, ["pump"]);
     }
     assert_eq!(fleet.changes("pump").await.len(), 4);
+    // What nobody was told of would be kept.
+    assert_eq!(fleet.recoveries().await.len(), 1);
     fleet
 }
 

@@ -52,7 +52,7 @@ fn proven() -> Proven {
     let interval = Interval { from: start(), until: at(1) };
     let intervals = vec![Listened { interval, after: None }];
     let change = Some(Change { from: interval.from, intervals });
-    Proven { instance: "test".to_owned(), change }
+    Proven { instance: "test".to_owned(), change, journal: Vec::new() }
 }
 
 async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded, StoreError> {

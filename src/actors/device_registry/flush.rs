@@ -9,7 +9,7 @@ use log::debug;
 
 use super::buffer::Buffer;
 use super::{Settings, Shared, TARGET};
-use crate::domain::{Batch, Change, Heartbeat, Saving};
+use crate::domain::{Batch, Change, Entry, Heartbeat, Saving};
 use crate::store::{Proven, Recorded, RecordingRules, StoreError};
 
 /// The maximum number of heartbeats that are sorted on the actor's thread. Another thread
@@ -23,6 +23,8 @@ pub(super) struct Flush {
     in_flight: Arc<AtomicUsize>,
     rules: RecordingRules,
     saving: Saving,
+    /// The entries of the journal, until they are written.
+    journal: Vec<Entry>,
     began: Instant,
 }
 
@@ -36,12 +38,19 @@ pub(super) struct Flushed {
     /// the capacity of the batch.
     pub(super) rest: Vec<Heartbeat>,
     pub(super) registered: u64,
+    /// The entries of the journal that were not written.
+    pub(super) journal: Vec<Entry>,
     pub(super) result: Result<(), StoreError>,
 }
 
 impl Flush {
-    /// A flush of what was taken out of `buffer`, and of what is proven.
-    pub(super) fn new(shared: Shared, buffer: &mut Buffer, saving: Saving) -> Self {
+    /// A flush of what was taken out of `buffer`, of what is proven, and of the `journal`.
+    pub(super) fn new(
+        shared: Shared,
+        buffer: &mut Buffer,
+        saving: Saving,
+        journal: Vec<Entry>,
+    ) -> Self {
         let began = Instant::now();
         let Settings { devices, max_clock_skew, .. } = &*shared.settings;
         let rules = RecordingRules {
@@ -50,12 +59,12 @@ impl Flush {
             registrations: buffer.registrations(began),
             max_clock_skew: *max_clock_skew,
         };
-        Self { shared, in_flight: buffer.in_flight(), rules, saving, began }
+        Self { shared, in_flight: buffer.in_flight(), rules, saving, journal, began }
     }
 
     /// Writes the heartbeats portion by portion, and with them what is proven.
     pub(super) async fn write(mut self, batch: Batch) -> Flushed {
-        let asked = !batch.is_empty() || self.saving.only.is_some();
+        let asked = !batch.is_empty() || self.saving.only.is_some() || !self.journal.is_empty();
         let mut batch = sorted(batch).await;
         self.in_flight.store(batch.len(), Ordering::Relaxed);
         let working = self.shared.progress.begin("record heartbeats");
@@ -80,12 +89,16 @@ impl Flush {
             }
         };
         batch.drain(..written);
+        if result.is_ok() && !self.journal.is_empty() {
+            self.journal.clear();
+            self.shared.board.wake();
+        }
         if result.is_ok() && written > 0 {
             let took = self.began.elapsed();
             self.shared.metrics.flushed(took.as_secs_f64());
             debug!(target: TARGET, heartbeats = written, duration_ms = took.as_millis(); "flushed");
         }
-        Flushed { asked, written, rest: batch, registered, result }
+        Flushed { asked, written, rest: batch, registered, journal: self.journal, result }
     }
 
     /// The proof that is written with a portion, see [`Saving`].
@@ -97,12 +110,15 @@ impl Flush {
             (false, true) => last.as_ref(),
             (false, false) => None,
         };
-        Proven { instance: self.shared.settings.instance.clone(), change: change.cloned() }
+        let journal = if is_last { self.journal.clone() } else { Vec::new() };
+        let instance = self.shared.settings.instance.clone();
+        Proven { instance, change: change.cloned(), journal }
     }
 
     fn report(&self, recorded: &Recorded) {
         self.shared.metrics.registered(recorded.registered);
         self.shared.metrics.changed(&recorded.transitions);
+        self.shared.show(&recorded.transitions, recorded.registered);
         self.shared.lines.transitions(&recorded.transitions);
         self.shared.lines.reject(&self.shared.metrics, &recorded.rejections);
         self.shared.lines.skews(&recorded.skewed, self.rules.max_clock_skew);

@@ -12,8 +12,8 @@ use tokio::sync::MutexGuard;
 
 use super::progress::Work;
 use super::{CheckError, Shared, TARGET};
-use crate::domain::{Coverage, Cutoffs, DeviceId, Status};
-use crate::store::{Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
+use crate::domain::{Burst, Coverage, Cutoffs, DeviceId, Status};
+use crate::store::{FleetSample, Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
 
 /// One check, once the buffer is written.
 pub(super) struct Sweep {
@@ -24,6 +24,8 @@ pub(super) struct Sweep {
     pub(super) base: u64,
     pub(super) coverage: Coverage,
     pub(super) now: DateTime<Utc>,
+    /// True if this check keeps a sample of the fleet.
+    pub(super) keeps_sample: bool,
 }
 
 /// The result of a check, with what the registry needs to know about the fleet.
@@ -31,6 +33,11 @@ pub(super) struct Swept {
     pub(super) newly_offline: u64,
     pub(super) outbox: OutboxSize,
     pub(super) counts: BTreeMap<Status, u64>,
+    /// The number of late devices.
+    pub(super) late: u64,
+    /// The outages that last, if their number was not what the board says. A command may have
+    /// removed devices.
+    pub(super) bursts: Option<Vec<Burst>>,
     /// The longest timeout of any device.
     pub(super) longest: Duration,
 }
@@ -57,12 +64,48 @@ impl Sweep {
         let newly_offline = self.check_offline_devices(&own, &work).await?;
         self.shared.store.find_unknown_statuses().await?;
         self.tidy(&work).await?;
+        let late = self.coverage.late_cutoffs(self.now, self.shared.settings.timeout, &own);
+        let late = self.shared.store.count_silent(&late).await?;
+        let counts = self.shared.store.count_by_status().await?;
+        self.keep_sample(&counts, late, &work).await?;
         Ok(Swept {
             newly_offline,
             outbox: self.shared.store.outbox_size().await?,
-            counts: self.shared.store.count_by_status().await?,
+            bursts: self.bursts(&counts).await?,
+            counts,
+            late,
             longest,
         })
+    }
+
+    /// Keeps the counts for the history of the fleet, at most once in ten seconds.
+    async fn keep_sample(
+        &self,
+        counts: &BTreeMap<Status, u64>,
+        late: u64,
+        work: &Work,
+    ) -> Result<(), CheckError> {
+        if !self.keeps_sample {
+            return Ok(());
+        }
+        let sample = FleetSample { at: self.now, counts: counts.clone(), late: Some(late) };
+        let turn = self.turn().await?;
+        self.shared.store.keep_sample(&sample).await?;
+        drop(turn);
+        work.step();
+        Ok(())
+    }
+
+    async fn bursts(
+        &self,
+        counts: &BTreeMap<Status, u64>,
+    ) -> Result<Option<Vec<Burst>>, CheckError> {
+        let mut shown = 0;
+        self.shared.board.change(|facts| shown = facts.outages());
+        if counts.get(&Status::Offline) == Some(&shown) {
+            return Ok(None);
+        }
+        Ok(Some(self.shared.store.open_outages_by_check().await?))
     }
 
     /// Waits until no other writer has its turn.
@@ -155,6 +198,7 @@ impl Sweep {
             self.shared.store.mark_devices_offline(devices, grounds, self.now).await?;
         drop(turn);
         self.shared.metrics.changed(&transitions);
+        self.shared.show(&transitions, 0);
         self.shared.lines.transitions(&transitions);
         Ok(transitions.len() as u64)
     }
@@ -176,6 +220,7 @@ impl Sweep {
         let pruned =
             self.shared.store.prune_history(before, self.shared.bounds.pruned_at_once).await?;
         work.step();
+        self.shared.store.prune_journal(before, self.shared.bounds.pruned_at_once).await?;
         if let Some(needed) = self.coverage.proven_since() {
             let before = before.min(needed);
             self.shared

@@ -29,6 +29,9 @@ pub(super) struct Connecting {
     attempt: Attempt,
     /// The time without a connection, while there is none.
     down: Option<Outage>,
+    /// The reason for that, as far as it is known: what a diagnosis has found, or why the last
+    /// connection was lost.
+    known: Option<String>,
     losses: EarlyLosses,
 }
 
@@ -50,6 +53,7 @@ impl Connecting {
             client_id: client_id.to_owned(),
             attempt: Attempt::default(),
             down: Some(Outage::begin(now)),
+            known: None,
             losses: EarlyLosses::new(now),
         }
     }
@@ -112,6 +116,18 @@ impl Connecting {
         found.or_else(|| self.down.as_ref()?.why().map(str::to_owned))
     }
 
+    /// Notes what a diagnosis has found.
+    pub(super) fn found(&mut self, found: Option<&str>) {
+        if let Some(found) = found {
+            self.known = Some(found.to_owned());
+        }
+    }
+
+    /// The reason why there is no connection, if it is known.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.known.clone().or_else(|| self.why(None))
+    }
+
     /// Returns for how long there has been no connection, if it is time for a reminder.
     pub(super) fn due(&mut self, now: Instant) -> Option<Duration> {
         self.down.as_mut()?.remind(now)
@@ -130,7 +146,7 @@ impl Connecting {
 
     /// Notes and logs that a connection was made.
     pub(super) fn made(&mut self, now: Instant) {
-        self.down = None;
+        (self.down, self.known) = (None, None);
         self.losses.made(now);
         info!(target: TARGET, broker = self.broker; "connected");
     }
@@ -144,6 +160,7 @@ impl Connecting {
     /// example, throw each other off the broker forever.
     pub(super) fn lost(&mut self, why: &str, now: Instant) {
         self.is_down(now);
+        self.known = Some(why.to_owned());
         let (broker, seconds) = (&self.broker, self.losses.lasted(now).as_secs());
         warn!(target: TARGET, broker, seconds; "disconnected: {why}; reconnecting");
         if self.losses.lost(now) {

@@ -11,7 +11,7 @@ use super::upsert::Upsert;
 use super::{Recorded, RecordingRules};
 use crate::domain::heartbeat::is_new_skew;
 use crate::domain::payload::is_new_payload_error;
-use crate::domain::{DeviceId, Heartbeat, Rejection, Status};
+use crate::domain::{DeviceId, Entry, Happening, Heartbeat, Rejection, Status};
 use crate::store::history::NewTransition;
 use crate::store::unreadable::named;
 use crate::store::{DeviceStore, device_id, rows};
@@ -104,6 +104,11 @@ impl<'a> Batch<'a> {
         transitions.extend(registered.iter().copied().filter_map(first));
 
         let transitions = self.store.insert_transitions(self.transaction, &transitions).await?;
+        let entries = registered.iter().map(|heartbeat| Entry {
+            at: heartbeat.received_at,
+            what: Happening::Registered { device: heartbeat.device_id.to_string() },
+        });
+        self.store.write_journal(self.transaction, entries).await?;
         let registered = registered.len() as u64;
         Ok(Recorded { transitions, registered, rejections, skewed, unreadable })
     }

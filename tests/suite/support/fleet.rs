@@ -11,6 +11,7 @@ use heartbeatd::actors::device_registry::{
     Acknowledge, CheckOffline, CheckedOffline, ConfirmListening, DeviceRegistry, Flush, Found,
     ReadOutbox, RecordHeartbeats, Settings,
 };
+use heartbeatd::board::Board;
 use heartbeatd::clock::Reading;
 use heartbeatd::config::NonZeroDuration;
 use heartbeatd::domain::{DeviceId, GapCause, Heartbeat, Recovery, Status, Transition};
@@ -50,6 +51,7 @@ pub struct Fleet {
     pub registry: Addr<DeviceRegistry>,
     pub store: DeviceStore,
     pub metrics: Arc<Metrics>,
+    pub board: Arc<Board>,
     pub database: TestDatabase,
 }
 
@@ -78,9 +80,11 @@ impl Fleet {
         let settings = Settings::from(&config);
         let found = Found::read(&store, &settings).await.expect("it reads");
         let metrics = Arc::new(Metrics::new());
-        let registry =
-            DeviceRegistry::new(settings, store.clone(), found, Arc::clone(&metrics)).start();
-        let fleet = Self { registry, store, metrics, database };
+        let board = Arc::new(Board::new(settings.confirm_interval));
+        let registry = DeviceRegistry::new(settings, store.clone(), found, Arc::clone(&metrics))
+            .with_board(Arc::clone(&board))
+            .start();
+        let fleet = Self { registry, store, metrics, board, database };
         fleet.listening(start()).await;
         fleet
     }

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use heartbeatd::domain::{Coverage, DeviceId, Evidence, Recovery, Status, Transition, Verdict};
+use heartbeatd::domain::{
+    Coverage, DeviceId, EventKind, EventPlace, Evidence, Happening, Recovery, Status, Transition,
+    Verdict,
+};
 use heartbeatd::store;
 
 use super::super::sink::Delivery;
@@ -222,6 +225,17 @@ impl World {
                 continue;
             };
             let listened = self.truth.listened(heard, self.now) + self.truth.unnoticed(heard);
+            let own: Vec<_> = row.timeout().into_iter().collect();
+            let default = config.heartbeat.timeout.get();
+            let is_late = coverage.late_cutoffs(now, default, &own).silences(
+                row.status,
+                row.last_seen_at,
+                row.timeout(),
+            );
+            self.assert(
+                !is_late || 3 * listened > 2 * self.devices[device].timeout,
+                format_args!("{row:?} is late, but heard at {heard}, listened {listened}"),
+            );
             self.assert(
                 evidence.listened <= TimeDelta::milliseconds(listened),
                 format_args!("{row:?}: {evidence:?}, but heard at {heard}, listened {listened}"),
@@ -436,6 +450,7 @@ impl World {
                 format_args!("{row:?} ended at {ended:?}"),
             );
         }
+        self.assert_events().await;
         let left: Vec<_> = self.alerts.iter().filter(|(_, alert)| !alert.struck).collect();
         let refused = left.iter().filter(|(_, alert)| Some(alert.device) == self.refused).count();
         self.assert(left.len() == refused || refused > 1, format_args!("not delivered: {left:?}"));
@@ -451,6 +466,37 @@ impl World {
 }
 
 impl World {
+    /// Checks that the events tell every transition in order, each gap once, and the devices that
+    /// are registered.
+    async fn assert_events(&mut self) {
+        let reader = self.commands.reader().await.expect("it opens");
+        let events = reader.events(EventPlace::default(), 1_000_000).await.expect("it reads");
+        reader.close().await;
+        let Some(events) = events else { return };
+        let (mut sequences, mut gaps) = (Vec::new(), BTreeSet::new());
+        let mut registered = BTreeSet::new();
+        for event in events {
+            let entry = match event.what {
+                EventKind::Transition(transition) => {
+                    sequences.push(transition.sequence);
+                    continue;
+                }
+                EventKind::Entry(entry) => entry,
+            };
+            let is_new = match &entry.what {
+                Happening::Registered { device } => registered.insert(device.clone()),
+                Happening::Removed { device } => registered.remove(device),
+                Happening::Gap { .. } => gaps.insert(entry.at),
+                Happening::Listening | Happening::State { .. } => true,
+            };
+            self.assert(is_new, format_args!("{entry:?} is told twice"));
+        }
+        let written: Vec<_> = self.written.keys().copied().collect();
+        self.assert(sequences == written, format_args!("{sequences:?}, not {written:?}"));
+        let fleet: BTreeSet<_> = self.fleet().await.iter().map(|row| row.id.to_string()).collect();
+        self.assert(registered == fleet, format_args!("{registered:?}, not {fleet:?}"));
+    }
+
     fn is_open(&self, outage: i64) -> bool {
         self.open.values().any(|open| *open == outage)
     }

@@ -418,6 +418,10 @@ impl World {
     pub(super) async fn unjam(&mut self) {
         if self.jam.as_ref().is_some_and(|(until, _)| *until <= self.now) {
             self.jam = None;
+            if self.draining {
+                // The drain has closed the inbox, and forgotten who waited.
+                self.taking.clear();
+            }
             self.settle().await;
             self.note_taken();
         }

@@ -1,0 +1,474 @@
+//! The board: what is known of the service and the fleet at this moment, for whoever asks.
+//!
+//! The registry writes the fleet, the ingest the broker. Who reads waits neither for the
+//! database nor for an actor. So an answer exists also while the database is away, and a
+//! thousand readers delay nobody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::domain::{Burst, Coverage, Reading, ServiceState, Status};
+use crate::duration::human;
+
+/// The time for which messages that were thrown away are the state of the service.
+const SHEDDING: Duration = Duration::from_secs(10);
+
+/// The time for which a step of the clock is told.
+const CLOCK_STEP_TOLD: TimeDelta = TimeDelta::minutes(10);
+
+/// The number of echo intervals without a proof after which nothing is proven, and the least
+/// time. As `/readyz` and the log have it.
+const MISSING: (u32, Duration) = (4, Duration::from_secs(2));
+
+/// The time over which heartbeats per second are an average.
+const RATE_OVER: Duration = Duration::from_secs(10);
+
+/// The board. The registry and the ingest share it with whoever reads.
+#[derive(Debug)]
+pub struct Board {
+    facts: Mutex<Facts>,
+    state: Mutex<Option<Told>>,
+    /// Grows with each change that readers of events may want to know of.
+    changed: watch::Sender<u64>,
+}
+
+/// The facts, each as it was told last.
+#[derive(Clone, Debug)]
+struct Facts {
+    counts: BTreeMap<Status, u64>,
+    late: Option<u64>,
+    /// The outages that last, by the check that found them.
+    bursts: BTreeMap<DateTime<Utc>, Burst>,
+    undelivered: u64,
+    pending: usize,
+    coverage: Arc<Coverage>,
+    /// The age of the newest proof from which on nothing is proven.
+    missing_after: TimeDelta,
+    proven: Option<DateTime<Utc>>,
+    ready_in: Option<Duration>,
+    database: Result<(), String>,
+    fleet_silent: Option<Duration>,
+    broker: Result<(), Option<String>>,
+    subscribed: bool,
+    shed_at: Option<Instant>,
+    clock_step: Option<ClockSet>,
+    rate: Rate,
+}
+
+/// A state and the time since which it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The state.
+    pub state: ServiceState,
+    /// The reason, for people.
+    pub detail: Option<String>,
+    /// The time at which it was first seen.
+    pub since: DateTime<Utc>,
+}
+
+/// A clock that was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSet {
+    /// The time by the new clock.
+    pub at: DateTime<Utc>,
+    /// The amount, negative if it was set back.
+    pub by: TimeDelta,
+}
+
+/// Everything that is known at a moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The state of the service.
+    pub told: Told,
+    /// The number of devices in each status, as of the last flush or check.
+    pub counts: BTreeMap<Status, u64>,
+    /// The number of late devices as of the last check; `None` before the first.
+    pub late: Option<u64>,
+    /// The outages that last, by the check that found them, newest first, without those that a
+    /// check found alone.
+    pub bursts: Vec<Burst>,
+    /// The alerts in the outbox as of the last check.
+    pub undelivered_alerts: u64,
+    /// The heartbeats that are not written yet.
+    pub pending_heartbeats: usize,
+    /// The heartbeats received per second, of late.
+    pub heartbeats_per_second: f64,
+    /// The newest proof of listening.
+    pub as_of: Option<DateTime<Utc>>,
+    /// The coverage that vouches for what is in the database.
+    pub coverage: Arc<Coverage>,
+    /// The time until a silent device can be found, while that is not possible.
+    pub ready_in: Option<Duration>,
+    /// The reason why the broker is not reached, if so.
+    pub broker: Result<(), Option<String>>,
+    /// The reason why the database is away, if so.
+    pub database: Result<(), String>,
+    /// A step of the clock within the last ten minutes.
+    pub clock_step: Option<ClockSet>,
+    /// The time for which no device was heard although echoes come back, if that is suspicious.
+    pub fleet_silent: Option<Duration>,
+}
+
+impl Board {
+    /// An empty board, for proofs of listening every `confirm_interval`.
+    pub fn new(confirm_interval: Duration) -> Self {
+        Self {
+            facts: Mutex::new(Facts::new(confirm_interval)),
+            state: Mutex::new(None),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    /// Everything that is known at `now`.
+    pub fn snapshot(&self, now: Reading) -> Snapshot {
+        let facts = self.facts.lock().clone();
+        let told = self.tell(&facts, now);
+        let bursts = facts.bursts.values().rev().filter(|burst| burst.devices > 1);
+        let lately = |step: &ClockSet| (now.wall - step.at).abs() <= CLOCK_STEP_TOLD;
+        Snapshot {
+            told,
+            bursts: bursts.copied().collect(),
+            late: facts.late,
+            undelivered_alerts: facts.undelivered,
+            pending_heartbeats: facts.pending,
+            heartbeats_per_second: facts.rate.per_second(now.monotonic),
+            as_of: facts.proven,
+            coverage: facts.coverage,
+            ready_in: facts.ready_in,
+            broker: facts.broker,
+            database: facts.database,
+            clock_step: facts.clock_step.filter(lately),
+            fleet_silent: facts.fleet_silent,
+            counts: facts.counts,
+        }
+    }
+
+    /// The state at `now`, and since when it holds.
+    pub fn state(&self, now: Reading) -> Told {
+        let facts = self.facts.lock().clone();
+        self.tell(&facts, now)
+    }
+
+    fn tell(&self, facts: &Facts, now: Reading) -> Told {
+        let (state, detail) = facts.state(now);
+        let mut told = self.state.lock();
+        match &mut *told {
+            Some(told) if told.state == state => {
+                told.detail = detail;
+                // A clock that was set back has not been there yet.
+                told.since = told.since.min(now.wall);
+                told.clone()
+            }
+            other => other.insert(Told { state, detail, since: now.wall }).clone(),
+        }
+    }
+
+    /// Resolves with each change of the fleet or of the journal, for whoever reads events.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Wakes whoever reads events.
+    pub(crate) fn wake(&self) {
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Takes over the counts and the outages from the board that was there first.
+    pub(crate) fn begin_with(&self, other: &Self) {
+        let other = other.facts.lock().clone();
+        let mut facts = self.facts.lock();
+        (facts.counts, facts.bursts) = (other.counts, other.bursts);
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Changes<'_>)) {
+        change(&mut Changes(&mut self.facts.lock()));
+    }
+}
+
+/// The facts, to be changed.
+pub(crate) struct Changes<'a>(&'a mut Facts);
+
+impl Changes<'_> {
+    /// Sets the number of devices in each status.
+    pub(crate) fn counts(&mut self, counts: BTreeMap<Status, u64>) {
+        self.0.counts = counts;
+    }
+
+    /// Moves a device from one status to another.
+    pub(crate) fn moved(&mut self, from: Status, to: Status) {
+        let left = self.0.counts.entry(from).or_default();
+        *left = left.saturating_sub(1);
+        *self.0.counts.entry(to).or_default() += 1;
+    }
+
+    /// Notes newly registered devices; their transitions follow.
+    pub(crate) fn registered(&mut self, devices: u64) {
+        *self.0.counts.entry(Status::Provisioning).or_default() += devices;
+    }
+
+    /// Sets the outages that last.
+    pub(crate) fn bursts(&mut self, bursts: impl IntoIterator<Item = Burst>) {
+        self.0.bursts = bursts.into_iter().map(|burst| (burst.found_at, burst)).collect();
+    }
+
+    /// Notes that an outage was found.
+    pub(crate) fn fell(&mut self, found_at: DateTime<Utc>, silent_since: DateTime<Utc>) {
+        let new = Burst { found_at, devices: 0, silent_since };
+        let burst = self.0.bursts.entry(found_at).or_insert(new);
+        burst.devices += 1;
+        burst.silent_since = burst.silent_since.min(silent_since);
+    }
+
+    /// Notes that an outage has ended.
+    pub(crate) fn recovered(&mut self, found_at: DateTime<Utc>) {
+        if let Some(burst) = self.0.bursts.get_mut(&found_at) {
+            burst.devices = burst.devices.saturating_sub(1);
+            if burst.devices == 0 {
+                self.0.bursts.remove(&found_at);
+            }
+        }
+    }
+
+    /// The number of outages that last.
+    pub(crate) fn outages(&self) -> u64 {
+        self.0.bursts.values().map(|burst| burst.devices).sum()
+    }
+
+    /// Sets what a check has found out.
+    pub(crate) fn checked(&mut self, late: u64, undelivered: u64) {
+        (self.0.late, self.0.undelivered) = (Some(late), undelivered);
+    }
+
+    /// Sets the coverage that vouches for what is in the database.
+    pub(crate) fn coverage(&mut self, coverage: Arc<Coverage>) {
+        self.0.coverage = coverage;
+    }
+
+    /// Sets the newest proof of listening, and the time that is missing until a silent device
+    /// can be found.
+    pub(crate) fn proven(&mut self, until: Option<DateTime<Utc>>, ready_in: Option<Duration>) {
+        (self.0.proven, self.0.ready_in) = (until, ready_in);
+    }
+
+    /// Sets the heartbeats that wait, and the faults.
+    pub(crate) fn health(
+        &mut self,
+        pending: usize,
+        database: Result<(), String>,
+        fleet_silent: Option<Duration>,
+    ) {
+        (self.0.pending, self.0.database, self.0.fleet_silent) = (pending, database, fleet_silent);
+    }
+
+    /// Counts received heartbeats.
+    pub(crate) fn received(&mut self, heartbeats: u64, now: Instant) {
+        self.0.rate.count(heartbeats, now);
+    }
+
+    /// Notes that the clock was set.
+    pub(crate) fn clock_set(&mut self, step: ClockSet) {
+        self.0.clock_step = Some(step);
+    }
+
+    /// Notes that messages were thrown away.
+    pub(crate) fn shed(&mut self, now: Instant) {
+        self.0.shed_at = Some(now);
+    }
+
+    /// Sets the connection to the broker: an error with its reason if there is none, and whether
+    /// heartbeats are subscribed to and echoes come back.
+    pub(crate) fn broker(&mut self, broker: Result<(), Option<String>>, subscribed: bool) {
+        (self.0.broker, self.0.subscribed) = (broker, subscribed);
+    }
+}
+
+impl Facts {
+    fn new(confirm_interval: Duration) -> Self {
+        let (intervals, least) = MISSING;
+        let missing_after = confirm_interval.saturating_mul(intervals).max(least);
+        Self {
+            missing_after: TimeDelta::from_std(missing_after).unwrap_or(TimeDelta::MAX),
+            counts: Status::ALL.into_iter().map(|status| (status, 0)).collect(),
+            late: None,
+            bursts: BTreeMap::new(),
+            undelivered: 0,
+            pending: 0,
+            coverage: Arc::new(Coverage::new(confirm_interval)),
+            proven: None,
+            ready_in: None,
+            database: Ok(()),
+            fleet_silent: None,
+            broker: Err(None),
+            subscribed: false,
+            shed_at: None,
+            clock_step: None,
+            rate: Rate::default(),
+        }
+    }
+
+    fn state(&self, now: Reading) -> (ServiceState, Option<String>) {
+        let is_old = |proof| now.wall - proof > self.missing_after;
+        if let Err(why) = &self.database {
+            return (ServiceState::Database, Some(why.clone()));
+        }
+        if let Err(why) = &self.broker {
+            return (ServiceState::Disconnected, why.clone());
+        }
+        if !self.subscribed || self.proven.is_none_or(is_old) {
+            return (ServiceState::Unproven, None);
+        }
+        let lasts = |since| now.monotonic.saturating_duration_since(since);
+        if self.shed_at.is_some_and(|at| lasts(at) < SHEDDING) {
+            return (ServiceState::Shedding, None);
+        }
+        if let Some(silent) = self.fleet_silent {
+            let detail = format!(
+                "no device has been heard for {}, yet echoes come back: look at this client's \
+                 rights for the topic of the heartbeats, and at the broker's queue limits",
+                human(silent)
+            );
+            return (ServiceState::FleetSilent, Some(detail));
+        }
+        if self.ready_in.is_some() {
+            return (ServiceState::Warming, None);
+        }
+        (ServiceState::Listening, None)
+    }
+}
+
+/// The heartbeats of the last seconds.
+#[derive(Clone, Debug, Default)]
+struct Rate {
+    /// The beginning of the current stretch and of the one before, with their heartbeats.
+    current: Option<(Instant, u64)>,
+    before: Option<(Instant, u64)>,
+}
+
+impl Rate {
+    fn count(&mut self, heartbeats: u64, now: Instant) {
+        match &mut self.current {
+            Some((began, count)) if now.saturating_duration_since(*began) < RATE_OVER => {
+                *count += heartbeats;
+            }
+            _ => {
+                self.before = self.current.take();
+                self.current = Some((now, heartbeats));
+            }
+        }
+    }
+
+    fn per_second(&self, now: Instant) -> f64 {
+        let lately =
+            |(began, _): &&(Instant, u64)| now.saturating_duration_since(*began) < RATE_OVER * 2;
+        let recent = [&self.before, &self.current].into_iter().flatten().filter(lately);
+        let (began, count) =
+            recent.fold((now, 0), |(first, sum), (began, count)| (first.min(*began), sum + count));
+        let seconds = now.saturating_duration_since(began).as_secs_f64().max(1.0);
+        count as f64 / seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Clock {
+        began: Instant,
+    }
+
+    impl Clock {
+        fn at(&self, seconds: u64) -> Reading {
+            let wall = DateTime::from_timestamp(1_000 + seconds as i64, 0).expect("small");
+            Reading { wall, monotonic: self.began + Duration::from_secs(seconds) }
+        }
+    }
+
+    fn board() -> (Board, Clock) {
+        (Board::new(Duration::from_secs(5)), Clock { began: Instant::now() })
+    }
+
+    #[test]
+    fn of_several_states_the_one_that_matters_most_is_told_and_since_when() {
+        let (board, clock) = board();
+        let state = |second| board.state(clock.at(second)).state;
+        assert_eq!(state(0), ServiceState::Disconnected, "nothing is known yet");
+        board.change(|facts| facts.broker(Ok(()), true));
+        assert_eq!(state(1), ServiceState::Unproven);
+        let proven = |second, ready_in| {
+            let until = Some(clock.at(second).wall);
+            board.change(|facts| facts.proven(until, ready_in));
+        };
+        proven(2, Some(Duration::from_secs(180)));
+        assert_eq!(state(3), ServiceState::Warming);
+        proven(4, None);
+        assert_eq!(state(5), ServiceState::Listening);
+        assert_eq!(board.state(clock.at(20)).since, clock.at(5).wall);
+        assert_eq!(state(25), ServiceState::Unproven, "four intervals without a proof");
+        proven(26, None);
+        let silent = Some(Duration::from_secs(90));
+        board.change(|facts| facts.health(0, Ok(()), silent));
+        assert_eq!(state(27), ServiceState::FleetSilent);
+        board.change(|facts| facts.shed(clock.at(28).monotonic));
+        assert_eq!(state(28), ServiceState::Shedding);
+        board.change(|facts| facts.broker(Ok(()), false));
+        assert_eq!(state(28), ServiceState::Unproven);
+        board.change(|facts| facts.broker(Err(Some("refused".to_owned())), false));
+        assert_eq!(board.state(clock.at(29)).detail.as_deref(), Some("refused"));
+        board.change(|facts| facts.health(9, Err("locked".to_owned()), silent));
+        let told = board.state(clock.at(30));
+        assert_eq!((told.state, told.detail.as_deref()), (ServiceState::Database, Some("locked")));
+    }
+
+    #[test]
+    fn bursts_and_counts_follow_what_happens() {
+        let (board, clock) = board();
+        let (found, seen) = (clock.at(300).wall, clock.at(100).wall);
+        board.change(|facts| {
+            facts.counts([(Status::Online, 5)].into());
+            for _device in 0..3 {
+                facts.moved(Status::Online, Status::Offline);
+                facts.fell(found, seen);
+            }
+            facts.fell(clock.at(400).wall, seen);
+        });
+        let burst = |devices| Burst { found_at: found, devices, silent_since: seen };
+        assert_eq!(board.snapshot(clock.at(301)).bursts, [burst(3)], "not the single one");
+        board.change(|facts| {
+            facts.recovered(found);
+            facts.moved(Status::Offline, Status::Error);
+            assert_eq!(facts.outages(), 3);
+        });
+        let snapshot = board.snapshot(clock.at(301));
+        assert_eq!(snapshot.bursts, [burst(2)]);
+        let counts = [(Status::Online, 2), (Status::Offline, 2), (Status::Error, 1)];
+        assert_eq!(snapshot.counts, counts.into());
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds() {
+        let mut rate = Rate::default();
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(rate.per_second(began), 0.0);
+        for second in 0..60 {
+            rate.count(100, after(second));
+        }
+        let per_second = rate.per_second(after(60));
+        assert!((95.0..105.0).contains(&per_second), "{per_second}");
+        assert_eq!(rate.per_second(after(90)), 0.0);
+    }
+
+    #[test]
+    fn a_clock_step_is_told_for_ten_minutes() {
+        let (board, clock) = board();
+        let step = ClockSet { at: clock.at(0).wall, by: TimeDelta::seconds(-3600) };
+        board.change(|facts| facts.clock_set(step));
+        assert_eq!(board.snapshot(clock.at(600)).clock_step, Some(step));
+        assert_eq!(board.snapshot(clock.at(601)).clock_step, None);
+    }
+}

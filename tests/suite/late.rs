@@ -1,0 +1,104 @@
+//! Late devices, and what the board says of the fleet without asking the database.
+
+use std::time::{Duration, Instant};
+
+use heartbeatd::clock::Reading;
+use heartbeatd::domain::{Burst, Status};
+use heartbeatd::store::{Budget, DeviceQuery};
+
+use crate::specification::on_both_databases;
+use crate::support::database::TestDatabase;
+use crate::support::fleet::{Fleet, at, id};
+
+on_both_databases! {
+    a_device_is_late_after_two_thirds_of_its_timeout_and_until_it_is_offline
+    the_board_follows_flushes_and_checks
+}
+
+fn now() -> Reading {
+    Reading { wall: at(1000), monotonic: Instant::now() }
+}
+
+/// The late devices at a moment, as a list of the API has them.
+async fn late(fleet: &Fleet, second: i64) -> Vec<String> {
+    let reader = fleet.store.reader().await.expect("it opens");
+    let own = reader.reads().own_timeouts().await.expect("it reads");
+    let coverage = fleet.board.snapshot(now()).coverage;
+    let cutoffs = coverage.late_cutoffs(at(second), Duration::from_secs(180), &own);
+    let query = DeviceQuery { silent: Some(cutoffs.clone()), ..Default::default() };
+    let budget = Budget::of(Duration::from_secs(60));
+    let page = reader.devices(&query, None, 100, budget).await.expect("it reads");
+    for device in fleet.store.devices(None, None, 100).await.expect("it reads") {
+        let is_late = cutoffs.silences(device.status, device.last_seen_at, device.timeout());
+        assert_eq!(is_late, page.devices.contains(&device), "{device:?}");
+    }
+    page.devices.iter().map(|device| device.id.to_string()).collect()
+}
+
+async fn a_device_is_late_after_two_thirds_of_its_timeout_and_until_it_is_offline(
+    database: TestDatabase,
+) {
+    let fleet = Fleet::on(database).await;
+    fleet.heartbeats(&["a", "b", "patient"], "", at(0)).await;
+    fleet.flush().await;
+    let patient = Some(Duration::from_secs(300));
+    assert!(fleet.store.set_timeout(&id("patient"), patient).await.expect("it writes"));
+    assert!(fleet.store.register(&id("new"), None, at(0)).await.expect("it writes"));
+    fleet.heartbeat("b", r#"{"error":"hot"}"#, at(60)).await;
+    for (second, expected, offline) in [
+        (120, &[][..], &[][..]),
+        (121, &["a"], &[]),
+        (180, &["a"], &[]),
+        (181, &["b"], &["a"]),
+        (201, &["b", "patient"], &[]),
+        (301, &[], &["b", "patient"]),
+    ] {
+        assert_eq!(fleet.check(at(second)).await, offline, "{second}");
+        let snapshot = fleet.board.snapshot(now());
+        assert_eq!(snapshot.late, Some(expected.len() as u64), "{second}");
+        // Only what a flush vouches for counts.
+        fleet.flush().await;
+        assert_eq!(late(&fleet, second).await, expected, "{second}");
+    }
+}
+
+async fn the_board_follows_flushes_and_checks(database: TestDatabase) {
+    let fleet = Fleet::on(database).await;
+    let counts = || {
+        let counts = fleet.board.snapshot(now()).counts;
+        Status::ALL.map(|status| counts.get(&status).copied().unwrap_or_default())
+    };
+    assert_eq!(fleet.board.snapshot(now()).late, None, "before the first check");
+    let mut changes = fleet.board.changes();
+    fleet.heartbeats(&["a", "b", "c", "d"], "", at(0)).await;
+    assert_eq!(fleet.board.snapshot(now()).pending_heartbeats, 0, "as of the last flush");
+    fleet.flush().await;
+    assert_eq!(counts(), [0, 4, 0, 0], "{:?}", Status::ALL);
+    assert!(changes.has_changed().expect("it lives"));
+    changes.mark_unchanged();
+    fleet.heartbeat("d", r#"{"error":"hot"}"#, at(100)).await;
+    fleet.listening(at(200)).await;
+    fleet.check_only(at(200)).await;
+    assert_eq!(counts(), [0, 0, 3, 1]);
+    assert!(changes.has_changed().expect("it lives"));
+    let burst = |devices| Burst { found_at: at(200), devices, silent_since: at(0) };
+    let snapshot = fleet.board.snapshot(now());
+    assert_eq!((snapshot.bursts, snapshot.undelivered_alerts), (vec![burst(3)], 3));
+    assert_eq!(snapshot.as_of, Some(at(200)));
+
+    fleet.heartbeat("a", "", at(210)).await;
+    fleet.flush().await;
+    assert_eq!(counts(), [0, 1, 2, 1]);
+    assert_eq!(fleet.board.snapshot(now()).bursts, [burst(2)]);
+    // A command removes one, which the next check notices.
+    assert!(fleet.remove("b", at(220)).await);
+    fleet.listening(at(230)).await;
+    fleet.check_only(at(230)).await;
+    assert_eq!(counts(), [0, 1, 1, 1]);
+    assert_eq!(fleet.board.snapshot(now()).bursts, [], "one alone is none");
+
+    // The next process knows the same from the database.
+    let next = Fleet::with_store(TestDatabase::sqlite(), fleet.store.clone(), |_| ()).await;
+    let counts = next.board.snapshot(now()).counts;
+    assert_eq!(counts.values().sum::<u64>(), 3);
+}
