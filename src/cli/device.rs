@@ -18,9 +18,10 @@ use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
 use crate::domain::{DeviceId, OwnTimeout, Status, UnusableTimeout};
 use crate::logging::escape::Escaped;
-use crate::store::{Damage, Found, OpenMode};
+use crate::store::{Damage, DeviceQuery, Found, Ids, OpenMode};
 use crate::views::{
-    DeviceDetail, DeviceView, Devices, EvidenceSettings, Explanation, gather_evidence, text,
+    DeviceDetail, DeviceView, Devices, EvidenceSettings, Explanation, FoundDevices,
+    gather_evidence, text,
 };
 
 #[derive(Debug, Subcommand)]
@@ -39,6 +40,9 @@ pub(super) enum Command {
         /// Only devices with this status
         #[arg(long, value_parser = status())]
         status: Option<Status>,
+        /// Only devices whose id begins with this text
+        #[arg(long, value_name = "TEXT")]
+        prefix: Option<String>,
         /// Print a JSON array
         #[arg(long)]
         json: bool,
@@ -69,7 +73,7 @@ pub(super) enum Command {
 pub(super) struct TimeoutChoice(Option<Duration>);
 
 /// Parses a status by its name.
-fn status() -> impl TypedValueParser<Value = Status> {
+pub(super) fn status() -> impl TypedValueParser<Value = Status> {
     let names = Status::ALL.map(|status| PossibleValue::new(status.as_str()).help(meaning(status)));
     PossibleValuesParser::new(names)
         .try_map(|name| Status::named(&name).ok_or("it is not the name of a status"))
@@ -110,7 +114,7 @@ fn timeout_or_default(text: &str) -> Result<TimeoutChoice, String> {
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Add { id, timeout } => add(config, &id, timeout).await,
-        Command::List { status, json } => list(config, status, json).await,
+        Command::List { status, prefix, json } => list(config, status, prefix, json).await,
         Command::Show { id, json } => show(config, &id, json).await,
         Command::Remove(arguments) => remove::run(config, arguments).await,
         Command::SetTimeout { id, timeout: TimeoutChoice(timeout) } => {
@@ -150,16 +154,30 @@ async fn set_timeout(
     succeed(&format!("{id} goes offline after {timeout}{default} of silence"))
 }
 
-async fn list(config: &Config, status: Option<Status>, json: bool) -> anyhow::Result<ExitCode> {
+async fn list(
+    config: &Config,
+    status: Option<Status>,
+    prefix: Option<String>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let store = open(config, OpenMode::Existing).await?;
     let mut list: Box<dyn output::List<DeviceView>> = if json {
         Box::new(output::JsonArray::new())
     } else {
         Box::new(Table::new(&["DEVICE", "STATUS", "LAST SEEN", "TIMEOUT", "ERROR"], row))
     };
-    let mut devices = Devices::new(&store, status);
-    while let Some(page) = devices.next_page().await? {
-        list.write(&page)?;
+    if let Some(prefix) = prefix {
+        let statuses = status.into_iter().collect();
+        let query = DeviceQuery { statuses, ids: Ids::Prefix(prefix), silent: None };
+        let mut devices = FoundDevices::new(store.reader().await?, query);
+        while let Some(page) = devices.next_page().await? {
+            list.write(&page)?;
+        }
+    } else {
+        let mut devices = Devices::new(&store, status);
+        while let Some(page) = devices.next_page().await? {
+            list.write(&page)?;
+        }
     }
     list.end()?;
     output::tell_unreadable(

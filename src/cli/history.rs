@@ -2,17 +2,30 @@
 
 use std::process::ExitCode;
 
+use super::device::status;
 use super::open;
 use super::output::{self, JsonArray, List, Table};
+use super::when::{TIMES, When};
 use crate::Config;
-use crate::domain::DeviceId;
-use crate::store::OpenMode;
+use crate::clock::system_clock;
+use crate::domain::{DeviceId, Status};
+use crate::store::{OpenMode, TransitionQuery};
 use crate::views::{TransitionView, Transitions, text};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = TIMES)]
 pub(super) struct Arguments {
     /// Only changes of this device
     device: Option<DeviceId>,
+    /// Only changes at this time or later: a time, a date, or a duration ago such as 2h
+    #[arg(long, value_name = "TIME", value_parser = When::parse)]
+    since: Option<When>,
+    /// Only changes before this time
+    #[arg(long, value_name = "TIME", value_parser = When::parse)]
+    until: Option<When>,
+    /// Only changes to this status
+    #[arg(long, value_name = "STATUS", value_parser = status())]
+    to: Option<Status>,
     /// The maximum number of changes to show
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     limit: u64,
@@ -28,7 +41,15 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     } else {
         Box::new(Table::new(&["SEQUENCE", "AT", "DEVICE", "CHANGE", "LAST SEEN", "DELIVERED"], row))
     };
-    let mut transitions = Transitions::new(&store, arguments.device.as_ref(), arguments.limit);
+    let now = system_clock().wall;
+    let query = TransitionQuery {
+        device: arguments.device,
+        to: arguments.to,
+        from: arguments.since.map(|when| when.before(now)),
+        until: arguments.until.map(|when| when.before(now)),
+        ..TransitionQuery::default()
+    };
+    let mut transitions = Transitions::new(store.reader().await?, query, arguments.limit);
     // The first page may be empty: the table has its header all the same.
     while let Some(page) = transitions.next_page().await? {
         list.write(&page)?;

@@ -15,6 +15,7 @@ mod simulate;
 mod status;
 mod token;
 mod user;
+mod when;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -216,6 +217,9 @@ mod tests {
                 &["token", "new", &bad],
                 &["token", "new", "page", "--scope", &bad],
                 &["history", "--limit", &bad],
+                &["history", "--since", &bad],
+                &["history", "--until", &format!("1{bad}")],
+                &["history", "--to", &bad],
                 &["history", "--limit", "1", &bad],
                 &["check-config", &bad],
                 &["run", &long],

@@ -1,13 +1,15 @@
 //! Devices: one, a list, and one with the evidence for its status.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::evidence::EvidenceView;
-use super::paging::Progress;
+use super::paging::{PAGE, Progress};
 use super::{as_optional_text, as_text};
 use crate::domain::{DeviceId, Evidence, OwnTimeout, Status, UnusableTimeout};
-use crate::store::{Device, DeviceStore, StoreError};
+use crate::store::{Budget, Device, DeviceQuery, DeviceStore, Reader, StoreError};
 
 /// A device.
 #[derive(Clone, Debug, Serialize)]
@@ -75,8 +77,8 @@ impl DeviceDetail {
 /// A list of devices in the order of their ids, read page by page.
 pub(crate) struct Devices<'a> {
     store: &'a DeviceStore,
-    status: Option<Status>,
     progress: Progress<DeviceId>,
+    status: Option<Status>,
 }
 
 impl<'a> Devices<'a> {
@@ -96,5 +98,38 @@ impl<'a> Devices<'a> {
         let page = self.store.devices(self.status, self.progress.last(), limit).await?;
         self.progress.note(limit, &page, |last| last.id.clone());
         Ok(Some(page.into_iter().map(DeviceView::from).collect()))
+    }
+}
+
+/// A list of the devices that were searched for, in the order of the bytes of their ids.
+pub(crate) struct FoundDevices {
+    reader: Reader,
+    query: DeviceQuery,
+    /// Where the next page begins; `None` after the last one.
+    next: Option<Start>,
+}
+
+/// The beginning of a page: the first of all, or after this id.
+type Start = Option<String>;
+
+impl FoundDevices {
+    /// Begins the list of the devices that meet `query`.
+    pub(crate) fn new(reader: Reader, query: DeviceQuery) -> Self {
+        Self { reader, query, next: Some(None) }
+    }
+
+    /// Reads the next page, which may be empty; `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub(crate) async fn next_page(&mut self) -> Result<Option<Vec<DeviceView>>, StoreError> {
+        // Below the time limit of a read.
+        const PART: Duration = Duration::from_millis(500);
+        let Some(after) = self.next.take() else { return Ok(None) };
+        let budget = Budget::of(PART);
+        let page = self.reader.devices(&self.query, after.as_deref(), PAGE, budget).await?;
+        self.next = page.next.map(Some);
+        Ok(Some(page.devices.into_iter().map(DeviceView::from).collect()))
     }
 }

@@ -1,7 +1,7 @@
 //! The progress through a list that is read page by page.
 
 /// The maximum number of items on a page. Bounds the memory of a list of any length.
-const PAGE: u64 = 1000;
+pub(super) const PAGE: u64 = 1000;
 
 /// The position in a list: it has been read up to the key of the last item.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::as_text;
-use super::paging::Progress;
+use super::paging::PAGE;
 use crate::domain::{DeviceId, GivenUp, Status, Transition};
-use crate::store::{DeviceStore, StoreError};
+use crate::store::{Position, Reader, StoreError, TransitionQuery};
 
 /// A status change.
 #[derive(Clone, Debug, Serialize)]
@@ -59,28 +59,35 @@ impl From<GivenUp> for GivenUpView {
 }
 
 /// A list of transitions, newest first, read page by page.
-pub(crate) struct Transitions<'a> {
-    store: &'a DeviceStore,
-    device: Option<&'a DeviceId>,
-    progress: Progress<i64>,
+pub(crate) struct Transitions {
+    reader: Reader,
+    query: TransitionQuery,
+    /// The number of transitions that may still be read.
+    left: u64,
+    /// The beginning of the next page; `None` after the last one.
+    next: Option<Start>,
 }
 
-impl<'a> Transitions<'a> {
-    /// Begins the list of at most `limit` transitions of all devices, or of `device`.
-    pub(crate) fn new(store: &'a DeviceStore, device: Option<&'a DeviceId>, limit: u64) -> Self {
-        Self { store, device, progress: Progress::of_at_most(limit) }
+/// The beginning of a page: the first of all, or after this place.
+type Start = Option<Position>;
+
+impl Transitions {
+    /// Begins the list of at most `limit` transitions that meet `query`.
+    pub(crate) fn new(reader: Reader, query: TransitionQuery, limit: u64) -> Self {
+        Self { reader, query, left: limit, next: Some(None) }
     }
 
-    /// Reads the next page; `None` after the last one. Transitions whose rows cannot be read
-    /// are left out and do not shorten a page.
+    /// Reads the next page, of which the first may be empty; `None` after the last one.
+    /// Transitions whose rows cannot be read are left out and take no place of others.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub(crate) async fn next_page(&mut self) -> Result<Option<Vec<TransitionView>>, StoreError> {
-        let Some(limit) = self.progress.limit() else { return Ok(None) };
-        let page = self.store.history(self.device, self.progress.last().copied(), limit).await?;
-        self.progress.note(limit, &page, |last| last.sequence);
-        Ok(Some(page.into_iter().map(TransitionView::from).collect()))
+        let Some(after) = self.next.take() else { return Ok(None) };
+        let page = self.reader.transitions(&self.query, after, self.left.min(PAGE)).await?;
+        self.left = self.left.saturating_sub(page.transitions.len() as u64);
+        self.next = page.next.filter(|_| self.left > 0).map(Some);
+        Ok(Some(page.transitions.into_iter().map(TransitionView::from).collect()))
     }
 }

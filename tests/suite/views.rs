@@ -173,3 +173,81 @@ async fn the_json_of_transitions_stays_as_it_is() {
     assert_prints(&place, &["history", "valve", "--limit", "1", "--json"], &newest);
     assert_prints(&place, &["history", "pump", "--json"], "[]\n");
 }
+
+#[actix_rt::test]
+async fn devices_are_listed_by_the_beginning_of_their_ids() {
+    let place = place().await;
+    for (prefix, ids) in [
+        ("p", &["press", "pump \"1\""][..]),
+        ("pump ", &["pump \"1\""]),
+        ("fan", &["fan"]),
+        ("fans", &[]),
+        ("P", &[]),
+        ("*", &[]),
+        ("", &["fan", "press", "pump \"1\"", "valve"]),
+    ] {
+        let listed = place.json(&["device", "list", "--json", "--prefix", prefix]);
+        let listed = listed.as_array().expect("an array").iter();
+        let listed: Vec<_> = listed.map(|device| device["id"].as_str().expect("a text")).collect();
+        assert_eq!(listed, ids, "{prefix:?}");
+    }
+    let press = only(DEVICE_LIST, r#""status":"error""#);
+    let arguments = ["device", "list", "--prefix", "p", "--status", "error", "--json"];
+    assert_prints(&place, &arguments, &press);
+    let arguments = ["device", "list", "--prefix", "p", "--status", "offline"];
+    assert_prints(&place, &arguments, "DEVICE  STATUS  LAST SEEN  TIMEOUT  ERROR\n");
+}
+
+#[actix_rt::test]
+async fn the_history_is_shown_from_a_time_until_another_and_to_a_status() {
+    let place = place().await;
+    let sequence = |numbers: &[u64]| {
+        let lines = numbers.iter().map(|number| only(HISTORY, &format!("\"sequence\":{number},")));
+        let lines: Vec<_> = lines.map(|line| line[2..line.len() - 3].to_owned()).collect();
+        if lines.is_empty() { "[]\n".to_owned() } else { format!("[\n{}\n]\n", lines.join(",\n")) }
+    };
+    for (arguments, numbers) in [
+        (&["--since", "2026-11-23T12:01:00Z"][..], &[3, 2][..]),
+        (&["--since", "2026-11-23T13:01:00.001+01:00"], &[3]),
+        (&["--until", "2026-11-23 12:01"], &[1]),
+        (&["--since", "2026-11-23", "--until", "2026-11-24"], &[3, 2, 1]),
+        (&["--since", "2026-11-24", "--until", "2026-11-23"], &[]),
+        (&["--until", "36500d"], &[]),
+        (&["--since", "36500d", "--limit", "2"], &[3, 2]),
+        (&["--since", "1ms"], &[]),
+        (&["--to", "offline"], &[3, 1]),
+        (&["--to", "online", "--since", "2026-11-23"], &[2]),
+        (&["valve", "--to", "offline"], &[3]),
+        (&["valve", "--until", "2026-11-23 12:03"], &[2]),
+    ] {
+        let arguments = [&["history", "--json"], arguments].concat();
+        assert_prints(&place, &arguments, &sequence(numbers));
+    }
+}
+
+#[actix_rt::test]
+async fn durations_are_told_to_people_in_words() {
+    let place = place().await;
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    database.execute("UPDATE device SET clock_skew_ms = -27812142968 WHERE id = 'press'").await;
+    for (device, lines) in [
+        (
+            "press",
+            &["uptime       1 min", "clock skew   321 days behind", "timeout      3 s (def"][..],
+        ),
+        (
+            "pump \"1\"",
+            &["uptime       1 h", "free memory  123,456 bytes", "timeout      1 min 30 s"],
+        ),
+        (
+            "valve",
+            &["registered   2026-11-23T12:00:00Z, ", "1 min 40 s of its 2 min 40 s of silence"],
+        ),
+    ] {
+        let out = place.run(&["device", "show", device]);
+        let shown = String::from_utf8(out.stdout).expect("it is text");
+        for line in lines {
+            assert!(shown.contains(line), "no {line:?} in {shown}");
+        }
+    }
+}
