@@ -96,7 +96,7 @@ mod receiver {
     const MAX_PACKET: usize = 16 * 1024;
 
     use bytes::BytesMut;
-    use session::{Intake, Next, Peer, Session, Topics};
+    use session::{Intake, Next, Peer, Session, Taken, Topics};
 
     /// What a session has counted and answered, and whether it has ended.
     #[derive(Debug, PartialEq)]
@@ -117,14 +117,15 @@ mod receiver {
         for piece in pieces {
             rest.extend_from_slice(piece);
             let received = rest.len();
-            let mut intake = Intake::new(&topics, chrono::DateTime::UNIX_EPOCH);
+            let mut taken = Taken::default();
+            let mut intake = Intake::new(&topics, chrono::DateTime::UNIX_EPOCH, &mut taken);
             let mut next = session.handle(&mut rest, &mut intake);
             if let Next::Decide(connect) = next {
                 session.accept(&connect, Peer::Anyone, Default::default());
                 next = session.handle(&mut rest, &mut intake);
             }
-            seen.heartbeats += intake.taken.batch.heartbeats.len();
-            seen.rejections += intake.taken.batch.rejections.len();
+            seen.heartbeats += taken.batch.heartbeats.len();
+            seen.rejections += taken.batch.rejections.len();
             assert!(session.answers().len() <= received * 5 / 4 + 2048, "too many answers");
             seen.has_ended = matches!(next, Next::Ended | Next::End(_));
             if seen.has_ended {

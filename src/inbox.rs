@@ -20,7 +20,16 @@ use crate::domain::{EchoToken, Heartbeat, Rejection};
 /// and the switches took a fifth of the service's processor time.
 const GATHERING: Duration = Duration::from_millis(5);
 
-/// An event on the connection. Events keep the order in which they happened.
+/// What was in the inbox: heartbeats, and whatever else happened meanwhile.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// The heartbeats, in the order in which they were received.
+    pub heartbeats: Vec<Heartbeat>,
+    /// Everything else, in the order in which it happened.
+    pub events: Vec<Event>,
+}
+
+/// Something that happened on the connection, besides heartbeats.
 #[derive(Debug)]
 pub enum Event {
     /// The broker accepted a connection; nothing is subscribed yet.
@@ -35,10 +44,8 @@ pub enum Event {
         /// The reason, as far as it is known.
         why: String,
     },
-    /// Devices sent these heartbeats, one after the other.
-    Heartbeats(Vec<Heartbeat>),
-    /// A message arrived on the echo topic. The service's own echo comes after everything
-    /// that the broker had for it when the echo was published.
+    /// A message arrived on the echo topic. When the service's own echo is taken, everything
+    /// that the broker had for it when the echo was published has been taken too.
     Echo(EchoToken),
     /// A message is not evidence of life.
     Rejected(Rejection),
@@ -48,8 +55,12 @@ pub enum Event {
     ShutOut,
 }
 
-/// The events that have not been handled yet. paho's thread takes a short lock for each
-/// message; the ingest takes one lock for many, because it empties the inbox as a whole.
+/// What has not been handled yet. paho's thread takes a short lock for each message; the ingest
+/// takes one lock for many, because it empties the inbox as a whole.
+///
+/// Two vectors of heartbeats take turns: one is filled while the other is handled, and comes back
+/// through [`give_back`](Self::give_back). A vector for each read from a socket, made on one
+/// thread and freed on another, would take twice the memory and leave holes behind.
 #[derive(Debug)]
 pub struct Inbox {
     waiting: Mutex<Waiting>,
@@ -60,8 +71,11 @@ pub struct Inbox {
 
 #[derive(Debug)]
 struct Waiting {
+    heartbeats: Vec<Heartbeat>,
+    /// The vector that is filled next. Empty, but with the capacity that was needed before.
+    spare: Vec<Heartbeat>,
     events: Vec<Event>,
-    /// The number of messages on offer among the events.
+    /// The number of messages on offer among both.
     messages: usize,
     shed: u64,
     /// True if devices were shut out.
@@ -100,6 +114,8 @@ impl Inbox {
     #[doc(hidden)]
     pub fn new(max_backlog: usize) -> Self {
         let waiting = Waiting {
+            heartbeats: Vec::new(),
+            spare: Vec::new(),
             events: Vec::new(),
             messages: 0,
             shed: 0,
@@ -152,9 +168,9 @@ impl Inbox {
     /// Adds a message from a device, or throws it away if too many are waiting.
     #[doc(hidden)]
     pub fn offer(&self, message: Result<Heartbeat, Rejection>) {
-        self.offer_event(match message {
-            Ok(heartbeat) => Message::Heartbeat(heartbeat),
-            Err(rejection) => Message::Other(Event::Rejected(rejection)),
+        self.offer_message(|waiting| match message {
+            Ok(heartbeat) => waiting.heartbeats.push(heartbeat),
+            Err(rejection) => waiting.events.push(Event::Rejected(rejection)),
         });
     }
 
@@ -166,10 +182,10 @@ impl Inbox {
         if !self.waiting.lock().turns.is_free() {
             return;
         }
-        self.offer_event(Message::Other(Event::Echo(token)));
+        self.offer_message(|waiting| waiting.events.push(Event::Echo(token)));
     }
 
-    fn offer_event(&self, message: Message) {
+    fn offer_message(&self, add: impl FnOnce(&mut Waiting)) {
         let first = {
             let mut waiting = self.waiting.lock();
             if waiting.messages >= self.max_backlog {
@@ -177,16 +193,9 @@ impl Inbox {
                 return;
             }
             waiting.messages += 1;
-            match (message, waiting.events.last_mut()) {
-                (Message::Heartbeat(heartbeat), Some(Event::Heartbeats(heartbeats))) => {
-                    return heartbeats.push(heartbeat);
-                }
-                (Message::Heartbeat(heartbeat), _) => {
-                    waiting.events.push(Event::Heartbeats(vec![heartbeat]));
-                }
-                (Message::Other(event), _) => waiting.events.push(event),
-            }
-            waiting.events.len() == 1
+            let first = waiting.has_nothing_to_handle();
+            add(&mut waiting);
+            first
         };
         // One wake-up is enough, because the ingest takes everything.
         if first {
@@ -194,8 +203,8 @@ impl Inbox {
         }
     }
 
-    /// Waits for events and takes all of them, shortly after the first.
-    pub async fn take(self: &Arc<Self>) -> Vec<Event> {
+    /// Waits until something is there and takes all of it, shortly after the first.
+    pub async fn take(self: &Arc<Self>) -> Content {
         loop {
             if self.waiting.lock().is_empty() {
                 self.filled.notified().await;
@@ -203,16 +212,18 @@ impl Inbox {
             if !self.gathering.is_zero() {
                 tokio::time::sleep(self.gathering).await;
             }
-            let events = self.rest();
-            if !events.is_empty() {
-                return events;
+            let content = self.rest();
+            if !content.is_empty() {
+                return content;
             }
         }
     }
 
-    /// Takes all waiting events, if there are any.
-    pub fn rest(self: &Arc<Self>) -> Vec<Event> {
+    /// Takes everything that waits, if there is anything.
+    pub fn rest(self: &Arc<Self>) -> Content {
         let mut waiting = self.waiting.lock();
+        let spare = std::mem::take(&mut waiting.spare);
+        let heartbeats = std::mem::replace(&mut waiting.heartbeats, spare);
         let mut events = std::mem::take(&mut waiting.events);
         waiting.messages = 0;
         let shed = std::mem::take(&mut waiting.shed);
@@ -226,7 +237,15 @@ impl Inbox {
         if shut_out {
             events.push(Event::ShutOut);
         }
-        events
+        Content { heartbeats, events }
+    }
+
+    /// Takes back the vector of the heartbeats that were handled, to be filled again.
+    pub fn give_back(&self, mut heartbeats: Vec<Heartbeat>) {
+        heartbeats.clear();
+        // A flood through an external broker may have made it larger than is ever needed again.
+        heartbeats.shrink_to(turns::ROOM);
+        self.waiting.lock().spare = heartbeats;
     }
 
     /// Takes in nothing more. Publishers that wait for a turn, or ask for one, are told so.
@@ -278,31 +297,31 @@ impl Inbox {
 impl Turn {
     /// Ends the turn with these messages, which were received now. The heartbeats get the time
     /// at which the inbox has them, so that no proof that is in it is later than a heartbeat
-    /// behind it.
+    /// behind it. The batch is empty then, and keeps its capacity.
     ///
     /// # Errors
     ///
     /// [`Closed`] if nothing more is taken in. The messages are lost and must not be
     /// acknowledged.
-    pub fn put(mut self, mut batch: Batch, share: &mut Share, clock: Clock) -> Result<(), Closed> {
+    pub fn put(mut self, batch: &mut Batch, share: &mut Share, clock: Clock) -> Result<(), Closed> {
         let inbox = Arc::clone(&self.inbox);
         let first = {
             let mut waiting = inbox.waiting.lock();
             // If it panics, the turn is given back with all of its room.
             let now = clock().wall;
             self.holds = false;
-            let taken = if waiting.closed { 0 } else { batch.len() };
+            let taken = if waiting.closed { 0 } else { batch.places() };
             waiting.turns.end(taken, share);
             if waiting.closed {
                 return Err(Closed);
             }
-            let before = waiting.events.len();
+            let first = waiting.has_nothing_to_handle() && !batch.is_empty();
             for heartbeat in &mut batch.heartbeats {
                 heartbeat.received_at = now;
             }
             waiting.take_in(batch);
             waiting.give_turns(&inbox);
-            before == 0 && !waiting.events.is_empty()
+            first
         };
         if first {
             inbox.filled.notify_one();
@@ -322,6 +341,13 @@ impl Drop for Turn {
 }
 
 impl Batch {
+    /// The part of the inbox that the messages take: one place each, and as many more as their
+    /// texts would fill.
+    fn places(&self) -> usize {
+        let texts: usize = self.heartbeats.iter().map(Heartbeat::text_bytes).sum();
+        self.len() + texts / size_of::<Heartbeat>()
+    }
+
     /// The number of messages.
     pub fn len(&self) -> usize {
         self.heartbeats.len() + self.rejections.len() + usize::from(self.echo.is_some())
@@ -333,29 +359,26 @@ impl Batch {
     }
 }
 
-/// A message on offer. Consecutive heartbeats become one event.
-enum Message {
-    Heartbeat(Heartbeat),
-    Other(Event),
+impl Content {
+    /// True if nothing was there.
+    pub fn is_empty(&self) -> bool {
+        self.heartbeats.is_empty() && self.events.is_empty()
+    }
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.shed == 0 && !self.shut_out
+        self.has_nothing_to_handle() && self.shed == 0 && !self.shut_out
     }
 
-    fn take_in(&mut self, Batch { mut heartbeats, rejections, echo }: Batch) {
-        /// A batch of at least this many heartbeats is not copied.
-        const LARGE: usize = 64;
-        match self.events.last_mut() {
-            _ if heartbeats.is_empty() => (),
-            Some(Event::Heartbeats(earlier)) if heartbeats.len() < LARGE => {
-                earlier.append(&mut heartbeats);
-            }
-            _ => self.events.push(Event::Heartbeats(heartbeats)),
-        }
-        self.events.extend(rejections.into_iter().map(Event::Rejected));
-        self.events.extend(echo.map(Event::Echo));
+    fn has_nothing_to_handle(&self) -> bool {
+        self.heartbeats.is_empty() && self.events.is_empty()
+    }
+
+    fn take_in(&mut self, Batch { heartbeats, rejections, echo }: &mut Batch) {
+        self.heartbeats.append(heartbeats);
+        self.events.extend(rejections.drain(..).map(Event::Rejected));
+        self.events.extend(echo.take().map(Event::Echo));
     }
 
     /// Gives waiting publishers their turns as far as there is room.
@@ -399,26 +422,26 @@ mod tests {
         inbox.turn(&Share::default()).now_or_never().expect("there is room").expect("it is open")
     }
 
-    /// The events in short: each device with the number of its heartbeats, or "echo".
+    /// The content in short: each device with the number of its heartbeats, then echoes.
     fn taken(inbox: &Arc<Inbox>) -> Vec<String> {
-        let shown = |event| match event {
-            Event::Heartbeats(heartbeats) => {
-                format!("{} {}", heartbeats[0].device_id, heartbeats.len())
-            }
+        let Content { heartbeats, events } = inbox.rest();
+        let of_devices = heartbeats.chunk_by(|a, b| a.device_id == b.device_id);
+        let of_devices = of_devices.map(|same| format!("{} {}", same[0].device_id, same.len()));
+        let events = events.into_iter().map(|event| match event {
             Event::Echo(_) => "echo".to_owned(),
             other => format!("{other:?}"),
-        };
-        inbox.rest().into_iter().map(shown).collect()
+        });
+        of_devices.chain(events).collect()
     }
 
     #[test]
     fn a_heartbeat_has_the_time_at_which_it_was_put_in() {
         let inbox = inbox();
         begin(&inbox)
-            .put(heartbeats("pump", 1), &mut Share::default(), at_noon)
+            .put(&mut heartbeats("pump", 1), &mut Share::default(), at_noon)
             .expect("it is open");
-        let events = inbox.rest();
-        let [Event::Heartbeats(heartbeats)] = &*events else { panic!("{events:?}") };
+        let Content { heartbeats, events } = inbox.rest();
+        assert_eq!((heartbeats.len(), events.len()), (1, 0));
         assert_eq!(heartbeats[0].received_at, at_noon().wall);
     }
 
@@ -427,7 +450,7 @@ mod tests {
         let inbox = inbox();
         let mut share = Share::default();
         let turn = begin(&inbox);
-        turn.put(heartbeats("pump", MAX_TURN), &mut share, at_noon).expect("it is open");
+        turn.put(&mut heartbeats("pump", MAX_TURN), &mut share, at_noon).expect("it is open");
         let mut waiting = Box::pin(inbox.turn(&share));
         assert!(waiting.as_mut().now_or_never().is_none());
         let mut echo = Box::pin(inbox.last_turn());
@@ -436,13 +459,44 @@ mod tests {
 
         let turn = waiting.now_or_never().expect("there is room").expect("it is open");
         assert!(echo.as_mut().now_or_never().is_none(), "it is behind");
-        turn.put(heartbeats("fan", 2), &mut share, at_noon).expect("it is open");
+        turn.put(&mut heartbeats("fan", 2), &mut share, at_noon).expect("it is open");
         assert!(echo.as_mut().now_or_never().is_none(), "a whole turn has no room");
         assert_eq!(taken(&inbox), ["fan 2"]);
         let turn = echo.now_or_never().expect("there is room").expect("it is open");
-        let batch = Batch { echo: Some(EchoToken::new(1)), ..Batch::default() };
-        turn.put(batch, &mut Share::default(), at_noon).expect("it is open");
+        let mut batch = Batch { echo: Some(EchoToken::new(1)), ..Batch::default() };
+        turn.put(&mut batch, &mut Share::default(), at_noon).expect("it is open");
         assert_eq!(taken(&inbox), ["echo"]);
+    }
+
+    #[test]
+    fn long_texts_take_as_many_places_as_they_would_fill() {
+        let inbox = Arc::new(Inbox::new(1).at_once().with_turns(2 * MAX_TURN, MAX_TURN));
+        let hot = |count| {
+            let payload = format!(r#"{{"error":"{}"}}"#, "!".repeat(1000));
+            let device = "pump".parse().expect("an id");
+            let hot = Heartbeat::parse(device, payload.as_bytes(), DateTime::<Utc>::UNIX_EPOCH);
+            Batch { heartbeats: vec![hot; count], ..Batch::default() }
+        };
+        let count = MAX_TURN / (1 + 1000 / size_of::<Heartbeat>());
+        begin(&inbox).put(&mut hot(count), &mut Share::default(), at_noon).expect("it is open");
+        begin(&inbox).put(&mut hot(count), &mut Share::default(), at_noon).expect("it is open");
+        assert!(inbox.turn(&Share::default()).now_or_never().is_none(), "it is full");
+    }
+
+    #[test]
+    fn two_vectors_take_turns_and_none_is_larger_than_the_room() {
+        let inbox = Arc::new(Inbox::new(usize::MAX).at_once());
+        let mut filled = Vec::new();
+        for count in [turns::ROOM + 1, 1, 1, 1, 1] {
+            let Batch { heartbeats, .. } = heartbeats("pump", count);
+            heartbeats.into_iter().for_each(|heartbeat| inbox.offer(Ok(heartbeat)));
+            let taken = inbox.rest().heartbeats;
+            filled.push((taken.as_ptr(), taken.capacity()));
+            inbox.give_back(taken);
+        }
+        assert_eq!(filled[1].0, filled[3].0, "{filled:?}");
+        assert_eq!(filled[2].0, filled[4].0, "{filled:?}");
+        assert_eq!(filled[2].1, turns::ROOM, "{filled:?}");
     }
 
     #[test]
@@ -478,7 +532,7 @@ mod tests {
         let inbox = inbox();
         let turn = begin(&inbox);
         let put = std::panic::AssertUnwindSafe(|| {
-            turn.put(heartbeats("pump", MAX_TURN), &mut Share::default(), broken)
+            turn.put(&mut heartbeats("pump", MAX_TURN), &mut Share::default(), broken)
         });
         assert!(std::panic::catch_unwind(put).is_err());
         // Nothing is there that would make the ingest empty it.
@@ -494,7 +548,7 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         inbox.close();
         assert_eq!(waiting.now_or_never().map(Result::err), Some(Some(Closed)));
-        let put = turn.put(heartbeats("pump", 1), &mut Share::default(), at_noon);
+        let put = turn.put(&mut heartbeats("pump", 1), &mut Share::default(), at_noon);
         assert_eq!(put, Err(Closed));
         assert_eq!(
             inbox.turn(&Share::default()).now_or_never().map(Result::err),
@@ -508,12 +562,12 @@ mod tests {
         let inbox = inbox();
         let taking = tokio::spawn({
             let inbox = Arc::clone(&inbox);
-            async move { inbox.take().await.len() }
+            async move { inbox.take().await.heartbeats.len() }
         });
         tokio::task::yield_now().await;
         let turn = inbox.turn(&Share::default()).await.expect("it is open");
-        turn.put(heartbeats("pump", 3), &mut Share::default(), at_noon).expect("it is open");
-        assert_eq!(taking.await.expect("it does not panic"), 1);
+        turn.put(&mut heartbeats("pump", 3), &mut Share::default(), at_noon).expect("it is open");
+        assert_eq!(taking.await.expect("it does not panic"), 3);
     }
 
     #[tokio::test]
@@ -522,8 +576,8 @@ mod tests {
         for _ in 0..2 {
             inbox.shut_out();
             inbox.shut_out();
-            let events = inbox.take().await;
-            assert!(matches!(events[..], [Event::ShutOut]), "{events:?}");
+            let content = inbox.take().await;
+            assert!(matches!(content.events[..], [Event::ShutOut]), "{content:?}");
             assert!(inbox.is_empty());
         }
     }

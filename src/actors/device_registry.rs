@@ -56,10 +56,11 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two samples of the fleet.
 const SAMPLED_EVERY: TimeDelta = TimeDelta::seconds(10);
 
-/// Records heartbeats. Replies as soon as they are in the buffer, before they are written. Those
-/// for which there is no room are rejected, counted and logged.
+/// Records heartbeats. Replies as soon as they are in the buffer, before they are written, with
+/// their vector, which is empty then. Those for which there is no room are rejected, counted and
+/// logged.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Vec<Heartbeat>")]
 pub struct RecordHeartbeats {
     /// In the order in which they were received.
     pub heartbeats: Vec<Heartbeat>,
@@ -476,9 +477,9 @@ impl Actor for DeviceRegistry {
 }
 
 impl Handler<RecordHeartbeats> for DeviceRegistry {
-    type Result = ();
+    type Result = MessageResult<RecordHeartbeats>;
 
-    fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) {
+    fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) -> Self::Result {
         let RecordHeartbeats { mut heartbeats, now } = message;
         let received = heartbeats.len() as u64;
         self.shared.metrics.heartbeats_accepted(received);
@@ -486,7 +487,7 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         self.observe(now);
         self.receive(&mut heartbeats);
         self.fleet.heard();
-        let full = self.buffer.merge(heartbeats);
+        let full = self.buffer.merge(&mut heartbeats);
         if !full.is_empty() {
             // It may be from a registered device, so silence must not count across it.
             self.coverage.interrupt(now.wall, GapCause::Shed);
@@ -494,6 +495,7 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
             self.shared.lines.reject(&self.shared.metrics, &full);
         }
         self.shared.metrics.set_pending(self.buffer.len());
+        MessageResult(heartbeats)
     }
 }
 

@@ -24,9 +24,10 @@ use super::device_registry::DeviceRegistry;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::domain::GapCause;
+use crate::inbox::{Content, Event};
 use crate::logging::outage;
 use crate::metrics::Metrics;
-use crate::mqtt::{self, ClientError, Connection, Event, Granted};
+use crate::mqtt::{self, ClientError, Connection, Granted};
 
 const TARGET: &str = "mqtt_ingest";
 
@@ -63,9 +64,6 @@ pub enum Listening {
     /// The broker is not reached.
     Disconnected,
 }
-
-/// The events since the last time, in order.
-struct Events(Vec<Event>);
 
 /// The actor.
 pub struct MqttIngest {
@@ -323,12 +321,11 @@ impl MqttIngest {
     }
 
     /// Handles the events of the connection and returns what is for the registry.
-    fn sort(&mut self, events: Vec<Event>, ctx: &mut Context<Self>) -> Sorted {
-        let mut batches = Vec::new();
+    fn sort(&mut self, content: Content, ctx: &mut Context<Self>) -> Sorted {
+        let Content { heartbeats, events } = content;
         let mut confirmed = None;
         for event in events {
             match event {
-                Event::Heartbeats(heartbeats) => batches.push(heartbeats),
                 Event::Rejected(rejection) => {
                     self.metrics.rejected(&rejection);
                     self.lines.rejected(&rejection);
@@ -358,7 +355,18 @@ impl MqttIngest {
         if let Some(proof) = &confirmed {
             self.echoes.have_proven(proof);
         }
-        Sorted { heartbeats: sorted::joined(batches), confirmed, now: (self.clock)() }
+        Sorted { heartbeats, confirmed, now: (self.clock)() }
+    }
+
+    /// Hands the content of the inbox over to the registry. It is done when the registry has it.
+    fn hand_over(
+        &mut self,
+        content: Content,
+        ctx: &mut Context<Self>,
+    ) -> impl ActorFuture<Self, Output = ()> + use<> {
+        let sorted = self.sort(content, ctx);
+        let handing_over = sorted.hand_over(self.registry.clone()).into_actor(self);
+        handing_over.map(|emptied, ingest, _| ingest.connection.inbox().give_back(emptied))
     }
 
     fn connected(&mut self, connection: u64, ctx: &mut Context<Self>) {
@@ -388,7 +396,7 @@ impl Actor for MqttIngest {
         let inbox = self.connection.inbox();
         ctx.add_stream(stream::unfold((), move |()| {
             let inbox = Arc::clone(&inbox);
-            async move { Some((Events(inbox.take().await), ())) }
+            async move { Some((inbox.take().await, ())) }
         }));
         self.connect(ctx);
         self.schedule_echo(ctx);
@@ -396,11 +404,11 @@ impl Actor for MqttIngest {
     }
 }
 
-impl StreamHandler<Events> for MqttIngest {
-    fn handle(&mut self, Events(events): Events, ctx: &mut Context<Self>) {
-        let sorted = self.sort(events, ctx);
+impl StreamHandler<Content> for MqttIngest {
+    fn handle(&mut self, content: Content, ctx: &mut Context<Self>) {
         // The reply is the backpressure: nothing else is done until it arrives.
-        ctx.wait(sorted.hand_over(self.registry.clone()).into_actor(self));
+        let handing_over = self.hand_over(content, ctx);
+        ctx.wait(handing_over);
     }
 
     /// Does nothing, because the inbox never ends. The default would stop the actor.
@@ -415,9 +423,9 @@ impl Handler<Disconnect> for MqttIngest {
         Box::pin(self.leave().then(move |(), ingest, ctx| {
             // What the receiver takes in from now on would be acknowledged and lost.
             inbox.close();
-            let rest = ingest.sort(inbox.rest(), ctx);
+            let handing_over = ingest.hand_over(inbox.rest(), ctx);
             info!(target: TARGET, "disconnected");
-            rest.hand_over(ingest.registry.clone()).into_actor(ingest)
+            handing_over
         }))
     }
 }

@@ -43,6 +43,11 @@ impl DeviceId {
         &self.0
     }
 
+    /// The number of bytes of the text, unless they are stored inline.
+    pub(super) fn text_bytes(&self) -> usize {
+        if self.0.is_heap_allocated() { self.0.len() } else { 0 }
+    }
+
     /// Parses the id of a device.
     ///
     /// # Errors

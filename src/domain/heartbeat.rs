@@ -54,6 +54,11 @@ impl Heartbeat {
         }
     }
 
+    /// The number of bytes of the texts that it holds besides its own size.
+    pub fn text_bytes(&self) -> usize {
+        self.device_id.text_bytes() + self.error.as_ref().map_or(0, |error| error.len())
+    }
+
     /// Merges a later heartbeat of the same device into this one. Numbers that the later one
     /// does not tell stay as they are. Both errors are those of the later one, because the
     /// device's error holds only as long as it is reported.

@@ -123,6 +123,6 @@ async fn put(echo: EchoToken, shared: Arc<Shared>) -> Result<(), Closed> {
         // everybody is heard.
         shared.inbox.shut_out();
     }
-    let batch = Batch { echo: Some(echo), ..Batch::default() };
-    turn.put(batch, &mut Share::default(), shared.clock)
+    let mut batch = Batch { echo: Some(echo), ..Batch::default() };
+    turn.put(&mut batch, &mut Share::default(), shared.clock)
 }

@@ -4,7 +4,7 @@
 //! what the client sends stays in the socket, and then with the client. It holds no buffer
 //! while it waits, except for the beginning of a packet.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -57,6 +57,8 @@ const STOPPING: &str = "the service is stopping";
 thread_local! {
     /// The bytes of the turn that runs on this thread.
     static BUFFER: RefCell<BytesMut> = RefCell::default();
+    /// An empty batch, with the room that the last turn on this thread needed.
+    static BATCH: Cell<Batch> = Cell::default();
 }
 
 /// A connection to a client, encrypted or not.
@@ -345,7 +347,7 @@ impl<T: Transport> Connection<T> {
     /// the number of bytes.
     async fn take_turn(&mut self, client: &Admitted, max: usize) -> Result<usize, End> {
         let turn = self.shared.inbox.turn(&self.share).await?;
-        let mut taken = Taken::default();
+        let mut taken = Taken { batch: BATCH.take(), refusals: Refusals::default() };
         let read = self.read(&mut taken, max).await?;
         let Taken { batch, refusals } = taken;
         self.messages += batch.len() + refusals.len();
@@ -371,6 +373,7 @@ impl<T: Transport> Connection<T> {
 
     fn hand_over(&mut self, turn: Turn, mut batch: Batch) -> Result<(), Closed> {
         if batch.is_empty() {
+            BATCH.set(batch);
             return Ok(());
         }
         for heartbeat in &batch.heartbeats {
@@ -381,7 +384,9 @@ impl<T: Transport> Connection<T> {
         if let Some(echo) = batch.echo.take() {
             self.shared.pass_on(echo);
         }
-        turn.put(batch, &mut self.share, self.shared.clock)
+        turn.put(&mut batch, &mut self.share, self.shared.clock)?;
+        BATCH.set(batch);
+        Ok(())
     }
 
     fn note(&self, refusals: Refusals, client: &Admitted) {
@@ -412,10 +417,9 @@ impl<T: Transport> Connection<T> {
                     let end = if read.is_some() { Read::End } else { Read::Nothing };
                     return Poll::Ready(Ok(end));
                 }
-                let mut intake = Intake::new(&shared.topics, (shared.clock)().wall);
+                let mut intake = Intake::new(&shared.topics, (shared.clock)().wall, taken);
                 let arrived = buffer.len();
                 let next = session.handle(buffer, &mut intake);
-                *taken = intake.taken;
                 // Parts of a packet that never ends are no sign of life.
                 if buffer.len() < arrived {
                     *heard = Instant::now();

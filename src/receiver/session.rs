@@ -54,7 +54,7 @@ pub(super) struct Intake<'a> {
     /// The time at which the bytes arrived.
     now: DateTime<Utc>,
     /// What was in them.
-    pub(super) taken: Taken,
+    taken: &'a mut Taken,
 }
 
 /// What was in the bytes that a session took in.
@@ -67,9 +67,9 @@ pub(super) struct Taken {
 }
 
 impl<'a> Intake<'a> {
-    /// Nothing, before bytes that arrived at this time.
-    pub(super) fn new(topics: &'a Topics, now: DateTime<Utc>) -> Self {
-        Self { topics, now, taken: Taken::default() }
+    /// What is added to `taken`, from bytes that arrived at this time.
+    pub(super) fn new(topics: &'a Topics, now: DateTime<Utc>, taken: &'a mut Taken) -> Self {
+        Self { topics, now, taken }
     }
 }
 

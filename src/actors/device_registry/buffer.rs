@@ -48,9 +48,10 @@ impl Buffer {
         self.pending.len() + self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Takes in heartbeats. Returns those for which there is no room.
-    pub(super) fn merge(&mut self, heartbeats: Vec<Heartbeat>) -> Vec<Rejection> {
-        let merged = heartbeats.into_iter().map(|heartbeat| self.pending.merge(heartbeat));
+    /// Takes heartbeats out of a vector, which keeps its capacity. Returns those for which there
+    /// is no room.
+    pub(super) fn merge(&mut self, heartbeats: &mut Vec<Heartbeat>) -> Vec<Rejection> {
+        let merged = heartbeats.drain(..).map(|heartbeat| self.pending.merge(heartbeat));
         merged.filter_map(Result::err).collect()
     }
 
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn heartbeats_count_as_unwritten_until_a_flush_has_written_them() {
         let mut buffer = buffer(10, 0);
-        assert_eq!(buffer.merge(heartbeats(&["a", "b"])), []);
+        assert_eq!(buffer.merge(&mut heartbeats(&["a", "b"])), []);
         let mut taken = buffer.take().sorted();
         assert_eq!((taken.len(), buffer.len()), (2, 2));
         buffer.in_flight().store(1, Ordering::Relaxed);
@@ -124,8 +125,8 @@ mod tests {
     fn registered_devices_have_room_beside_those_that_may_register() {
         let mut buffer = buffer(1, 1);
         assert_eq!(buffer.room(), 0);
-        assert_eq!(buffer.merge(heartbeats(&["a", "b", "c"])).len(), 1);
+        assert_eq!(buffer.merge(&mut heartbeats(&["a", "b", "c"])).len(), 1);
         buffer.are_registered(2);
-        assert_eq!(buffer.merge(heartbeats(&["c"])), []);
+        assert_eq!(buffer.merge(&mut heartbeats(&["c"])), []);
     }
 }

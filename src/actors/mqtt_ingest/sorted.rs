@@ -17,33 +17,30 @@ pub(super) struct Sorted {
 
 impl Sorted {
     /// Sends the heartbeats first, because a confirmation says that they are with the
-    /// registry.
-    pub(super) async fn hand_over<R>(self, registry: Addr<R>)
+    /// registry. Returns their vector, which is empty then.
+    pub(super) async fn hand_over<R>(self, registry: Addr<R>) -> Vec<Heartbeat>
     where
         R: Actor<Context = Context<R>> + Handler<RecordHeartbeats> + Handler<ConfirmListening>,
     {
-        let Self { heartbeats, confirmed, now } = self;
-        let mut handed = Ok(());
-        if !heartbeats.is_empty() {
-            handed = registry.send(RecordHeartbeats { heartbeats, now }).await;
-        }
-        if let (Ok(()), Some(confirmed)) = (&handed, confirmed) {
-            handed = registry.send(confirmed).await;
-        }
-        if let Err(error) = handed {
+        self.send_to(registry).await.unwrap_or_else(|error| {
             error!(target: TARGET, "the registry does not answer: {error}");
-        }
+            Vec::new()
+        })
     }
-}
 
-/// Joins batches in their order. A vector that grew would copy its content several times.
-pub(super) fn joined(mut batches: Vec<Vec<Heartbeat>>) -> Vec<Heartbeat> {
-    if batches.len() > 1 {
-        let mut all = Vec::with_capacity(batches.iter().map(Vec::len).sum());
-        batches.iter_mut().for_each(|batch| all.append(batch));
-        return all;
+    async fn send_to<R>(self, registry: Addr<R>) -> Result<Vec<Heartbeat>, MailboxError>
+    where
+        R: Actor<Context = Context<R>> + Handler<RecordHeartbeats> + Handler<ConfirmListening>,
+    {
+        let Self { mut heartbeats, confirmed, now } = self;
+        if !heartbeats.is_empty() {
+            heartbeats = registry.send(RecordHeartbeats { heartbeats, now }).await?;
+        }
+        if let Some(confirmed) = confirmed {
+            registry.send(confirmed).await?;
+        }
+        Ok(heartbeats)
     }
-    batches.pop().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -64,11 +61,12 @@ mod tests {
     }
 
     impl Handler<RecordHeartbeats> for Notes {
-        type Result = ();
+        type Result = MessageResult<RecordHeartbeats>;
 
-        fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) {
+        fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) -> Self::Result {
             assert_eq!(message.heartbeats.len(), 1);
             self.0.push("heartbeats");
+            MessageResult(Vec::new())
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::clock::{Clock, Reading, system_clock};
-use crate::inbox::{Event, Inbox};
+use crate::inbox::{Content, Inbox};
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::process::panics;
@@ -84,11 +84,9 @@ impl Scene {
 
     /// The devices in the inbox, one for each heartbeat.
     fn heard(&self) -> Vec<String> {
-        let heartbeats = self.shared.inbox.rest().into_iter().flat_map(|event| match event {
-            Event::Heartbeats(heartbeats) => heartbeats,
-            other => panic!("{other:?}"),
-        });
-        heartbeats.map(|heartbeat| heartbeat.device_id.to_string()).collect()
+        let Content { heartbeats, events } = self.shared.inbox.rest();
+        assert!(events.is_empty(), "{events:?}");
+        heartbeats.iter().map(|heartbeat| heartbeat.device_id.to_string()).collect()
     }
 }
 

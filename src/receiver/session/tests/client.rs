@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::domain::EchoToken;
 use crate::receiver::codec::testing::connect;
 use crate::receiver::codec::{Accepted, Connect, Reason, Version};
-use crate::receiver::session::{Intake, Next, Peer, Refusal, Refusals, Session, Topics};
+use crate::receiver::session::{Intake, Next, Peer, Refusal, Refusals, Session, Taken, Topics};
 
 /// The largest packet that the sessions take, in bytes.
 pub(super) const MAX_PACKET: u32 = 16 * 1024;
@@ -125,9 +125,9 @@ impl Client {
     fn receive(&mut self, bytes: impl AsRef<[u8]>) -> Next {
         self.rest.extend_from_slice(bytes.as_ref());
         let topics = Arc::clone(&self.topics);
-        let mut intake = Intake::new(&topics, now());
+        let mut taken = Taken::default();
+        let mut intake = Intake::new(&topics, now(), &mut taken);
         let next = self.session.handle(&mut self.rest, &mut intake);
-        let taken = intake.taken;
         let devices = taken.batch.heartbeats.into_iter();
         self.heartbeats.extend(devices.map(|heartbeat| heartbeat.device_id.to_string()));
         self.rejections.extend(taken.batch.rejections.iter().map(ToString::to_string));

@@ -374,17 +374,17 @@ impl World {
                     let payload = if error { r#"{"error":"hot"}"# } else { "" };
                     let heartbeat =
                         Heartbeat::parse(device_id(device), payload.as_bytes(), clocks::wall());
-                    let batch = Batch { heartbeats: vec![heartbeat], ..Batch::default() };
+                    let mut batch = Batch { heartbeats: vec![heartbeat], ..Batch::default() };
                     actix_rt::spawn(async move {
                         let turn = inbox.turn(&Share::default()).await?;
-                        turn.put(batch, &mut Share::default(), clocks::read)
+                        turn.put(&mut batch, &mut Share::default(), clocks::read)
                     });
                 }
                 Message::Echo(token) => {
-                    let batch = Batch { echo: Some(token), ..Batch::default() };
+                    let mut batch = Batch { echo: Some(token), ..Batch::default() };
                     actix_rt::spawn(async move {
                         let turn = inbox.last_turn().await?;
-                        turn.put(batch, &mut Share::default(), clocks::read)
+                        turn.put(&mut batch, &mut Share::default(), clocks::read)
                     });
                 }
             }
