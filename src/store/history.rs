@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::status_transition::{Column, Entity, Model};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, Value,
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QueryResult,
+    Value,
 };
 
 use super::outbox::IN_OUTBOX;
@@ -125,23 +126,19 @@ impl DeviceStore {
             return Ok(Vec::new());
         }
         let (listed, rest) = rows::split(self.backend(), transitions);
-        let mut inserted = Vec::with_capacity(transitions.len());
+        let mut sequences = HashMap::with_capacity(transitions.len());
         if !listed.is_empty() {
             let sql = insert_sql(&rows::list(TRANSITION));
             for transitions in listed {
                 let values = transitions.iter().flat_map(NewTransition::values);
-                inserted.extend(self.select(transaction, &sql, values).await?);
+                note_sequences(&mut sequences, &self.select(transaction, &sql, values).await?)?;
             }
         }
         if !rest.is_empty() {
             let sql = insert_sql(&rows::select(self.backend(), "$1", TRANSITION));
             let rows = rows::bind(rest.iter().map(NewTransition::values));
-            inserted.extend(self.select(transaction, &sql, [rows]).await?);
+            note_sequences(&mut sequences, &self.select(transaction, &sql, [rows]).await?)?;
         }
-        let sequences = inserted.iter().map(|row| {
-            Ok((row.try_get::<String>("", "device_id")?, row.try_get::<i64>("", "sequence")?))
-        });
-        let sequences: HashMap<_, _> = sequences.collect::<Result<_, DbErr>>()?;
         let numbered = transitions.iter().map(|transition| {
             let sequence = sequences.get(transition.device_id.as_str());
             sequence.map(|&sequence| transition.numbered(sequence)).ok_or(DbErr::RecordNotInserted)
@@ -203,6 +200,17 @@ impl DeviceStore {
         })
         .await
     }
+}
+
+/// Notes the numbers that transitions got, by their devices.
+fn note_sequences(
+    sequences: &mut HashMap<String, i64>,
+    inserted: &[QueryResult],
+) -> Result<(), DbErr> {
+    for row in inserted {
+        sequences.insert(row.try_get("", "device_id")?, row.try_get("", "sequence")?);
+    }
+    Ok(())
 }
 
 /// An `INSERT` of these rows that returns their devices and sequence numbers.

@@ -29,8 +29,9 @@ pub(super) fn select(backend: DbBackend, placeholder: &str, columns: Columns) ->
     }
 }
 
-/// The number of rows in a list for SQLite. Any number from 100 to 5,000 is equally fast.
-pub(super) const LISTED_AT_ONCE: usize = 500;
+/// The number of rows in a list for SQLite. Any number from 100 to 5,000 is equally fast, and each
+/// connection keeps the parsed statement.
+pub(super) const LISTED_AT_ONCE: usize = 100;
 
 /// Splits rows into lists for SQLite and a rest that goes as JSON. On PostgreSQL all go as
 /// JSON.

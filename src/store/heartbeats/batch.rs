@@ -16,6 +16,11 @@ use crate::store::history::NewTransition;
 use crate::store::unreadable::named;
 use crate::store::{DeviceStore, device_id, rows};
 
+/// The number of heartbeats whose noteworthy rows are read, or written, by one statement. SQLite
+/// copies the values of its parameters and results one by one, on the thread of a connection,
+/// whose heap keeps that memory for the next.
+const AT_ONCE: usize = 1_000;
+
 /// A way to deal with unknown devices.
 pub(super) trait Strategy {
     /// A condition that matches the rows that [`write_steady`](Self::write_steady) has
@@ -197,9 +202,15 @@ impl<'a> Batch<'a> {
             status = sql::status_on_heartbeat("heartbeat"),
         );
         let bound = sql::milliseconds(self.rules.max_clock_skew);
-        let values = [sql::bind(self.heartbeats), bound.into()];
-        let rows = self.store.select(self.transaction, &sql, values).await?;
-        rows.iter().map(|row| self.known(row)).collect()
+        let mut known = Vec::new();
+        for heartbeats in self.heartbeats.chunks(AT_ONCE) {
+            let values = [sql::bind(heartbeats), bound.into()];
+            let rows = self.store.select(self.transaction, &sql, values).await?;
+            for row in &rows {
+                known.push(self.known(row)?);
+            }
+        }
+        Ok(known)
     }
 
     /// Reads a row as far as that is possible. Its device is alive, so a status that
@@ -221,11 +232,11 @@ impl<'a> Batch<'a> {
 
     /// Writes everything that these heartbeats say into the rows of their devices.
     pub(super) async fn update(&self, heartbeats: &[&Heartbeat]) -> Result<(), DbErr> {
-        if heartbeats.is_empty() {
-            return Ok(());
+        let sql = sql::update(&self.unpacked());
+        for heartbeats in heartbeats.chunks(AT_ONCE) {
+            let values = [sql::bind(heartbeats.iter().copied())];
+            self.store.execute(self.transaction, &sql, values).await?;
         }
-        let values = [sql::bind(heartbeats.iter().copied())];
-        self.store.execute(self.transaction, &sql::update(&self.unpacked()), values).await?;
         Ok(())
     }
 
