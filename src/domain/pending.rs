@@ -117,19 +117,27 @@ impl Batch {
         if all.is_empty() {
             return arrived;
         }
-        all.append(&mut arrived);
-        // Merges two sorted runs. The sort is stable, so of a device's two heartbeats the later
-        // one stays second.
-        all.sort_by(|a, b| a.device_id.cmp(&b.device_id));
-        all.dedup_by(|later, earlier| {
-            let same = later.device_id == earlier.device_id;
-            if same {
-                earlier.merge(later.clone());
-            }
-            same
-        });
+        merge_into(&mut all, &mut arrived);
+        if !arrived.is_empty() {
+            all.reserve_exact(arrived.len());
+            all.append(&mut arrived);
+            // Merges two sorted runs.
+            all.sort_by(|a, b| a.device_id.cmp(&b.device_id));
+        }
         all
     }
+}
+
+/// Merges later heartbeats into the earlier ones of their devices, and leaves those of other
+/// devices. Both are sorted by device id. In an outage most devices are in both, and nothing
+/// grows.
+fn merge_into(earlier: &mut [Heartbeat], later: &mut Vec<Heartbeat>) {
+    let mut earlier = earlier.iter_mut().peekable();
+    later.retain(|heartbeat| {
+        while earlier.next_if(|before| before.device_id < heartbeat.device_id).is_some() {}
+        let same = earlier.next_if(|before| before.device_id == heartbeat.device_id);
+        same.map(|before| before.merge(heartbeat.clone())).is_none()
+    });
 }
 
 /// Sorts by device id.
