@@ -51,6 +51,9 @@ impl fmt::Display for Kind {
 pub const KINDS: [Kind; 3] =
     [Kind::Counting, Kind::Heartbeatd(Server::Sqlite), Kind::Heartbeatd(Server::Postgresql)];
 
+/// The folders in `benches/peers` that can be compared.
+pub const PEERS: [&str; 3] = ["asyncio", "mqtt-exporter", "node-red"];
+
 /// A program that can be started and measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -79,11 +82,11 @@ pub struct Stage {
 }
 
 impl Candidate {
-    /// The candidates behind mosquitto: first all at QoS 0, then heartbeatd and the counting
-    /// client at QoS 1. The others are fastest at QoS 0.
-    pub fn behind_mosquitto() -> Vec<Self> {
+    /// The candidates behind mosquitto, with these peers: first all at QoS 0, then heartbeatd
+    /// and the counting client at QoS 1. The peers are fastest at QoS 0.
+    pub fn behind_mosquitto(peers: &[&'static str]) -> Vec<Self> {
         let behind = |qos| move |kind| Self { kind, broker: Broker::Mosquitto, qos };
-        let peers = ["asyncio", "mqtt-exporter", "node-red"].map(Kind::Peer);
+        let peers = peers.iter().copied().map(Kind::Peer);
         let mut all: Vec<_> = KINDS.into_iter().chain(peers).map(behind(0)).collect();
         all.extend(KINDS.map(behind(1)));
         all

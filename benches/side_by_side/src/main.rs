@@ -22,7 +22,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use servers::mosquitto::Mosquitto;
 
-use crate::candidates::{Broker, Candidate, Stage};
+use crate::candidates::{Broker, Candidate, PEERS, Stage};
 use crate::database::Server;
 use crate::report::Extent;
 use crate::silence::{Case, Silent};
@@ -117,7 +117,7 @@ fn main() -> anyhow::Result<()> {
             report::write(extent, &stage, &folder)
         }
         Command::Throughput { devices, rounds, connections, repetitions, only } => {
-            let mut all = Candidate::behind_mosquitto();
+            let mut all = Candidate::behind_mosquitto(&PEERS);
             let embedded = [0, 1].into_iter().flat_map(Candidate::embedded);
             all.extend(embedded.filter(|candidate| candidate.broker == Broker::Embedded));
             let chosen: Vec<_> = all

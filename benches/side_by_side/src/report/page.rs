@@ -13,6 +13,7 @@ use crate::connections::Stall;
 use crate::contestants;
 use crate::database::Server;
 use crate::detection;
+use crate::open_files;
 use crate::sample::Sample;
 use crate::silence::{self, Silent};
 use crate::throughput::Outcome;
@@ -56,6 +57,8 @@ pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
         .replace("{{many}}", &thousands(extent.embedded_heartbeats[1] as f64))
         .replace("{{embedded0}}", &embedded(results, 0))
         .replace("{{embedded1}}", &embedded(results, 1))
+        .replace("{{files}}", &thousands(open_files::limit() as f64))
+        .replace("{{connections}}", &thousands(open_files::connections() as f64))
         .replace("{{idle}}", &idle(results))
         .replace("{{stall}}", &stall(results))
         .replace("{{qos0}}", &throughput(results, 0))
