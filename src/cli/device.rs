@@ -10,18 +10,19 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use log::warn;
 
 use super::output::{self, Table};
 use super::{open, refuse, succeed};
 use crate::Config;
 use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
-use crate::domain::{DeviceId, OwnTimeout, Status, UnusableTimeout};
+use crate::domain::{Cutoffs, DeviceId, OwnTimeout, Status, UnusableTimeout};
 use crate::logging::escape::Escaped;
-use crate::store::{Damage, DeviceQuery, Found, Ids, OpenMode};
+use crate::store::{Damage, DeviceQuery, Found, Ids, OpenMode, Reader};
 use crate::views::{
     DeviceDetail, DeviceView, Devices, EvidenceSettings, Explanation, FoundDevices,
-    gather_evidence, text,
+    gather_evidence, late_cutoffs, text,
 };
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +44,10 @@ pub(super) enum Command {
         /// Only devices whose id begins with this text
         #[arg(long, value_name = "TEXT")]
         prefix: Option<String>,
+        /// Only late devices: more than two thirds of the timeout were listened to since the
+        /// last heartbeat
+        #[arg(long)]
+        late: bool,
         /// Print a JSON array
         #[arg(long)]
         json: bool,
@@ -114,7 +119,9 @@ fn timeout_or_default(text: &str) -> Result<TimeoutChoice, String> {
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Add { id, timeout } => add(config, &id, timeout).await,
-        Command::List { status, prefix, json } => list(config, status, prefix, json).await,
+        Command::List { status, prefix, late, json } => {
+            list(config, status, prefix, late, json).await
+        }
         Command::Show { id, json } => show(config, &id, json).await,
         Command::Remove(arguments) => remove::run(config, arguments).await,
         Command::SetTimeout { id, timeout: TimeoutChoice(timeout) } => {
@@ -158,6 +165,7 @@ async fn list(
     config: &Config,
     status: Option<Status>,
     prefix: Option<String>,
+    late: bool,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let store = open(config, OpenMode::Existing).await?;
@@ -166,10 +174,14 @@ async fn list(
     } else {
         Box::new(Table::new(&["DEVICE", "STATUS", "LAST SEEN", "TIMEOUT", "ERROR"], row))
     };
-    if let Some(prefix) = prefix {
-        let statuses = status.into_iter().collect();
-        let query = DeviceQuery { statuses, ids: Ids::Prefix(prefix), silent: None };
-        let mut devices = FoundDevices::new(store.reader().await?, query);
+    if late || prefix.is_some() {
+        let reader = store.reader().await?;
+        let query = DeviceQuery {
+            statuses: status.into_iter().collect(),
+            ids: prefix.map_or(Ids::All, Ids::Prefix),
+            silent: if late { Some(cutoffs(config, &reader).await?) } else { None },
+        };
+        let mut devices = FoundDevices::new(reader, query);
         while let Some(page) = devices.next_page().await? {
             list.write(&page)?;
         }
@@ -186,6 +198,18 @@ async fn list(
          `heartbeatd device remove ID` removes one",
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cutoffs by which devices are late now.
+async fn cutoffs(config: &Config, reader: &Reader) -> anyhow::Result<Cutoffs> {
+    let cutoffs = late_cutoffs(&config.into(), reader, system_clock().wall).await?;
+    if cutoffs.latest().is_none() {
+        warn!(
+            target: "heartbeatd", instance = config.mqtt.client_id;
+            "this instance has not listened for long enough to call any device late"
+        );
+    }
+    Ok(cutoffs)
 }
 
 fn row(device: &DeviceView) -> Vec<String> {

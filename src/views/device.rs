@@ -5,10 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::evidence::EvidenceView;
+use super::evidence::{EvidenceSettings, EvidenceView};
 use super::paging::{PAGE, Progress};
 use super::{as_optional_text, as_text};
-use crate::domain::{DeviceId, Evidence, OwnTimeout, Status, UnusableTimeout};
+use crate::domain::{Coverage, Cutoffs, DeviceId, Evidence, OwnTimeout, Status, UnusableTimeout};
 use crate::store::{Budget, Device, DeviceQuery, DeviceStore, Reader, StoreError};
 
 /// A device.
@@ -99,6 +99,25 @@ impl<'a> Devices<'a> {
         self.progress.note(limit, &page, |last| last.id.clone());
         Ok(Some(page.into_iter().map(DeviceView::from).collect()))
     }
+}
+
+/// The cutoffs by which devices are late at `now`, by what is saved of the coverage.
+///
+/// # Errors
+///
+/// If the database fails.
+pub(crate) async fn late_cutoffs(
+    settings: &EvidenceSettings,
+    reader: &Reader,
+    now: DateTime<Utc>,
+) -> Result<Cutoffs, StoreError> {
+    let own = reader.reads().own_timeouts().await?;
+    // A timeout that cannot be used keeps no device out of a list.
+    reader.reads().take_unreadable();
+    let all = DateTime::UNIX_EPOCH;
+    let listened = reader.reads().listened(settings.instance(), all, now).await?;
+    let coverage = Coverage::new(settings.confirm_interval()).with(listened);
+    Ok(coverage.late_cutoffs(now, settings.timeout(), &own))
 }
 
 /// A list of the devices that were searched for, in the order of the bytes of their ids.

@@ -19,7 +19,7 @@ mod token;
 mod transition;
 mod user;
 
-pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices};
+pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices, late_cutoffs};
 pub(crate) use evidence::{EvidenceSettings, Explanation, gap_in_words, gather_evidence};
 #[allow(unused_imports)]
 pub(crate) use summary::{

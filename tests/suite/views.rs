@@ -251,3 +251,34 @@ async fn durations_are_told_to_people_in_words() {
         }
     }
 }
+
+#[actix_rt::test]
+async fn late_devices_are_those_of_which_two_thirds_of_their_timeout_were_listened_to() {
+    let place = place().await;
+    let late = |place: &Place| {
+        let listed = place.json(&["device", "list", "--late", "--json"]);
+        let listed = listed.as_array().expect("an array").iter();
+        let listed = listed.map(|device| device["id"].as_str().expect("a text").to_owned());
+        listed.collect::<Vec<_>>()
+    };
+    // Nothing is known of what this instance has listened to.
+    let out = place.run(&["device", "list", "--late", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "[]\n");
+    let warning = String::from_utf8_lossy(&out.stderr);
+    assert!(warning.contains("not listened for long enough"), "{warning}");
+
+    let place = place.with("MQTT__CLIENT_ID", "gateway");
+    assert_eq!(late(&place), ["press", "pump \"1\""]);
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    // The coverage ends at 1795435420000, and two thirds of 3 s and of 90 s are 2 s and 60 s.
+    for (seen, expected) in [(1_795_435_417_999_i64, true), (1_795_435_418_000, false)] {
+        let sql = format!("UPDATE device SET last_seen_at = {seen} WHERE id = 'press'");
+        database.execute(&sql).await;
+        assert_eq!(late(&place).contains(&"press".to_owned()), expected, "{seen}");
+    }
+    let arguments = ["device", "list", "--late", "--status", "error", "--json"];
+    assert_prints(&place, &arguments, "[]\n");
+    let arguments = ["device", "list", "--late", "--prefix", "pump", "--json"];
+    let listed = place.json(&arguments);
+    assert_eq!(listed[0]["id"], "pump \"1\"", "{listed}");
+}
