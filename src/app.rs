@@ -125,6 +125,9 @@ impl App {
     pub async fn drain(self) -> Result<(), AppError> {
         let began = Instant::now();
         let deadline = began + DRAIN_TIMEOUT;
+        if let Some(http) = &self.http {
+            http.say_goodbye();
+        }
         let Self { ticker, courier, ingest, registry, .. } = self;
         let draining = Draining { ticker, courier, ingest, registry };
         draining.run(deadline, WRITE_AGAIN).await?;
@@ -220,6 +223,7 @@ impl AppBuilder {
         let ingest = on_own_thread("mqtt_ingest", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
             let interval = config.mqtt.confirm_interval();
+            let board = Arc::clone(&board);
             move || {
                 MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
                     .with_board(board)
@@ -241,7 +245,9 @@ impl AppBuilder {
         let http = http.map(|listener| {
             let (registry, ingest, store) = (registry.clone(), ingest.clone(), store.clone());
             let (config, reader) = (&config, reader.clone());
-            let parts = http::Parts { config, store, reader, metrics, registry, ingest, clock };
+            let board = Arc::clone(&board);
+            let parts =
+                http::Parts { config, store, reader, board, metrics, registry, ingest, clock };
             HttpServer::start(listener, parts)
         });
         let http = http.transpose().map_err(AppError::Serve)?;

@@ -124,6 +124,7 @@ impl MqttIngest {
     /// Puts onto the board whether the broker is reached.
     fn show(&self) {
         let broker = match self.listening {
+            Listening::Incomplete => Ok(()),
             Listening::Disconnected => Err(self.connecting.reason()),
             _ => Ok(()),
         };

@@ -74,13 +74,11 @@ impl Exchange {
         self.0.head_too_large.get()
     }
 
-    #[allow(dead_code)] // until events are served
     /// Gives the answer `time` more than usual from now on.
     pub(super) fn extend(&self, time: Duration) {
         self.0.extended.set(Some(time));
     }
 
-    #[allow(dead_code)] // until events are served
     /// Lets the answer go on for as long as its client reads it. The connection no longer
     /// counts, so whoever calls this limits the number of streams.
     pub(super) fn stream(&self) {

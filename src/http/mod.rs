@@ -21,11 +21,13 @@ use actix_web::dev::{AppConfig, Handler};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{FromRequest, HttpResponse, Resource, Responder, guard};
+use tokio::sync::{Semaphore, watch};
 
-use self::api::{Access, Api, Context, Kind, Workers};
+use self::api::{Access, Api, Context, Feed, Kind, Workers};
 use self::connection::{Connection, Connections};
 use crate::actors::device_registry::DeviceRegistry;
 use crate::actors::mqtt_ingest::MqttIngest;
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -65,6 +67,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) store: DeviceStore,
     pub(crate) reader: Reader,
+    pub(crate) board: Arc<Board>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Addr<DeviceRegistry>,
     pub(crate) ingest: Addr<MqttIngest>,
@@ -75,6 +78,7 @@ pub(crate) struct Parts<'a> {
 pub struct HttpServer {
     address: SocketAddr,
     thread: ArbiterHandle,
+    ending: watch::Sender<bool>,
 }
 
 impl HttpServer {
@@ -85,20 +89,30 @@ impl HttpServer {
     /// If the listener cannot be used, or no thread can be started.
     pub(crate) fn start(listener: TcpListener, parts: Parts<'_>) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
-        let Parts { config, store, reader, metrics, registry, ingest, clock } = parts;
+        let Parts { config, store, reader, board, metrics, registry, ingest, clock } = parts;
         let state =
             State { metrics: Arc::clone(&metrics), pages: Arc::default(), registry, ingest };
+        let context = Arc::new(Context {
+            store,
+            reader,
+            metrics,
+            board,
+            started_at: clock().wall,
+            check_interval: config.heartbeat.check_interval.get(),
+            settings: config.into(),
+            auto_register: config.devices.auto_register,
+            clock,
+        });
+        let (workers, feed) = (Workers::start(), Arc::new(Feed::new()));
+        workers.begin(api::start_feed(&feed, &context));
+        let ending = watch::Sender::new(false);
         let api = Api {
             access: Access::new(&config.http, address),
-            workers: Workers::start(),
-            context: Arc::new(Context {
-                store,
-                reader,
-                metrics,
-                settings: config.into(),
-                auto_register: config.devices.auto_register,
-                clock,
-            }),
+            workers,
+            context,
+            feed,
+            streams: Arc::new(Semaphore::new(config.http.max_streams)),
+            ending: ending.clone(),
         };
         let thread = Arbiter::new().handle();
         thread.spawn_fn(move || {
@@ -108,12 +122,17 @@ impl HttpServer {
                 log::error!(target: "http", "HTTP is not served: {error}");
             });
         });
-        Ok(Self { address, thread })
+        Ok(Self { address, thread, ending })
     }
 
     /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Says goodbye to event streams, and answers whoever waits for events. The rest goes on.
+    pub fn say_goodbye(&self) {
+        self.ending.send_replace(true);
     }
 
     /// Stops the server; a request under way is cut off.

@@ -12,7 +12,6 @@ pub(crate) mod api;
 mod device;
 mod evidence;
 mod paging;
-#[allow(dead_code)] // until /api/v1/summary and `heartbeatd status` use it
 mod summary;
 pub(crate) mod text;
 mod token;
@@ -21,10 +20,7 @@ mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices, late_cutoffs};
 pub(crate) use evidence::{EvidenceSettings, Explanation, gap_in_words, gather_evidence};
-#[allow(unused_imports)]
-pub(crate) use summary::{
-    Burst, ClockStepView, Counts, Health, State, Summary, SummaryView, sentence,
-};
+pub(crate) use summary::{Burst, ClockStepView, Counts, Health, State, Summary, SummaryView};
 pub(crate) use token::{NewTokenView, TokenView};
 pub(crate) use transition::{TransitionView, Transitions};
 pub(crate) use user::{UserView, devices_in_words};

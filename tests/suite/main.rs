@@ -48,6 +48,7 @@ mod secrets;
 mod simulation;
 mod specification;
 mod status;
+mod stream;
 mod support;
 mod tls;
 mod unit_file;

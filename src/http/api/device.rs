@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::devices::{is_late, late_cutoffs};
 use super::{Answer, Answered, Context, Kind, Problem, invalid_id};
 use crate::config::MAX_TIMEOUT;
 use crate::domain::DeviceId;
@@ -86,8 +87,10 @@ async fn detail(context: &Context, id: &str) -> Result<DeviceDetail, Problem> {
     let now = (context.clock)().wall;
     let newest = context.reader.reads().history(Some(&device.id), None, 1).await?.pop();
     let evidence = gather_evidence(&context.settings, context.reader.reads(), &device, now).await?;
+    let late = late_cutoffs(context).await?;
+    let late = late.as_ref().map(|cutoffs| is_late(&device, cutoffs));
     let explanation = Explanation::of(device.status, evidence.as_ref(), &context.settings);
-    Ok(DeviceDetail::new(device, context.settings.timeout(), evidence, explanation, newest))
+    Ok(DeviceDetail::new(device, context.settings.timeout(), late, evidence, explanation, newest))
 }
 
 pub(super) async fn find(context: &Context, id: &str) -> Result<Device, Problem> {

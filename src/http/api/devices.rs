@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::cursor::{List, Order, malformed};
 use super::parameters::Query;
 use super::{Answer, Answered, Context, Problem};
-use crate::store::{Budget, DeviceQuery, Ids};
+use crate::domain::Cutoffs;
+use crate::store::{Budget, Device, DeviceQuery, Ids};
 use crate::views::api::{DeviceItem, DevicePage};
 
 /// The time for which ids that contain a text are searched for.
@@ -14,11 +15,20 @@ const SEARCH: Duration = Duration::from_millis(250);
 pub(super) async fn list(context: &Context, query: &Query) -> Answered {
     let list = List::new("/devices", Order::DeviceId, query.filters());
     let after = query.text("cursor").map(|cursor| after(&list, cursor)).transpose()?;
-    let wanted = DeviceQuery {
+    let mut wanted = DeviceQuery {
         statuses: query.statuses("status").into_iter().collect(),
         ids: query.text("q").map(Ids::searched).unwrap_or_default(),
         silent: None,
     };
+    let late = late_cutoffs(context).await?;
+    if query.text("late").is_some() {
+        // As long as it is unknown, none is.
+        let Some(cutoffs) = late.clone() else {
+            let (items, next, partial) = (Vec::new(), None, false);
+            return Ok(Answer::ok(&DevicePage { items, next, partial }));
+        };
+        wanted.silent = Some(cutoffs);
+    }
     let (limit, budget) = (query.limit(), Budget::of(SEARCH));
     // One more shows whether there is a next page.
     let mut page = context.reader.devices(&wanted, after.as_deref(), limit + 1, budget).await?;
@@ -29,8 +39,27 @@ pub(super) async fn list(context: &Context, query: &Query) -> Answered {
     let next = page.next.map(|id| list.after(id.as_bytes()));
     let timeout = context.settings.timeout();
     let devices = page.devices.into_iter();
-    let items = devices.map(|device| DeviceItem::new(device, timeout, None)).collect();
+    let item = |device| {
+        let late = late.as_ref().map(|cutoffs| is_late(&device, cutoffs));
+        DeviceItem::new(device, timeout, late)
+    };
+    let items = devices.map(item).collect();
     Ok(Answer::ok(&DevicePage { items, next, partial: page.partial }))
+}
+
+/// The cutoffs by which a device is late; `None` as long as nothing was checked.
+pub(super) async fn late_cutoffs(context: &Context) -> Result<Option<Cutoffs>, Problem> {
+    let now = (context.clock)();
+    let snapshot = context.board.snapshot(now);
+    if snapshot.late.is_none() {
+        return Ok(None);
+    }
+    let own = context.reader.reads().own_timeouts().await?;
+    Ok(Some(snapshot.coverage.late_cutoffs(now.wall, context.settings.timeout(), &own)))
+}
+
+pub(super) fn is_late(device: &Device, cutoffs: &Cutoffs) -> bool {
+    cutoffs.silences(device.status, device.last_seen_at, device.timeout())
 }
 
 /// The id after which the list goes on, which may be that of a device that cannot be read.

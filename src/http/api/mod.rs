@@ -9,33 +9,44 @@ mod answer;
 mod cursor;
 mod device;
 mod devices;
+mod events;
+mod feed;
+mod fleet;
 mod listening;
 mod openapi;
 mod parameters;
 mod problem;
 mod routes;
 mod session;
+mod stream;
+mod summary;
 mod timeline;
 mod transitions;
 mod workers;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::sync::{Semaphore, watch};
 
 pub(in crate::http) use self::access::Access;
+use self::access::Holder;
 pub(in crate::http) use self::answer::Answer;
+pub(in crate::http) use self::feed::{Feed, start as start_feed};
 use self::parameters::Query;
 pub(in crate::http) use self::problem::{Kind, Problem};
 use self::routes::{Operation, Route};
 pub(in crate::http) use self::workers::{THREADS, Workers};
-use super::connection::MAX_BODY;
+use super::connection::{Exchange, MAX_BODY};
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Reader, StoreError};
@@ -49,6 +60,11 @@ pub(in crate::http) struct Api {
     pub(in crate::http) access: Access,
     pub(in crate::http) workers: Workers,
     pub(in crate::http) context: Arc<Context>,
+    pub(in crate::http) feed: Arc<Feed>,
+    /// A place for each event stream.
+    pub(in crate::http) streams: Arc<Semaphore>,
+    /// True once the service ends.
+    pub(in crate::http) ending: watch::Sender<bool>,
 }
 
 /// What the workers need.
@@ -59,6 +75,9 @@ pub(in crate::http) struct Context {
     pub(in crate::http) reader: Reader,
     pub(in crate::http) settings: EvidenceSettings,
     pub(in crate::http) metrics: Arc<Metrics>,
+    pub(in crate::http) board: Arc<Board>,
+    pub(in crate::http) started_at: DateTime<Utc>,
+    pub(in crate::http) check_interval: Duration,
     pub(in crate::http) auto_register: bool,
     pub(in crate::http) clock: Clock,
 }
@@ -71,11 +90,15 @@ pub(in crate::http) async fn serve(
     payload: Payload,
     api: Data<Api>,
 ) -> HttpResponse {
-    let answer = answer(&request, payload, &api).await;
-    answer.unwrap_or_else(Answer::from).into()
+    let answer = answer(&request, payload, api).await;
+    answer.unwrap_or_else(|problem| Answer::from(problem).into())
 }
 
-async fn answer(request: &HttpRequest, payload: Payload, api: &Api) -> Answered {
+async fn answer(
+    request: &HttpRequest,
+    payload: Payload,
+    api: Data<Api>,
+) -> Result<HttpResponse, Problem> {
     api.access.check_host(request)?;
     let path = request.uri().path();
     let (route, id) = find(request.method(), path.strip_prefix(ROOT).unwrap_or_default())?;
@@ -88,10 +111,38 @@ async fn answer(request: &HttpRequest, payload: Payload, api: &Api) -> Answered 
     let query = Query::read(request.uri().query().unwrap_or_default(), route.parameters)?;
     let body = body(request, payload, route).await?;
 
+    if route.operation == Operation::EventStream {
+        if *request.method() == Method::HEAD {
+            return Ok(Answer::text(200, "").of_type("text/event-stream").into());
+        }
+        return stream::open(request, api.clone(), &query).await;
+    }
+    if let Some(wait) = query.number("wait")
+        && let Some(exchange) = request.conn_data::<Exchange>()
+    {
+        exchange.extend(Duration::from_secs(wait));
+    }
+    let id = id.unwrap_or_default();
+    Ok(work(&api, request, route, holder, id, query, body).await?.into())
+}
+
+/// Makes the answer to a request that was let in.
+async fn work(
+    api: &Api,
+    request: &HttpRequest,
+    route: &Route,
+    holder: Option<&Holder>,
+    id: String,
+    query: Query,
+    body: Vec<u8>,
+) -> Answered {
     let context = Arc::clone(&api.context);
     let workers = &api.workers;
-    let id = id.unwrap_or_default();
     match route.operation {
+        Operation::Summary => Ok(summary::show(&context)),
+        Operation::Fleet => workers.run(async move || fleet::show(&context, &query).await).await,
+        Operation::Events => events::list(api, &query).await,
+        Operation::EventStream => Err(Problem::new(Kind::UnknownPath, "this is a stream")),
         Operation::Devices => {
             workers.run(async move || devices::list(&context, &query).await).await
         }

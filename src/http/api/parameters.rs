@@ -7,6 +7,7 @@ use url::form_urlencoded;
 use super::problem::{Kind, Problem};
 use crate::domain::{DeviceId, Status};
 use crate::logging::escape::in_quotes;
+use crate::views::api::place_of_text;
 
 /// A parameter that a path takes.
 #[derive(Debug)]
@@ -33,12 +34,12 @@ pub(super) enum Takes {
     DeviceId,
     /// A text that a cursor is made of; its list knows more.
     Cursor,
+    /// A place between two events.
+    Place,
     /// Any text of at most so many characters.
     Text(usize),
-    #[allow(dead_code)] // until events are served
     /// One of these words.
     Word(&'static [&'static str]),
-    #[allow(dead_code)] // until events are served
     /// Seconds, up to this many, with or without the unit.
     Seconds(u64),
 }
@@ -186,6 +187,7 @@ impl Takes {
             Self::Time => json!({"type": "string", "format": "date-time"}),
             Self::DeviceId => json!({"$ref": DEVICE_ID}),
             Self::Cursor => json!({"type": "string", "format": "cursor", "maxLength": MAX_CURSOR}),
+            Self::Place => json!({"type": "string", "format": "event-id", "maxLength": 40}),
             Self::Text(most) => json!({"type": "string", "maxLength": most}),
             Self::Word(words) => json!({"type": "string", "enum": words}),
             Self::Seconds(most) => json!({
@@ -226,7 +228,10 @@ impl Takes {
             Self::Text(most) if text.chars().count() > most || text.contains('\0') => {
                 Err(format!("at most {most} characters are expected, none of them U+0000"))
             }
-            Self::Cursor | Self::Text(_) => Ok(Value::Text(text.to_owned())),
+            Self::Place if !text.is_empty() && place_of_text(text).is_none() => {
+                Err("the `id` of an event or a `next` is expected, as it is".to_owned())
+            }
+            Self::Cursor | Self::Place | Self::Text(_) => Ok(Value::Text(text.to_owned())),
             Self::Word(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
             Self::Word(words) => Err(format!("{} is expected", words.join(" or "))),
             Self::Seconds(most) => whole(text.strip_suffix('s').unwrap_or(text))

@@ -7,10 +7,14 @@ use super::parameters::{Parameter, Takes};
 /// Something that the API does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
+    Summary,
     Devices,
     Device,
     Timeline,
     Listening,
+    Fleet,
+    Events,
+    EventStream,
     Register,
     Change,
     Remove,
@@ -103,6 +107,13 @@ const fn anybody(route: Route) -> Route {
 /// All routes.
 pub(super) const ROUTES: &[Route] = &[
     get(
+        Operation::Summary,
+        "/summary",
+        "If the service may be believed, and how the fleet is; also without the database",
+        &[],
+        "Summary",
+    ),
+    get(
         Operation::Devices,
         "/devices",
         "Devices in the order of their ids",
@@ -111,6 +122,12 @@ pub(super) const ROUTES: &[Route] = &[
                 name: "status",
                 takes: Takes::Statuses,
                 about: "Only devices with this status; may be given several times",
+            },
+            Parameter {
+                name: "late",
+                takes: Takes::Word(&["true"]),
+                about: "Only late devices: more than two thirds of their timeouts were listened \
+                        to since their last heartbeats",
             },
             Parameter {
                 name: "q",
@@ -213,6 +230,47 @@ pub(super) const ROUTES: &[Route] = &[
         &[FROM, TO],
         "Listening",
     ),
+    get(
+        Operation::Fleet,
+        "/fleet",
+        "The number of devices in each status over time",
+        &[FROM, TO, BUCKETS],
+        "Fleet",
+    ),
+    get(
+        Operation::Events,
+        "/events",
+        "What has happened, in order",
+        &[
+            Parameter {
+                name: "after",
+                takes: Takes::Place,
+                about: "The `id` of an event, or the `next` of an earlier answer; without it the \
+                        answer is the place after the newest event",
+            },
+            LIMIT,
+            Parameter {
+                name: "wait",
+                takes: Takes::Seconds(30),
+                about: "The seconds to wait for an event if there is none",
+            },
+        ],
+        "EventPage",
+    ),
+    Route {
+        answer: None,
+        ..get(
+            Operation::EventStream,
+            "/events/stream",
+            "Events as they happen; continues after the header Last-Event-ID",
+            &[Parameter {
+                name: "summary",
+                takes: Takes::Word(&["1s"]),
+                about: "A summary every second instead of the events",
+            }],
+            "",
+        )
+    },
     anybody(get(Operation::WhoAmI, "/whoami", "What the request may do", &[], "WhoAmI")),
     anybody(write(
         Operation::Login,

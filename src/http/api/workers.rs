@@ -39,6 +39,11 @@ impl Workers {
         Self { threads, next: AtomicUsize::new(0), places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
+    /// Runs something that never ends on one of the threads.
+    pub(in crate::http) fn begin(&self, work: impl FnOnce() + Send + 'static) {
+        self.threads[0].spawn_fn(work);
+    }
+
     /// Runs `work` on one of the threads. Whoever waits for it may give up; it then ends by
     /// itself.
     pub(super) async fn run<T, Work>(

@@ -147,6 +147,7 @@ impl DeviceDetail {
     pub(crate) fn new(
         device: Device,
         default: Duration,
+        late: Option<bool>,
         evidence: Option<Evidence>,
         explanation: Explanation,
         newest: Option<Transition>,
@@ -165,7 +166,7 @@ impl DeviceDetail {
             }),
             evidence: evidence.map(EvidenceItem::from),
             sequence: newest.map(|newest| newest.sequence),
-            device: DeviceItem::new(device, default, None),
+            device: DeviceItem::new(device, default, late),
         }
     }
 }

@@ -2,12 +2,16 @@
 //! field that has no value is null; it is always there.
 
 mod device;
+mod event;
+mod fleet;
 mod listening;
 mod outage;
 mod timeline;
 mod transition;
 
-pub(crate) use device::{DeviceDetail, DeviceItem, DevicePage};
+pub(crate) use device::{DeviceDetail, DeviceItem, DevicePage, GapItem};
+pub(crate) use event::{EventItem, EventPage, message, place_as_text, place_of_text};
+pub(crate) use fleet::FleetView;
 pub(crate) use listening::{EchoLatency, ListeningView};
 pub(crate) use outage::{OutageItem, OutagePage};
 pub(crate) use timeline::{Life, Timeline, Window};

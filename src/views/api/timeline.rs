@@ -28,7 +28,6 @@ impl Window {
         Self { from, to, bucket }
     }
 
-    #[allow(dead_code)] // until the fleet is served
     /// The length of each part but perhaps the last.
     pub(crate) fn bucket(&self) -> TimeDelta {
         self.bucket
