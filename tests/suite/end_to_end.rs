@@ -37,7 +37,12 @@ fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port:
     place.await_statuses(&["fan-3 offline", "pump-17 online"]);
     service.await_event("INFO device_registry device=pump-17 from=offline to=online");
 
-    let history = place.json(&["history", "pump-17", "--json"]);
+    service.await_event("INFO alert_sink device=pump-17 silent_since=");
+    let history = || place.json(&["history", "pump-17", "--json"]);
+    eventually("the recovery is acknowledged", || {
+        history()[0]["delivered_at"].is_string().then_some(())
+    });
+    let history = history();
     let history = history.as_array().expect("an array");
     let change = |t: &Value| {
         let text = |key: &str| t[key].as_str().expect("text").to_owned();
@@ -47,7 +52,7 @@ fn a_device_comes_goes_and_comes_back(place: &Place, mut service: Service, port:
     let expected = ["provisioning -> online", "online -> offline", "offline -> online"];
     assert_eq!(changes, expected);
     let delivered: Vec<_> = history.iter().map(|t| t["delivered_at"].is_string()).collect();
-    assert_eq!(delivered, [false, true, false], "only offline is delivered");
+    assert_eq!(delivered, [true, true, false], "an offline and its end are delivered");
 
     assert_eq!(service.get("/healthz").0, 200);
     assert_eq!(service.get("/readyz").0, 200);

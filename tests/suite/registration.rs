@@ -134,11 +134,12 @@ async fn a_heartbeat_that_waits_out_an_outage_does_not_bring_a_removed_device_ba
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["gone", "stays"], "", at(0)).await;
     fleet.flush().await;
-    let failing = "ALTER TABLE status_transition RENAME TO elsewhere";
-    let working = "ALTER TABLE elsewhere RENAME TO status_transition";
+    // A flush inserts transitions, which a removal does not.
+    let failing = "ALTER TABLE status_transition RENAME COLUMN from_status TO elsewhere";
+    let working = "ALTER TABLE status_transition RENAME COLUMN elsewhere TO from_status";
     fleet.database.execute(failing).await;
     fleet.heartbeats(&["gone", "stays"], r#"{"error":"hot"}"#, at(5)).await;
-    fleet.registry.send(Flush).await.expect("it lives").expect_err("a table is missing");
+    fleet.registry.send(Flush).await.expect("it lives").expect_err("a column is missing");
     fleet.heartbeats(&["gone", "stays"], r#"{"error":"hot"}"#, at(6)).await;
     assert!(fleet.remove("gone", at(7)).await);
     fleet.database.execute(working).await;

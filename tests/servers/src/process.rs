@@ -114,7 +114,7 @@ pub fn run_to_end(command: &mut Command) -> Output {
 /// Runs a program to its end and returns what it printed.
 #[track_caller]
 pub fn output(command: &mut Command) -> String {
-    let out = run_to_end(command);
+    let out = command.stdin(Stdio::null()).output().expect("it starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(out.status.success(), "{command:?}: {}\n{}", text(&out.stdout), text(&out.stderr));
     text(&out.stdout)
