@@ -233,7 +233,8 @@ impl AppBuilder {
         let courier = on_own_thread("courier", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
             let patience = config.alerts.timeout.get();
-            move || Courier::new(registry, sinks, patience, clock, metrics)
+            let board = Arc::clone(&board);
+            move || Courier::new(registry, sinks, patience, clock, metrics).with_board(board)
         });
         let ticker = on_own_thread("ticker", {
             let (registry, courier) = (registry.clone(), courier.clone().recipient());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::domain::{Burst, Coverage, Reading, ServiceState, Status};
 use crate::duration::human;
@@ -35,6 +35,8 @@ pub struct Board {
     state: Mutex<Option<Told>>,
     /// Grows with each change that readers of events may want to know of.
     changed: watch::Sender<u64>,
+    /// Holds a permit once there is a recovery that the courier does not know of.
+    recovered: Notify,
 }
 
 /// The facts, each as it was told last.
@@ -121,6 +123,7 @@ impl Board {
             facts: Mutex::new(Facts::new(confirm_interval)),
             state: Mutex::new(None),
             changed: watch::Sender::new(0),
+            recovered: Notify::new(),
         }
     }
 
@@ -176,6 +179,16 @@ impl Board {
     /// Wakes whoever reads events.
     pub(crate) fn wake(&self) {
         self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Notes that there are recoveries in the outbox.
+    pub(crate) fn has_recoveries(&self) {
+        self.recovered.notify_one();
+    }
+
+    /// Resolves when there are recoveries in the outbox. For one waiter, the courier.
+    pub(crate) async fn recoveries(&self) {
+        self.recovered.notified().await;
     }
 
     /// Takes over the counts and the outages from the board that was there first.

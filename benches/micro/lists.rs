@@ -117,7 +117,11 @@ async fn lists(reader: &Reader, late: &Cutoffs, devices: usize) {
         ("online ones in the middle", some(&[Status::Online], "", None), Some(&middle)),
         ("offline ones", some(&[Status::Offline], "", None), None),
         ("errors, of which there are none", some(&[Status::Error], "", None), None),
-        ("offline or error, of a prefix", some(&[Status::Offline, Status::Error], "device-05", None), None),
+        (
+            "offline or error, of a prefix",
+            some(&[Status::Offline, Status::Error], "device-05", None),
+            None,
+        ),
         ("a prefix", some(&[], "device-0512", None), None),
         ("a pattern, 100 ms at most", some(&[], "*99999*", None), None),
         ("late ones, first page", some(&[], "", Some(late)), None),

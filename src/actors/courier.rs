@@ -21,6 +21,7 @@ use super::device_registry::{
     Acknowledge, BeginDelivery, DeviceRegistry, GiveUp, Outbox, ReadBesideHead, ReadOutbox,
 };
 use crate::actors::bounds::Bounds;
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::domain::Transition;
 use crate::domain::delivery::{self, Attempt, Pace, Probe, Step};
@@ -120,6 +121,8 @@ struct Round {
     patience: Duration,
     clock: Clock,
     metrics: Arc<Metrics>,
+    /// Says when there are recoveries. Without it they wait for the next check.
+    board: RefCell<Option<Arc<Board>>>,
     pace: RefCell<Pace>,
     failing: RefCell<Option<Outage>>,
     woken: Notify,
@@ -177,6 +180,7 @@ impl Courier {
             patience,
             clock,
             metrics,
+            board: RefCell::default(),
             pace: RefCell::default(),
             failing: RefCell::default(),
             woken: Notify::new(),
@@ -184,6 +188,13 @@ impl Courier {
             stopping: Cell::new(false),
             stopped: Notify::new(),
         }))
+    }
+
+    /// The same courier, which delivers recoveries as soon as `board` knows of them.
+    #[must_use]
+    pub fn with_board(self, board: Arc<Board>) -> Self {
+        self.0.board.replace(Some(board));
+        self
     }
 
     /// The same courier with another bound on what it delivers at once.
@@ -245,7 +256,7 @@ impl Round {
         while !self.stopping.get() {
             match self.turn().await? {
                 Turn::Done => (),
-                Turn::Idle => self.woken.notified().await,
+                Turn::Idle => self.idle().await,
                 // The next check that succeeds cuts the pause short.
                 Turn::Pause(pause) => {
                     let _elapsed = tokio::time::timeout(pause, self.woken.notified()).await;
@@ -253,6 +264,19 @@ impl Round {
             }
         }
         Ok(())
+    }
+
+    /// Waits until there may be something to deliver.
+    async fn idle(&self) {
+        let board = self.board.borrow().clone();
+        let recoveries = async {
+            match board {
+                Some(board) => board.recoveries().await,
+                None => std::future::pending().await,
+            }
+        };
+        let woken = std::pin::pin!(self.woken.notified());
+        let _whichever = futures::future::select(woken, std::pin::pin!(recoveries)).await;
     }
 
     async fn turn(&self) -> Result<Turn, CourierError> {

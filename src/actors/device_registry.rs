@@ -208,6 +208,9 @@ impl Shared {
             }
         });
         self.board.wake();
+        if transitions.iter().any(|transition| transition.ends.is_some()) {
+            self.board.has_recoveries();
+        }
     }
 }
 

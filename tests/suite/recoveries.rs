@@ -23,6 +23,7 @@ on_both_databases! {
     a_recovery_that_is_always_refused_keeps_no_alert_back
     an_alert_sink_that_is_out_of_order_loses_nothing_although_recoveries_are_taken
     an_alert_that_is_given_up_comes_before_its_recovery_all_the_same
+    a_recovery_does_not_wait_for_the_next_check
 }
 
 /// The kinds of deliveries.
@@ -203,4 +204,24 @@ async fn an_alert_that_is_given_up_comes_before_its_recovery_all_the_same(databa
     assert!(last(Recovered, "b") > last(Offline, "b"), "{delivered:?}");
     let page = metrics.encode().expect("it prints");
     assert!(page.contains("heartbeatd_alerts_given_up_total 1"), "{page}");
+}
+
+async fn a_recovery_does_not_wait_for_the_next_check(database: TestDatabase) {
+    let fleet = Fleet::on(database).await;
+    fleet.heartbeat("a", "", at(0)).await;
+    fleet.check(at(200)).await;
+    let deliveries = Rc::new(RefCell::new(Vec::new()));
+    let sink = Sink { takes: Box::new(|_, _| true), deliveries: Rc::clone(&deliveries) }.start();
+    let sinks = Sinks { alerts: sink.clone().recipient(), recoveries: Some(sink.recipient()) };
+    let (registry, metrics) = (fleet.registry.clone(), Arc::new(Metrics::new()));
+    let courier = Courier::new(registry, sinks, PATIENCE, clock, metrics);
+    let _courier = courier.with_board(Arc::clone(&fleet.board)).start();
+    fleet.heartbeat("a", "", at(300)).await;
+    fleet.flush().await;
+    let deadline = Instant::now() + PATIENCE;
+    while deliveries.borrow().is_empty() {
+        assert!(Instant::now() < deadline, "nobody wakes the courier");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(*deliveries.borrow(), [one(Recovered, &["a"], true)]);
 }
