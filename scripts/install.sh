@@ -82,3 +82,30 @@ install_tool() {
 
 # For scripts/test.sh and scripts/advisories.sh.
 install_cargo_deny() { install_tool cargo-deny 0.20.2; }
+
+# npm_package FOLDER NAME VERSION SHA512 - unpacks a package into FOLDER/package, if its hash is
+# the one that is written down.
+npm_package() {
+    local archive hash
+    archive=$1/$(cd "$1" && npm pack --silent "$2@$3")
+    hash=$(openssl dgst -sha512 -binary "$archive" | openssl base64 -A)
+    [ "$hash" = "$4" ] || {
+        echo "$2 $3 has the hash $hash, not $4" >&2
+        exit 65
+    }
+    rm -rf "$1/package"
+    tar -xzf "$archive" -C "$1"
+}
+
+# Brings axe-core, with which tests look for barriers in the page. It is not in the repository,
+# because nothing else needs it.
+install_axe() {
+    local version=4.14.1 work
+    [ "$(head -c 200 "$tools/axe.min.js" 2>/dev/null | grep -c "v$version")" = 0 ] || return 0
+    work=$(mktemp -d)
+    npm_package "$work" axe-core "$version" \
+        FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==
+    mkdir -p "$tools"
+    cp "$work/package/axe.min.js" "$tools/"
+    rm -rf "$work"
+}

@@ -9,13 +9,16 @@ cd "$(dirname "$0")/.."
 install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h:libssl-dev \
     mosquitto mosquitto_pub:mosquitto-clients \
     /usr/lib/python3/dist-packages/paho/mqtt/client.py:python3-paho-mqtt \
-    '/usr/lib/postgresql/*/bin/initdb:postgresql' pgbouncer promtool:prometheus systemd-analyze:systemd valgrind
+    '/usr/lib/postgresql/*/bin/initdb:postgresql' pgbouncer promtool:prometheus chromedriver:chromium-driver npm openssl \
+    systemd-analyze:systemd valgrind
 need_cargo
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 step install_tool typos-cli 1.52.0
 step "$tools/bin/typos"
+(cd src/http/page/vendor && step sha256sum --check --strict --quiet SHA256SUMS)
+step install_axe
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
 step install_cargo_deny

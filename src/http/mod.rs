@@ -5,6 +5,7 @@ mod api;
 mod connection;
 mod health;
 mod metrics;
+mod page;
 mod refusal;
 
 use std::convert::Infallible;
@@ -152,6 +153,7 @@ async fn serve(listener: TcpListener, state: State, api: Api) -> std::io::Result
         .service(resource("/metrics", metrics::metrics))
         .service(web::resource("/api/v1/{path:.*}").to(api::serve))
         .service(resource("/problems/{name}", problem))
+        .configure(page::configure)
         .default_service(web::to(refusal::not_found))
         .wrap(from_fn(refusal::refuse_flaws));
     let http = HttpService::build()

@@ -40,7 +40,7 @@ fn request(service: &Service, method: &str, path: &str) -> (String, String) {
 #[test]
 fn head_gets_the_head_of_get() {
     let (_place, service) = start();
-    for path in ["/healthz", "/readyz", "/metrics", "/nothing"] {
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/nothing"] {
         let (get, _) = request(&service, "GET", path);
         let (head, body) = request(&service, "HEAD", path);
         assert_eq!(get.lines().next(), head.lines().next(), "{path}");

@@ -35,6 +35,7 @@ mod openapi;
 mod opening;
 mod outage;
 mod outages;
+mod page;
 mod panics;
 mod payloads;
 mod plug_in_alerts;

@@ -1,5 +1,6 @@
 //! The foundation of the tests: the binary, its devices, a fleet on a database.
 
+pub mod browser;
 pub mod certificates;
 pub mod connection;
 pub mod database;

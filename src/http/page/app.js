@@ -1,0 +1,136 @@
+// The page: what stands around every view. Each view asks for its own data; the state of the
+// service is in live.js.
+import { effect, html, render, signal, useEffect, useRef, useSignal } from './html.js';
+import { get, loginWanted } from './api.js';
+import { duration, isUtc, zone } from './format.js';
+import { keysShown, startKeys } from './keys.js';
+import { start, summary } from './live.js';
+import { route, startRouting } from './route.js';
+import { strings } from './strings.js';
+import { Banner, title } from './banner.js';
+import { Heading, Time } from './parts.js';
+import { Device } from './views/device.js';
+import { Devices, search } from './views/devices.js';
+import { Fleet } from './views/fleet.js';
+import { Listening } from './views/listening.js';
+import { logOut, Login } from './views/login.js';
+
+const TYPING_MS = 160;
+const who = signal(null);
+
+function Head() {
+  const { view } = route.value;
+  const link = (name, href, on) => html`
+    <a href=${href} aria-current=${on ? 'page' : undefined}>${strings.nav[name]}</a>`;
+  return html`
+    <header class="top">
+      <a class="skip" href="#content">${strings.nav.skip}</a>
+      <div class="inner">
+        <a class="brand" href="/">${strings.name}</a>
+        <nav class="views" aria-label=${strings.name}>
+          ${link('fleet', '/', view === 'fleet')}
+          ${link('devices', '/devices', view === 'devices' || view === 'device')}
+          ${link('listening', '/listening', view === 'listening')}
+        </nav>
+        <${Search} />
+      </div>
+    </header>`;
+}
+
+function Search() {
+  const { view, query } = route.value;
+  const asked = view === 'devices' ? query.get('q') ?? '' : '';
+  const text = useSignal(asked);
+  const timer = useRef(null);
+  useEffect(() => { text.value = asked; }, [asked, view]);
+
+  const now = (replace) => {
+    clearTimeout(timer.current);
+    search(text.value.trim(), view === 'devices' ? query : new URLSearchParams(), replace);
+  };
+  const typed = (event) => {
+    text.value = event.target.value;
+    clearTimeout(timer.current);
+    if (view === 'devices') timer.current = setTimeout(() => now(true), TYPING_MS);
+  };
+  const submit = (event) => {
+    event.preventDefault();
+    now(view === 'devices');
+    document.activeElement?.blur();
+  };
+  return html`
+    <form class="search" role="search" onSubmit=${submit}>
+      <input id="search" type="search" value=${text.value} onInput=${typed}
+        placeholder=${strings.search.placeholder} aria-label=${strings.search.label}
+        title=${strings.search.hint} autocomplete="off" autocapitalize="off" spellcheck="false"
+        maxlength="128" />
+      <kbd aria-hidden="true">/</kbd>
+    </form>`;
+}
+
+function View() {
+  const { view, id, query } = route.value;
+  switch (view) {
+    case 'fleet': return html`<${Fleet} />`;
+    case 'devices': return html`<${Devices} query=${query} />`;
+    case 'device': return html`<${Device} key=${id} id=${id} query=${query} />`;
+    case 'listening': return html`<${Listening} />`;
+    default: return html`<div class="empty"><${Heading} focusKey="missing">${strings.missing.title}</${Heading}>
+      <p><a href="/">${strings.missing.action}</a></p></div>`;
+  }
+}
+
+function Foot() {
+  const of = summary.value;
+  const { foot } = strings;
+  return html`
+    <footer>
+      ${of && html`<span>${foot.version(of.version)}${of.instance === strings.name ? '' : ` · ${of.instance}`}</span>
+        <span>${foot.started} <${Time} at=${of.started_at} /></span>
+        <span>${foot.timeout} ${duration(of.timeout_seconds)}</span>
+        <span>${foot.check} ${duration(of.check_interval_seconds)}</span>`}
+      <span>${isUtc ? foot.utc : foot.zone(zone)}</span>
+      <span><button type="button" class="link" onClick=${() => { keysShown.value = true; }}>${strings.keys.open} <kbd>?</kbd></button></span>
+      ${who.value?.login_required && who.value.scope && html`
+        <span><button type="button" class="link" onClick=${logOut}>${strings.login.out}</button></span>`}
+    </footer>`;
+}
+
+function Keys() {
+  const dialog = useRef(null);
+  useEffect(() => {
+    if (keysShown.value) dialog.current.showModal();
+    else if (dialog.current.open) dialog.current.close();
+  }, [keysShown.value]);
+  const { keys } = strings;
+  const hide = () => { keysShown.value = false; };
+  return html`
+    <dialog ref=${dialog} onClose=${hide} aria-labelledby="keys-title"
+      onClick=${(event) => event.target === dialog.current && hide()}>
+      <h2 id="keys-title">${keys.title}</h2>
+      <dl>${keys.list.map(([key, what]) => html`<div><dt>${key.split('  ').map((one) =>
+        html`<kbd>${one}</kbd> `)}</dt><dd>${what}</dd></div>`)}</dl>
+      <button type="button" onClick=${hide}>${keys.close}</button>
+    </dialog>`;
+}
+
+function Page() {
+  if (loginWanted.value) return html`<main id="content"><${Login} /></main>`;
+  const first = route.value.view === 'fleet';
+  return html`
+    <${Head} />
+    <main id="content">
+      <${Banner} first=${first} />
+      <div class="view"><${View} /></div>
+    </main>
+    <${Foot} /><${Keys} />`;
+}
+
+startRouting();
+startKeys();
+start();
+effect(() => { document.title = title(); });
+get('/whoami').then((answer) => { who.value = answer; }, () => {});
+const root = document.querySelector('#app');
+root.textContent = '';
+render(html`<${Page} />`, root);

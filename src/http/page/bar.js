@@ -1,0 +1,87 @@
+// Time as a bar: up is low, an error is higher, an outage has the whole height, and what was
+// not listened to is hatched. So the four differ in shape and not only in colour.
+import { html } from './html.js';
+import { strings } from './strings.js';
+import { dayOfMonth, duration, instant, percent, timeOfDay, utc } from './format.js';
+
+const KINDS = ['up', 'error', 'offline', 'unknown'];
+
+// The buckets as runs. Within a bucket the order is not known, so a kind that the one before
+// ended with comes first.
+export function runs(buckets) {
+  const out = [];
+  let at = 0;
+  for (const bucket of buckets) {
+    const parts = KINDS.map((kind) => [kind, bucket[`${kind}_ms`]]).filter(([, ms]) => ms > 0);
+    const last = out.at(-1)?.kind;
+    parts.sort(([a], [b]) => (b === last) - (a === last));
+    for (const [kind, ms] of parts) {
+      if (out.at(-1)?.kind === kind) out.at(-1).ms += ms;
+      else out.push({ kind, ms, at });
+      at += ms;
+    }
+  }
+  return { out, total: at };
+}
+
+export function sums(buckets) {
+  const sum = { up: 0, error: 0, offline: 0, unknown: 0 };
+  for (const bucket of buckets) for (const kind of KINDS) sum[kind] += bucket[`${kind}_ms`];
+  const known = sum.up + sum.error + sum.offline;
+  return { ...sum, known, share: known > 0 ? (sum.up + sum.error) / known : null };
+}
+
+const said = (sum) => KINDS
+  .filter((kind) => sum[kind] > 0)
+  .map((kind) => `${strings.device[kind]} ${duration(sum[kind] / 1000)}`)
+  .join(', ');
+
+// Runs of less than a thousandth keep a visible width: a short outage is still an outage.
+const MIN_SHARE = 0.0025;
+
+export function Segments({ segments, total, from, label }) {
+  const start = Date.parse(from);
+  return html`
+    <div class="bar" role="img" aria-label=${label}>
+      ${segments.map(({ kind, ms, at }) => html`
+        <i class=${kind}
+           style=${{ left: `${(at / total) * 100}%`,
+    width: `${Math.max(MIN_SHARE * (kind === 'up' ? 0 : 1), ms / total) * 100}%` }}
+           title=${`${strings.device[kind]} ${duration(ms / 1000)}\n${
+             instant(start + at)} – ${instant(start + at + ms)}\n${utc(start + at)}`}></i>`)}
+    </div>`;
+}
+
+export function Timeline({ timeline, name }) {
+  const { out, total } = runs(timeline.buckets);
+  const sum = sums(timeline.buckets);
+  return html`<${Segments} segments=${out} total=${total} from=${timeline.from}
+    label=${`${name}: ${said(sum)}`} />`;
+}
+
+export const Share = ({ timeline }) => {
+  const { share } = sums(timeline.buckets);
+  return share === null
+    ? html`<span class="quiet" title=${strings.device.nothingKnown}>–</span>`
+    : html`${percent(share)}`;
+};
+
+// Where whole hours or days lie, as labels under a bar.
+const HOUR = 3_600_000;
+export function Ticks({ from, to }) {
+  const start = Date.parse(from);
+  const span = Date.parse(to) - start;
+  const step = span <= 2 * 24 * HOUR ? 4 * HOUR : span <= 8 * 24 * HOUR ? 24 * HOUR : 5 * 24 * HOUR;
+  const first = new Date(start);
+  first.setMinutes(0, 0, 0);
+  if (step >= 24 * HOUR) first.setHours(0);
+  else first.setHours(Math.floor(first.getHours() / 4) * 4);
+  const ticks = [];
+  for (let at = first.getTime(); at < start + span; at += step) {
+    const share = (at - start) / span;
+    if (share > 0.03 && share < 0.94) ticks.push([at, share]);
+  }
+  const format = step < 24 * HOUR ? timeOfDay : dayOfMonth;
+  return html`<div class="ticks" aria-hidden="true">${ticks.map(([at, share]) => html`
+    <span style=${{ left: `${share * 100}%` }}>${format(at)}</span>`)}</div>`;
+}

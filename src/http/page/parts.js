@@ -1,0 +1,72 @@
+// Small parts that several views use.
+import { html, useEffect, useRef } from './html.js';
+import { strings } from './strings.js';
+import { duration, instant, pieces, utc } from './format.js';
+import { now, state } from './live.js';
+import { addressable, devicePath } from './route.js';
+
+// A status has a shape besides its colour: circle, square, triangle, quarter, ring.
+const SHAPES = {
+  online: html`<circle cx="8" cy="8" r="5.5" class="solid" />`,
+  offline: html`<rect x="2.75" y="2.75" width="10.5" height="10.5" rx="1" class="solid" />`,
+  error: html`<path d="M8 1.8 14.6 13.6H1.4z" class="solid" />`,
+  late: html`<circle cx="8" cy="8" r="5.5" class="ring" /><path d="M8 8V2.5A5.5 5.5 0 0 1 13.5 8z" class="solid" />`,
+  provisioning: html`<circle cx="8" cy="8" r="5.25" class="ring" />`,
+};
+export const Shape = ({ of }) => html`
+  <svg class=${`shape ${of}`} viewBox="0 0 16 16" aria-hidden="true">${SHAPES[of]}</svg>`;
+
+// Text of a device: always text, its direction kept to itself, with nothing hidden in it.
+export const Foreign = ({ text, class: name }) => html`
+  <bdi class=${name}>${pieces(text).map((piece) => (piece.hidden
+    ? html`<span class="hidden-char" title=${`U+${piece.text}`}>${piece.text}</span>`
+    : piece.text))}</bdi>`;
+
+export const Id = ({ id }) => html`<${Foreign} text=${id} class="id" />`;
+
+export const DeviceLink = ({ id, row }) => html`
+  <a href=${addressable(id) ? devicePath(id) : `/devices?q=${encodeURIComponent(id)}`}
+     data-row=${row ? '' : undefined}><${Id} id=${id} /></a>`;
+
+export const Time = ({ at }) => html`
+  <time datetime=${at} title=${utc(at)}>${instant(at, now.value)}</time>`;
+
+// A sentence of the service. Its times are shown like all others.
+const INSTANT = /(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/;
+export const Sentence = ({ text }) => text.split(INSTANT).map((part, n) =>
+  (n % 2 === 1 ? html`<${Time} at=${part} />` : part));
+
+export const Ago = ({ at, parts = 1 }) => {
+  const seconds = Math.max(0, (now.value - Date.parse(at)) / 1000);
+  const said = seconds < 1 ? strings.now : strings.ago(duration(Math.floor(seconds), parts));
+  return html`<time datetime=${at} title=${utc(at)}>${said}</time>`;
+};
+// A duration that goes on.
+export const For = ({ since, parts = 1 }) => html`
+  <time datetime=${since} title=${utc(since)}>${
+    duration(Math.max(0, (now.value - Date.parse(since)) / 1000), parts)}</time>`;
+
+// Says why there is nothing new to show. What was known before stays where it is. While the
+// banner says that the database is away, no list repeats it at length.
+export function Trouble({ answer }) {
+  if (!answer.problem) return null;
+  if (state.value === 'database' && answer.problem.status === 503) {
+    return html`<p class="quiet away">${strings.problem.database}</p>`;
+  }
+  return html`
+    <p class="trouble" role="status">
+      <strong>${strings.problem.title}</strong> <${Sentence} text=${answer.problem.message} />
+      ${answer.data && html` ${strings.problem.kept}`}
+    </p>`;
+}
+
+// The heading of a view. It takes the focus when the view changes, for screen readers and
+// so that Tab goes on from there.
+export function Heading({ children, focusKey, class: name }) {
+  const heading = useRef(null);
+  useEffect(() => {
+    if (Heading.seen && heading.current) heading.current.focus({ preventScroll: true });
+    Heading.seen = true;
+  }, [focusKey]);
+  return html`<h1 tabindex="-1" ref=${heading} class=${name}>${children}</h1>`;
+}

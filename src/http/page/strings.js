@@ -1,0 +1,254 @@
+// Every text of the page. What the service says in words (its sentence, the evidence, causes)
+// comes from the service, so that page, command line and API say the same.
+
+const plural = (n, one, many) => (n === 1 ? one : many);
+
+export const strings = {
+  name: 'heartbeatd',
+  asking: 'Asking the service…',
+
+  nav: { fleet: 'Fleet', devices: 'Devices', listening: 'Listening', skip: 'Skip to the content' },
+
+  search: {
+    label: 'Search devices by the beginning of their id',
+    placeholder: 'Find a device',
+    hint: 'The beginning of an id. *17* finds it anywhere.',
+  },
+
+  status: {
+    online: 'online',
+    offline: 'offline',
+    error: 'error',
+    late: 'late',
+    provisioning: 'never heard',
+  },
+
+  state: {
+    asking: 'Asking',
+    listening: 'Listening',
+    unproven: 'Not proven',
+    disconnected: 'Blind: the broker is unreachable',
+    warming: 'Just started',
+    database: 'The database is away',
+    shedding: 'Messages are being discarded',
+    fleet_silent: 'Nobody is heard',
+    stale: 'This page is cut off',
+  },
+
+  // What an operator may conclude, and what helps.
+  advice: {
+    unproven:
+      'Its own messages do not come back from the broker, so silence proves nothing now. '
+      + 'No device is declared offline meanwhile.',
+    disconnected:
+      'No device is declared offline meanwhile. It reconnects by itself.',
+    warming:
+      'Silence counts only while the service listens. Until then the counts are those of '
+      + 'before the start.',
+    database:
+      'Heartbeats are received and wait in memory. Lists and histories cannot be read until '
+      + 'the database answers.',
+    shedding:
+      'While messages are thrown away, silence proves nothing. No device is declared offline '
+      + 'because of it.',
+    fleet_silent:
+      'The connection works. Check what the devices may publish (the broker’s access rules), '
+      + 'their network, and the broker’s queue limits.',
+  },
+
+  proven: 'proven until',
+  lastProof: 'last proof',
+  rate: (n) => `${n} ${plural(n, 'heartbeat', 'heartbeats')}/s`,
+  asOf: 'as of',
+  utcNote: 'Times of day in sentences are UTC.',
+  undelivered: (n, one) =>
+    `${n} ${one ? 'alert has' : 'alerts have'} not been delivered yet.`,
+
+  stale: {
+    title: (duration) => `This page has heard nothing for ${duration}.`,
+    detail: 'The service, or the way to it, is gone. What is shown is of',
+    never: 'The service, or the way to it, does not answer. It is asked again every few seconds.',
+    again: 'It asks again every few seconds.',
+  },
+  clock: {
+    back: (duration) => `The clock was set back by ${duration}.`,
+    forward: (duration) => `The clock was set forward by ${duration}.`,
+    detail: 'Times before and after the step are not comparable. Timeouts are not affected.',
+  },
+  updated: {
+    title: (version) => `The service is now ${version}.`,
+    action: 'Load its page',
+  },
+
+  problem: {
+    title: 'This could not be read.',
+    unreachable: 'The service did not answer.',
+    kept: 'What is shown is from before.',
+    database: 'Not readable until the database answers.',
+  },
+
+  fleet: {
+    counts: 'Devices by status',
+    out: 'Offline',
+    burst: (n) => `${n} devices fell silent together`,
+    many: (n) => `${n} devices`,
+    all: (n) => `all ${n} offline`,
+    none: 'No device is offline.',
+    noneKnown: 'No device is known to be offline.',
+    chart: 'The last 24 hours',
+    chartOf: 'Devices offline and in error over the last 24 hours',
+    notListening: 'not listening',
+    changes: 'Last changes',
+    noChanges: 'No device has changed its status yet.',
+    each: 'Each device over the last 24 hours',
+    empty: 'No device has been heard or registered yet.',
+    emptyHint: 'A device appears with its first heartbeat, or by',
+    emptyCommand: 'heartbeatd device add pump-17',
+  },
+
+  devices: {
+    title: 'Devices',
+    all: 'All',
+    filters: 'Filter by status',
+    columns: {
+      id: 'Device',
+      status: 'Status',
+      seen: 'Last heard',
+      timeout: 'Timeout',
+      uptime: 'Uptime',
+      memory: 'Free memory',
+      skew: 'Clock',
+      note: 'Reported',
+    },
+    never: 'never',
+    none: 'No device matches.',
+    clear: 'Clear the filters',
+    fell: 'that fell silent together, found at',
+    partial: 'The search ran out of its time before it had seen every device.',
+    goOn: 'Search on',
+    first: 'First page',
+    previous: 'Previous',
+    next: 'Next',
+    shown: (n) => `${n} shown`,
+    to: 'to',
+    unreadable: 'payload not readable',
+  },
+
+  device: {
+    since: 'since',
+    late: 'late',
+    notCounted: 'Not counted',
+    history: 'What was known',
+    spans: { day: '24 h', week: '7 d', month: '30 d' },
+    spanNames: { day: 'Last 24 hours', week: 'Last 7 days', month: 'Last 30 days' },
+    up: 'up',
+    offline: 'offline',
+    error: 'error',
+    unknown: 'not known',
+    heard: 'heard in',
+    ofKnown: 'of the known time',
+    nothingKnown: 'nothing known',
+    outages: 'Outages',
+    noOutages: 'No outage is recorded.',
+    more: 'Older',
+    outageColumns: {
+      silent: 'Silent since',
+      found: 'Found',
+      ended: 'Ended',
+      down: 'Down for',
+      listened: 'Silence listened to',
+    },
+    lasts: 'still out',
+    was: 'was',
+    between: (least, most) => `${least} to ${most}`,
+    atLeast: (duration) => `${duration} so far`,
+    reported: 'What it reported',
+    facts: {
+      seen: 'Last heard',
+      timeout: 'Timeout',
+      uptime: 'Uptime',
+      memory: 'Free memory',
+      skew: 'Its clock',
+      error: 'Error',
+      payload: 'Unreadable payload',
+      registered: 'Registered',
+    },
+    ownTimeout: 'its own',
+    defaultTimeout: 'the default',
+    none: 'none',
+    notReported: 'not reported',
+    never: 'never',
+    changes: 'Changes',
+    bytes: 'bytes',
+    back: 'All devices',
+  },
+
+  skew: {
+    right: 'right',
+    ahead: (duration) => `${duration} ahead`,
+    behind: (duration) => `${duration} behind`,
+  },
+
+  listening: {
+    title: 'Listening',
+    lead: (listened, span) => `Listened for ${listened} of ${span}.`,
+    share: 'listened to',
+    spans: { day: 'the last 24 hours', month: 'the last 30 days' },
+    gaps: 'Gaps',
+    why:
+      'Silence counts only while the service provably listens: its own messages return from '
+      + 'the broker through the queue that the heartbeats take. What lies between two proofs '
+      + 'that do not belong together is a gap. No device is declared offline for a silence '
+      + 'that fell into one.',
+    columns: { from: 'From', to: 'To', duration: 'Length', cause: 'Cause' },
+    noGaps: 'No gap in this time.',
+    more: (n) => `${n} older ones are not shown.`,
+    lasts: 'lasts',
+    latency: 'An echo takes',
+    p50: 'half of them',
+    p99: '99 of 100',
+    noEcho: 'No echo has returned yet.',
+  },
+
+  login: {
+    title: 'A token is needed',
+    lead: 'Make one on the machine of the service:',
+    command: 'heartbeatd token new NAME --scope read',
+    label: 'Token',
+    action: 'Log in',
+    wrong: 'This token is not known.',
+    out: 'Log out',
+  },
+
+  missing: { title: 'There is no such page.', action: 'To the fleet' },
+
+  keys: {
+    title: 'Keys',
+    close: 'Close',
+    open: 'Keys',
+    list: [
+      ['/', 'search'],
+      ['j  k', 'next, previous line'],
+      ['Enter', 'open the line'],
+      ['g f', 'fleet'],
+      ['g d', 'devices'],
+      ['g l', 'listening'],
+      ['n  p', 'next, previous page of a list'],
+      ['Esc', 'leave the search'],
+      ['?', 'this list'],
+    ],
+  },
+
+  foot: {
+    version: (version) => `heartbeatd ${version}`,
+    started: 'started',
+    timeout: 'timeout',
+    check: 'a check every',
+    zone: (zone) => `times in ${zone}, UTC on hover`,
+    utc: 'times in UTC',
+  },
+
+  units: { d: 'd', h: 'h', min: 'min', s: 's', ms: 'ms' },
+  now: 'now',
+  ago: (duration) => `${duration} ago`,
+};

@@ -1,0 +1,178 @@
+// One device: what is claimed about it, and the evidence.
+import { html } from '../html.js';
+import { path, useAnswer } from '../api.js';
+import { bytes, duration, skew } from '../format.js';
+import { now } from '../live.js';
+import { go } from '../route.js';
+import { strings } from '../strings.js';
+import { Ago, For, Foreign, Heading, Id, Sentence, Shape, Time, Trouble } from '../parts.js';
+import { Share, Ticks, Timeline } from '../bar.js';
+
+const HOUR = 3_600_000;
+const SPANS = { day: [24 * HOUR, 96], week: [168 * HOUR, 168], month: [720 * HOUR, 180] };
+const OUTAGES = 10;
+const CHANGES = 10;
+
+export function Device({ id, query }) {
+  const base = `/devices/${encodeURIComponent(id)}`;
+  const answer = useAnswer(base, { every: 10_000, rest: 1_000 });
+  const device = answer.data;
+  const gone = answer.problem?.status === 404;
+  return html`
+    <p class="crumbs"><a href="/devices">${strings.device.back}</a></p>
+    ${gone
+      ? html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>
+          <p class="empty">${answer.problem.message}</p>`
+      : html`<${Trouble} answer=${answer} />`}
+    ${!device && !gone && html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>`}
+    ${device && !gone && html`
+      <${Claim} device=${device} />
+      <${Spans} base=${base} status=${device.status} span=${query.get('span') ?? 'day'} />
+      <div class="columns even"><${Facts} device=${device} /><${Changes} id=${id} /></div>
+      <${Outages} id=${id} query=${query} />`}`;
+}
+
+// The command line begins with the status, which stands above here.
+function evidence({ status, sentence }) {
+  const rest = sentence.startsWith(`${status}: `) ? sentence.slice(status.length + 2) : sentence;
+  const whole = rest[0].toUpperCase() + rest.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
+}
+
+function Claim({ device }) {
+  const shape = device.late ? 'late' : device.status;
+  const since = device.outage?.silent_since ?? device.outage?.found_at;
+  return html`
+    <section class=${`claim ${shape}`}>
+      <${Heading} focusKey=${device.id}><${Shape} of=${shape} /><${Id} id=${device.id} />
+        <span class="verdict">${strings.status[device.status]}${
+          device.late ? ` · ${strings.device.late}` : ''}</span>
+        ${device.status === 'offline' && since && html`
+          <span class="since">${strings.device.since} <${Time} at=${since} /> (<${For} since=${since} parts=${2} />)</span>`}
+      </${Heading}>
+      ${device.sentence && html`<p class="evidence"><${Sentence} text=${evidence(device)} /></p>`}
+      ${device.not_counted?.length > 0 && html`
+        <ul class="not-counted">${device.not_counted.map((text) => html`
+          <li><i class="swatch unknown"></i>${strings.device.notCounted}: <${Sentence} text=${text} /></li>`)}</ul>`}
+      ${device.error !== null && html`
+        <p class="said"><${Shape} of="error" /><${Foreign} text=${device.error} class="note" /></p>`}
+    </section>`;
+}
+
+// Its day, week or month; the one that is chosen is in the address.
+function Spans({ base, status, span }) {
+  const chosen = SPANS[span] ? span : 'day';
+  const [length, buckets] = SPANS[chosen];
+  const answer = useAnswer(`${base}/timeline#${chosen},${status}`, {
+    onChange: false,
+    fresh: () => path(`${base}/timeline`, {
+      from: new Date(now.peek() - length).toISOString(), buckets,
+    }),
+  });
+  const choose = (event) => {
+    event.preventDefault();
+    const url = new URL(event.currentTarget.href);
+    go(url.pathname + url.search, { replace: true });
+  };
+  return html`
+    <section class="spans" aria-labelledby="known">
+      <div class="head"><h2 id="known">${strings.device.history}</h2>
+        <nav class="chips" aria-label=${strings.device.history}>${Object.keys(SPANS).map((name) => html`
+          <a class=${`chip ${name === chosen ? 'on' : ''}`} onClick=${choose}
+            href=${name === 'day' ? '?' : `?span=${name}`}
+            aria-current=${name === chosen ? 'true' : undefined}>${strings.device.spans[name]}</a>`)}</nav>
+        <p class="legend"><span class="key"><i class="swatch up"></i>${strings.device.up}</span>
+          <span class="key"><i class="swatch error"></i>${strings.device.error}</span>
+          <span class="key"><i class="swatch offline"></i>${strings.device.offline}</span>
+          <span class="key"><i class="swatch unknown"></i>${strings.device.unknown}</span></p>
+      </div>
+      <${Trouble} answer=${answer} />
+      <div class="big">${answer.data
+        ? html`<${Timeline} timeline=${answer.data} name=${strings.device.spanNames[chosen]} />
+            <${Ticks} from=${answer.data.from} to=${answer.data.to} />`
+        : html`<div class="bar"></div><div class="ticks"></div>`}</div>
+      <p class="quiet">${answer.data && html`${strings.device.heard} <${Share} timeline=${answer.data} /> ${strings.device.ofKnown}`}</p>
+    </section>`;
+}
+
+function Facts({ device }) {
+  const { facts, none, notReported } = strings.device;
+  const off = device.clock_skew_seconds;
+  const rows = [
+    [facts.seen, device.last_seen_at
+      ? html`<${Ago} at=${device.last_seen_at} parts=${2} />, <${Time} at=${device.last_seen_at} />`
+      : strings.device.never],
+    [facts.timeout, html`${duration(device.effective_timeout_seconds)} <span class="quiet">${
+      device.timeout_seconds === null ? strings.device.defaultTimeout : strings.device.ownTimeout}</span>
+      ${device.timeout_error && html`<br /><${Foreign} text=${device.timeout_error} class="warn" />`}`],
+    [facts.uptime, device.uptime_seconds === null ? notReported : duration(device.uptime_seconds)],
+    [facts.memory, device.free_memory === null ? notReported
+      : html`${bytes(device.free_memory)} <span class="quiet">${strings.device.bytes}</span>`],
+    [facts.skew, off === null ? notReported
+      : html`<span class=${Math.abs(off) >= 60 ? 'warn' : ''}>${skew(off)}</span>`],
+    [facts.error, device.error === null ? none
+      : html`<${Foreign} text=${device.error} class="note" />`],
+    device.payload_error !== null
+      && [facts.payload, html`<${Foreign} text=${device.payload_error} class="note" />`],
+    [facts.registered, html`<${Time} at=${device.registered_at} />`],
+  ].filter(Boolean);
+  return html`
+    <section aria-labelledby="facts"><h2 id="facts">${strings.device.reported}</h2>
+      <dl class="facts">${rows.map(([term, text]) => html`<div><dt>${term}</dt><dd>${text}</dd></div>`)}</dl>
+    </section>`;
+}
+
+function Changes({ id }) {
+  const answer = useAnswer(path('/transitions', { device: id, limit: CHANGES }));
+  return html`
+    <section aria-labelledby="changes"><h2 id="changes">${strings.device.changes}</h2>
+      <${Trouble} answer=${answer} />
+      ${answer.data?.items.length === 0 && html`<p class="quiet">${strings.fleet.noChanges}</p>`}
+      <ul class="lines changes">${answer.data?.items.map((change) => html`
+        <li key=${change.sequence}><${Shape} of=${change.to} />
+          <span class="to">${strings.status[change.to]}</span>
+          <span class="quiet">${strings.device.was} ${strings.status[change.from]}</span>
+          <span class="when"><${Time} at=${change.at} /></span></li>`)}</ul>
+    </section>`;
+}
+
+// An outage began between its last heartbeat and the moment when its silence was proven, so
+// how long it lasted lies between two numbers, and both are said.
+function Down({ of }) {
+  const first = Date.parse(of.silent_since ?? of.found_at);
+  if (of.ended_at === null) {
+    return html`${strings.device.atLeast(duration(Math.max(0, (now.value - first) / 1000)))}`;
+  }
+  const end = Date.parse(of.ended_at);
+  return html`${strings.device.between(
+    duration((end - Date.parse(of.found_at)) / 1000), duration((end - first) / 1000))}`;
+}
+
+function Outages({ id, query }) {
+  const answer = useAnswer(
+    path('/outages', { device: id, limit: OUTAGES, cursor: query.get('outages') }));
+  const { outageColumns: columns } = strings.device;
+  const { items, next } = answer.data ?? { items: null };
+  const older = new URLSearchParams(query);
+  if (next) older.set('outages', next);
+  return html`
+    <section aria-labelledby="outages"><h2 id="outages">${strings.device.outages}</h2>
+      <${Trouble} answer=${answer} />
+      ${items?.length === 0 && html`<p class="quiet">${strings.device.noOutages}</p>`}
+      ${items?.length > 0 && html`
+        <table class="plain"><thead><tr>
+          <th scope="col">${columns.silent}</th><th scope="col" class="c-2">${columns.found}</th>
+          <th scope="col">${columns.ended}</th><th scope="col" class="num">${columns.down}</th>
+          <th scope="col" class="num c-2">${columns.listened}</th></tr></thead>
+        <tbody>${items.map((outage) => html`
+          <tr key=${outage.sequence}>
+            <td>${outage.silent_since ? html`<${Time} at=${outage.silent_since} />` : '–'}</td>
+            <td class="c-2"><${Time} at=${outage.found_at} /></td>
+            <td>${outage.ended_at ? html`<${Time} at=${outage.ended_at} />`
+              : html`<strong class="offline">${strings.device.lasts}</strong>`}</td>
+            <td class="num"><${Down} of=${outage} /></td>
+            <td class="num c-2">${duration(outage.listened_seconds)}</td></tr>`)}</tbody></table>`}
+      <p class="more">${query.has('outages') && html`<a href="?">${strings.devices.first}</a> `}
+        ${next && html`<a href=${`?${older}`}>${strings.device.more}</a>`}</p>
+    </section>`;
+}

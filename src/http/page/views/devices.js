@@ -1,0 +1,168 @@
+// The list of devices: filters and the place in it are in the address.
+import { html } from '../html.js';
+import { path, useAnswer } from '../api.js';
+import { bytes, count, duration, skew } from '../format.js';
+import { summary } from '../live.js';
+import { back, canGoBack, go } from '../route.js';
+import { strings } from '../strings.js';
+import { Ago, DeviceLink, Foreign, Heading, Id, Shape, Time, Trouble } from '../parts.js';
+
+const PAGE = 100;
+const CHIPS = ['online', 'offline', 'error', 'late', 'provisioning'];
+
+export function Devices({ query }) {
+  return query.has('found_at')
+    ? html`<${Together} at=${query.get('found_at')} query=${query} />`
+    : html`<${List} query=${query} />`;
+}
+
+const filters = (query) => ({
+  status: query.getAll('status'),
+  late: query.get('late') === 'true' ? 'true' : null,
+  q: query.get('q'),
+});
+
+function List({ query }) {
+  const asked = filters(query);
+  const answer = useAnswer(
+    path('/devices', { ...asked, limit: PAGE, cursor: query.get('cursor') }),
+    { every: 15_000 },
+  );
+  const items = answer.data?.items ?? [];
+  const next = answer.data?.next;
+  const filtered = asked.status.length > 0 || asked.late || asked.q;
+  return html`
+    <div class="head"><${Heading} focusKey="devices">${strings.devices.title}</${Heading}>
+      <${Chips} asked=${asked} /></div>
+    <${Trouble} answer=${answer} />
+    ${answer.data?.partial && html`<p class="trouble" role="status">${strings.devices.partial}
+      ${next && html` <a href=${path('/devices', { ...asked, cursor: next })}>${strings.devices.goOn}</a>`}</p>`}
+    ${answer.data && items.length === 0
+      ? html`<p class="empty">${strings.devices.none}
+          ${filtered && html` <a href="/devices">${strings.devices.clear}</a>`}</p>`
+      : answer.data && html`<${Table} items=${items} waiting=${answer.waiting} />`}
+    <${Pager} items=${items} ids=${(item) => item.id}
+      first=${path('/devices', asked)} next=${next && path('/devices', { ...asked, cursor: next })}
+      atFirst=${!query.has('cursor')} />`;
+}
+
+function Chips({ asked }) {
+  const of = summary.value;
+  const n = { ...of?.devices, late: of?.late };
+  const none = asked.status.length === 0 && !asked.late;
+  const toggle = (chip) => {
+    if (chip === 'late') return { ...asked, late: asked.late ? null : 'true' };
+    const status = asked.status.includes(chip)
+      ? asked.status.filter((one) => one !== chip) : [...asked.status, chip];
+    return { ...asked, status };
+  };
+  const chip = (name, on, href, n) => html`
+    <a class=${`chip ${on ? 'on' : ''}`} href=${href} aria-current=${on ? 'true' : undefined}>
+      ${name !== 'all' && html`<${Shape} of=${name} />`}
+      ${name === 'all' ? strings.devices.all : strings.status[name]}
+      ${n !== undefined && n !== null && html`<span class="n">${count(n)}</span>`}</a>`;
+  return html`<nav class="chips" aria-label=${strings.devices.filters}>
+    ${chip('all', none, path('/devices', { q: asked.q }), of?.total)}
+    ${CHIPS.map((name) => chip(
+      name,
+      name === 'late' ? Boolean(asked.late) : asked.status.includes(name),
+      path('/devices', toggle(name)), n[name]))}
+  </nav>`;
+}
+
+function openRow(event) {
+  if (event.target.closest('a') || String(getSelection())) return;
+  event.currentTarget.querySelector('a[data-row]')?.click();
+}
+
+function Table({ items, waiting }) {
+  const { columns } = strings.devices;
+  return html`
+    <table class="devices" aria-busy=${waiting}>
+      <thead><tr>
+        <th scope="col">${columns.id}</th><th scope="col" class="c-status">${columns.status}</th>
+        <th scope="col" class="num">${columns.seen}</th>
+        <th scope="col" class="num c-3">${columns.timeout}</th>
+        <th scope="col" class="num c-2">${columns.uptime}</th>
+        <th scope="col" class="num c-3">${columns.memory}</th>
+        <th scope="col" class="num c-3">${columns.skew}</th>
+        <th scope="col" class="c-note">${columns.note}</th>
+      </tr></thead>
+      <tbody>${items.map((device) => html`<${Row} key=${device.id} device=${device} />`)}</tbody>
+    </table>`;
+}
+
+function Row({ device }) {
+  const shape = device.late ? 'late' : device.status;
+  const off = device.clock_skew_seconds;
+  const note = device.error ?? (device.payload_error && strings.devices.unreadable);
+  return html`
+    <tr class=${shape} onClick=${openRow}>
+      <th scope="row"><span class="cell"><${Shape} of=${shape} /><${DeviceLink} id=${device.id} row /></span>
+        ${note && html`<${Foreign} text=${note} class="note under" />`}</th>
+      <td class="c-status">${strings.status[device.status]}${
+        device.late ? html` <span class="quiet">${strings.status.late}</span>` : ''}</td>
+      <td class="num">${device.last_seen_at
+        ? html`<${Ago} at=${device.last_seen_at} />`
+        : html`<span class="quiet">${strings.devices.never}</span>`}</td>
+      <td class=${`num c-3 ${device.timeout_seconds === null ? 'quiet' : ''}`}>${
+        duration(device.effective_timeout_seconds)}</td>
+      <td class="num c-2">${duration(device.uptime_seconds, 1)}</td>
+      <td class="num c-3">${device.free_memory === null ? '–' : bytes(device.free_memory)}</td>
+      <td class=${`num c-3 ${off !== null && Math.abs(off) >= 60 ? 'warn' : 'quiet'}`}>${
+        off === null ? '–' : Math.abs(off) >= 1 ? skew(off) : ''}</td>
+      <td class="c-note">${note && html`<${Foreign} text=${note} class="note" />`}</td>
+    </tr>`;
+}
+
+function Pager({ items, ids, first, next, atFirst }) {
+  const { devices } = strings;
+  if (items.length === 0 && atFirst) return null;
+  return html`
+    <nav class="pager" aria-label=${devices.title}>
+      <span class="shown">${devices.shown(count(items.length))}${items.length > 1 && html`:
+        <${Id} id=${ids(items[0])} /> ${devices.to} <${Id} id=${ids(items.at(-1))} />`}</span>
+      ${!atFirst && html`<a class="button" href=${first}>${devices.first}</a>`}
+      ${!atFirst && canGoBack() && html`
+        <button type="button" data-previous onClick=${back}>${devices.previous}</button>`}
+      ${next && html`<a class="button" data-next href=${next}>${devices.next}</a>`}
+    </nav>`;
+}
+
+// Those that fell silent together, found by one check.
+function Together({ at, query }) {
+  const answer = useAnswer(
+    path('/outages', { found_at: at, limit: PAGE, cursor: query.get('cursor') }),
+  );
+  const items = answer.data?.items ?? [];
+  const next = answer.data?.next;
+  const { outageColumns: columns } = strings.device;
+  return html`
+    <div class="head"><${Heading} focusKey=${at}>${strings.devices.title} ${strings.devices.fell} <${Time} at=${at} /></${Heading}>
+      <nav class="chips"><a class="chip" href="/devices?status=offline">${strings.fleet.all(count(summary.value?.devices.offline))}</a></nav></div>
+    <${Trouble} answer=${answer} />
+    ${answer.data && items.length === 0 && html`<p class="empty">${strings.devices.none}</p>`}
+    ${items.length > 0 && html`<table class="devices">
+      <thead><tr><th scope="col">${strings.devices.columns.id}</th>
+        <th scope="col" class="num">${columns.silent}</th>
+        <th scope="col" class="num">${columns.ended}</th>
+        <th scope="col" class="num c-2">${columns.listened}</th></tr></thead>
+      <tbody>${items.map((outage) => html`
+        <tr key=${outage.sequence} onClick=${openRow} class=${outage.ended_at ? 'online' : 'offline'}>
+          <th scope="row"><span class="cell"><${Shape} of=${outage.ended_at ? 'online' : 'offline'} />
+            <${DeviceLink} id=${outage.device_id} row /></span></th>
+          <td class="num">${outage.silent_since && html`<${Time} at=${outage.silent_since} />`}</td>
+          <td class="num">${outage.ended_at ? html`<${Time} at=${outage.ended_at} />` : strings.device.lasts}</td>
+          <td class="num c-2">${duration(outage.listened_seconds)}</td>
+        </tr>`)}</tbody></table>`}
+    <${Pager} items=${items} ids=${(item) => item.device_id}
+      first=${path('/devices', { found_at: at })}
+      next=${next && path('/devices', { found_at: at, cursor: next })}
+      atFirst=${!query.has('cursor')} />`;
+}
+
+// The search of the head: what is typed there filters this list, and is in its address.
+export function search(text, query, replace) {
+  const asked = query.has('found_at') ? {} : filters(query);
+  go(path('/devices', { ...asked, q: text }), { replace, keepScroll: true });
+}

@@ -1,0 +1,217 @@
+// The first screen: is it bad, is it one thing or many, since when.
+import { html, useEffect, useRef } from '../html.js';
+import { get, path, useAnswer } from '../api.js';
+import { count } from '../format.js';
+import { proven, summary } from '../live.js';
+import { strings } from '../strings.js';
+import { Ago, DeviceLink, For, Shape, Time, Trouble } from '../parts.js';
+import { Share, Timeline } from '../bar.js';
+
+const SMALL_FLEET = 50;
+const CHANGES = 9;
+const SINGLES = 8;
+const AT_ONCE = 100;
+const STEPS = 4;
+
+export function Fleet() {
+  const of = summary.value;
+  if (!of) return null;
+  return html`
+    <${Counts} of=${of} />
+    ${of.total === 0 && html`<${Empty} />`}
+    ${of.total > 0 && of.total <= SMALL_FLEET && html`
+      <div class="columns wide-first"><${Each} /><${Changes} /></div>`}
+    ${of.total > SMALL_FLEET && html`
+      <div class="columns"><${Out} of=${of} /><${Changes} /></div><${History} />`}`;
+}
+
+const Empty = () => html`
+  <section class="empty"><p>${strings.fleet.empty}</p>
+    <p class="quiet">${strings.fleet.emptyHint}</p><p><code>${strings.fleet.emptyCommand}</code></p>
+  </section>`;
+
+function Counts({ of }) {
+  const { devices } = of;
+  const cells = [
+    ['online', devices.online, { status: 'online' }],
+    ['offline', devices.offline, { status: 'offline' }],
+    ['error', devices.error, { status: 'error' }],
+    ['late', of.late, { late: 'true' }],
+    ['provisioning', devices.provisioning, { status: 'provisioning' }],
+  ];
+  return html`
+    <nav class="counts" aria-label=${strings.fleet.counts}>
+      ${cells.map(([status, n, query]) => html`
+        <a class=${`count ${status} ${n ? '' : 'zero'}`} href=${path('/devices', query)}>
+          <${Shape} of=${status} /><span class="n">${count(n)}</span>
+          <span class="what">${strings.status[status]}</span>
+        </a>`)}
+    </nav>`;
+}
+
+// The newest of a list with `until`, without the bursts in it, of which each may be larger than
+// any page: they are stepped over in time.
+// `lines` makes lines of the items of a page.
+async function newest(ask, lines, time, wanted, signal) {
+  const found = [];
+  let until = null;
+  for (let asked = 0; asked < STEPS; asked += 1) {
+    let page;
+    try {
+      page = await get(ask(until), signal);
+    } catch (problem) {
+      if (until && problem.status === 400) break;
+      throw problem;
+    }
+    found.push(...lines(page.items, !page.next));
+    if (!page.next || found.length >= wanted) break;
+    until = page.items.at(-1)[time];
+  }
+  return found.slice(0, wanted);
+}
+
+// Who is offline, the newest first. Those that fell together are one line.
+function Out({ of }) {
+  const bursts = new Set(of.bursts.map((burst) => burst.found_at));
+  const answer = useAnswer(`singles#${[...bursts]}`, {
+    load: (signal) => newest(
+      (until) => path('/outages', { open: 'true', limit: AT_ONCE, until }),
+      (items) => items.filter((outage) => !bursts.has(outage.found_at)),
+      'found_at', SINGLES, signal,
+    ),
+  });
+  const lines = [
+    ...of.bursts.map((burst) => ({ at: burst.found_at, burst })),
+    ...(answer.data ?? []).map((outage) => ({ at: outage.found_at, outage })),
+  ].sort((a, b) => Date.parse(b.at) - Date.parse(a.at));
+  const offline = of.devices.offline;
+  return html`
+    <section aria-labelledby="out">
+      <h2 id="out">${strings.fleet.out}</h2>
+      <${Trouble} answer=${answer} />
+      ${offline === 0
+        ? html`<p class="quiet">${proven.value ? strings.fleet.none : strings.fleet.noneKnown}</p>`
+        : html`<ul class="lines">
+            ${lines.map((line) => (line.burst
+              ? html`<${Burst} key=${line.at} of=${line.burst} />`
+              : html`<${Outage} key=${line.outage.sequence} of=${line.outage} />`))}
+          </ul>
+          <p class="more"><a href="/devices?status=offline">${
+            strings.fleet.all(count(offline))}</a></p>`}
+    </section>`;
+}
+
+const Burst = ({ of }) => html`
+  <li class="burst"><${Shape} of="offline" />
+    <a data-row href=${path('/devices', { found_at: of.found_at })}>${
+      strings.fleet.burst(count(of.devices))}</a>
+    <span class="when"><${Time} at=${of.since} /></span>
+  </li>`;
+
+const Outage = ({ of }) => html`
+  <li><${Shape} of="offline" /><${DeviceLink} id=${of.device_id} row />
+    <span class="when"><${For} since=${of.silent_since ?? of.found_at} /></span></li>`;
+
+// Changes of one moment to one status are one line, however many.
+function grouped(items, all) {
+  const groups = [];
+  for (const item of items) {
+    const last = groups.at(-1);
+    if (last?.at === item.at && last.to === item.to) last.n += 1;
+    else groups.push({ ...item, n: 1 });
+  }
+  if (groups.length > 0 && !all) groups.at(-1).more = true;
+  return groups;
+}
+
+function Changes() {
+  const answer = useAnswer('changes', {
+    rest: 2_000,
+    load: (signal) => newest(
+      (until) => path('/transitions', { limit: AT_ONCE, until }), grouped, 'at', CHANGES, signal,
+    ),
+  });
+  const groups = answer.data;
+  return html`
+    <section aria-labelledby="changes">
+      <h2 id="changes">${strings.fleet.changes}</h2>
+      <${Trouble} answer=${answer} />
+      ${groups?.length === 0 && html`<p class="quiet">${strings.fleet.noChanges}</p>`}
+      <ul class="lines changes">
+        ${groups?.map((change) => html`
+          <li key=${change.sequence}><${Shape} of=${change.to} /><${Who} of=${change} />
+            <span class="to">${strings.status[change.to]}</span>
+            <span class="when"><${Ago} at=${change.at} /></span></li>`)}
+      </ul>
+    </section>`;
+}
+
+function Who({ of }) {
+  if (of.n === 1) return html`<${DeviceLink} id=${of.device_id} row />`;
+  const burst = of.to === 'offline'
+    && summary.value.bursts.find((burst) => burst.found_at === of.at);
+  const n = burst ? count(burst.devices) : `${count(of.n)}${of.more ? '+' : ''}`;
+  const said = strings.fleet.many(n);
+  return of.to === 'offline'
+    ? html`<a data-row href=${path('/devices', { found_at: of.at })}>${said}</a>`
+    : html`<span>${said}</span>`;
+}
+
+function History() {
+  const answer = useAnswer('/fleet', { onChange: false });
+  const place = useRef(null);
+  const chart = useRef(null);
+  const { data } = answer;
+  useEffect(() => {
+    if (!data || !place.current) return;
+    // The only view with a chart, so only here its library is loaded.
+    import('../chart.js').then(({ draw }) => {
+      if (!place.current) return;
+      chart.current ??= draw(place.current);
+      chart.current.show(data);
+    });
+  }, [data]);
+  useEffect(() => () => chart.current?.destroy(), []);
+  return html`
+    <section class="history" aria-labelledby="history">
+      <h2 id="history">${strings.fleet.chart}</h2>
+      <${Trouble} answer=${answer} />
+      <div class="chart" ref=${place} role="img" aria-label=${strings.fleet.chartOf}></div>
+    </section>`;
+}
+
+// A small fleet: each device as a line with its day.
+const ORDER = ['offline', 'error', 'late', 'provisioning', 'online'];
+const rank = (device) => ORDER.indexOf(shapeOf(device));
+const shapeOf = (device) => (device.late ? 'late' : device.status);
+
+function Each() {
+  const answer = useAnswer(path('/devices', { limit: SMALL_FLEET }), { rest: 2_000 });
+  const items = [...(answer.data?.items ?? [])].sort((a, b) => rank(a) - rank(b));
+  return html`
+    <section aria-labelledby="each">
+      <h2 id="each">${strings.fleet.each}</h2>
+      <${Trouble} answer=${answer} />
+      <ul class="lines each">${items.map((device) => html`
+        <${Line} key=${device.id} device=${device} />`)}</ul>
+    </section>`;
+}
+
+function Line({ device }) {
+  const address = `/devices/${encodeURIComponent(device.id)}/timeline`;
+  // Asked again when its status changes, and besides only now and then.
+  const answer = useAnswer(`${address}#${device.status}`, {
+    onChange: false, every: 120_000, fresh: () => address,
+  });
+  const shape = shapeOf(device);
+  return html`
+    <li class=${shape}><${Shape} of=${shape} /><${DeviceLink} id=${device.id} row />
+      <span class="to">${shape === 'online' ? '' : strings.status[shape]}</span>
+      <span class="day">${answer.data
+        ? html`<${Timeline} timeline=${answer.data} name=${device.id} />`
+        : html`<div class="bar"></div>`}</span>
+      <span class="share">${answer.data && html`<${Share} timeline=${answer.data} />`}</span>
+      <span class="when">${device.last_seen_at
+        ? html`<${Ago} at=${device.last_seen_at} />` : strings.devices.never}</span>
+    </li>`;
+}

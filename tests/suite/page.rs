@@ -1,0 +1,377 @@
+//! The page in a real browser: what an operator sees, and that it is true.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::support::browser::{Browser, Light};
+use crate::support::database::lock_sqlite;
+use crate::support::service::{Place, Service};
+use publishers::{Devices, flood};
+use serde_json::{Value, json};
+use servers::mosquitto::{Mosquitto, heartbeat};
+use servers::process::free_port;
+
+/// The number of devices that a page of the list shows.
+const ROWS: usize = 100;
+
+const COUNT: &str = ".count.online .n";
+const SENTENCE: &str = ".banner .sentence";
+
+/// A service whose page has the same address after a restart.
+fn place() -> Place {
+    Place::new()
+        .with("HTTP__LISTEN", &format!("127.0.0.1:{}", free_port()))
+        .with("MQTT__EMBEDDED__LISTEN", &format!("127.0.0.1:{}", free_port()))
+}
+
+fn page(service: &Service, path: &str) -> String {
+    format!("http://{}{path}", service.http_address())
+}
+
+fn api(service: &Service, path: &str) -> Value {
+    let (head, body) = ask(service, &format!("/api/v1{path}"), "");
+    assert!(head.starts_with("http/1.1 200 "), "{path}: {head} {body}");
+    serde_json::from_str(&body).expect("it is JSON")
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+#[test]
+fn counts_and_the_sentence_follow_devices_that_come_and_go() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(".empty", |text| text.contains("No device"));
+
+    let devices = Devices::live(service.broker_port(), names(&["pump-1", "pump-2", "valve-3"]));
+    browser.await_text(COUNT, |text| text == "3");
+    browser.await_state("listening");
+    devices.die(&["pump-2"]);
+    browser.await_text(".count.offline .n", |text| text == "1");
+    let line = browser.await_text(".each li.offline", |text| text.contains("pump-2"));
+    assert!(line.contains("offline"), "{line}");
+    let sentence = browser.await_text(SENTENCE, |text| text.contains("1 offline"));
+    assert_eq!(browser.title(), sentence);
+    assert_eq!(api(&service, "/summary")["sentence"], json!(sentence));
+
+    drop(devices);
+    let _again = Devices::live(service.broker_port(), names(&["pump-1", "pump-2", "valve-3"]));
+    browser.await_text(".count.offline .n", |text| text == "0");
+    browser.await_text(".changes", |text| text.contains("pump-2") && text.contains("online"));
+}
+
+#[test]
+fn a_list_has_filters_a_search_and_pages_each_with_an_address() {
+    let place = place().with("HEARTBEAT__TIMEOUT", "1h");
+    let service = place.start();
+    service.await_listening();
+    flood(service.broker_port(), "pump", 250, 1, "");
+    let wrong = br#"{"status":"error","error":"<b>bearing</b> too hot"}"#;
+    heartbeat(service.broker_port(), "valve-7", wrong);
+    let browser = Browser::start();
+    let rows = "document.querySelectorAll('tbody tr').length";
+    browser.open(&page(&service, "/devices"));
+    browser.await_text(".chip.on", |text| text.replace(char::is_whitespace, "") == "All251");
+    browser.await_value(rows, &ROWS.into());
+    let first = browser.text("tbody tr:first-child .id");
+    browser.click("[data-next]");
+    browser.await_text("tbody tr:first-child .id", |text| text > first.as_str());
+    assert!(browser.url().contains("cursor="), "{}", browser.url());
+    browser.back();
+    browser.await_text("tbody tr:first-child .id", |text| text == first);
+
+    // A search finds by the beginning, at once, and can be linked to.
+    browser.press("/");
+    browser.press("pump-24");
+    browser.await_value(rows, &11.into());
+    assert!(browser.url().ends_with("/devices?q=pump-24"), "{}", browser.url());
+    browser.open(&page(&service, "/devices?q=pump-249"));
+    browser.await_text("tbody", |text| text.starts_with("pump-249"));
+    assert_eq!(browser.value("document.querySelector('#search').value"), json!("pump-249"));
+
+    // What a device says is text, whatever it looks like.
+    browser.open(&page(&service, "/devices?status=error"));
+    browser.await_text("tbody", |text| text.contains("<b>bearing</b> too hot"));
+    browser.await_value(rows, &1.into());
+    browser.click(".chip:nth-child(2)");
+    browser.await_value(rows, &ROWS.into());
+    assert!(browser.url().contains("status=error&status=online"), "{}", browser.url());
+}
+
+#[test]
+fn a_device_shows_the_evidence_and_its_outages() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let devices = Devices::live(service.broker_port(), names(&["pump-1", "pump-2"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/devices/pump-2"));
+    browser.await_text(".verdict", |text| text == "online");
+    devices.die(&["pump-2"]);
+    browser.await_text(".verdict", |text| text == "offline");
+    browser.await_text(".since", |text| text.contains("since"));
+    let evidence = browser.await_text(".evidence", |text| text.contains("timeout"));
+    assert!(evidence.contains("silence"), "{evidence}");
+    browser.await_text(".plain tbody", |text| text.contains("still out"));
+    let bar = "document.querySelector('.big .bar .unknown') !== null";
+    browser.await_value(bar, &true.into());
+    drop(devices);
+    let _again = Devices::live(service.broker_port(), names(&["pump-2"]));
+    browser.await_text(".verdict", |text| text == "online");
+    browser.await_text(".plain tbody", |text| !text.contains("still out") && text.contains(" to "));
+    browser.open(&page(&service, "/devices/pump-71"));
+    browser.await_text("main", |text| text.contains("is not registered"));
+}
+
+/// Asks for a path with further lines of a head, and returns the head and the body.
+fn ask(service: &Service, path: &str, lines: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+    stream.write_all(request.as_bytes()).expect("it is read");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it answers");
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.to_lowercase(), body.to_owned())
+}
+
+#[test]
+fn the_document_answers_all_addresses_and_its_files_are_kept_by_browsers() {
+    // Without a broker the service has nothing else to do.
+    let place = place().with("MQTT__URL", "mqtt://127.0.0.1:1");
+    let service = place.start();
+    let (_, document) = ask(&service, "/", "");
+    for path in ["/devices", "/devices?q=a", "/devices/pump-17", "/devices/%2e%2e", "/listening"] {
+        let (head, body) = ask(&service, path, "");
+        assert!(head.starts_with("http/1.1 200 ") && body == document, "{path}: {head}");
+        let policy = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'";
+        assert!(head.contains(&format!("content-security-policy: {policy}")), "{head}");
+        assert!(head.contains("cache-control: no-cache"), "{head}");
+    }
+    let script = document.split('"').find(|text| text.ends_with("/app.js")).expect("a script");
+    let (head, body) = ask(&service, script, "");
+    assert!(head.contains("text/javascript") && head.contains("immutable"), "{head}");
+    assert!(body.contains("import "), "{body}");
+    let (head, small) = ask(&service, script, "Accept-Encoding: br, gzip;q=0.8\r\n");
+    assert!(head.contains("content-encoding: gzip") && small.len() < body.len(), "{head}");
+    let (head, _) = ask(&service, script, "Accept-Encoding: gzip;q=0\r\n");
+    assert!(!head.contains("content-encoding"), "{head}");
+
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
+    let (head, body) =
+        ask(&service, "/", &format!("If-None-Match: \"x\", {}\r\n", tag.replace("w/", "W/")));
+    assert!(head.starts_with("http/1.1 304 ") && body.is_empty(), "{head}");
+    for missing in ["/page/app.js", "/page/0123456789abcdef/app.js", "/index.html", "/page/"] {
+        let (head, _) = ask(&service, missing, "");
+        assert!(head.starts_with("http/1.1 404 "), "{missing}: {head}");
+    }
+}
+
+/// The colour of what is online, and of a text that is not important.
+const COLOURS: &str = "[getComputedStyle(document.querySelector('.count.online .shape')).color, \
+    getComputedStyle(document.querySelector('.count .what')).color]";
+
+#[track_caller]
+fn assert_nothing_is_green(browser: &Browser) {
+    let colours = browser.value(COLOURS);
+    assert_eq!(colours[0], colours[1], "what is not proven is as grey as a label");
+    assert_eq!(browser.value("document.documentElement.hasAttribute('data-proven')"), json!(false));
+}
+
+#[track_caller]
+fn assert_green(browser: &Browser) {
+    let colours = browser.value(COLOURS);
+    assert_ne!(colours[0], colours[1]);
+}
+
+#[test]
+fn without_the_broker_the_page_says_so_and_nothing_is_green() {
+    let mut broker = Mosquitto::start();
+    let place = place().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(broker.port, names(&["a", "b"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "2");
+    browser.await_state("listening");
+    assert_green(&browser);
+
+    broker.stop();
+    browser.await_state("disconnected");
+    browser.await_text(SENTENCE, |text| text.contains("unreachable"));
+    assert_nothing_is_green(&browser);
+    broker.go_on();
+    browser.await_state("listening");
+    browser.await_text(COUNT, |text| text == "2");
+    // The time without the broker is drawn as such.
+    browser.open(&page(&service, "/listening"));
+    browser.await_text(".gaps tbody", |text| !text.is_empty());
+    browser.await_value("document.querySelector('.big .bar .unknown') !== null", &true.into());
+}
+
+#[test]
+fn without_its_echoes_the_page_says_that_nothing_is_proven() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let acl = folder.path().join("acl");
+    let all = "topic readwrite #\n";
+    fs::write(&acl, all).expect("a file");
+    let broker = Mosquitto::start_with(&format!("acl_file {}", acl.display()));
+    let place = place().with("MQTT__URL", &broker.url());
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(broker.port, names(&["a", "b"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "2");
+    browser.await_state("listening");
+
+    fs::write(&acl, "topic readwrite devices/#\ntopic write heartbeatd/#\n").expect("a file");
+    broker.reload();
+    browser.await_state("unproven");
+    browser.await_text(SENTENCE, |text| text.starts_with("Not proven since"));
+    assert_nothing_is_green(&browser);
+    fs::write(&acl, all).expect("a file");
+    broker.reload();
+    browser.await_state("listening");
+}
+
+#[test]
+fn without_the_database_the_page_says_what_waits() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "2");
+    browser.await_state("listening");
+
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let lock = runtime.block_on(lock_sqlite(&place.database_url()));
+    browser.await_state("database");
+    let sentence = browser.await_text(SENTENCE, |text| text.contains("heartbeats wait"));
+    assert!(sentence.contains("none is lost"), "{sentence}");
+    assert_nothing_is_green(&browser);
+    runtime.block_on(lock.rollback()).expect("it is released");
+    browser.await_state("listening");
+    assert_green(&browser);
+}
+
+#[test]
+fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
+    let place = place();
+    let mut service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "2");
+    // A second tab listens through the first.
+    browser.new_tab();
+    browser.open(&page(&service, "/listening"));
+    browser.await_state("listening");
+
+    service.signal("TERM");
+    service.await_exit();
+    browser.await_state("stale");
+    browser.await_text(SENTENCE, |text| text.starts_with("This page has heard nothing for"));
+    browser
+        .await_value("getComputedStyle(document.querySelector('.view')).opacity < 1", &true.into());
+
+    let service = place.start();
+    service.await_listening();
+    browser.await_state("listening");
+    browser.close_tab();
+    browser.await_state("listening");
+    browser.await_text(COUNT, |text| text == "2");
+    heartbeat(service.broker_port(), "c", b"");
+    browser.await_text(COUNT, |text| text == "3");
+}
+
+#[test]
+fn the_keyboard_reaches_everything() {
+    let place = place().with("HEARTBEAT__TIMEOUT", "1h");
+    let service = place.start();
+    service.await_listening();
+    for id in ["pump-1", "pump-2", "pump-3"] {
+        heartbeat(service.broker_port(), id, b"");
+    }
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "3");
+    browser.press("gd");
+    browser.await_text("tbody tr:last-child .id", |text| text == "pump-3");
+    browser.press("jjjk");
+    browser.await_value("document.activeElement.innerText", &"pump-2".into());
+    browser.press("\u{E007}");
+    browser.await_text("h1 .id", |text| text == "pump-2");
+    assert!(browser.url().ends_with("/devices/pump-2"), "{}", browser.url());
+    browser.press("gl");
+    browser.await_text("h1", |text| text == "Listening");
+    browser.press("gf");
+    browser.await_text(COUNT, |text| text == "3");
+    browser.press("?");
+    browser.await_value("document.querySelector('dialog').open", &true.into());
+    browser.press("\u{E00C}");
+    browser.await_value("document.querySelector('dialog').open", &false.into());
+    browser.press("/");
+    browser.await_value("document.activeElement.id", &"search".into());
+}
+
+#[test]
+fn axe_finds_no_serious_barrier() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let devices = Devices::live(service.broker_port(), names(&["pump-1", "pump-2", "valve-3"]));
+    let wrong = br#"{"status":"error","error":"bearing too hot"}"#;
+    heartbeat(service.broker_port(), "press-4", wrong);
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 3.0);
+    devices.die(&["pump-2"]);
+    service.await_metric(r#"heartbeatd_devices{status="offline"}"#, 1.0);
+    for light in [Light::Light, Light::Dark] {
+        let browser = Browser::with(light, 1280);
+        let dark = "matchMedia('(prefers-color-scheme: dark)').matches";
+        let views = [
+            ("/", ".each"),
+            ("/devices", "tbody"),
+            ("/devices/pump-2", ".evidence"),
+            ("/listening", ".big .bar"),
+        ];
+        for (path, whole) in views {
+            browser.open(&page(&service, path));
+            browser.await_value(dark, &(light == Light::Dark).into());
+            browser
+                .await_value(&format!("document.querySelector('{whole}') !== null"), &true.into());
+            assert_eq!(browser.barriers(), Vec::<String>::new(), "{path}, {light:?}");
+        }
+    }
+}
+
+#[test]
+fn a_page_without_a_token_asks_for_one_and_then_stays_where_it_was() {
+    let token = "correct-horse-battery-staple";
+    let place = place().with("HTTP__TOKEN", token);
+    let service = place.start();
+    service.await_listening();
+    let browser = Browser::start();
+    browser.open(&page(&service, "/listening"));
+    browser.await_text("h1", |text| text == "A token is needed");
+    browser.click("#token");
+    browser.press("wrong\u{E007}");
+    browser.await_text("#login-trouble", |text| !text.is_empty());
+    browser.click("#token");
+    browser.press("\u{E003}\u{E003}\u{E003}\u{E003}\u{E003}");
+    browser.press(&format!("{token}\u{E007}"));
+    browser.await_text("h1", |text| text == "Listening");
+    browser.await_state("listening");
+    assert!(browser.url().ends_with("/listening"), "{}", browser.url());
+    let cookies = browser.value("document.cookie");
+    assert_eq!(cookies, json!(""), "no script can read the cookie");
+}
