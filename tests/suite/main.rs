@@ -38,6 +38,7 @@ mod outages;
 mod page;
 mod panics;
 mod payloads;
+mod pictures;
 mod plug_in_alerts;
 mod proof;
 mod receiver_limits;

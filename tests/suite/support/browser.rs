@@ -195,6 +195,11 @@ impl Browser {
         self.run(self.client().perform_actions(actions));
     }
 
+    /// A picture of the window, as PNG.
+    pub fn screenshot(&self) -> Vec<u8> {
+        self.run(self.client().screenshot())
+    }
+
     /// What axe-core finds wrong for people with disabilities, if it is serious.
     pub fn barriers(&self) -> Vec<String> {
         let file = axe();
