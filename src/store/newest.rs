@@ -104,11 +104,14 @@ impl Reader {
             all.push(format!("to_status{suffix} = '{to}'"));
         }
         let Part { at, before, sequence } = part;
-        for (condition, instant) in
-            [("at =", at), ("at <", before), ("at <", query.until), ("at >=", query.from)]
+        // As an expression, so that no index of times is used instead of the device's: at one
+        // instant a million others may have fallen silent.
+        let time = if query.device.is_some() { "at + 0" } else { "at" };
+        for (operator, instant) in
+            [("=", at), ("<", before), ("<", query.until), (">=", query.from)]
         {
             if let Some(instant) = instant {
-                all.push(format!("{condition} {}", bind(millis(instant).into())));
+                all.push(format!("{time} {operator} {}", bind(millis(instant).into())));
             }
         }
         if let Some(sequence) = sequence {

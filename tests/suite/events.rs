@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heartbeatd::actors::device_registry::{ConfirmListening, Flush};
 use heartbeatd::domain::{Event, EventKind, EventPlace, GapCause, Happening};
@@ -12,6 +12,7 @@ use heartbeatd::store::{Interference, Interfering, Outcome, Point, Reader, Selec
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, id, non_zero};
+use servers::PATIENCE;
 
 on_both_databases! {
     events_tell_everything_that_happened_in_order
@@ -205,7 +206,9 @@ async fn numbers_of_the_journal_are_given_in_the_order_of_the_commits(database: 
         .collect();
     // Reads all the time, as far as there is something, and never goes back.
     let (mut seen, mut place) = (0, EventPlace::default());
+    let deadline = Instant::now() + PATIENCE;
     while seen < 8 * 20 * 2 {
+        assert!(Instant::now() < deadline, "only {seen} are ever read");
         let page = reader.events(place, 1000).await.expect("it reads").expect("all are kept");
         seen += page.len();
         place = page.last().map_or(place, |event| event.place);

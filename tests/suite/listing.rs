@@ -19,6 +19,14 @@ on_both_databases! {
     a_row_that_cannot_be_read_takes_no_place_of_others
 }
 
+/// The order of a database may be that of a language, in which a prefix is no range.
+#[actix_rt::test]
+async fn a_language_does_not_change_the_pages_of_a_postgresql_database() {
+    let language = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+    let database = TestDatabase::of_language(language);
+    pages_have_every_device_that_was_asked_for_once_and_in_the_order_of_bytes(database).await;
+}
+
 const ENOUGH: Duration = Duration::from_secs(60);
 
 /// Ids whose order depends on the language, and that are prefixes of one another.

@@ -28,6 +28,11 @@ impl TestDatabase {
         Self { url: PostgreSql::shared().new_database(), _folder: None }
     }
 
+    /// A database in PostgreSQL with these options of `CREATE DATABASE`.
+    pub fn of_language(options: &str) -> Self {
+        Self { url: PostgreSql::shared().new_database_with(options), _folder: None }
+    }
+
     pub async fn open(&self) -> DeviceStore {
         DeviceStore::open(&self.url, OpenMode::Create).await.expect("the database opens")
     }
