@@ -33,6 +33,7 @@ use crate::mqtt::{self, Broker, Client};
 use crate::process::open_files::{self, Needed};
 use crate::receiver::{self, Receiver};
 use crate::store::{self, DeviceStore, Reader};
+use crate::views::{About, Summary, sentence};
 
 /// The longest time for a drain. Supervisors kill after ten seconds or more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -65,6 +66,9 @@ pub struct App {
     http: Option<HttpServer>,
     watch: JoinHandle<()>,
     receiver: Option<Receiver>,
+    board: Arc<Board>,
+    about: About,
+    clock: Clock,
 }
 
 /// An [`App`] that is not running yet.
@@ -89,6 +93,12 @@ impl App {
     /// The address on which the embedded broker listens with TLS, if it does.
     pub fn broker_tls_address(&self) -> Option<SocketAddr> {
         self.receiver.as_ref().and_then(Receiver::tls_address)
+    }
+
+    /// The service and the fleet in one sentence, as the page and `heartbeatd status` say it.
+    pub fn sentence(&self) -> String {
+        let now = (self.clock)();
+        sentence(&Summary::of(self.board.snapshot(now), &self.about, now.wall))
     }
 
     /// Reads again what can be changed while the service runs: the certificates of the
@@ -178,6 +188,7 @@ impl AppBuilder {
     /// used, or if the limit of open files is too low.
     pub async fn start(self) -> Result<App, AppError> {
         let Self { config, sink, recoveries, clock } = self;
+        let started_at = clock().wall;
         open_files::raise();
         needed_files(&config).check()?;
         let metrics = Arc::new(Metrics::new());
@@ -243,17 +254,40 @@ impl AppBuilder {
         });
 
         let watch = actix_rt::spawn(open_files::watch(Arc::clone(&metrics)));
+        let about = About::new(&config, started_at);
         let http = http.map(|listener| {
             let (registry, ingest, store) = (registry.clone(), ingest.clone(), store.clone());
             let (config, reader) = (&config, reader.clone());
-            let board = Arc::clone(&board);
-            let parts =
-                http::Parts { config, store, reader, board, metrics, registry, ingest, clock };
+            let (about, board) = (about.clone(), Arc::clone(&board));
+            let parts = http::Parts {
+                config,
+                about,
+                store,
+                reader,
+                board,
+                metrics,
+                registry,
+                ingest,
+                clock,
+            };
             HttpServer::start(listener, parts)
         });
         let http = http.transpose().map_err(AppError::Serve)?;
 
-        Ok(App { store, reader, registry, ingest, ticker, courier, http, watch, receiver })
+        Ok(App {
+            store,
+            reader,
+            registry,
+            ingest,
+            ticker,
+            courier,
+            http,
+            watch,
+            receiver,
+            board,
+            about,
+            clock,
+        })
     }
 }
 

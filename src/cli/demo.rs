@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use futures::future::{Either, select};
@@ -32,6 +32,9 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// The silence after which a device is offline: three heartbeats.
 const TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The time between two lines with what `heartbeatd status` would say.
+const SENTENCE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The name of the hall whose devices fall together.
 const DARK: &str = "hall-3";
@@ -171,11 +174,15 @@ async fn simulate(app: &App, config: &Config, arguments: &Arguments) -> anyhow::
         totals: Default::default(),
     };
     let mut story = Story::default();
+    let mut said = Instant::now();
     drive
-        .run(arguments.lasts, |drive, told| {
-            if let Told::Step(step) = told {
-                story.tell(&drive.fleet, step);
+        .run(arguments.lasts, |drive, told| match told {
+            Told::Step(step) => story.tell(&drive.fleet, step),
+            Told::Look if said.elapsed() >= SENTENCE_INTERVAL => {
+                said = Instant::now();
+                info!(target: TARGET, "status: {}", app.sentence());
             }
+            Told::Look => (),
         })
         .await;
     drive.publisher.disconnect().await;

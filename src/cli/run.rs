@@ -1,16 +1,21 @@
 //! `heartbeatd run`: the service.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use actix_rt::signal::unix::{SignalKind, signal};
 use futures::future::{Either, select};
 use log::{info, warn};
+use tokio::time::sleep;
 
 use super::greeting::greet;
 use crate::App;
 use crate::config::Loaded;
 use crate::logging::line_budget::LineBudget;
+use crate::process::notify::Notifier;
 
 pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     // Before anything starts, so that no signal is missed.
@@ -41,17 +46,24 @@ pub(super) async fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
     };
     greet(&app, &config);
 
+    let mut manager = Notifier::from_environment();
     let ended = {
         let failed = pin!(app.failed());
         let mut ended = pin!(select(signal, failed));
+        let mut telling = pin!(tell_manager(&app, manager.as_mut()));
         loop {
-            match select(ended.as_mut(), pin!(hangup.recv())).await {
+            let hangup = pin!(hangup.recv());
+            match select(ended.as_mut(), select(hangup, telling.as_mut())).await {
                 Either::Left((Either::Left((name, _)), _)) => break Ok(name),
                 Either::Left((Either::Right((failed, _)), _)) => break Err(failed),
-                Either::Right(_) => reload(&app),
+                Either::Right((Either::Left(_), _)) => reload(&app),
+                Either::Right((Either::Right((never, _)), _)) => match never {},
             }
         }
     };
+    if let Some(manager) = &mut manager {
+        manager.status("Writing what was received, then stopping.".to_owned());
+    }
     let failed = match ended {
         Ok(name) => {
             info!(target: "heartbeatd", "{name}; writing what was received, then stopping");
@@ -77,6 +89,16 @@ pub(super) fn tell(loaded: &Loaded) {
             target: "heartbeatd", count = loaded.kubernetes_variables;
             "variables of a Kubernetes Service in the environment are ignored"
         );
+    }
+}
+
+/// Tells the service manager the sentence of the page and of `heartbeatd status`.
+async fn tell_manager(app: &App, manager: Option<&mut Notifier>) -> Infallible {
+    const INTERVAL: Duration = Duration::from_secs(5);
+    let Some(manager) = manager else { return pending().await };
+    loop {
+        manager.status(app.sentence());
+        sleep(INTERVAL).await;
     }
 }
 

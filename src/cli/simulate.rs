@@ -332,3 +332,85 @@ impl Progress {
 fn whole_seconds(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn arguments(arguments: &[&str]) -> Arguments {
+        let line = ["simulate"].iter().chain(arguments);
+        Command::try_parse_from(line).expect("they are right").arguments
+    }
+
+    /// A configuration with credentials for its broker.
+    fn mqtt() -> MqttConfig {
+        let mut mqtt = Config::default().mqtt;
+        mqtt.url = Some("mqtts://broker.example".parse().expect("a URL"));
+        mqtt.username = Some("heartbeatd".to_owned());
+        mqtt.password = Some("hunter2".to_owned().into());
+        (mqtt.cert_file, mqtt.key_file) = (Some("cert.pem".into()), Some("key.pem".into()));
+        mqtt.ca_file = Some("ca.pem".into());
+        mqtt
+    }
+
+    #[test]
+    fn credentials_of_the_configured_broker_are_for_no_other() {
+        let password = ("heartbeatd".to_owned(), "hunter2".to_owned());
+        for (url, expected) in [
+            (None, Some(password.clone())),
+            (Some("mqtts://broker.example:8883"), Some(password)),
+            (Some("mqtts://broker.example:8884"), None),
+            (Some("mqtt://broker.example"), None),
+            (Some("mqtts://other.example"), None),
+        ] {
+            let given = url.map_or(vec![], |url| vec!["--url", url]);
+            let broker = arguments(&given).broker(&mqtt()).expect("no file is read");
+            let (broker, mqtt) = broker.expect("there is one");
+            assert!(
+                broker.uri.starts_with(url.unwrap_or("mqtts://broker.example:8883")),
+                "{url:?}"
+            );
+            assert_eq!(broker.credentials, expected, "{url:?}");
+            assert_eq!(mqtt.key_file.is_some(), expected.is_some(), "{url:?}");
+            // Whom to trust is no secret.
+            assert!(mqtt.ca_file.is_some(), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_configured_broker_it_is_the_embedded_one() {
+        let mut mqtt = MqttConfig { url: None, ..mqtt() };
+        for (listen, expected) in [
+            (Some("0.0.0.0:1884"), Ok("mqtt://127.0.0.1:1884")),
+            (Some("[::1]:1883"), Ok("mqtt://[::1]:1883")),
+            (Some("127.0.0.1:0"), Err(())),
+            (None, Err(())),
+        ] {
+            let address = listen.map(|address| address.parse().expect("an address"));
+            mqtt.embedded.listen = address.map_or(Listen::Off, Listen::At);
+            let broker = arguments(&[]).broker(&mqtt).expect("no file is read");
+            let uri = broker.map(|(broker, _)| broker.uri).map_err(|_| ());
+            assert_eq!(uri, expected.map(str::to_owned), "{listen:?}");
+        }
+    }
+
+    #[test]
+    fn the_times_of_a_plan_follow_the_period_unless_they_are_given() {
+        let plan = arguments(&["--period", "10s"]).plan();
+        let burst = plan.burst.expect("there is one");
+        let seconds = [plan.up, plan.down, burst.first, burst.every].map(|time| time.as_secs());
+        assert_eq!(seconds, [200, 60, 200, 200]);
+        let plan = arguments(&["--up", "1h", "--down", "5m", "--burst-every", "2h"]).plan();
+        let burst = plan.burst.expect("there is one");
+        let seconds = [plan.up, plan.down, burst.first, burst.every].map(|time| time.as_secs());
+        assert_eq!(seconds, [3600, 300, 7200, 7200]);
+    }
+}

@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::process::accept::{self, Acceptor};
 use crate::process::panics;
 use crate::store::{DeviceStore, Reader};
+use crate::views::About;
 
 /// The number of descriptors that are held back for probes.
 const RESERVED: usize = 16;
@@ -66,6 +67,7 @@ struct State {
 /// What the server needs of the service.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) about: About,
     pub(crate) store: DeviceStore,
     pub(crate) reader: Reader,
     pub(crate) board: Arc<Board>,
@@ -90,7 +92,7 @@ impl HttpServer {
     /// If the listener cannot be used, or no thread can be started.
     pub(crate) fn start(listener: TcpListener, parts: Parts<'_>) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
-        let Parts { config, store, reader, board, metrics, registry, ingest, clock } = parts;
+        let Parts { config, about, store, reader, board, metrics, registry, ingest, clock } = parts;
         let state =
             State { metrics: Arc::clone(&metrics), pages: Arc::default(), registry, ingest };
         let context = Arc::new(Context {
@@ -98,8 +100,7 @@ impl HttpServer {
             reader,
             metrics,
             board,
-            started_at: clock().wall,
-            check_interval: config.heartbeat.check_interval.get(),
+            about,
             settings: config.into(),
             auto_register: config.devices.auto_register,
             clock,

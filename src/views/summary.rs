@@ -3,11 +3,20 @@
 //! One sentence says so everywhere: on the page and in its title, in `heartbeatd status`, and
 //! in `systemctl status`.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::evidence::EvidenceSettings;
 use super::text::{self, To};
 use super::{as_millis, as_optional_millis};
+use crate::Config;
+use crate::board::Snapshot;
+use crate::domain::{ServiceState, Status};
+
+/// The maximum number of bursts that a summary lists.
+const LISTED_BURSTS: usize = 10;
 
 /// The state of the listening. If several hold, the one that comes first here counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +36,20 @@ pub(crate) enum State {
     Warming,
     /// Heartbeats provably arrive, and silent devices are found.
     Listening,
+}
+
+impl From<ServiceState> for State {
+    fn from(state: ServiceState) -> Self {
+        match state {
+            ServiceState::Database => Self::Database,
+            ServiceState::Disconnected => Self::Disconnected,
+            ServiceState::Unproven => Self::Unproven,
+            ServiceState::Shedding => Self::Shedding,
+            ServiceState::FleetSilent => Self::FleetSilent,
+            ServiceState::Warming => Self::Warming,
+            ServiceState::Listening => Self::Listening,
+        }
+    }
 }
 
 impl State {
@@ -132,6 +155,72 @@ pub(crate) struct Summary {
     pub(crate) clock_step: Option<ClockStepView>,
     /// The time for which no device has been heard although echoes come back.
     pub(crate) fleet_silent_seconds: Option<f64>,
+}
+
+/// The service that a summary is about: what does not change while it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    settings: EvidenceSettings,
+    check_interval: Duration,
+    started_at: DateTime<Utc>,
+}
+
+impl About {
+    /// A service with `config` that was started at `started_at`.
+    pub(crate) fn new(config: &Config, started_at: DateTime<Utc>) -> Self {
+        let check_interval = config.heartbeat.check_interval.get();
+        Self { settings: config.into(), check_interval, started_at }
+    }
+}
+
+impl Summary {
+    /// The summary of everything that is known at `now`.
+    pub(crate) fn of(snapshot: Snapshot, about: &About, now: DateTime<Utc>) -> Self {
+        let count = |status| snapshot.counts.get(&status).copied().unwrap_or_default();
+        let devices = Counts {
+            provisioning: count(Status::Provisioning),
+            online: count(Status::Online),
+            offline: count(Status::Offline),
+            error: count(Status::Error),
+        };
+        let state = State::from(snapshot.told.state);
+        let ready_in = snapshot.ready_in.filter(|_| state == State::Warming);
+        let bursts = snapshot.bursts.iter().take(LISTED_BURSTS).map(|burst| Burst {
+            found_at: burst.found_at,
+            devices: burst.devices,
+            since: burst.silent_since,
+        });
+        Self {
+            state,
+            detail: snapshot.told.detail,
+            since: snapshot.told.since,
+            as_of: snapshot.as_of,
+            now,
+            started_at: about.started_at,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: about.settings.instance().to_owned(),
+            devices,
+            total: devices.total(),
+            late: snapshot.late,
+            heartbeats_per_second: (snapshot.heartbeats_per_second * 10.0).round() / 10.0,
+            pending_heartbeats: snapshot.pending_heartbeats as u64,
+            undelivered_alerts: snapshot.undelivered_alerts,
+            bursts: bursts.collect(),
+            timeout_seconds: about.settings.timeout().as_secs_f64(),
+            check_interval_seconds: about.check_interval.as_secs_f64(),
+            ready_in_seconds: ready_in.map(|time| time.as_secs_f64()),
+            broker: match snapshot.broker {
+                Ok(()) => Health { ok: true, error: None },
+                Err(error) => Health { ok: false, error },
+            },
+            database: Health { ok: snapshot.database.is_ok(), error: snapshot.database.err() },
+            clock_step: snapshot.clock_step.map(|step| ClockStepView {
+                at: step.at,
+                by_seconds: step.by.num_milliseconds() as f64 / 1000.0,
+            }),
+            fleet_silent_seconds: snapshot.fleet_silent.map(|time| time.as_secs_f64()),
+        }
+    }
 }
 
 /// The summary as it is shown: its sentence, and the facts.

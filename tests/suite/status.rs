@@ -2,9 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::process::Output;
 use std::thread::JoinHandle;
 
+use servers::PATIENCE;
+use servers::mosquitto::publish;
 use servers::process::free_port;
 
 use crate::support::service::Place;
@@ -122,4 +125,29 @@ fn a_service_that_cannot_be_asked_is_1_with_what_to_check() {
         assert_eq!(code, Some(1), "{log}");
         assert!(log.contains(why), "no {why:?} in {log}");
     }
+}
+
+#[test]
+fn the_service_manager_is_told_the_sentence_and_that_the_service_stops() {
+    let place = Place::new();
+    let path = place.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(PATIENCE)).expect("it is open");
+    let told = || {
+        let mut buffer = [0; 1000];
+        let length = manager.recv(&mut buffer).expect("the service tells something");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let mut service = place.start_with(|command| {
+        command.env("NOTIFY_SOCKET", &path);
+    });
+    service.await_listening();
+    publish(service.broker_port(), "devices/pump/heartbeat", b"", &[]);
+    let all = std::iter::repeat_with(told);
+    let last = all.take(50).find(|status| status.contains(" of 1 online."));
+    assert!(last.as_ref().is_some_and(|status| status.starts_with("STATUS=")), "{last:?}");
+    service.signal("TERM");
+    assert_eq!(service.await_exit(), Some(0));
+    let last = std::iter::repeat_with(told).take(50).find(|status| status.contains("stopping"));
+    assert_eq!(last.as_deref(), Some("STATUS=Writing what was received, then stopping."));
 }

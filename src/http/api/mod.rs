@@ -32,7 +32,6 @@ use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::{Semaphore, watch};
@@ -50,7 +49,7 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{DeviceStore, Reader, StoreError};
-use crate::views::EvidenceSettings;
+use crate::views::{About, EvidenceSettings};
 
 /// The path below which the API is.
 pub(in crate::http) const ROOT: &str = "/api/v1";
@@ -76,8 +75,7 @@ pub(in crate::http) struct Context {
     pub(in crate::http) settings: EvidenceSettings,
     pub(in crate::http) metrics: Arc<Metrics>,
     pub(in crate::http) board: Arc<Board>,
-    pub(in crate::http) started_at: DateTime<Utc>,
-    pub(in crate::http) check_interval: Duration,
+    pub(in crate::http) about: About,
     pub(in crate::http) auto_register: bool,
     pub(in crate::http) clock: Clock,
 }
