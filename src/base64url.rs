@@ -25,7 +25,7 @@ mod tests {
         for (bytes, text) in [
             (&b""[..], ""),
             (b"f", "Zg"),
-            (b"fo", "Zm8"),
+            (b"on", "b24"),
             (b"foobar", "Zm9vYmFy"),
             (b"\xfb\xff", "-_8"),
         ] {

@@ -58,7 +58,7 @@ mod tests {
             seal("pump", "lime", b"secret"),
             seal("pump", "line", b"Secret"),
             seal("pump", "linesecret", b""),
-            seal("pumpl", "ine", b"secret"),
+            seal("pumpli", "ne", b"secret"),
             MemoryKey::random().expect("random").seal("pump", "line", b"secret").expect("it is"),
         ] {
             assert!(sealed != other);
