@@ -6,7 +6,7 @@ use entity::status_transition::{Column, Entity, Model};
 use futures::TryStreamExt;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder,
+    ColumnTrait, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait, Select, StreamTrait,
 };
 
@@ -85,8 +85,8 @@ impl DeviceStore {
     /// there is any.
     ///
     /// For an alert that is another alert, because the two kinds may go to different sinks, of
-    /// which only one is out of order. For a recovery it is of either kind, as long as no
-    /// recovery comes before its alert.
+    /// which only one is out of order. For a recovery it is of either kind. No recovery comes
+    /// before its alert by that, because its alert would be the older one.
     ///
     /// # Errors
     ///
@@ -98,10 +98,7 @@ impl DeviceStore {
             let alerts = later.filter(Column::ToStatus.eq(entity::Status::Offline));
             vec![alerts.clone().filter(is_other), alerts]
         } else {
-            let is_after_its_alert = Column::OutageSequence.lt(head.sequence);
-            let may_precede =
-                Condition::any().add(Column::OutageSequence.is_null()).add(is_after_its_alert);
-            vec![later.filter(is_other).filter(may_precede)]
+            vec![later.filter(is_other)]
         };
         self.read("read the undelivered transitions", async |db| {
             let key = Key::Ascending(Column::Sequence);
