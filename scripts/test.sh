@@ -28,6 +28,9 @@ RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps --locked --quiet
 # instead of 365 s on two processors.
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((4 * $(nproc)))} step cargo test --workspace --locked
 
+# Requests of all kinds to the real binary, made from its OpenAPI document.
+step scripts/api.sh
+
 # The counter of instructions must have the version of its library.
 version=$(sed -n '/^name = "gungraun"$/{n;s/^version = "\(.*\)"$/\1/p}' Cargo.lock)
 step install_tool gungraun-runner "$version"

@@ -96,7 +96,9 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
         ("{\"timeout\":1}", "timeout_seconds"),
         ("{\"timeout_seconds\":\"1\"}", "invalid type"),
         ("{\"timeout_seconds\":0}", "from 1 to 315360000"),
-        ("{\"timeout_seconds\":1.5}", "invalid type"),
+        ("{\"timeout_seconds\":1.5}", "from 1 to 315360000"),
+        ("{\"timeout_seconds\":-1}", "from 1 to 315360000"),
+        ("{\"timeout_seconds\":1e300}", "from 1 to 315360000"),
         ("\u{0}", "expected value"),
     ] {
         let answer = change(&service, "PUT", "/api/v1/devices/a", TOKEN, body);
@@ -147,6 +149,8 @@ fn a_device_is_registered_changed_and_removed() {
     assert_eq!((&device["id"], &device["status"]), (&json!("pump 17"), &json!("provisioning")));
     assert_eq!(device["effective_timeout_seconds"], 300.0);
     assert_eq!(get(&service, path).ok(), device);
+    let whole = change(&service, "PUT", path, TOKEN, r#"{"timeout_seconds":301.0}"#);
+    assert_eq!((whole.status, &whole.json()["timeout_seconds"]), (200, &json!(301)));
     let again = change(&service, "PUT", path, TOKEN, r#"{"timeout_seconds":null}"#);
     assert_eq!((again.status, &again.json()["timeout_seconds"]), (200, &Value::Null));
     assert_eq!(again.json()["effective_timeout_seconds"], 3.0);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 
 use super::devices::{is_late, late_cutoffs};
 use super::{Answer, Answered, Context, Kind, Problem, invalid_id};
@@ -20,7 +21,7 @@ use crate::views::{Explanation, gather_evidence};
 pub(super) struct Change {
     /// The device's own timeout; null for the default.
     #[serde(default)]
-    timeout_seconds: Option<u64>,
+    timeout_seconds: Option<Number>,
 }
 
 #[derive(Serialize)]
@@ -71,9 +72,12 @@ pub(super) async fn remove(context: &Context, id: &str) -> Answered {
 
 impl Change {
     fn timeout(&self) -> Result<Option<Duration>, Problem> {
-        let Some(seconds) = self.timeout_seconds else { return Ok(None) };
+        let Some(seconds) = &self.timeout_seconds else { return Ok(None) };
         let most = MAX_TIMEOUT.as_secs();
-        if (1..=most).contains(&seconds) {
+        // JSON has only one kind of numbers, and 300.0 is a whole one.
+        let whole = |seconds: f64| (seconds.fract() == 0.0).then_some(seconds as u64);
+        let seconds = seconds.as_u64().or_else(|| seconds.as_f64().and_then(whole));
+        if let Some(seconds) = seconds.filter(|seconds| (1..=most).contains(seconds)) {
             return Ok(Some(Duration::from_secs(seconds)));
         }
         let detail = format!("a whole number from 1 to {most} is expected, or null");

@@ -44,6 +44,9 @@ pub(super) enum Takes {
     Seconds(u64),
 }
 
+/// A place as text: two numbers of at most 18 digits.
+const PLACE: &str = "^(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})$";
+
 const STATUS: &str = "#/components/schemas/Status";
 const DEVICE_ID: &str = "#/components/schemas/DeviceId";
 
@@ -187,7 +190,7 @@ impl Takes {
             Self::Time => json!({"type": "string", "format": "date-time"}),
             Self::DeviceId => json!({"$ref": DEVICE_ID}),
             Self::Cursor => json!({"type": "string", "format": "cursor", "maxLength": MAX_CURSOR}),
-            Self::Place => json!({"type": "string", "format": "event-id", "maxLength": 40}),
+            Self::Place => json!({"type": "string", "pattern": PLACE}),
             Self::Text(most) => json!({"type": "string", "maxLength": most}),
             Self::Word(words) => json!({"type": "string", "enum": words}),
             Self::Seconds(most) => json!({
@@ -228,7 +231,7 @@ impl Takes {
             Self::Text(most) if text.chars().count() > most || text.contains('\0') => {
                 Err(format!("at most {most} characters are expected, none of them U+0000"))
             }
-            Self::Place if !text.is_empty() && place_of_text(text).is_none() => {
+            Self::Place if place_of_text(text).is_none() => {
                 Err("the `id` of an event or a `next` is expected, as it is".to_owned())
             }
             Self::Cursor | Self::Place | Self::Text(_) => Ok(Value::Text(text.to_owned())),

@@ -60,7 +60,9 @@ pub(crate) fn place_of_text(text: &str) -> Option<EventPlace> {
     let (transition, journal) = text.split_once('-')?;
     let number = |digits: &str| {
         let number: i64 = digits.parse().ok()?;
-        (number >= 0 && number.to_string() == digits).then_some(number)
+        // All that a client may send is what it got, and no number gets that large.
+        let fits = (0..1_000_000_000_000_000_000).contains(&number);
+        (fits && number.to_string() == digits).then_some(number)
     };
     Some(EventPlace { transition: number(transition)?, journal: number(journal)? })
 }
