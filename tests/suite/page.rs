@@ -295,6 +295,29 @@ fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
 }
 
 #[test]
+fn all_tabs_of_a_browser_share_one_stream() {
+    let place = place().with("HTTP__MAX_STREAMS", "2");
+    let service = place.start();
+    service.await_listening();
+    let browser = Browser::start();
+    for path in ["/", "/devices", "/listening"] {
+        browser.open(&page(&service, path));
+        browser.await_state("listening");
+        browser.new_tab();
+    }
+    heartbeat(service.broker_port(), "a", b"");
+    browser.close_tab();
+    browser.await_text(COUNT, |text| text == "1");
+    // So one of two is still free.
+    let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
+    let request = "GET /api/v1/events/stream?summary=1s HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it is read");
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).expect("it answers");
+    assert_eq!(&status, b"HTTP/1.1 200");
+}
+
+#[test]
 fn the_keyboard_reaches_everything() {
     let place = place().with("HEARTBEAT__TIMEOUT", "1h");
     let service = place.start();

@@ -19,7 +19,7 @@ use servers::{POLL, eventually};
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The time within which a page shows what has changed, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The light in which pages are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
