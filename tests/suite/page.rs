@@ -253,6 +253,8 @@ fn without_the_database_the_page_says_what_waits() {
     browser.await_state("listening");
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    // A transaction that is dropped needs it, too.
+    let _entered = runtime.enter();
     let lock = runtime.block_on(lock_sqlite(&place.database_url()));
     browser.await_state("database");
     let sentence = browser.await_text(SENTENCE, |text| text.contains("heartbeats wait"));
