@@ -40,6 +40,7 @@ done
 export SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH=$PWD/scripts PYTHONDONTWRITEBYTECODE=1
 config=$PWD/scripts/schemathesis.toml
 cd "$folder"
-# A stream never ends. The tests of the suite have it.
+# A stream never ends. The tests of the suite have it. `--phases stateful` follows answers from one
+# request to the next; there the hooks do not apply, so it may send an id that is not accepted.
 "$python/bin/schemathesis" --config-file "$config" run "$url/api/v1/openapi.json" \
-    --header "$authorization" --exclude-path /events/stream --no-color "$@"
+    --header "$authorization" --exclude-path /events/stream --phases coverage,fuzzing --no-color "$@"
