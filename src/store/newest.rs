@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use entity::status_transition::Model;
-use sea_orm::{DatabaseConnection, DbErr, FromQueryResult, QueryResult, Value};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, FromQueryResult, QueryResult, Value};
 
 use super::outages::IS_OPEN;
 use super::reading::Reader;
@@ -107,15 +107,26 @@ impl Reader {
         // As an expression, so that no index of times is used instead of the device's: at one
         // instant a million others may have fallen silent.
         let time = if query.device.is_some() { "at + 0" } else { "at" };
-        for (operator, instant) in
-            [("=", at), ("<", before), ("<", query.until), (">=", query.from)]
-        {
+        for (operator, instant) in [("<", before), ("<", query.until), (">=", query.from)] {
             if let Some(instant) = instant {
                 all.push(format!("{time} {operator} {}", bind(millis(instant).into())));
             }
         }
-        if let Some(sequence) = sequence {
-            all.push(format!("sequence < {}", bind(sequence.into())));
+        let at = at.map(|at| bind(millis(at).into()));
+        let sequence = sequence.map(|sequence| bind(sequence.into()));
+        match (self.0.backend(), at, sequence) {
+            // Not an equation: it would make the order that of the sequence numbers alone, and
+            // PostgreSQL would go through the newest transitions to those of this instant.
+            (DbBackend::Postgres, Some(at), Some(sequence)) if query.device.is_none() => {
+                all.push(format!("at >= {at} AND (at, sequence) < ({at}, {sequence})"));
+            }
+            (DbBackend::Postgres, Some(at), None) if query.device.is_none() => {
+                all.push(format!("at >= {at} AND at <= {at}"));
+            }
+            (_, at, sequence) => {
+                all.extend(at.map(|at| format!("{time} = {at}")));
+                all.extend(sequence.map(|sequence| format!("sequence < {sequence}")));
+            }
         }
         let order = if query.device.is_some() { "" } else { "at DESC, " };
         // Raw, because the builder has no expressions.
