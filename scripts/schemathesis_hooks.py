@@ -1,6 +1,7 @@
 """Keeps schemathesis to the device ids that heartbeatd accepts, where a pattern cannot say it."""
 
 import unicodedata
+from urllib.parse import unquote
 
 import schemathesis
 
@@ -15,7 +16,8 @@ def is_visible(text):
 
 def is_visible_id(values, name):
     text = (values or {}).get(name)
-    return not isinstance(text, str) or is_visible(text)
+    # In a path it is encoded already.
+    return not isinstance(text, str) or is_visible(unquote(text))
 
 
 @schemathesis.hook
