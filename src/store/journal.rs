@@ -31,6 +31,10 @@ const ENTRY: Columns = &[
 /// "journal" in ASCII.
 const JOURNAL_LOCK: i64 = i64::from_be_bytes(*b"\0journal");
 
+/// The number of entries that one statement writes. SQLite keeps a copy of each page that a
+/// statement changes, in memory, until its end.
+const WRITTEN_AT_ONCE: usize = 1_000;
+
 /// The id of the only row of table pruned.
 const ONLY: i32 = 1;
 
@@ -55,7 +59,10 @@ impl DeviceStore {
              WHERE true ON CONFLICT DO NOTHING",
             rows = rows::select(self.backend(), "$1", ENTRY),
         );
-        self.execute(transaction, &sql, [rows::bind(entries)]).await?;
+        while entries.peek().is_some() {
+            let some = rows::bind(entries.by_ref().take(WRITTEN_AT_ONCE));
+            self.execute(transaction, &sql, [some]).await?;
+        }
         Ok(())
     }
 
