@@ -288,7 +288,9 @@ fn warming_in_words(summary: &Summary) -> String {
     let began = if summary.since - summary.started_at <= START { "started" } else { "connected" };
     match summary.ready_in_seconds {
         Some(seconds) => {
-            format!("Just {began}: a silent device can be found in {}.", in_words(seconds))
+            // Whole seconds, and not earlier than it can.
+            let seconds = in_words(seconds.ceil());
+            format!("Just {began}: a silent device can be found in {seconds}.")
         }
         None => format!("Just {began}: a silent device cannot be found yet."),
     }
@@ -408,7 +410,7 @@ mod tests {
     fn a_service_that_was_just_started_says_when_it_can_find_a_silent_device() {
         let told = told(State::Warming, |summary| {
             summary.started_at = ago(200);
-            summary.ready_in_seconds = Some(160.9);
+            summary.ready_in_seconds = Some(159.1);
         });
         assert!(told.starts_with("Just started: a silent device can be found in 2 min 40 s. L"));
     }

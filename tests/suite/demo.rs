@@ -30,7 +30,12 @@ fn the_demo_shows_a_device_go_offline_and_come_back_and_leaves_nothing_behind() 
     let offline = demo.await_event("INFO device_registry device= from=online to=offline");
     let device = Line::parse(&offline).and_then(|line| line.value("device")).expect("an id");
     demo.await_event(&format!("INFO device_registry device={device} from=offline to=online"));
-    assert_eq!(demo.get("/readyz").0, 200);
+    let (status, page) = demo.get("/");
+    assert!(status == 200 && page.contains("<html"), "{status} {page}");
+    let address = demo.http_address().to_string();
+    let status = place.run(&["status", "--address", &address]);
+    let sentence = String::from_utf8_lossy(&status.stdout);
+    assert!(sentence.contains(" of 24 online."), "{sentence}");
     // Its files are in the temporary folder and nowhere else.
     assert_eq!(fs::read_dir(&temporary).expect("a folder").count(), 1);
     demo.signal("INT");
