@@ -1,4 +1,4 @@
-"""Keeps schemathesis to the device ids that heartbeatd accepts, where a pattern cannot say it."""
+"""Keeps schemathesis to what heartbeatd accepts, where the document cannot say it."""
 
 import unicodedata
 from urllib.parse import unquote
@@ -27,4 +27,6 @@ def filter_path_parameters(context, path_parameters):
 
 @schemathesis.hook
 def filter_query(context, query):
-    return is_visible_id(query, "device")
+    # In schemathesis.toml each window begins where time does, so it may not end there.
+    ends_there = str((query or {}).get("to", "")).startswith("0000")
+    return is_visible_id(query, "device") and not ends_there
