@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use heartbeatd::actors::device_registry::{ConfirmListening, Flush};
@@ -13,6 +14,7 @@ use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, id, non_zero};
 use servers::PATIENCE;
+use tokio::sync::Notify;
 
 on_both_databases! {
     events_tell_everything_that_happened_in_order
@@ -20,6 +22,7 @@ on_both_databases! {
     a_reader_that_was_away_for_too_long_is_told
     a_gap_is_told_once_although_the_answer_to_its_commit_was_lost
     numbers_of_the_journal_are_given_in_the_order_of_the_commits
+    a_command_whose_commit_takes_long_is_not_overtaken
 }
 
 fn told(event: &Event) -> String {
@@ -161,12 +164,12 @@ async fn a_reader_that_was_away_for_too_long_is_told(database: TestDatabase) {
 }
 
 /// Commits the next flush, and says that it failed.
-struct Untold(std::sync::atomic::AtomicBool);
+struct Untold(AtomicBool);
 
 impl Interference for Untold {
     fn at(&self, point: Point) -> Interfering {
         let is_commit = point == Point::Commit("record heartbeats");
-        let untold = is_commit && self.0.swap(false, std::sync::atomic::Ordering::SeqCst);
+        let untold = is_commit && self.0.swap(false, Ordering::SeqCst);
         let outcome = if untold { Outcome::CommitThenFail } else { Outcome::GoOn };
         Box::pin(std::future::ready(outcome))
     }
@@ -218,4 +221,50 @@ async fn numbers_of_the_journal_are_given_in_the_order_of_the_commits(database: 
         writer.await.expect("it ends");
     }
     assert_eq!(seen, 8 * 20 * 2, "each once");
+}
+
+/// Keeps the first commit of a registration waiting, until it may go on or half a second has
+/// passed.
+struct Slow {
+    held: Arc<Notify>,
+    go_on: Arc<Notify>,
+    is_first: AtomicBool,
+}
+
+impl Interference for Slow {
+    fn at(&self, point: Point) -> Interfering {
+        let is_commit = point == Point::Commit("register the device");
+        let waits = is_commit && self.is_first.swap(false, Ordering::SeqCst);
+        let (held, go_on) = (Arc::clone(&self.held), Arc::clone(&self.go_on));
+        Box::pin(async move {
+            if waits {
+                held.notify_one();
+                let patience = Duration::from_millis(500);
+                let _elapsed = tokio::time::timeout(patience, go_on.notified()).await;
+            }
+            Outcome::GoOn
+        })
+    }
+}
+
+async fn a_command_whose_commit_takes_long_is_not_overtaken(database: TestDatabase) {
+    let (held, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = Slow {
+        held: Arc::clone(&held),
+        go_on: Arc::clone(&go_on),
+        is_first: AtomicBool::new(true),
+    };
+    let first = database.open().await.interfere(Arc::new(slow));
+    let second = database.open().await;
+    let reader = second.reader().await.expect("it opens");
+    let registering = actix_rt::spawn(async move { first.register(&id("a"), None, at(1)).await });
+    held.notified().await;
+    // Waits for the other one, whose number is smaller.
+    assert!(second.register(&id("b"), None, at(2)).await.expect("it writes"));
+    let mut read = after(&reader, EventPlace::default(), 10).await;
+    go_on.notify_one();
+    assert!(registering.await.expect("it ends").expect("it writes"));
+    let place = read.last().map_or(EventPlace::default(), |event| event.place);
+    read.extend(after(&reader, place, 10).await);
+    assert_eq!(read.iter().map(told).collect::<Vec<_>>(), ["a registered", "b registered"]);
 }

@@ -167,15 +167,42 @@ async fn lists_have_every_transition_once_newest_first(database: TestDatabase) {
     }
 }
 
+/// So many outages at one instant that PostgreSQL is tempted to look for them by their numbers.
+async fn insert_bursts(database: &TestDatabase) {
+    let rows = |from: i64, time: i64| {
+        let row = |sequence: i64| {
+            let millis = at(time).timestamp_millis();
+            format!("({sequence}, 'd-{sequence}', 'online', 'offline', {millis}, {millis})")
+        };
+        (from..from + 5_000).map(row).collect::<Vec<_>>().join(",")
+    };
+    for (from, time) in [(1, 20), (5_001, 20), (10_001, 30), (15_001, 30)] {
+        let columns = "sequence, device_id, from_status, to_status, at, ended_at";
+        let values = rows(from, time);
+        let sql = format!("INSERT INTO status_transition ({columns}) VALUES {values}");
+        database.execute(&sql).await;
+    }
+    database.execute("ANALYZE status_transition").await;
+}
+
 async fn no_list_goes_through_all_transitions_or_sorts_them(database: TestDatabase) {
+    assert_plans(&database, true).await;
+    // With statistics PostgreSQL may prefer another index that is as good.
+    if database.url.starts_with("postgres") {
+        insert_bursts(&database).await;
+        assert_plans(&database, false).await;
+    }
+}
+
+async fn assert_plans(database: &TestDatabase, each_has_its_index: bool) {
     let (store, statements) = Statements::of(database.open().await);
     let reader = store.reader().await.expect("it opens");
-    let some = Position { at: at(30), sequence: 100 };
+    let some = Position { at: at(30), sequence: 12_000 };
     for query in queries() {
         for after in [None, Some(some)] {
             reader.transitions(&query, after, 100).await.expect("it reads");
             for sql in statements.take() {
-                let plan = plan(&database, &sql).await;
+                let plan = plan(database, &sql).await;
                 let bad = unbounded(&plan);
                 assert!(bad.is_empty(), "{sql}\n{plan:#?}");
                 // By an index that has nothing else than what is asked for.
@@ -192,7 +219,8 @@ async fn no_list_goes_through_all_transitions_or_sorts_them(database: TestDataba
                     let index = format!("status_transition_{name}");
                     plan.iter().any(|line| format!("{line} ").contains(&index))
                 };
-                assert!(indexes.iter().any(uses), "{sql}\n{plan:#?}");
+                let has_its_index = !each_has_its_index || indexes.iter().any(uses);
+                assert!(has_its_index, "{sql}\n{plan:#?}");
             }
         }
     }
