@@ -25,7 +25,7 @@ pub struct DeviceQuery {
     pub statuses: BTreeSet<Status>,
     /// Has an id of this form.
     pub ids: Ids,
-    /// Is silent by these cutoffs. For late devices, those of [`Cutoffs::late`].
+    /// Is silent by these cutoffs. For late devices, those of [`Coverage::late_cutoffs`](crate::domain::Coverage::late_cutoffs).
     pub silent: Option<Cutoffs>,
 }
 
