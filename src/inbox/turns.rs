@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 pub const MAX_TURN: usize = 4096;
 
 /// The number of messages for which the inbox has room: about 3 MB of heartbeats, beside as many
-/// that are handled meanwhile. Four times as many are no faster.
+/// that are handled meanwhile.
 pub(super) const ROOM: usize = 32 * 1024;
 
 /// What one publisher has put into the inbox since it was last emptied.
