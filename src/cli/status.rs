@@ -9,8 +9,9 @@ use super::{ask, exit, refuse};
 use crate::Config;
 use crate::address::reachable;
 use crate::config::{Secret, read_secret};
+use crate::domain::ServiceState;
 use crate::logging::escape::Escaped;
-use crate::views::{State, SummaryView};
+use crate::views::SummaryView;
 
 const PATH: &str = "/api/v1/summary";
 
@@ -85,5 +86,5 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
             writeln!(out, "{}", Escaped(detail))?;
         }
     }
-    Ok(if view.summary.state == State::Listening { 0 } else { exit::NEGATIVE }.into())
+    Ok(if view.summary.state == ServiceState::Listening { 0 } else { exit::NEGATIVE }.into())
 }

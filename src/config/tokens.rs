@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::InvalidValue;
 use crate::domain::device_id::is_invisible;
+use crate::logging::escape::Hex;
 
 /// The maximum number of characters of a token's name.
 const MAX_NAME: usize = 64;
@@ -117,7 +118,7 @@ impl TokenHash {
 
 impl fmt::Display for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 

@@ -17,7 +17,6 @@ mod registration;
 pub mod rounds;
 mod service_state;
 pub mod status;
-mod timeline;
 mod timestamp;
 mod topic;
 
@@ -38,5 +37,4 @@ pub use registration::RegistrationBudget;
 pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
 pub use service_state::ServiceState;
 pub use status::{Burst, EndedOutage, GivenUp, Recovery, Status, Transition};
-pub use timeline::{TimelineBucket, timeline};
 pub use topic::{InvalidTopicPattern, TopicPattern};

@@ -33,6 +33,11 @@ impl ServiceState {
         Self::Listening,
     ];
 
+    /// The state with this name, if there is one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// The name in the database and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,7 +5,6 @@
 //! The files lie under a path with a version, the hash of all of them. A browser keeps them
 //! until that changes, and never mixes those of two versions.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::LazyLock;
 
@@ -20,6 +19,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::{refusal, resource};
+use crate::logging::escape::Hex;
 
 /// Nothing is loaded from elsewhere, no script or style stands in a document, and no other
 /// page may frame this one.
@@ -117,11 +117,7 @@ fn version() -> String {
         hash.update(file.name.as_bytes());
         hash.update(file.content.as_bytes());
     }
-    let digest = hash.finish();
-    digest[..8].iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Hex(&hash.finish()[..8]).to_string()
 }
 
 impl Body {

@@ -206,7 +206,7 @@ fn client_id(connect: &Connect) -> Result<(String, Option<String>), Refusal> {
     Ok((id.clone(), Some(id)))
 }
 
-/// The first characters of a text, up to 64 bytes.
-fn beginning(text: &str) -> &str {
+/// The beginning of a text from a client that may have no such name, up to 64 bytes.
+pub(super) fn beginning(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
 }

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::poll_read_buf;
 
+use super::admission::beginning;
 use super::clients::{Ending, Place};
 use super::codec::{Connect, Reason};
 use super::door::{self, Entry};
@@ -505,11 +506,6 @@ pub(super) struct Admitted {
     pub(super) peer: Peer,
     /// Kept until the connection is closed.
     _seated: Seated,
-}
-
-/// The beginning of a name from a client that may not have one, up to 64 bytes.
-fn beginning(text: &str) -> &str {
-    &text[..text.floor_char_boundary(64)]
 }
 
 fn refusal_of(ending: Ending) -> Refusal {

@@ -20,7 +20,7 @@ mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices, late_cutoffs};
 pub(crate) use evidence::{EvidenceSettings, Explanation, gap_in_words, gather_evidence};
-pub(crate) use summary::{About, State, Summary, SummaryView, sentence};
+pub(crate) use summary::{About, Summary, SummaryView, sentence};
 pub(crate) use token::{NewTokenView, TokenView};
 pub(crate) use transition::{TransitionView, Transitions};
 pub(crate) use user::{UserView, devices_in_words};

@@ -6,70 +6,18 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::evidence::EvidenceSettings;
 use super::text::{self, To};
-use super::{as_millis, as_optional_millis};
+use super::{as_millis, as_optional_millis, as_text};
 use crate::Config;
 use crate::board::Snapshot;
 use crate::domain::{ServiceState, Status};
 
 /// The maximum number of bursts that a summary lists.
 const LISTED_BURSTS: usize = 10;
-
-/// The state of the listening. If several hold, the one that comes first here counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum State {
-    /// The database is away; heartbeats wait for it.
-    Database,
-    /// The broker cannot be reached.
-    Disconnected,
-    /// Connected, but no echo has come back lately.
-    Unproven,
-    /// Messages are thrown away, because they come faster than they can be handled.
-    Shedding,
-    /// No device is heard, yet echoes come back.
-    FleetSilent,
-    /// Not enough was listened to yet to find any device silent.
-    Warming,
-    /// Heartbeats provably arrive, and silent devices are found.
-    Listening,
-}
-
-impl From<ServiceState> for State {
-    fn from(state: ServiceState) -> Self {
-        match state {
-            ServiceState::Database => Self::Database,
-            ServiceState::Disconnected => Self::Disconnected,
-            ServiceState::Unproven => Self::Unproven,
-            ServiceState::Shedding => Self::Shedding,
-            ServiceState::FleetSilent => Self::FleetSilent,
-            ServiceState::Warming => Self::Warming,
-            ServiceState::Listening => Self::Listening,
-        }
-    }
-}
-
-impl State {
-    /// Every state.
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Database,
-        Self::Disconnected,
-        Self::Unproven,
-        Self::Shedding,
-        Self::FleetSilent,
-        Self::Warming,
-        Self::Listening,
-    ];
-
-    /// True if the counts are of now, and not only what was known last.
-    fn is_current(self) -> bool {
-        matches!(self, Self::Listening | Self::FleetSilent)
-    }
-}
 
 /// The number of devices with each status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,7 +68,8 @@ pub(crate) struct ClockStepView {
 /// The facts of the summary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    pub(crate) state: State,
+    #[serde(serialize_with = "as_text", deserialize_with = "state_named")]
+    pub(crate) state: ServiceState,
     /// The reason for the state, as a sentence for people.
     pub(crate) detail: Option<String>,
     /// The time at which the state began.
@@ -183,8 +132,8 @@ impl Summary {
             offline: count(Status::Offline),
             error: count(Status::Error),
         };
-        let state = State::from(snapshot.told.state);
-        let ready_in = snapshot.ready_in.filter(|_| state == State::Warming);
+        let state = snapshot.told.state;
+        let ready_in = snapshot.ready_in.filter(|_| state == ServiceState::Warming);
         let bursts = snapshot.bursts.iter().take(LISTED_BURSTS).map(|burst| Burst {
             found_at: burst.found_at,
             devices: burst.devices,
@@ -239,7 +188,7 @@ impl From<Summary> for SummaryView {
 
 /// The sentence that answers: may I believe it, is it bad, is it one thing or many.
 pub(crate) fn sentence(summary: &Summary) -> String {
-    let said = if summary.state.is_current() { "" } else { "Last known: " };
+    let said = if is_current(summary.state) { "" } else { "Last known: " };
     let mut parts = vec![state_in_words(summary)];
     match summary.total {
         0 => parts.push("No device is registered.".to_owned()),
@@ -255,18 +204,28 @@ pub(crate) fn sentence(summary: &Summary) -> String {
     parts.join(" ")
 }
 
+/// True if the counts are of now, and not only what was known last.
+fn is_current(state: ServiceState) -> bool {
+    matches!(state, ServiceState::Listening | ServiceState::FleetSilent)
+}
+
+fn state_named<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceState, D::Error> {
+    let name = String::deserialize(from)?;
+    ServiceState::named(&name).ok_or_else(|| D::Error::custom(format!("no such state: {name:?}")))
+}
+
 fn state_in_words(summary: &Summary) -> String {
     let now = summary.now;
     let lasts = text::duration(now - summary.since);
     match summary.state {
-        State::Listening => "Listening.".to_owned(),
-        State::Unproven => {
+        ServiceState::Listening => "Listening.".to_owned(),
+        ServiceState::Unproven => {
             let proven = summary.as_of.unwrap_or(summary.since);
             format!("Not proven since {}.", text::time_of_day(proven, now, To::Second))
         }
-        State::Disconnected => format!("The broker has been unreachable for {lasts}."),
-        State::Warming => warming_in_words(summary),
-        State::Database => {
+        ServiceState::Disconnected => format!("The broker has been unreachable for {lasts}."),
+        ServiceState::Warming => warming_in_words(summary),
+        ServiceState::Database => {
             let waiting = match summary.pending_heartbeats {
                 0 => "no heartbeat waits".to_owned(),
                 1 => "1 heartbeat waits, it is not lost".to_owned(),
@@ -274,8 +233,8 @@ fn state_in_words(summary: &Summary) -> String {
             };
             format!("The database has been away for {lasts}; {waiting}.")
         }
-        State::Shedding => "Messages are being discarded.".to_owned(),
-        State::FleetSilent => {
+        ServiceState::Shedding => "Messages are being discarded.".to_owned(),
+        ServiceState::FleetSilent => {
             let silent = summary.fleet_silent_seconds.map_or(lasts, in_words);
             format!("Nobody has been heard for {silent}, yet echoes return.")
         }
@@ -341,7 +300,7 @@ mod tests {
         DateTime::from_timestamp(NOW - seconds, 0).expect("small")
     }
 
-    fn summary(state: State) -> Summary {
+    fn summary(state: ServiceState) -> Summary {
         let devices = Counts { provisioning: 2, online: 1846, offline: 143, error: 9 };
         let well = Health { ok: true, error: None };
         Summary {
@@ -378,29 +337,31 @@ mod tests {
     #[test]
     fn each_state_has_its_sentence() {
         let counts = "1,846 of 2,000 online. 143 offline, 139 of them since 14:02. 9 error.";
-        for state in State::ALL {
+        for state in ServiceState::ALL {
             let (begins, said) = match state {
-                State::Listening => ("Listening.", ""),
-                State::Unproven => ("Not proven since 14:02:11.", "Last known: "),
-                State::Disconnected => {
+                ServiceState::Listening => ("Listening.", ""),
+                ServiceState::Unproven => ("Not proven since 14:02:11.", "Last known: "),
+                ServiceState::Disconnected => {
                     ("The broker has been unreachable for 3 min.", "Last known: ")
                 }
-                State::Warming => {
+                ServiceState::Warming => {
                     ("Just connected: a silent device cannot be found yet.", "Last known: ")
                 }
-                State::Database => (
+                ServiceState::Database => (
                     "The database has been away for 3 min; 12,000 heartbeats wait, none is lost.",
                     "Last known: ",
                 ),
-                State::Shedding => ("Messages are being discarded.", "Last known: "),
-                State::FleetSilent => ("Nobody has been heard for 3 min, yet echoes return.", ""),
+                ServiceState::Shedding => ("Messages are being discarded.", "Last known: "),
+                ServiceState::FleetSilent => {
+                    ("Nobody has been heard for 3 min, yet echoes return.", "")
+                }
             };
             assert_eq!(sentence(&summary(state)), format!("{begins} {said}{counts}"));
         }
     }
 
     /// The sentence of a summary in `state` that `change` has changed.
-    fn told(state: State, change: impl FnOnce(&mut Summary)) -> String {
+    fn told(state: ServiceState, change: impl FnOnce(&mut Summary)) -> String {
         let mut summary = summary(state);
         change(&mut summary);
         sentence(&summary)
@@ -408,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_service_that_was_just_started_says_when_it_can_find_a_silent_device() {
-        let told = told(State::Warming, |summary| {
+        let told = told(ServiceState::Warming, |summary| {
             summary.started_at = ago(200);
             summary.ready_in_seconds = Some(159.1);
         });
@@ -417,27 +378,28 @@ mod tests {
 
     #[test]
     fn a_service_that_never_proved_anything_names_the_time_at_which_the_state_began() {
-        let told = told(State::Unproven, |summary| summary.as_of = None);
+        let told = told(ServiceState::Unproven, |summary| summary.as_of = None);
         assert!(told.starts_with("Not proven since 14:05:22. "), "{told}");
     }
 
     #[test]
     fn a_state_that_has_lasted_for_a_day_names_its_date() {
-        let told = told(State::Unproven, |summary| summary.as_of = Some(ago(86_400)));
+        let told = told(ServiceState::Unproven, |summary| summary.as_of = Some(ago(86_400)));
         assert!(told.starts_with("Not proven since 2026-11-22 14:08:22. "), "{told}");
     }
 
     #[test]
     fn heartbeats_that_wait_for_the_database_are_counted() {
         for (pending, expected) in [(0, "; no heartbeat waits."), (1, "; 1 heartbeat waits, ")] {
-            let told = told(State::Database, |summary| summary.pending_heartbeats = pending);
+            let told = told(ServiceState::Database, |summary| summary.pending_heartbeats = pending);
             assert!(told.contains(expected), "{told}");
         }
     }
 
     #[test]
     fn the_silence_of_the_fleet_began_before_it_was_noticed() {
-        let told = told(State::FleetSilent, |summary| summary.fleet_silent_seconds = Some(241.0));
+        let told =
+            told(ServiceState::FleetSilent, |summary| summary.fleet_silent_seconds = Some(241.0));
         assert!(told.starts_with("Nobody has been heard for 4 min 1 s, yet "), "{told}");
     }
 
@@ -453,7 +415,7 @@ mod tests {
                 "Listening. 1 of 2 online. 1 error.",
             ),
         ] {
-            let told = told(State::Listening, |summary| {
+            let told = told(ServiceState::Listening, |summary| {
                 (summary.devices, summary.total) = (counts, counts.total());
                 summary.bursts.clear();
             });
@@ -481,14 +443,14 @@ mod tests {
             (vec![burst(143, 382)], "143 offline, all of them since 14:02. "),
             (vec![burst(144, 382)], "143 offline, all of them since 14:02. "),
         ] {
-            let told = told(State::Listening, |summary| summary.bursts.clone_from(&bursts));
+            let told = told(ServiceState::Listening, |summary| summary.bursts.clone_from(&bursts));
             assert!(told.contains(expected), "{bursts:?}: {told}");
         }
     }
 
     #[test]
     fn a_summary_is_json_with_its_sentence_first_and_times_in_milliseconds() {
-        let view = SummaryView::from(summary(State::Listening));
+        let view = SummaryView::from(summary(ServiceState::Listening));
         let json = serde_json::to_string(&view).expect("it is JSON");
         assert!(json.starts_with(r#"{"sentence":"Listening. 1,846 "#), "{json}");
         for part in [
