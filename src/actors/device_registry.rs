@@ -151,7 +151,7 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// The skew of a device's clock above which a warning is logged.
     pub max_clock_skew: Duration,
-    /// The time for which status changes are kept.
+    /// The time for which status changes are kept, and the coverage.
     pub retention: Duration,
     /// The devices that may register.
     pub devices: DevicesConfig,

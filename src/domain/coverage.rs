@@ -36,7 +36,8 @@ pub use self::saved::{Saved, Saving};
 /// together. A single lost or late echo is not a gap.
 const GRACE: u32 = 3;
 
-/// The maximum number of intervals that are kept, of some 40 bytes each.
+/// The maximum number of intervals that are kept in memory, of some 40 bytes each. The database
+/// keeps all of them for `history.retention`.
 pub const MAX_INTERVALS: usize = 10_000;
 
 /// The reason why nothing is proven for a while.
@@ -137,6 +138,9 @@ pub struct Coverage {
 pub struct Change {
     /// Saved intervals that began at this instant or later are replaced.
     pub from: DateTime<Utc>,
+    /// True if the clock was set back. A saved interval that began before `from` and lasts
+    /// longer then ends there. It may have been pruned from memory.
+    pub is_set_back: bool,
     /// The intervals that replace them, oldest first.
     pub intervals: Vec<Listened>,
 }
@@ -270,14 +274,37 @@ impl Coverage {
         let same = same.take_while(|(now, then)| now == then).count();
         let now = self.intervals.iter().nth(same);
         let then = earlier.intervals.iter().nth(same);
-        let from = now.into_iter().chain(then).map(|interval| interval.from).min()?;
-        Some(Change { from, intervals: self.listened().skip(same).collect() })
+        self.change(now.into_iter().chain(then).map(|interval| interval.from).min())
     }
 
     /// The change that turns any saved coverage into this one, for a database whose
     /// contents are unknown. `None` if nothing is proven.
     pub fn whole(&self) -> Option<Change> {
-        Some(Change { from: self.proven_since()?, intervals: self.listened().collect() })
+        self.change(self.proven_since())
+    }
+
+    /// The change that replaces what was saved from `from` on, and from where the clock was set
+    /// back to: the database has older intervals than this coverage, so those in the future of
+    /// a clock that was set back far may not be in memory.
+    fn change(&self, from: Option<DateTime<Utc>>) -> Option<Change> {
+        let set_back = self.set_back.map(|(earliest, _)| earliest);
+        let from = from.into_iter().chain(set_back).min()?;
+        let replaced = |listened: &Listened| listened.interval.until >= from;
+        let intervals: Vec<_> = self.listened().filter(replaced).collect();
+        let from = intervals.first().map_or(from, |oldest| oldest.interval.from.min(from));
+        Some(Change { from, is_set_back: set_back.is_some(), intervals })
+    }
+
+    /// The saved coverage without the intervals that this one has pruned. They stay in the
+    /// database. What the clock was set back over is not pruned but wrong.
+    #[must_use]
+    pub fn unpruned_of(&self, saved: &Self) -> Self {
+        let mut unpruned = saved.clone();
+        let set_back = self.set_back.map(|(earliest, _)| earliest);
+        if let Some(since) = self.proven_since().into_iter().chain(set_back).min() {
+            unpruned.intervals.forget_before(since);
+        }
+        unpruned
     }
 
     /// The part of `earlier` that is still proven. After a clock was set back, what
@@ -294,7 +321,7 @@ impl Coverage {
             causes: earlier.causes.clone(),
             grace: self.grace,
             broken: None,
-            set_back: None,
+            set_back: self.set_back,
         }
     }
 
@@ -507,7 +534,11 @@ mod tests {
     }
 
     fn change(from: i64, intervals: &[Listened]) -> Option<Change> {
-        Some(Change { from: at(from), intervals: intervals.to_vec() })
+        Some(Change { from: at(from), is_set_back: false, intervals: intervals.to_vec() })
+    }
+
+    fn set_back(from: i64, intervals: &[Listened]) -> Option<Change> {
+        change(from, intervals).map(|change| Change { is_set_back: true, ..change })
     }
 
     #[test]
@@ -525,10 +556,11 @@ mod tests {
         let saved = coverage.0.clone();
         coverage.confirm(20, 12);
         let shortened = Listened { interval: interval(0, 12), after: None };
-        assert_eq!(coverage.0.since(&saved), change(0, &[shortened]));
+        assert_eq!(coverage.0.since(&saved), set_back(0, &[shortened]));
         let mut coverage = Growing(saved.clone());
         coverage.confirm(0, 15);
-        assert_eq!(coverage.0.since(&saved), change(20, &[]), "what came later is no longer true");
+        // What came later is no longer true.
+        assert_eq!(coverage.0.since(&saved), set_back(0, &[extended]));
     }
 
     #[test]
@@ -538,10 +570,10 @@ mod tests {
         let saved = coverage.0.clone();
         coverage.confirm(50, 60);
         let kept = coverage.0.kept_of(&saved);
-        assert_eq!(kept.since(&saved), change(100, &[]), "first, what is no longer true goes");
+        assert_eq!(kept.since(&saved), set_back(60, &[]), "first, what is no longer true goes");
         let after = Some(GapCause::ClockStep);
         let begun = Listened { interval: interval(60, 60), after };
-        assert_eq!(coverage.0.since(&kept), change(60, &[begun]), "then comes what is true now");
+        assert_eq!(coverage.0.since(&kept), set_back(60, &[begun]), "then comes what is true now");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Coverage, Gap, Status, Transition};
+use super::{Coverage, Gap, Interval, Status, Transition};
 
 /// The facts that a device's status rests on: its silence, and the part of it that was
 /// listened to.
@@ -51,9 +51,10 @@ impl Evidence {
         now: DateTime<Utc>,
     ) -> Option<Self> {
         let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
-        let found = newest.filter(|t| status == Status::Offline && t.to == Status::Offline);
-        let silent_since = found.and_then(|found| found.last_seen_at).or(last_seen_at)?;
-        let until = found.map_or(now, |found| found.at);
+        let found = found(status, newest);
+        let last_seen_at = found.and_then(|found| found.last_seen_at).or(last_seen_at)?;
+        let silence = Self::silence(status, last_seen_at, newest, now);
+        let Interval { from: silent_since, until } = silence;
         let timeout = found.and_then(|found| found.timeout).unwrap_or(timeout);
         // What was known when the device was marked counts, not what is left of that today.
         let kept = found.and_then(|found| found.listened);
@@ -76,12 +77,31 @@ impl Evidence {
         let gaps = if listened + missed <= until - silent_since { gaps } else { Vec::new() };
         Some(Self { verdict, silent_since, until, timeout, listened, gaps })
     }
+
+    /// The silence that [`weigh`](Self::weigh) looks at, for which it needs the coverage.
+    pub fn silence(
+        status: Status,
+        last_seen_at: DateTime<Utc>,
+        newest: Option<&Transition>,
+        now: DateTime<Utc>,
+    ) -> Interval {
+        let found = found(status, newest);
+        Interval {
+            from: found.and_then(|found| found.last_seen_at).unwrap_or(last_seen_at),
+            until: found.map_or(now, |found| found.at),
+        }
+    }
+}
+
+/// The transition that took an offline device offline.
+fn found(status: Status, newest: Option<&Transition>) -> Option<&Transition> {
+    newest.filter(|newest| status == Status::Offline && newest.to == Status::Offline)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{GapCause, Interval, Listened};
+    use crate::domain::{GapCause, Listened};
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("small")

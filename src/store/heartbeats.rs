@@ -167,7 +167,7 @@ impl DeviceStore {
         mut rules: RecordingRules,
         proven: &Proven,
     ) -> Result<Recorded> {
-        let forgotten = |change: &Change| Change { from: change.from, intervals: Vec::new() };
+        let forgotten = |change: &Change| Change { intervals: Vec::new(), ..*change };
         let change = proven.change.as_ref().map(forgotten);
         let nothing_proven =
             Proven { instance: proven.instance.clone(), change, journal: Vec::new() };

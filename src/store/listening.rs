@@ -3,11 +3,14 @@
 
 use chrono::{DateTime, Utc};
 use entity::listening_interval::{Column, Entity, Model};
+use futures::TryStreamExt;
+use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, Select, Statement, StreamTrait,
 };
 
+use super::interference::Point;
 use super::rows::{self, Columns, Type};
 use super::values::at_most;
 use super::{DeviceStore, Result, millis};
@@ -41,18 +44,44 @@ impl DeviceStore {
         from: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Vec<Listened>> {
-        let query = Entity::find()
-            .filter(Column::Instance.eq(instance))
-            .filter(Column::EndedAt.gte(millis(from)))
-            .filter(Column::StartedAt.lte(millis(until)))
-            .order_by_desc(Column::StartedAt)
-            .limit(MAX_INTERVALS as u64);
+        self.newest_listened(instance, (from, until), MAX_INTERVALS).await
+    }
+
+    /// The newest `limit` of the intervals in which `instance` was listening in a window, oldest
+    /// first. It reads no others: they are disjoint, so at most one that began before the window
+    /// reaches into it.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn newest_listened(
+        &self,
+        instance: &str,
+        (from, until): (DateTime<Utc>, DateTime<Utc>),
+        limit: usize,
+    ) -> Result<Vec<Listened>> {
+        // Raw, because a comparison with a subquery is clearer than its builder.
+        let sql = format!(
+            "SELECT * FROM listening_interval \
+             WHERE instance = $1 AND ended_at >= $2 AND started_at <= $3 AND started_at >= \
+                 COALESCE((SELECT max(started_at) FROM listening_interval \
+                           WHERE instance = $1 AND started_at < $2), $2) \
+             ORDER BY started_at DESC LIMIT {limit}"
+        );
+        let values = [instance.into(), millis(from).into(), millis(until).into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.read("read the coverage", async |db| {
-            let rows = db.query_all_raw(query.build(self.backend())).await?;
-            // An interval that cannot be read proves nothing.
-            let readable =
-                |row| self.readable("a listening interval", Model::from_query_result(row, ""));
-            Ok(rows.iter().rev().filter_map(readable).map(Listened::from).collect())
+            let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
+            // Row by row, because a row takes ten times the memory of what it says.
+            let mut rows = fate.tell(db.stream_raw(statement.clone()).await?)?;
+            let mut listened = Vec::new();
+            while let Some(row) = rows.try_next().await? {
+                // An interval that cannot be read proves nothing.
+                let row = Model::from_query_result(&row, "");
+                listened.extend(self.readable("a listening interval", row).map(Listened::from));
+            }
+            listened.reverse();
+            Ok(listened)
         })
         .await
     }
@@ -74,8 +103,16 @@ impl DeviceStore {
         &self,
         transaction: &DatabaseTransaction,
         instance: &str,
-        Change { from, intervals }: &Change,
+        Change { from, is_set_back, intervals }: &Change,
     ) -> Result<(), DbErr> {
+        if *is_set_back {
+            let cut = Entity::update_many()
+                .col_expr(Column::EndedAt, Expr::value(millis(*from)))
+                .filter(Column::Instance.eq(instance))
+                .filter(Column::EndedAt.gt(millis(*from)))
+                .filter(Column::StartedAt.in_subquery(newest_before(instance, *from).into_query()));
+            self.execute_built(transaction, &cut).await?;
+        }
         let forget = Entity::delete_many()
             .filter(Column::Instance.eq(instance))
             .filter(Column::StartedAt.gte(millis(*from)));
@@ -123,6 +160,15 @@ impl DeviceStore {
         })
         .await
     }
+}
+
+/// The start of the newest interval that began before `instant`.
+fn newest_before(instance: &str, instant: DateTime<Utc>) -> Select<Entity> {
+    Entity::find()
+        .select_only()
+        .column_as(Column::StartedAt.max(), "started_at")
+        .filter(Column::Instance.eq(instance))
+        .filter(Column::StartedAt.lt(millis(instant)))
 }
 
 impl From<Model> for Listened {

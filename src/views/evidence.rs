@@ -122,7 +122,8 @@ pub(crate) async fn gather_evidence(
     // The instance that took it offline, or else the one that listens now.
     let instance = newest.and_then(|newest| newest.instance.as_ref());
     let instance = instance.unwrap_or(&settings.instance);
-    let listened = store.listened(instance, last_seen_at, now).await?;
+    let silence = Evidence::silence(device.status, last_seen_at, newest, now);
+    let listened = store.listened(instance, silence.from, silence.until).await?;
     let coverage = Coverage::new(settings.confirm_interval).with(listened);
     let timeout = device.timeout().unwrap_or(settings.timeout);
     let seen = device.last_seen_at;

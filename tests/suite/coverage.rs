@@ -1,11 +1,13 @@
 //! Silence counts only while listening, in the registry and in the binary.
 
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::events::{DISCONNECTED, GAP};
 use crate::support::fleet::{Fleet, at, non_zero, reading};
+use crate::support::plans::{Statements, plan};
 use crate::support::service::Place;
 use publishers::flood;
 use servers::mosquitto::{Mosquitto, heartbeat};
@@ -20,6 +22,9 @@ on_both_databases! {
     a_heartbeat_from_the_future_of_a_clock_set_back_is_clamped
     a_clock_set_back_while_nothing_is_heard_or_proven_is_noticed_too
     a_clock_set_back_and_forward_again_across_crashes_makes_no_silence
+    the_database_keeps_the_coverage_that_memory_prunes_until_it_is_old
+    a_clock_set_back_over_pruned_coverage_takes_it_out_of_the_database
+    a_window_of_the_coverage_is_a_range_of_its_key_and_bounded
 }
 
 async fn confirm(fleet: &Fleet, since: i64, until: i64) {
@@ -97,6 +102,98 @@ async fn a_clock_set_back_and_forward_again_across_crashes_makes_no_silence(
         process.send(check).await.expect("it lives").expect("it checks");
         assert_eq!(first.status("pump").await, Status::Online, "at {now}");
     }
+}
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// A fleet whose memory has pruned what the database still has: two stretches of listening
+/// before one of two days.
+async fn fleet_that_has_pruned(database: TestDatabase) -> Fleet {
+    let fleet = Fleet::on(database).await;
+    confirm(&fleet, 0, 100).await;
+    confirm(&fleet, 200, 300).await;
+    confirm(&fleet, 1000, 2 * DAY).await;
+    fleet.check_only(at(2 * DAY)).await;
+    confirm(&fleet, 1000, 2 * DAY + 5).await;
+    fleet.flush().await;
+    let in_memory = fleet.board.snapshot(reading(at(2 * DAY + 5))).coverage;
+    assert_eq!(in_memory.proven_since(), Some(at(1000)), "the rest is pruned");
+    fleet
+}
+
+/// The stored coverage, in seconds after the beginning.
+async fn stored(fleet: &Fleet) -> Vec<(i64, i64)> {
+    let (from, until) = (at(-1), DateTime::<Utc>::MAX_UTC);
+    let listened = fleet.store.listened("heartbeatd", from, until).await.expect("it reads");
+    let seconds = |time: DateTime<Utc>| (time - at(0)).num_seconds();
+    listened.iter().map(|l| (seconds(l.interval.from), seconds(l.interval.until))).collect()
+}
+
+async fn the_database_keeps_the_coverage_that_memory_prunes_until_it_is_old(
+    database: TestDatabase,
+) {
+    let fleet = fleet_that_has_pruned(database).await;
+    assert_eq!(stored(&fleet).await, [(0, 100), (200, 300), (1000, 2 * DAY + 5)]);
+    let newest = (at(-1), DateTime::<Utc>::MAX_UTC);
+    let newest = fleet.store.newest_listened("heartbeatd", newest, 2).await.expect("it reads");
+    assert_eq!(newest[0].after, Some(GapCause::Disconnected));
+
+    for (now, expected) in [
+        (90 * DAY, &[(0, 100), (200, 300), (1000, 90 * DAY)][..]),
+        (90 * DAY + 101, &[(200, 300), (1000, 90 * DAY + 101)]),
+        (90 * DAY + 301, &[(1000, 90 * DAY + 301)]),
+    ] {
+        confirm(&fleet, 1000, now).await;
+        fleet.check_only(at(now)).await;
+        assert_eq!(stored(&fleet).await, expected);
+    }
+}
+
+async fn a_clock_set_back_over_pruned_coverage_takes_it_out_of_the_database(
+    database: TestDatabase,
+) {
+    let fleet = fleet_that_has_pruned(database).await;
+    // It ends where an interval was that is not in memory any more.
+    confirm(&fleet, 1000, 250).await;
+    fleet.flush().await;
+    assert_eq!(stored(&fleet).await, [(0, 100), (200, 250), (250, 250)]);
+    confirm(&fleet, 0, 260).await;
+    fleet.flush().await;
+    assert_eq!(stored(&fleet).await, [(0, 100), (200, 250), (250, 260)]);
+}
+
+async fn a_window_of_the_coverage_is_a_range_of_its_key_and_bounded(database: TestDatabase) {
+    drop(database.open().await);
+    let rows = (0..50).map(|n| {
+        let [from, until] = [10 * n, 10 * n + 5].map(|seconds| at(seconds).timestamp_millis());
+        format!("('heartbeatd', {from}, {until})")
+    });
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    let columns = "instance, started_at, ended_at";
+    database.execute(&format!("INSERT INTO listening_interval ({columns}) VALUES {rows}")).await;
+    let (store, statements) = Statements::of(database.open().await);
+    for (from, until, limit, expected) in [
+        (100, 130, 10, &[100, 110, 120, 130][..]),
+        (103, 129, 10, &[100, 110, 120]),
+        (105, 105, 10, &[100]),
+        (106, 109, 10, &[]),
+        (-50, 10, 10, &[0, 10]),
+        (-50, 1000, 3, &[470, 480, 490]),
+    ] {
+        let window = (at(from), at(until));
+        let listened = store.newest_listened("heartbeatd", window, limit).await.expect("it reads");
+        let starts: Vec<_> =
+            listened.iter().map(|l| (l.interval.from - at(0)).num_seconds()).collect();
+        assert_eq!(starts, expected, "{from} to {until}");
+    }
+    let sql = statements.take().pop().expect("a statement");
+    let plan = plan(&database, &sql).await;
+    // Both ends of the range are in the key.
+    let is_range = |line: &String| {
+        line.contains("started_at>? AND started_at<?")
+            || (line.contains("Index Cond") && line.contains(">=") && line.contains("<="))
+    };
+    assert!(plan.iter().any(is_range), "{plan:#?}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn heartbeats(devices: &[&str]) -> Vec<Heartbeat> {
 fn proven() -> Proven {
     let interval = Interval { from: start(), until: at(1) };
     let intervals = vec![Listened { interval, after: None }];
-    let change = Some(Change { from: interval.from, intervals });
+    let change = Some(Change { from: interval.from, is_set_back: false, intervals });
     Proven { instance: "test".to_owned(), change, journal: Vec::new() }
 }
 

@@ -203,7 +203,7 @@ impl Sweep {
         Ok(transitions.len() as u64)
     }
 
-    /// Deletes old history, and listening intervals that no timeout needs any more.
+    /// Deletes old history, and with it listening intervals that no timeout needs any more.
     ///
     /// This cannot be undone, so a clock that may be wrong does not decide it.
     async fn tidy(&self, work: &Work) -> Result<(), CheckError> {

@@ -180,6 +180,11 @@ impl Intervals {
         }
     }
 
+    /// Drops the intervals that end before `instant`.
+    pub fn forget_before(&mut self, instant: DateTime<Utc>) {
+        self.0.drain(..self.0.partition_point(|interval| interval.until < instant));
+    }
+
     /// Drops the oldest intervals that are not needed to find the cutoff of `longest`:
     /// more than `longest` of covered time is left.
     pub fn prune(&mut self, longest: Duration) {
@@ -331,6 +336,17 @@ pub(super) mod tests {
             assert_normal(&set);
             let before = seconds(&[(0, instant)]);
             prop_assert_eq!(seconds_of(&set), zip(&seconds(&list), &before, |a, b| a && b));
+        }
+
+        #[test]
+        fn forgetting_what_is_before_leaves_each_interval_that_lasts_longer(
+            list in some_intervals(), instant in 0..SPAN,
+        ) {
+            let set = intervals(&list);
+            let mut left = set.clone();
+            left.forget_before(at(instant));
+            let expected = set.iter().filter(|interval| interval.until >= at(instant));
+            prop_assert!(left.iter().eq(expected));
         }
     }
 }

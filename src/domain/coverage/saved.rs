@@ -40,18 +40,19 @@ impl Saved {
         &self.coverage
     }
 
-    /// The changes that are needed to save `target`.
+    /// The changes that are needed to save `target`. What it has pruned stays in the database.
     pub fn plan(&self, target: &Coverage) -> Saving {
         let kept = target.kept_of(&self.coverage);
         let last = target.since(&kept);
         if self.exact {
-            let only = target.since(&self.coverage);
-            return Saving { first: kept.since(&self.coverage), last, only };
+            let saved = target.unpruned_of(&self.coverage);
+            return Saving { first: kept.since(&saved), last, only: target.since(&saved) };
         }
         let only = target.whole();
         let first = only.as_ref().map(|whole| Change {
             from: kept.proven_since().map_or(whole.from, |since| whole.from.min(since)),
             intervals: kept.listened().collect(),
+            ..*whole
         });
         Saving { first, last, only }
     }
@@ -98,7 +99,11 @@ mod tests {
     }
 
     fn change(from: i64, intervals: &[Listened]) -> Option<Change> {
-        Some(Change { from: at(from), intervals: intervals.to_vec() })
+        Some(Change { from: at(from), is_set_back: false, intervals: intervals.to_vec() })
+    }
+
+    fn set_back(from: i64, intervals: &[Listened]) -> Option<Change> {
+        change(from, intervals).map(|change| Change { is_set_back: true, ..change })
     }
 
     fn first(from: i64, until: i64) -> Listened {
@@ -120,9 +125,42 @@ mod tests {
         target.confirm(at(0), at(7), GapCause::ClockStep);
         target.confirm(at(0), at(9), GapCause::ClockStep);
         let saving = saved.plan(&target);
-        assert_eq!(saving.first, change(0, &[first(0, 7)]));
-        assert_eq!(saving.last, change(0, &[first(0, 9)]));
+        assert_eq!(saving.first, set_back(0, &[first(0, 7)]));
+        assert_eq!(saving.last, set_back(0, &[first(0, 9)]));
         assert_eq!(saving.only, saving.last);
+    }
+
+    #[test]
+    fn what_is_pruned_from_memory_stays_saved() {
+        let saved = Saved::new(coverage(&[(0, 10), (20, 30), (40, 50)]));
+        let mut target = saved.coverage().clone();
+        target.prune(Duration::from_secs(5), 10);
+        assert_eq!(saved.plan(&target), Saving::default());
+        target.confirm(at(40), at(55), GapCause::Disconnected);
+        let after = Some(GapCause::Disconnected);
+        let grown = change(40, &[Listened { interval: interval(40, 55), after }]);
+        assert_eq!(saved.plan(&target), Saving { first: None, last: grown.clone(), only: grown });
+    }
+
+    #[test]
+    fn what_a_clock_was_set_back_over_does_not_stay_saved_because_it_is_not_in_memory() {
+        let saved = Saved::new(coverage(&[(40, 50)]));
+        let mut target = saved.coverage().clone();
+        target.step_back(at(5));
+        let begun = Listened { interval: interval(5, 5), after: Some(GapCause::ClockStep) };
+        let saving = saved.plan(&target);
+        assert_eq!(saving.first, set_back(5, &[]));
+        assert_eq!(saving.only, set_back(5, &[begun]));
+        // Also if the beginning was pruned before anything could be saved.
+        target.confirm(at(7), at(17), GapCause::Disconnected);
+        target.prune(Duration::from_secs(5), 10);
+        assert_eq!(target.proven_since(), Some(at(7)));
+        let saving = saved.plan(&target);
+        assert_eq!(saving.first, set_back(5, &[]));
+        assert_eq!(saving.only.expect("a change").from, at(5));
+        let mut doubted = saved.clone();
+        doubted.may_be(&target);
+        assert_eq!(doubted.plan(&target).only.expect("a change").from, at(5));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `/fleet`: the number of devices in each status over time.
 
 use super::parameters::Query;
-use super::timeline::{coverage, window};
+use super::timeline::{known, window};
 use super::{Answer, Answered, Context};
 use crate::views::api::FleetView;
 
@@ -12,6 +12,7 @@ pub(super) async fn show(context: &Context, query: &Query) -> Answered {
     let bounds = [bounds, vec![window.to]].concat();
     let samples = context.reader.fleet(&bounds).await?;
     let until = window.to.min(now).max(window.from);
-    let gaps = coverage(context, window.from, until).await?.gaps(window.from, until);
+    let known = known(context, window.from, until).await?;
+    let gaps = known.coverage.gaps(known.since, until);
     Ok(Answer::ok(&FleetView::new(window, samples, gaps)))
 }

@@ -1,7 +1,7 @@
 //! `/listening`: when the service was provably listening, and why it was not.
 
 use super::parameters::Query;
-use super::timeline::{coverage, window};
+use super::timeline::{known, window};
 use super::{Answer, Answered, Context};
 use crate::views::api::{EchoLatency, ListeningView};
 
@@ -10,9 +10,9 @@ pub(super) async fn show(context: &Context, query: &Query) -> Answered {
     let window = window(query, 1, now)?;
     // Nothing is known about the future.
     let stretch = (window.from, window.to.min(now).max(window.from));
-    let coverage = coverage(context, stretch.0, stretch.1).await?;
+    let known = known(context, stretch.0, stretch.1).await?;
     let [p50, p99] = context.metrics.echo_latency([0.5, 0.99]);
     let latency = EchoLatency { p50, p99 };
     let instance = context.settings.instance();
-    Ok(Answer::ok(&ListeningView::new(stretch, instance, &coverage, latency)))
+    Ok(Answer::ok(&ListeningView::new(stretch, instance, &known, latency)))
 }

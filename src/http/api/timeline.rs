@@ -7,10 +7,14 @@ use super::parameters::Query;
 use super::{Answer, Answered, Context, Problem};
 use crate::domain::{Coverage, DeviceId, Transition};
 use crate::store::{Position, TransitionQuery};
-use crate::views::api::{Life, Timeline, Window};
+use crate::views::api::{KnownListening, Life, Timeline, Window};
 
 /// The maximum number of transitions that are read for one timeline, page by page.
 const TRANSITIONS: usize = 20_000;
+
+/// The maximum number of intervals of listening that are read for one answer: for a month, one
+/// every two minutes.
+const INTERVALS: usize = 20_000;
 
 /// The number of transitions of a page.
 const PAGE: u64 = 2_000;
@@ -29,8 +33,8 @@ pub(super) async fn show(context: &Context, id: &str, query: &Query) -> Answered
         transitions: between(context, &device.id, window.from, later.max(window.to)).await?,
         before: newest_before(context, &device.id, window.from).await?,
     };
-    let coverage = coverage(context, window.from, window.to).await?;
-    Ok(Answer::ok(&Timeline::new(window, &life, coverage.intervals(), now)))
+    let known = known(context, window.from, window.to).await?;
+    Ok(Answer::ok(&Timeline::new(window, &life, &known, now)))
 }
 
 /// The window that a query asks for: by default the last 24 hours.
@@ -45,13 +49,17 @@ pub(super) fn window(query: &Query, buckets: u64, now: DateTime<Utc>) -> Result<
 }
 
 /// What this instance has listened to.
-pub(super) async fn coverage(
+pub(super) async fn known(
     context: &Context,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
-) -> Result<Coverage, Problem> {
-    let listened = context.reader.reads().listened(context.settings.instance(), from, to).await?;
-    Ok(Coverage::new(context.settings.confirm_interval()).with(listened))
+) -> Result<KnownListening, Problem> {
+    let (reads, instance) = (context.reader.reads(), context.settings.instance());
+    let listened = reads.newest_listened(instance, (from, to), INTERVALS).await?;
+    let oldest = listened.first().filter(|_| listened.len() == INTERVALS);
+    let since = oldest.map_or(from, |oldest| oldest.interval.from.max(from));
+    let coverage = Coverage::new(context.settings.confirm_interval()).with(listened);
+    Ok(KnownListening { coverage, since })
 }
 
 async fn newest_before(

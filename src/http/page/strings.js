@@ -203,6 +203,7 @@ export const strings = {
     columns: { from: 'From', to: 'To', duration: 'Length', cause: 'Cause' },
     noGaps: 'No gap in this time.',
     more: (n) => `${n} older ones are not shown.`,
+    tooMany: 'The listening was interrupted too often to show what lies before',
     lasts: 'lasts',
     latency: 'An echo takes',
     p50: 'half of them',

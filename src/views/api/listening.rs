@@ -10,6 +10,15 @@ use crate::views::{as_millis, gap_in_words};
 /// The maximum number of gaps and of intervals that are listed.
 const LISTED: usize = 1000;
 
+/// The listening that was read for a stretch of time.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownListening {
+    pub(crate) coverage: Coverage,
+    /// The beginning of the stretch, or that of the oldest interval that was read if there are
+    /// too many.
+    pub(crate) since: DateTime<Utc>,
+}
+
 /// The listening in a stretch of time.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ListeningView {
@@ -17,6 +26,13 @@ pub(crate) struct ListeningView {
     from: DateTime<Utc>,
     #[serde(serialize_with = "as_millis")]
     to: DateTime<Utc>,
+    /// The time from which on all is counted. Later than `from` only if there are too many
+    /// intervals.
+    #[serde(serialize_with = "as_millis")]
+    known_from: DateTime<Utc>,
+    /// The time from which on all intervals and gaps are listed.
+    #[serde(serialize_with = "as_millis")]
+    listed_from: DateTime<Utc>,
     /// The instance that listened.
     instance: String,
     #[serde(serialize_with = "as_seconds")]
@@ -63,19 +79,26 @@ impl ListeningView {
     pub(crate) fn new(
         (from, to): (DateTime<Utc>, DateTime<Utc>),
         instance: &str,
-        coverage: &Coverage,
+        known: &KnownListening,
         echo_latency_seconds: EchoLatency,
     ) -> Self {
-        let gaps = coverage.gaps(from, to);
-        let known = coverage.intervals().within(Interval { from, until: to });
+        let KnownListening { coverage, since } = known;
+        let gaps = coverage.gaps(*since, to);
+        let listened = coverage.intervals().within(Interval { from: *since, until: to });
+        let oldest_listed = listened.len().checked_sub(LISTED).filter(|left_out| *left_out > 0);
+        let listed_from = oldest_listed.map_or(*since, |oldest| listened[oldest].from);
+        let listed_gaps = gaps.iter().rev().take_while(|gap| gap.interval.until > listed_from);
+        let listed_gaps: Vec<_> = listed_gaps.take(LISTED).map(GapInWords::from).collect();
         Self {
             from,
             to,
+            known_from: *since,
+            listed_from,
             instance: instance.to_owned(),
-            listened_seconds: known.iter().map(Interval::length).sum(),
-            more: gaps.len().saturating_sub(LISTED),
-            gaps: gaps.iter().rev().take(LISTED).map(GapInWords::from).collect(),
-            intervals: known.into_iter().rev().take(LISTED).map(IntervalItem::from).collect(),
+            listened_seconds: listened.iter().map(Interval::length).sum(),
+            more: gaps.len() - listed_gaps.len(),
+            gaps: listed_gaps,
+            intervals: listened.into_iter().rev().take(LISTED).map(IntervalItem::from).collect(),
             echo_latency_seconds,
         }
     }

@@ -4,8 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{OutageItem, as_seconds};
-use crate::domain::coverage::Intervals;
+use super::{KnownListening, OutageItem, as_seconds};
 use crate::domain::{Interval, Status, Transition};
 use crate::views::as_millis;
 
@@ -67,6 +66,10 @@ pub(crate) struct Timeline {
     to: DateTime<Utc>,
     #[serde(serialize_with = "as_seconds")]
     bucket_seconds: TimeDelta,
+    /// The time before which everything is unknown because it was not looked at. Later than
+    /// `from` only if the listening was interrupted too often.
+    #[serde(serialize_with = "as_millis")]
+    known_from: DateTime<Utc>,
     buckets: Vec<Bucket>,
     /// The outages that touch the window, newest first.
     outages: Vec<OutageItem>,
@@ -102,13 +105,14 @@ struct Span {
 }
 
 impl Timeline {
-    /// The timeline of a device in `window` as of `now`, of which `listened` was listened to.
+    /// The timeline of a device in `window` as of `now`, for which `known` was read.
     pub(crate) fn new(
         window: Window,
         life: &Life,
-        listened: &Intervals,
+        known: &KnownListening,
         now: DateTime<Utc>,
     ) -> Self {
+        let listened = known.coverage.intervals();
         let mut buckets = vec![Bucket::default(); window.len()];
         for span in life.spans(window.from, window.to.min(now)) {
             let within = Interval { from: span.interval.from, until: span.interval.until };
@@ -129,7 +133,7 @@ impl Timeline {
         };
         let outages = begun.filter(touches).rev().cloned().map(OutageItem::from).collect();
         let (from, to, bucket_seconds) = (window.from, window.to, window.bucket);
-        Self { from, to, bucket_seconds, buckets, outages }
+        Self { from, to, bucket_seconds, known_from: known.since, buckets, outages }
     }
 }
 
@@ -179,18 +183,21 @@ fn add(buckets: &mut [Bucket], window: &Window, stretch: Interval, status: Statu
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::domain::{Coverage, Listened};
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("small")
     }
 
-    fn listened(intervals: &[(i64, i64)]) -> Intervals {
-        let mut listened = Intervals::default();
-        for (from, until) in intervals {
-            listened.add(Interval { from: at(*from), until: at(*until) });
-        }
-        listened
+    fn listened(intervals: &[(i64, i64)]) -> KnownListening {
+        let interval = |&(from, until): &(i64, i64)| Interval { from: at(from), until: at(until) };
+        let intervals = intervals.iter().map(interval);
+        let listened = intervals.map(|interval| Listened { interval, after: None });
+        let coverage = Coverage::new(Duration::from_secs(5)).with(listened);
+        KnownListening { coverage, since: at(0) }
     }
 
     fn transition(seconds: i64, from: Status, to: Status, last_seen_at: i64) -> Transition {

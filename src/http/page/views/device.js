@@ -92,6 +92,8 @@ function Spans({ base, status, span }) {
             <${Ticks} from=${answer.data.from} to=${answer.data.to} />`
         : html`<div class="bar"></div><div class="ticks"></div>`}</div>
       <p class="quiet">${answer.data && html`${strings.device.heard} <${Share} timeline=${answer.data} /> ${strings.device.ofKnown}`}</p>
+      ${answer.data && answer.data.known_from !== answer.data.from && html`
+        <p class="quiet">${strings.listening.tooMany} <${Time} at=${answer.data.known_from} />.</p>`}
     </section>`;
 }
 

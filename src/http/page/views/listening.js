@@ -31,12 +31,13 @@ export function Listening() {
     <div class="columns wide-first"><${Gaps} answer=${month} /><${Latency} answer=${day} /></div>`;
 }
 
-// Intervals and what lies between them, as segments of a bar.
-function segments({ from, to, intervals }) {
+// Intervals and what lies between them, as segments of a bar. Nothing is drawn where they are
+// not listed.
+function segments({ from, to, listed_from: listed, intervals }) {
   const start = Date.parse(from);
   const end = Date.parse(to);
   const out = [];
-  let at = start;
+  let at = Date.parse(listed);
   const push = (kind, until) => {
     if (until > at) out.push({ kind, at: at - start, ms: until - at });
     at = Math.max(at, until);
@@ -56,7 +57,7 @@ function Span({ answer, name }) {
   const of = answer.data;
   if (!of) return html`<section class="spans"><h2>${text.spans[name]}</h2><div class="big"><div class="bar"></div></div></section>`;
   const { out, total } = segments(of);
-  const share = of.listened_seconds / (total / 1000);
+  const share = of.listened_seconds / ((Date.parse(of.to) - Date.parse(of.known_from)) / 1000);
   const said = text.lead(duration(of.listened_seconds), text.spans[name]);
   return html`
     <section class="spans listened">
@@ -64,6 +65,8 @@ function Span({ answer, name }) {
         <span class="quiet">${duration(of.listened_seconds)} of ${text.spans[name]}</span></h2>
       <div class="big"><${Segments} segments=${out} total=${total} from=${of.from} label=${said} />
         <${Ticks} from=${of.from} to=${of.to} /></div>
+      ${of.listed_from !== of.from && html`
+        <p class="quiet">${text.tooMany} <${Time} at=${of.listed_from} />.</p>`}
     </section>`;
 }
 
