@@ -38,7 +38,9 @@ for id in pump-1 pump-2 valve; do
 done
 
 export SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH=$PWD/scripts PYTHONDONTWRITEBYTECODE=1
-config=$PWD/scripts/schemathesis.toml
+config=$folder/schemathesis.toml
+sed -e "s/@now@/$(date -u +%FT%TZ)/" -e "s/@day-before@/$(date -u -d '-1 day' +%FT%TZ)/" \
+    scripts/schemathesis.toml >"$config"
 cd "$folder"
 # A stream never ends. The tests of the suite have it. `--phases stateful` follows answers from one
 # request to the next; there the hooks do not apply, so it may send an id that is not accepted.

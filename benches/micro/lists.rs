@@ -112,6 +112,7 @@ async fn lists(reader: &Reader, late: &Cutoffs, devices: usize) {
         statuses: statuses.iter().copied().collect(),
         ids: Ids::searched(search),
         silent: silent.cloned(),
+        heard: None,
     };
     for (name, query, after) in [
         ("devices, first page", some(&[], "", None), None),

@@ -180,6 +180,7 @@ async fn list(
             statuses: status.into_iter().collect(),
             ids: prefix.map_or(Ids::All, Ids::Prefix),
             silent: if late { Some(cutoffs(config, &reader).await?) } else { None },
+            heard: None,
         };
         let mut devices = FoundDevices::new(reader, query);
         while let Some(page) = devices.next_page().await? {

@@ -103,6 +103,7 @@ impl HttpServer {
             about,
             settings: config.into(),
             auto_register: config.devices.auto_register,
+            retention: config.history.retention.get(),
             clock,
         });
         let (workers, feed) = (Workers::start(), Arc::new(Feed::new()));

@@ -27,6 +27,8 @@ pub struct DeviceQuery {
     pub ids: Ids,
     /// Is silent by these cutoffs. For late devices, those of [`Coverage::late_cutoffs`](crate::domain::Coverage::late_cutoffs).
     pub silent: Option<Cutoffs>,
+    /// Is not silent by these.
+    pub heard: Option<Cutoffs>,
 }
 
 /// A form of ids.
@@ -119,7 +121,9 @@ impl Reader {
         limit: u64,
         budget: Budget,
     ) -> Result<DevicePage> {
-        let scans = query.silent.is_some() || matches!(query.ids, Ids::Matching(_));
+        let scans = query.silent.is_some()
+            || query.heard.is_some()
+            || matches!(query.ids, Ids::Matching(_));
         self.read("list the devices", async |db| {
             let range = Range::of(&query.ids, after);
             if scans {
@@ -218,7 +222,7 @@ fn read(row: &QueryResult) -> Result<Device, DbErr> {
 }
 
 /// The ids in the order of their bytes.
-fn ordered(backend: DbBackend) -> &'static str {
+pub(super) fn ordered(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Postgres => "id COLLATE \"C\"",
         _ => "id",
@@ -260,16 +264,32 @@ impl Condition {
             let pattern = condition.bind(pattern.into());
             condition.and(format!("id {operator} {pattern}"));
         }
-        if let Some(cutoffs) = &query.silent {
-            // Nearly all devices were seen after the latest cutoff, which is quickly compared.
-            let latest = condition.bind(cutoffs.latest().map(millis).into());
-            let default = condition.bind(cutoffs.default.instant.map(millis).into());
-            let own = Own::of(backend, cutoffs, &format!("${}", condition.values.len() + 1));
-            condition.and(format!("last_seen_at < {latest} AND {}", own.stale(&default)));
-            (condition.with, condition.join) = (own.with(&[]), own.join);
-            condition.values.extend(own.rows);
+        match (&query.silent, &query.heard) {
+            (Some(cutoffs), None) => {
+                let silent = condition.silent(backend, cutoffs);
+                condition.and(silent);
+            }
+            (None, Some(cutoffs)) => {
+                let silent = condition.silent(backend, cutoffs);
+                // One that was never heard is not silent.
+                condition.and(format!("({silent}) IS NOT TRUE"));
+            }
+            (None, None) => (),
+            (Some(_), Some(_)) => condition.and("false".to_owned()),
         }
         condition
+    }
+
+    /// Matches devices that are silent by `cutoffs`.
+    fn silent(&mut self, backend: DbBackend, cutoffs: &Cutoffs) -> String {
+        // Nearly all devices were seen after the latest cutoff, which is quickly compared.
+        let latest = self.bind(cutoffs.latest().map(millis).into());
+        let default = self.bind(cutoffs.default.instant.map(millis).into());
+        let own = Own::of(backend, cutoffs, &format!("${}", self.values.len() + 1));
+        (self.with, self.join) = (own.with(&[]), own.join);
+        let silent = format!("last_seen_at < {latest} AND {}", own.stale(&default));
+        self.values.extend(own.rows);
+        silent
     }
 
     fn and(&mut self, condition: String) {

@@ -11,7 +11,7 @@
 //! | `fleet`, `removal`, `damage` | devices as people see and change them |
 //! | `outages` | the outages that offline transitions begin, and their ends |
 //! | `journal`, `samples` | what happens besides status changes, and the fleet over time |
-//! | `reading`, `listing`, `newest` | the reads of the API, on connections of their own: pages of devices and of transitions |
+//! | `reading`, `listing`, `newest`, `similar` | the reads of the API, on connections of their own: pages of devices and of transitions, ids like another |
 //! | `open`, `exclusive`, `file` | opening a database, for one service at a time |
 //! | `device_store`, `pool`, `transaction`, `confirmation` | the ways to it: connections, transactions, retries |
 //! | `error`, `driver_error`, `hint`, `unreadable` | what can go wrong |
@@ -45,6 +45,7 @@ mod removal;
 mod rows;
 mod samples;
 mod silence;
+mod similar;
 mod transaction;
 mod unreadable;
 mod values;

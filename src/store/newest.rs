@@ -80,6 +80,27 @@ impl Reader {
         .await
     }
 
+    /// The first transition of a device after the one with the number `sequence`, or of all.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn next_transition(
+        &self,
+        device: &DeviceId,
+        sequence: Option<i64>,
+    ) -> Result<Option<Transition>> {
+        let sql = "SELECT * FROM status_transition WHERE device_id = $1 AND sequence > $2 \
+                   ORDER BY sequence LIMIT 1";
+        let after = sequence.unwrap_or(i64::MIN);
+        self.read("read the next transition", async |db| {
+            let rows = self.0.select(db, sql, [device.as_str().into(), after.into()]).await?;
+            let read = |row| Model::from_query_result(row, "").and_then(Transition::try_from);
+            rows.first().map(read).transpose()
+        })
+        .await
+    }
+
     async fn part(
         &self,
         db: &DatabaseConnection,

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::text;
 use crate::Config;
-use crate::domain::{Coverage, Evidence, Gap, GapCause, Status, Verdict};
+use crate::domain::{Coverage, Evidence, Gap, GapCause, Heard, Past, Status, Transition, Verdict};
 use crate::store::{Device, DeviceStore, StoreError};
 
 /// The maximum number of gaps that an explanation lists. It lists the newest.
@@ -116,9 +116,26 @@ pub(crate) async fn gather_evidence(
     device: &Device,
     now: DateTime<Utc>,
 ) -> Result<Option<Evidence>, StoreError> {
-    let Some(last_seen_at) = device.last_seen_at else { return Ok(None) };
+    if device.last_seen_at.is_none() {
+        return Ok(None);
+    }
     let newest = store.history(Some(&device.id), None, 1).await?;
-    let newest = newest.first();
+    weigh_silence(settings, store, device, newest.first(), now).await
+}
+
+/// Weighs the evidence as of `now`, when `newest` is the device's newest transition.
+///
+/// # Errors
+///
+/// If the database fails.
+pub(crate) async fn weigh_silence(
+    settings: &EvidenceSettings,
+    store: &DeviceStore,
+    device: &Device,
+    newest: Option<&Transition>,
+    now: DateTime<Utc>,
+) -> Result<Option<Evidence>, StoreError> {
+    let Some(last_seen_at) = device.last_seen_at else { return Ok(None) };
     // The instance that took it offline, or else the one that listens now.
     let instance = newest.and_then(|newest| newest.instance.as_ref());
     let instance = instance.unwrap_or(&settings.instance);
@@ -154,6 +171,43 @@ impl Explanation {
             sentence: format!("{status}: {}", reason(evidence)),
             not_counted: not_counted(evidence, settings),
         }
+    }
+
+    /// Puts the evidence for a status of the past into words.
+    pub(crate) fn as_of(
+        at: DateTime<Utc>,
+        Past { status, heard }: Past,
+        evidence: Option<&Evidence>,
+        settings: &EvidenceSettings,
+    ) -> Self {
+        let reason = match (evidence, heard) {
+            (Some(evidence), _) => reason_then(evidence),
+            (None, Heard::Never) => "never heard until then".to_owned(),
+            (None, _) => "the time of its last heartbeat until then is not kept".to_owned(),
+        };
+        let not_counted = evidence.map(|evidence| not_counted(evidence, settings));
+        Self {
+            sentence: format!("{status} at {}: {reason}", text::time(Some(at))),
+            not_counted: not_counted.unwrap_or_default(),
+        }
+    }
+}
+
+/// The evidence of the past as one sentence, without the status.
+fn reason_then(evidence: &Evidence) -> String {
+    let silence = text::duration(evidence.until - evidence.silent_since);
+    let listened = text::duration(evidence.listened);
+    let timeout = crate::duration::exact(evidence.timeout.to_std().unwrap_or_default());
+    match evidence.verdict {
+        Verdict::Offline => reason(evidence),
+        Verdict::Silent => format!(
+            "{listened} of its {silence} of silence had been listened to, more than its timeout \
+             of {timeout}; the next check took it offline"
+        ),
+        Verdict::NotSilent => format!(
+            "heard {silence} before, {listened} of which had been listened to, not more than its \
+             timeout of {timeout}"
+        ),
     }
 }
 

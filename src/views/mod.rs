@@ -19,7 +19,9 @@ mod transition;
 mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices, late_cutoffs};
-pub(crate) use evidence::{EvidenceSettings, Explanation, gap_in_words, gather_evidence};
+pub(crate) use evidence::{
+    EvidenceSettings, Explanation, gap_in_words, gather_evidence, weigh_silence,
+};
 pub(crate) use summary::{About, Summary, SummaryView, sentence};
 pub(crate) use token::{NewTokenView, TokenView};
 pub(crate) use transition::{TransitionView, Transitions};

@@ -164,6 +164,30 @@ fn a_device_is_registered_changed_and_removed() {
 }
 
 #[test]
+fn an_unknown_device_is_a_problem_that_proposes_those_that_may_be_meant() {
+    let (_place, service) = idle();
+    add(&service, &["pump-17", "pump-71x", "valve"]);
+    for (id, expected) in [
+        ("pump-71", r#"; did you mean \"pump-17\" or \"pump-71x\"?"#),
+        ("PUMP-17", r#"; did you mean \"pump-17\""#),
+        ("valv", r#"; did you mean \"valve\"?"#),
+        ("conveyor", r#""conveyor\" is not registered""#),
+    ] {
+        let path = format!("/api/v1/devices/{id}");
+        let removed = change(&service, "DELETE", &path, TOKEN, "");
+        let patched = change(&service, "PATCH", &path, TOKEN, "{}");
+        for answer in [get(&service, &path), removed, patched] {
+            assert_eq!((answer.status, answer.problem().as_str()), (404, "unknown-device"));
+            assert!(answer.body.contains(expected), "{id}: {answer:?}");
+        }
+    }
+    let many: Vec<String> = (1..7).map(|n| format!("press-{n}")).collect();
+    add(&service, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    let three = r#"; did you mean \"press-1\", \"press-2\" or \"press-3\"?"#;
+    assert!(get(&service, "/api/v1/devices/press").body.contains(three));
+}
+
+#[test]
 fn a_device_shows_the_evidence_for_its_status() {
     let place = Place::new().with("HTTP__TOKEN", TOKEN).with("HTTP__PUBLIC", "true");
     let service = place.start();

@@ -26,11 +26,14 @@ async fn late(fleet: &Fleet, second: i64) -> Vec<String> {
     let coverage = fleet.board.snapshot(now()).coverage;
     let cutoffs = coverage.late_cutoffs(at(second), Duration::from_secs(180), &own);
     let query = DeviceQuery { silent: Some(cutoffs.clone()), ..Default::default() };
+    let others = DeviceQuery { heard: Some(cutoffs.clone()), ..Default::default() };
     let budget = Budget::of(Duration::from_secs(60));
     let page = reader.devices(&query, None, 100, budget).await.expect("it reads");
+    let others = reader.devices(&others, None, 100, budget).await.expect("it reads");
     for device in fleet.store.devices(None, None, 100).await.expect("it reads") {
         let is_late = cutoffs.silences(device.status, device.last_seen_at, device.timeout());
         assert_eq!(is_late, page.devices.contains(&device), "{device:?}");
+        assert_ne!(is_late, others.devices.contains(&device), "{device:?}");
     }
     page.devices.iter().map(|device| device.id.to_string()).collect()
 }

@@ -17,6 +17,7 @@ on_both_databases! {
     silent_devices_are_found_by_their_own_timeouts
     no_list_goes_through_the_table_or_sorts_it
     a_row_that_cannot_be_read_takes_no_place_of_others
+    ids_that_are_like_another_are_found_by_the_index
 }
 
 /// The order of a database may be that of a language, in which a prefix is no range.
@@ -100,7 +101,7 @@ async fn pages_have_every_device_that_was_asked_for_once_and_in_the_order_of_byt
             let query = DeviceQuery {
                 statuses: statuses.clone(),
                 ids: Ids::searched(search),
-                silent: None,
+                ..Default::default()
             };
             let is_meant = |id: &str| match search {
                 "*1" => id.ends_with('1'),
@@ -190,14 +191,13 @@ async fn no_list_goes_through_the_table_or_sorts_it(database: TestDatabase) {
         (vec![Status::Error], "pump", Some(silent)),
     ];
     for (statuses, search, silent) in every_kind {
-        let query = DeviceQuery {
-            statuses: statuses.into_iter().collect(),
-            ids: Ids::searched(search),
-            silent,
-        };
-        for after in [None, Some("d")] {
+        let ids = Ids::searched(search);
+        let silent =
+            DeviceQuery { statuses: statuses.into_iter().collect(), ids, silent, heard: None };
+        let heard = DeviceQuery { silent: None, heard: silent.silent.clone(), ..silent.clone() };
+        for (query, after) in [(&silent, None), (&silent, Some("d")), (&heard, Some("d"))] {
             let budget = Budget::of(Duration::ZERO);
-            reader.devices(&query, after, 100, budget).await.expect("it reads");
+            reader.devices(query, after, 100, budget).await.expect("it reads");
             let executed = statements.take();
             assert!(!executed.is_empty());
             for sql in executed {
@@ -209,6 +209,33 @@ async fn no_list_goes_through_the_table_or_sorts_it(database: TestDatabase) {
                     bad.filter(|line| !(skips_none && line.as_str() == "SCAN device")).collect();
                 assert!(bad.is_empty(), "{sql}\n{plan:#?}");
             }
+        }
+    }
+}
+
+async fn ids_that_are_like_another_are_found_by_the_index(database: TestDatabase) {
+    let (store, statements) = Statements::of(database.open().await);
+    let reader = store.reader().await.expect("it opens");
+    let device = |number| (format!("pump-{number:05}"), Status::Online, 0);
+    insert(&database, (0..2_000).map(device)).await;
+    insert(&database, [("Köln 1".to_owned(), Status::Offline, 0)].into_iter()).await;
+    statements.take();
+    for (id, expected) in [
+        ("pump-10023", &["pump-01023"][..]),
+        ("pump_00017", &["pump-00017"]),
+        ("pump-0001", &["pump-00001", "pump-00010", "pump-00011"]),
+        ("PUMP-01999", &["pump-01999"]),
+        ("köln 1", &["Köln 1"]),
+        ("nothing", &[]),
+        ("", &[]),
+        ("pump\0", &[]),
+    ] {
+        let similar = reader.similar(id, 3).await.expect("it reads");
+        assert_eq!(similar[..expected.len()], *expected, "{id:?}: {similar:?}");
+        assert!(!expected.is_empty() || similar.is_empty(), "{id:?}: {similar:?}");
+        for sql in statements.take() {
+            let plan = plan(&database, &sql).await;
+            assert!(unbounded(&plan).is_empty(), "{sql}\n{plan:#?}");
         }
     }
 }

@@ -37,6 +37,7 @@ mod outage;
 mod outages;
 mod page;
 mod panics;
+mod past;
 mod payloads;
 mod pictures;
 mod plug_in_alerts;

@@ -138,6 +138,11 @@ fn every_operation_answers_as_the_document_says() {
         check("GET", &format!("/devices/{id}"), "/devices/{id}", None, 200);
     }
     check("GET", "/devices/nobody", "/devices/{id}", None, 404);
+    let pump = get(&service, "/api/v1/devices/pump").ok();
+    let found_at = pump["outage"]["found_at"].as_str().expect("it is offline");
+    check("GET", &format!("/devices/pump?at={found_at}"), "/devices/{id}", None, 200);
+    check("GET", "/devices/pump?at=2000-01-01T00:00:00Z", "/devices/{id}", None, 400);
+    check("GET", "/devices?late=false", "/devices", None, 200);
     check("PUT", "/devices/x", "/devices/{id}", Some("{}"), 201);
     check("PUT", "/devices/x", "/devices/{id}", Some(r#"{"timeout_seconds": 9}"#), 200);
     check("PUT", "/devices/x", "/devices/{id}", Some("[]"), 400);

@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
 use super::devices::{is_late, late_cutoffs};
+use super::parameters::Query;
+use super::window::instant;
 use super::{Answer, Answered, Context, Kind, Problem, invalid_id};
 use crate::config::MAX_TIMEOUT;
-use crate::domain::DeviceId;
+use crate::domain::{DeviceId, Evidence, Heard, Past, Verdict};
 use crate::logging::escape::in_quotes;
-use crate::store::{Device, Found, Selection};
+use crate::store::{Device, Found, Selection, TransitionQuery};
 use crate::views::api::DeviceDetail;
-use crate::views::{Explanation, gather_evidence};
+use crate::views::{Explanation, gather_evidence, text, weigh_silence};
+
+/// The maximum number of ids that are proposed in place of one that is unknown.
+const PROPOSED: usize = 3;
 
 /// The body of a PUT or a PATCH.
 #[derive(Debug, Deserialize)]
@@ -31,8 +36,12 @@ struct Removed {
     still_sending: bool,
 }
 
-pub(super) async fn show(context: &Context, id: &str) -> Answered {
-    Ok(Answer::ok(&detail(context, id).await?))
+pub(super) async fn show(context: &Context, id: &str, query: &Query) -> Answered {
+    let now = (context.clock)().wall;
+    match instant(context, query, now)? {
+        None => Ok(Answer::ok(&detail(context, id).await?)),
+        Some(at) => Ok(Answer::ok(&detail_at(context, id, at).await?)),
+    }
 }
 
 /// Registers a device, or changes the timeout of one that is registered.
@@ -50,11 +59,11 @@ pub(super) async fn register(context: &Context, id: &str, change: Change) -> Ans
 
 /// Changes the timeout of a device.
 pub(super) async fn change(context: &Context, id: &str, change: Change) -> Answered {
-    let device: DeviceId = id.parse().map_err(|_| unknown(id))?;
+    let Ok(device) = id.parse::<DeviceId>() else { return Err(unknown(context, id).await) };
     if !context.store.set_timeout(&device, change.timeout()?).await? {
-        return Err(unknown(id));
+        return Err(unknown(context, id).await);
     }
-    show(context, id).await
+    Ok(Answer::ok(&detail(context, id).await?))
 }
 
 /// Removes a device; its history stays.
@@ -62,7 +71,7 @@ pub(super) async fn remove(context: &Context, id: &str) -> Answered {
     let now = (context.clock)().wall;
     let selection = Selection { ids: Some(vec![id.to_owned()]), ..Selection::default() };
     let removed = context.store.remove(&selection, None, now).await?.pop();
-    let removed = removed.ok_or_else(|| unknown(id))?;
+    let Some(removed) = removed else { return Err(unknown(context, id).await) };
     let timeout = removed.timeout.unwrap_or(context.settings.timeout());
     let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
     let heard = |seen: DateTime<Utc>| now - seen <= timeout;
@@ -105,10 +114,81 @@ pub(super) async fn find(context: &Context, id: &str) -> Result<Device, Problem>
             let detail = format!("{} cannot be read: {}", in_quotes(id), columns.join("; "));
             Err(Problem::new(Kind::Conflict, detail))
         }
-        None => Err(unknown(id)),
+        None => Err(unknown(context, id).await),
     }
 }
 
-fn unknown(id: &str) -> Problem {
-    Problem::new(Kind::UnknownDevice, format!("{} is not registered", in_quotes(id)))
+/// The device as of an instant that has passed.
+async fn detail_at(
+    context: &Context,
+    id: &str,
+    at: DateTime<Utc>,
+) -> Result<DeviceDetail, Problem> {
+    let device = find(context, id).await?;
+    if device.registered_at > at {
+        let (id, since) = (in_quotes(id), text::time(Some(device.registered_at)));
+        let detail = format!("{id} was not registered then; it is since {since}");
+        return Err(Problem::new(Kind::UnknownDevice, detail));
+    }
+    let until = TransitionQuery {
+        device: Some(device.id.clone()),
+        until: at.checked_add_signed(TimeDelta::milliseconds(1)),
+        ..TransitionQuery::default()
+    };
+    let before = context.reader.transitions(&until, None, 1).await?.transitions.pop();
+    let sequence = before.as_ref().map(|before| before.sequence);
+    let after = context.reader.next_transition(&device.id, sequence).await?;
+    let now = (device.status, device.last_seen_at);
+    let past = Past::of(now, before.as_ref(), after.as_ref(), at);
+    let device = as_of(device, past);
+    let (reads, settings) = (context.reader.reads(), &context.settings);
+    let evidence = weigh_silence(settings, reads, &device, before.as_ref(), at).await?;
+    let late = match past.heard {
+        Heard::NotKept => None,
+        Heard::Never | Heard::At(_) => Some(evidence.as_ref().is_some_and(was_late)),
+    };
+    let explanation = Explanation::as_of(at, past, evidence.as_ref(), settings);
+    let timeout = settings.timeout();
+    let detail = DeviceDetail::new(device, timeout, late, evidence, explanation, before);
+    Ok(detail.of_then(at))
+}
+
+/// The device as it was then, without what it reported since.
+fn as_of(device: Device, Past { status, heard }: Past) -> Device {
+    let last_seen_at = match heard {
+        Heard::At(seen) => Some(seen),
+        Heard::Never | Heard::NotKept => None,
+    };
+    let device = Device { status, ..device };
+    if last_seen_at.is_some() && last_seen_at == device.last_seen_at {
+        return device;
+    }
+    Device {
+        last_seen_at,
+        uptime_seconds: None,
+        free_memory: None,
+        clock_skew_ms: None,
+        error: None,
+        payload_error: None,
+        ..device
+    }
+}
+
+/// True if more than two thirds of the timeout were listened to.
+fn was_late(evidence: &Evidence) -> bool {
+    evidence.verdict != Verdict::Offline
+        && evidence.listened > evidence.timeout - evidence.timeout / 3
+}
+
+/// The problem with an id that is not registered. It proposes those that may have been meant.
+async fn unknown(context: &Context, id: &str) -> Problem {
+    // A hint that takes too long is left out.
+    let similar = context.reader.similar(id, PROPOSED).await.unwrap_or_default();
+    let quoted: Vec<_> = similar.iter().map(|id| in_quotes(id)).collect();
+    let hint = match &quoted[..] {
+        [] => String::new(),
+        [only] => format!("; did you mean {only}?"),
+        [first @ .., last] => format!("; did you mean {} or {last}?", first.join(", ")),
+    };
+    Problem::new(Kind::UnknownDevice, format!("{} is not registered{hint}", in_quotes(id)))
 }

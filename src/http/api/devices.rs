@@ -18,16 +18,20 @@ pub(super) async fn list(context: &Context, query: &Query) -> Answered {
     let mut wanted = DeviceQuery {
         statuses: query.statuses("status").into_iter().collect(),
         ids: query.text("q").map(Ids::searched).unwrap_or_default(),
-        silent: None,
+        ..DeviceQuery::default()
     };
     let late = late_cutoffs(context).await?;
-    if query.text("late").is_some() {
-        // As long as it is unknown, none is.
+    if let Some(is_wanted) = query.flag("late") {
+        // As long as it is unknown, no device is known to be late, nor not to be.
         let Some(cutoffs) = late.clone() else {
             let (items, next, partial) = (Vec::new(), None, false);
             return Ok(Answer::ok(&DevicePage { items, next, partial }));
         };
-        wanted.silent = Some(cutoffs);
+        if is_wanted {
+            wanted.silent = Some(cutoffs);
+        } else {
+            wanted.heard = Some(cutoffs);
+        }
     }
     let (limit, budget) = (query.limit(), Budget::of(SEARCH));
     // One more shows whether there is a next page.

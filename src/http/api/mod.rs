@@ -22,6 +22,7 @@ mod stream;
 mod summary;
 mod timeline;
 mod transitions;
+mod window;
 mod workers;
 
 use std::borrow::Cow;
@@ -77,6 +78,8 @@ pub(in crate::http) struct Context {
     pub(in crate::http) board: Arc<Board>,
     pub(in crate::http) about: About,
     pub(in crate::http) auto_register: bool,
+    /// The time for which the history is kept.
+    pub(in crate::http) retention: Duration,
     pub(in crate::http) clock: Clock,
 }
 
@@ -144,7 +147,9 @@ async fn work(
         Operation::Devices => {
             workers.run(async move || devices::list(&context, &query).await).await
         }
-        Operation::Device => workers.run(async move || device::show(&context, &id).await).await,
+        Operation::Device => {
+            workers.run(async move || device::show(&context, &id, &query).await).await
+        }
         Operation::Timeline => {
             workers.run(async move || timeline::show(&context, &id, &query).await).await
         }

@@ -64,7 +64,8 @@ const FROM: Parameter = Parameter {
 const TO: Parameter = Parameter {
     name: "to",
     takes: Takes::Time,
-    about: "The end of the window, by default now; it begins at `from`, by default a day before",
+    about: "The end of the window, by default now; it begins at `from`, by default a day before. \
+            It is at most as long as history.retention, or a month",
 };
 
 const BUCKETS: Parameter = Parameter {
@@ -125,9 +126,9 @@ pub(super) const ROUTES: &[Route] = &[
             },
             Parameter {
                 name: "late",
-                takes: Takes::Word(&["true"]),
+                takes: Takes::Flag,
                 about: "Only late devices: more than two thirds of their timeouts were listened \
-                        to since their last heartbeats",
+                        to since their last heartbeats; or only those that are not",
             },
             Parameter {
                 name: "q",
@@ -144,7 +145,12 @@ pub(super) const ROUTES: &[Route] = &[
         Operation::Device,
         "/devices/{id}",
         "A device, with the evidence for its status",
-        &[],
+        &[Parameter {
+            name: "at",
+            takes: Takes::Time,
+            about: "The device and the evidence as of this time, such as the `found_at` of an \
+                    outage; null is what is not kept of it",
+        }],
         "DeviceDetail",
     ),
     get(

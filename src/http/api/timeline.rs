@@ -4,10 +4,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::device::find;
 use super::parameters::Query;
+use super::window::window;
 use super::{Answer, Answered, Context, Problem};
 use crate::domain::{Coverage, DeviceId, Transition};
 use crate::store::{Position, TransitionQuery};
-use crate::views::api::{KnownListening, Life, Timeline, Window};
+use crate::views::api::{KnownListening, Life, Timeline};
 
 /// The maximum number of transitions that are read for one timeline, page by page.
 const TRANSITIONS: usize = 20_000;
@@ -22,7 +23,7 @@ const PAGE: u64 = 2_000;
 pub(super) async fn show(context: &Context, id: &str, query: &Query) -> Answered {
     let device = find(context, id).await?;
     let now = (context.clock)().wall;
-    let window = window(query, 96, now)?;
+    let window = window(context, query, 96, now)?;
     // A silence that began in the window is found later.
     let timeout = device.timeout().unwrap_or(context.settings.timeout());
     let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
@@ -35,17 +36,6 @@ pub(super) async fn show(context: &Context, id: &str, query: &Query) -> Answered
     };
     let known = known(context, window.from, window.to).await?;
     Ok(Answer::ok(&Timeline::new(window, &life, &known, now)))
-}
-
-/// The window that a query asks for: by default the last 24 hours.
-pub(super) fn window(query: &Query, buckets: u64, now: DateTime<Utc>) -> Result<Window, Problem> {
-    let to = query.time("to").unwrap_or(now);
-    let day_before = to.checked_sub_signed(TimeDelta::days(1)).unwrap_or(DateTime::UNIX_EPOCH);
-    let from = query.time("from").unwrap_or(day_before);
-    if from >= to {
-        return Err(Problem::parameter("from", "a time before `to` is expected"));
-    }
-    Ok(Window::new(from, to, query.number("buckets").unwrap_or(buckets)))
 }
 
 /// What this instance has listened to.

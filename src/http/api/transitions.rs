@@ -4,6 +4,7 @@ use chrono::DateTime;
 
 use super::cursor::{List, Order, malformed};
 use super::parameters::Query;
+use super::window::is_a_stretch;
 use super::{Answer, Answered, Context, Problem};
 use crate::domain::{Status, Transition};
 use crate::store::{Position, TransitionQuery};
@@ -13,6 +14,7 @@ use crate::views::api::{OutageItem, OutagePage, TransitionItem, TransitionPage};
 const PAGES_TO_FILTER: usize = 10;
 
 pub(super) async fn list(context: &Context, query: &Query) -> Answered {
+    is_a_stretch(query, "until")?;
     let wanted = TransitionQuery {
         device: query.device("device").cloned(),
         to: query.statuses("to").first().copied(),
@@ -26,6 +28,7 @@ pub(super) async fn list(context: &Context, query: &Query) -> Answered {
 }
 
 pub(super) async fn outages(context: &Context, query: &Query) -> Answered {
+    is_a_stretch(query, "until")?;
     let wanted = TransitionQuery {
         device: query.device("device").cloned(),
         to: Some(Status::Offline),

@@ -91,10 +91,13 @@ pub(crate) struct DeviceDetail {
     not_counted: Vec<String>,
     /// Null for a device that was never heard.
     evidence: Option<EvidenceItem>,
-    /// The outage that still lasts.
+    /// The outage that lasts, or lasted then.
     outage: Option<OutageOfDevice>,
     /// The number of its newest transition.
     sequence: Option<i64>,
+    /// The time in the past as of which this is; null for now.
+    #[serde(serialize_with = "as_optional_millis")]
+    at: Option<DateTime<Utc>>,
 }
 
 /// The evidence for a status.
@@ -162,12 +165,18 @@ impl DeviceDetail {
                 sequence: outage.sequence,
                 found_at: outage.at,
                 silent_since: outage.last_seen_at,
-                ended_at: None,
+                ended_at: outage.ended_at,
             }),
             evidence: evidence.map(EvidenceItem::from),
             sequence: newest.map(|newest| newest.sequence),
             device: DeviceItem::new(device, default, late),
+            at: None,
         }
+    }
+
+    /// The same, of a device as of an instant in the past.
+    pub(crate) fn of_then(self, at: DateTime<Utc>) -> Self {
+        Self { at: Some(at), ..self }
     }
 }
 
