@@ -68,6 +68,8 @@ pub use open::OpenMode;
 pub(crate) use open::open_files;
 pub use outbox::OutboxSize;
 pub use raw_id::RawId;
+#[doc(hidden)]
+pub use reading::ReadingLimits;
 pub use reading::{Budget, Reader};
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use samples::FleetSample;

@@ -8,7 +8,7 @@ mod schema;
 mod server;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::{Database, DatabaseConnection, DbBackend, DbErr};
 
@@ -20,7 +20,7 @@ use self::retry::while_busy;
 use self::schema::{Schema, await_schema, migrate, newest_known};
 use super::driver_error::unopened;
 use super::file::{self, DatabaseFile};
-use super::reading::{READING_BOUND, READING_PATIENCE};
+use super::reading::{ReadingLimits, Replacement};
 use super::transaction::BOUND;
 use super::{PATIENCE, Result, StoreError, Unusable, hint};
 use crate::secrets::DatabaseUrl;
@@ -46,8 +46,10 @@ pub(super) struct Origin {
     file: Option<Arc<DatabaseFile>>,
     /// True if this opening created the schema.
     pub(super) created: bool,
-    /// True if the connections may only read.
-    reads_only: bool,
+    /// The limits of connections that may only read; `None` for others.
+    reading: Option<ReadingLimits>,
+    /// The last replacement of connections that only read.
+    replacement: Replacement,
 }
 
 impl std::fmt::Debug for Origin {
@@ -65,7 +67,8 @@ impl Origin {
         // The driver's error for a URL that it cannot parse would quote it.
         url.check().map_err(StoreError::Url)?;
         let path = file::of_url(&url);
-        let mut origin = Self { url, mode, file: None, created: false, reads_only: false };
+        let replacement = Replacement::default();
+        let mut origin = Self { url, mode, file: None, created: false, reading: None, replacement };
         if let Some(path) = &path {
             let create = mode != OpenMode::Existing && file::may_be_created(&origin.url);
             file::prepare(path, create).map_err(|error| origin.failed(unopened(path, &error)))?;
@@ -106,29 +109,42 @@ impl Origin {
     }
 
     /// The origin of connections to the same database that only read.
-    pub(super) fn for_reading(&self) -> Self {
+    pub(super) fn for_reading(&self, limits: ReadingLimits) -> Self {
         let Self { url, mode, file, .. } = self;
-        Self { url: url.clone(), mode: *mode, file: file.clone(), created: false, reads_only: true }
+        Self {
+            url: url.clone(),
+            mode: *mode,
+            file: file.clone(),
+            created: false,
+            reading: Some(limits),
+            replacement: Replacement::default(),
+        }
+    }
+
+    /// Notes that the connections that were made before `at` are replaced.
+    pub(super) fn replaced(&self, at: Instant) {
+        self.replacement.note(at);
     }
 
     /// True if the connections may only read.
     pub(super) fn reads_only(&self) -> bool {
-        self.reads_only
+        self.reading.is_some()
     }
 
     /// The time that is waited for a connection.
     pub(super) fn patience(&self) -> Duration {
-        if self.reads_only { READING_PATIENCE } else { PATIENCE }
+        self.reading.map_or(PATIENCE, |limits| limits.patience)
     }
 
     /// The time after which a transaction or a read on these connections counts as failed.
     pub(super) fn bound(&self) -> Duration {
-        if self.reads_only { READING_BOUND } else { BOUND }
+        self.reading.map_or(BOUND, |limits| limits.bound)
     }
 
     /// Connections that only read.
     pub(super) async fn connect_reading(&self) -> Result<DatabaseConnection, DbErr> {
-        let mut options = reading_options(self.url.reveal());
+        let limits = self.reading.unwrap_or_default();
+        let mut options = reading_options(self.url.reveal(), limits, &self.replacement);
         Database::connect(options.min_connections(READING_CONNECTIONS).to_owned()).await
     }
 
@@ -151,10 +167,9 @@ impl Origin {
 
     async fn connect_lazily(&self, kept: u32) -> Result<DatabaseConnection, DbErr> {
         self.verify_file().map_err(|error| DbErr::Custom(error.to_string()))?;
-        let mut options = if self.reads_only {
-            reading_options(self.url.reveal())
-        } else {
-            connect_options(self.url.reveal(), OpenMode::Existing)
+        let mut options = match self.reading {
+            Some(limits) => reading_options(self.url.reveal(), limits, &self.replacement),
+            None => connect_options(self.url.reveal(), OpenMode::Existing),
         };
         Database::connect(options.connect_lazy(true).min_connections(kept).to_owned()).await
     }
@@ -172,7 +187,7 @@ impl Origin {
     /// command needs one at a time.
     fn kept_connections(&self) -> u32 {
         match self.mode {
-            _ if self.reads_only => READING_CONNECTIONS,
+            _ if self.reads_only() => READING_CONNECTIONS,
             OpenMode::Migrate => MAX_CONNECTIONS,
             OpenMode::Create | OpenMode::Existing => 0,
         }

@@ -1,7 +1,7 @@
 //! The connections, which are all replaced as soon as one of them may be damaged.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use sea_orm::{DatabaseConnection, DbBackend};
@@ -67,6 +67,7 @@ impl Pool {
     /// never released.
     pub(super) async fn replace(&self, failed: &Lease) {
         self.doubted.store(true, Ordering::SeqCst);
+        let before_fresh = Instant::now();
         let fresh = match self.origin.connect_again().await {
             Ok(fresh) => fresh,
             Err(error) => return log::error!("cannot make new connections: {error}"),
@@ -79,6 +80,7 @@ impl Pool {
             let number = failed.number + 1;
             std::mem::replace(&mut *current, Lease { db: fresh, number })
         };
+        self.origin.replaced(before_fresh);
         tokio::spawn(close(old.db));
     }
 

@@ -5,20 +5,71 @@
 //! by an index has a [`Budget`] besides.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sea_orm::{DatabaseConnection, DbErr};
-use tokio::time::Instant;
 
 use super::error::failed_to;
 use super::pool::{Pool, close};
 use super::{DeviceStore, Result};
 
-/// The time limit of a read, with its wait for a connection.
-pub(super) const READING_BOUND: Duration = Duration::from_secs(2);
+/// The time limits of reads. They are not configurable. Only tests that are not about them
+/// raise them, because a busy machine makes any read wait.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadingLimits {
+    /// The time limit of a read, with its wait for a connection.
+    pub bound: Duration,
+    /// The time that a read waits for a connection.
+    pub patience: Duration,
+}
 
-/// The time that a read waits for a connection.
-pub(super) const READING_PATIENCE: Duration = Duration::from_secs(1);
+impl Default for ReadingLimits {
+    fn default() -> Self {
+        Self { bound: Duration::from_secs(2), patience: Duration::from_secs(1) }
+    }
+}
+
+/// The time of the last replacement of a pool's connections, after which those that are
+/// replaced have no long future. SQLite would go on with a statement whose caller has given up,
+/// for hours, on a thread of its own, and keep its log from being shortened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Replacement(Arc<Mutex<Option<Instant>>>);
+
+/// One connection's view of the replacements.
+#[derive(Debug)]
+pub(super) struct Lifetime {
+    replacement: Replacement,
+    begun: Instant,
+    /// The time for which a statement goes on after the replacement.
+    rest: Duration,
+    end: Option<Instant>,
+}
+
+impl Replacement {
+    /// Notes that the connections that were made before `at` are replaced.
+    pub(super) fn note(&self, at: Instant) {
+        *self.0.lock() = Some(at);
+    }
+
+    /// The lifetime of a connection that is made now, whose reads take at most `rest`.
+    pub(super) fn lifetime(&self, rest: Duration) -> Lifetime {
+        Lifetime { replacement: self.clone(), begun: Instant::now(), rest, end: None }
+    }
+}
+
+impl Lifetime {
+    /// True while a statement may go on. Others that had begun when the connections were
+    /// replaced have their whole time.
+    pub(super) fn goes_on(&mut self) -> bool {
+        if self.end.is_none() {
+            let replaced = self.replacement.0.lock().filter(|replaced| *replaced > self.begun);
+            self.end = replaced.map(|replaced| replaced + self.rest);
+        }
+        self.end.is_none_or(|end| Instant::now() < end)
+    }
+}
 
 /// Reads for people and programs. Cheap to clone; every clone uses the same two connections.
 #[derive(Clone, Debug)]
@@ -49,7 +100,17 @@ impl DeviceStore {
     ///
     /// If the database cannot be reached.
     pub async fn reader(&self) -> Result<Reader> {
-        let origin = self.pool.origin().for_reading();
+        self.reader_within(ReadingLimits::default()).await
+    }
+
+    /// The same with other limits.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be reached.
+    #[doc(hidden)]
+    pub async fn reader_within(&self, limits: ReadingLimits) -> Result<Reader> {
+        let origin = self.pool.origin().for_reading(limits);
         let db = origin.connect_reading().await.map_err(failed_to("open the database to read"))?;
         Ok(Reader(Self {
             pool: Arc::new(Pool::new(db, origin)),

@@ -11,7 +11,7 @@ use heartbeatd::domain::{Event, EventKind, EventPlace, GapCause, Happening};
 use heartbeatd::store::{Interference, Interfering, Outcome, Point, Reader, Selection};
 
 use crate::specification::on_both_databases;
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, patient_reader};
 use crate::support::fleet::{Fleet, at, id, non_zero};
 use servers::PATIENCE;
 use tokio::sync::Notify;
@@ -59,7 +59,7 @@ async fn events_tell_everything_that_happened_in_order(database: TestDatabase) {
         config.mqtt.echo_interval = Some(non_zero(Duration::from_secs(5)));
     })
     .await;
-    let reader = fleet.store.reader().await.expect("it opens");
+    let reader = patient_reader(&fleet.store).await;
     assert_eq!(reader.newest_event().await.expect("it reads"), EventPlace::default());
     let confirm = async |since, until| {
         let confirm =
@@ -93,7 +93,7 @@ async fn events_tell_everything_that_happened_in_order(database: TestDatabase) {
 
 async fn a_reader_that_resumes_anywhere_gets_each_event_once(database: TestDatabase) {
     let fleet = Fleet::on(database).await;
-    let reader = fleet.store.reader().await.expect("it opens");
+    let reader = patient_reader(&fleet.store).await;
     let mut random = fastrand::Rng::with_seed(16);
     let (mut read, mut place) = (Vec::new(), EventPlace::default());
     for round in 0..40 {
@@ -143,7 +143,7 @@ async fn a_reader_that_resumes_anywhere_gets_each_event_once(database: TestDatab
 
 async fn a_reader_that_was_away_for_too_long_is_told(database: TestDatabase) {
     let fleet = Fleet::on(database).await;
-    let reader = fleet.store.reader().await.expect("it opens");
+    let reader = patient_reader(&fleet.store).await;
     fleet.heartbeats(&["a", "b"], "", at(0)).await;
     fleet.flush().await;
     fleet.heartbeat("a", r#"{"error":"hot"}"#, at(500)).await;
@@ -183,7 +183,7 @@ async fn a_gap_is_told_once_although_the_answer_to_its_commit_was_lost(database:
     let flushed = fleet.registry.send(Flush).await.expect("it lives");
     flushed.expect_err("the answer is lost");
     fleet.flush().await;
-    let reader = fleet.store.reader().await.expect("it opens");
+    let reader = patient_reader(&fleet.store).await;
     let events: Vec<_> =
         after(&reader, EventPlace::default(), 100).await.iter().map(told).collect();
     assert_eq!(events, ["a registered", "listening", "a provisioning -> online"]);
@@ -191,7 +191,7 @@ async fn a_gap_is_told_once_although_the_answer_to_its_commit_was_lost(database:
 
 async fn numbers_of_the_journal_are_given_in_the_order_of_the_commits(database: TestDatabase) {
     let store = database.open().await;
-    let reader = store.reader().await.expect("it opens");
+    let reader = patient_reader(&store).await;
     let writers: Vec<_> = (0..8)
         .map(|writer| {
             let store = store.clone();
@@ -256,7 +256,7 @@ async fn a_command_whose_commit_takes_long_is_not_overtaken(database: TestDataba
     };
     let first = database.open().await.interfere(Arc::new(slow));
     let second = database.open().await;
-    let reader = second.reader().await.expect("it opens");
+    let reader = patient_reader(&second).await;
     let registering = actix_rt::spawn(async move { first.register(&id("a"), None, at(1)).await });
     held.notified().await;
     // Waits for the other one, whose number is smaller.

@@ -3,7 +3,7 @@
 use heartbeatd::domain::Status;
 
 use crate::specification::on_both_databases;
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, patient_reader};
 use crate::support::fleet::{Fleet, at};
 
 on_both_databases! {
@@ -14,7 +14,7 @@ async fn checks_keep_samples_of_the_fleet_and_a_chart_gets_the_last_of_each_stre
     database: TestDatabase,
 ) {
     let fleet = Fleet::on(database).await;
-    let reader = fleet.store.reader().await.expect("it opens");
+    let reader = patient_reader(&fleet.store).await;
     fleet.heartbeats(&["a", "b"], "", at(0)).await;
     for second in [1, 5, 130, 150] {
         fleet.check(at(second)).await;

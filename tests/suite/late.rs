@@ -7,7 +7,7 @@ use heartbeatd::domain::{Burst, Status};
 use heartbeatd::store::{Budget, DeviceQuery};
 
 use crate::specification::on_both_databases;
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, patient_reader};
 use crate::support::fleet::{Fleet, at, id};
 
 on_both_databases! {
@@ -21,7 +21,7 @@ fn now() -> Reading {
 
 /// The late devices at a moment, as a list of the API has them.
 async fn late(fleet: &Fleet, second: i64) -> Vec<String> {
-    let reader = fleet.store.reader().await.expect("it opens");
+    let reader = patient_reader(&fleet.store).await;
     let own = reader.reads().own_timeouts().await.expect("it reads");
     let coverage = fleet.board.snapshot(now()).coverage;
     let cutoffs = coverage.late_cutoffs(at(second), Duration::from_secs(180), &own);

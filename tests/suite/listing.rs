@@ -7,7 +7,7 @@ use heartbeatd::domain::{Coverage, Cutoff, Cutoffs, Status};
 use heartbeatd::store::{Budget, DevicePage, DeviceQuery, Ids, Reader};
 
 use crate::specification::on_both_databases;
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, patient_reader};
 use crate::support::fleet::{at, id};
 use crate::support::plans::{Statements, plan, unbounded};
 
@@ -82,7 +82,7 @@ async fn pages(reader: &Reader, query: &DeviceQuery, limit: u64) -> Vec<Vec<Stri
 async fn pages_have_every_device_that_was_asked_for_once_and_in_the_order_of_bytes(
     database: TestDatabase,
 ) {
-    let reader = database.open().await.reader().await.expect("it opens");
+    let reader = patient_reader(&database.open().await).await;
     let mut random = fastrand::Rng::with_seed(16);
     let mut devices: Vec<(String, Status, i64)> = Vec::new();
     for name in IDS.iter().map(|name| (*name).to_owned()).chain((0..60).map(|n| format!("d-{n}"))) {
@@ -129,7 +129,7 @@ async fn pages_have_every_device_that_was_asked_for_once_and_in_the_order_of_byt
 async fn a_search_for_a_pattern_ends_with_its_budget_and_goes_on_with_the_next_page(
     database: TestDatabase,
 ) {
-    let reader = database.open().await.reader().await.expect("it opens");
+    let reader = patient_reader(&database.open().await).await;
     let device = |number| (format!("d-{number:05}"), Status::Online, 0);
     insert(&database, (0..45_000).map(device)).await;
     let query = DeviceQuery { ids: Ids::Matching("*44444".to_owned()), ..Default::default() };
@@ -149,7 +149,7 @@ async fn a_search_for_a_pattern_ends_with_its_budget_and_goes_on_with_the_next_p
 
 async fn silent_devices_are_found_by_their_own_timeouts(database: TestDatabase) {
     let store = database.open().await;
-    let reader = store.reader().await.expect("it opens");
+    let reader = patient_reader(&store).await;
     let seen = [("a", 0), ("b", 100), ("slow", 50), ("slower", 0)];
     insert(&database, seen.iter().map(|(id, at)| ((*id).to_owned(), Status::Online, *at))).await;
     insert(&database, [("gone".to_owned(), Status::Offline, 0)].into_iter()).await;
@@ -174,7 +174,7 @@ async fn silent_devices_are_found_by_their_own_timeouts(database: TestDatabase) 
 
 async fn no_list_goes_through_the_table_or_sorts_it(database: TestDatabase) {
     let (store, statements) = Statements::of(database.open().await);
-    let reader = store.reader().await.expect("it opens");
+    let reader = patient_reader(&store).await;
     // More than one window.
     let device = |number| (format!("e-{number:05}"), Status::Online, 0);
     insert(&database, (0..20_002).map(device)).await;
@@ -215,7 +215,7 @@ async fn no_list_goes_through_the_table_or_sorts_it(database: TestDatabase) {
 
 async fn ids_that_are_like_another_are_found_by_the_index(database: TestDatabase) {
     let (store, statements) = Statements::of(database.open().await);
-    let reader = store.reader().await.expect("it opens");
+    let reader = patient_reader(&store).await;
     let device = |number| (format!("pump-{number:05}"), Status::Online, 0);
     insert(&database, (0..2_000).map(device)).await;
     insert(&database, [("Köln 1".to_owned(), Status::Offline, 0)].into_iter()).await;
@@ -241,7 +241,7 @@ async fn ids_that_are_like_another_are_found_by_the_index(database: TestDatabase
 }
 
 async fn a_row_that_cannot_be_read_takes_no_place_of_others(database: TestDatabase) {
-    let reader = database.open().await.reader().await.expect("it opens");
+    let reader = patient_reader(&database.open().await).await;
     let device = |number| (format!("d-{number}"), Status::Online, 0);
     insert(&database, (0..6).map(device)).await;
     database.execute("UPDATE device SET status = 'broken' WHERE id IN ('d-1', 'd-2')").await;

@@ -42,6 +42,7 @@ mod payloads;
 mod pictures;
 mod plug_in_alerts;
 mod proof;
+mod reading;
 mod receiver_limits;
 mod recoveries;
 mod registration;

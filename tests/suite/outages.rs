@@ -4,7 +4,7 @@ use heartbeatd::domain::{Burst, EndedOutage, Status, Transition};
 use heartbeatd::store::{DeviceStore, OpenMode, Position, Reader, TransitionPage, TransitionQuery};
 
 use crate::specification::on_both_databases;
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, patient_reader};
 use crate::support::fleet::{Fleet, at, id};
 use crate::support::plans::{Statements, plan, unbounded};
 
@@ -141,7 +141,7 @@ fn queries() -> Vec<TransitionQuery> {
 }
 
 async fn lists_have_every_transition_once_newest_first(database: TestDatabase) {
-    let reader = database.open().await.reader().await.expect("it opens");
+    let reader = patient_reader(&database.open().await).await;
     let all = insert(&database).await;
     for query in queries() {
         let TransitionQuery { device, to, open, at, from, until } = &query;
@@ -196,7 +196,7 @@ async fn no_list_goes_through_all_transitions_or_sorts_them(database: TestDataba
 
 async fn assert_plans(database: &TestDatabase, each_has_its_index: bool) {
     let (store, statements) = Statements::of(database.open().await);
-    let reader = store.reader().await.expect("it opens");
+    let reader = patient_reader(&store).await;
     let some = Position { at: at(30), sequence: 12_000 };
     for query in queries() {
         for after in [None, Some(some)] {

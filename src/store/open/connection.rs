@@ -7,7 +7,7 @@ use super::OpenMode;
 use crate::secrets::DatabaseUrl;
 use crate::store::PATIENCE;
 use crate::store::driver_error::connection_error;
-use crate::store::reading::READING_PATIENCE;
+use crate::store::reading::{ReadingLimits, Replacement};
 
 /// The number of connections. Flushes and checks take turns, so one connection writes and
 /// the others are for readers.
@@ -56,22 +56,46 @@ pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
     options
 }
 
-/// The options of connections that only read. Each gives up early, because somebody waits.
-pub(super) fn reading_options(url: &str) -> ConnectOptions {
+/// The number of instructions of SQLite's machine after which a statement is asked whether it
+/// may go on: about a millisecond.
+const ASKED_AFTER: i32 = 10_000;
+
+/// The options of connections that only read. Each gives up early, because somebody waits, and
+/// ends what it still does once it is replaced.
+pub(super) fn reading_options(
+    url: &str,
+    limits: ReadingLimits,
+    replacement: &Replacement,
+) -> ConnectOptions {
+    let ReadingLimits { bound, patience } = limits;
+    let replacement = replacement.clone();
     let mut options = connect_options(url, OpenMode::Existing);
     options
         .max_connections(READING_CONNECTIONS)
-        .acquire_timeout(READING_PATIENCE)
+        .acquire_timeout(patience)
         .map_sqlx_sqlite_opts(|sqlite| {
             sqlite_options(sqlite, OpenMode::Existing).pragma("query_only", "ON")
         })
-        .map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_connect(|connection, _| {
-                Box::pin(async {
+        .map_sqlx_sqlite_pool_opts(move |pool| {
+            let replacement = replacement.clone();
+            pool.after_connect(move |connection, _| {
+                let mut lifetime = replacement.lifetime(bound);
+                Box::pin(async move {
+                    let mut handle = connection.lock_handle().await?;
+                    handle.set_progress_handler(ASKED_AFTER, move || lifetime.goes_on());
+                    Ok(())
+                })
+            })
+        })
+        .map_sqlx_postgres_pool_opts(move |pool| {
+            let bound = format!("{}ms", bound.as_millis());
+            pool.after_connect(move |connection, _| {
+                let bound = bound.clone();
+                Box::pin(async move {
                     set_bounds(
                         connection,
                         &[
-                            ("statement_timeout", "2s"),
+                            ("statement_timeout", &bound),
                             ("default_transaction_read_only", "on"),
                             // Somebody waits for a page, so no plan is compiled.
                             ("jit", "off"),

@@ -1,7 +1,9 @@
 //! A test's own database: a SQLite file, or one in the PostgreSQL server that all tests
 //! share.
 
-use heartbeatd::store::{DeviceStore, OpenMode};
+use std::time::Duration;
+
+use heartbeatd::store::{DeviceStore, OpenMode, Reader, ReadingLimits};
 use sea_orm::{DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use servers::postgresql::PostgreSql;
 use tempfile::TempDir;
@@ -44,6 +46,13 @@ impl TestDatabase {
         db.execute_unprepared(sql).await.expect(sql);
         db.close().await.expect("it closes");
     }
+}
+
+/// A reader for a test that is not about the time that reads may take.
+pub async fn patient_reader(store: &DeviceStore) -> Reader {
+    let limits =
+        ReadingLimits { bound: Duration::from_secs(120), patience: Duration::from_secs(120) };
+    store.reader_within(limits).await.expect("it opens")
 }
 
 /// Takes the lock of a SQLite database for writing, until the transaction ends.

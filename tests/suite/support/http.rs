@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -89,14 +90,26 @@ pub fn verbatim(service: &Service, request: &str) -> Answer {
     Answer { status, head: head.collect(), body }
 }
 
-/// Gets a path.
+/// Gets a path, and asks again if a busy machine makes the database too slow for it.
 pub fn get(service: &Service, path: &str) -> Answer {
-    send(service, "GET", path, &[], None)
+    patiently(|| send(service, "GET", path, &[], None))
 }
 
-/// Gets a path with a token.
+/// Gets a path with a token like [`get`].
 pub fn get_with(service: &Service, path: &str, token: &str) -> Answer {
-    send(service, "GET", path, &[("Authorization", &format!("Bearer {token}"))], None)
+    let bearer = format!("Bearer {token}");
+    patiently(|| send(service, "GET", path, &[("Authorization", &bearer)], None))
+}
+
+fn patiently(ask: impl Fn() -> Answer) -> Answer {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask();
+        let is_slow = answer.status == 503 && answer.problem() == "database-unavailable";
+        if !is_slow || Instant::now() > deadline {
+            return answer;
+        }
+    }
 }
 
 /// Sends JSON with a token.

@@ -15,6 +15,7 @@ use super::{
     ACKNOWLEDGE, CHECK_INTERVAL, Device, GIVE_UP, LAG, MARK, Mood, PRUNE, RECORD, SECOND, World,
     clocks, name, number,
 };
+use crate::support::database::patient_reader;
 use crate::support::fleet::start;
 use heartbeatd::actors::alert_sink::AlertError;
 
@@ -469,7 +470,7 @@ impl World {
     /// Checks that the events tell every transition in order, each gap once, and the devices that
     /// are registered.
     async fn assert_events(&mut self) {
-        let reader = self.commands.reader().await.expect("it opens");
+        let reader = patient_reader(&self.commands).await;
         let events = reader.events(EventPlace::default(), 1_000_000).await.expect("it reads");
         reader.close().await;
         let Some(events) = events else { return };
