@@ -213,7 +213,7 @@ impl AppBuilder {
             Some(broker) => (None, broker),
             None => {
                 let (inbox, metrics) = (Arc::clone(&inbox), Arc::clone(&metrics));
-                let max_files = open_files::max_clients();
+                let max_files = open_files::max_clients(streams(&config));
                 let receiver =
                     Receiver::start(&config.mqtt, max_files, inbox, clock, metrics).await?;
                 let broker = receiver.broker();
@@ -328,10 +328,21 @@ pub(crate) fn needed_files(config: &Config) -> Needed {
         .runtimes(ACTORS + http::RUNTIMES * u64::from(serves) + u64::from(embeds))
         .with("the database", store::open_files(&config.database.url))
         .with("the MQTT client", mqtt::CLIENT_OPEN_FILES);
-    let needed = if serves { needed.with("HTTP", http::OPEN_FILES) } else { needed };
+    let streams = streams(config);
+    let needed = if serves {
+        needed.with("HTTP", http::OPEN_FILES).with("event streams", streams)
+    } else {
+        needed
+    };
     if embeds {
-        needed.with("the embedded broker", receiver::open_files(&config.mqtt.embedded)).clients()
+        let broker = receiver::open_files(&config.mqtt.embedded);
+        needed.with("the embedded broker", broker).clients(streams)
     } else {
         needed
     }
+}
+
+/// The number of event streams that may be open. Each holds its connection.
+fn streams(config: &Config) -> u64 {
+    if config.http.listen == Listen::Off { 0 } else { config.http.max_streams as u64 }
 }

@@ -22,7 +22,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 const SHORT_PERCENT: u64 = 90;
 
 /// The number of files that clients of the embedded broker leave to the rest of the
-/// service: the database, HTTP, threads, and a margin.
+/// service, besides its event streams: the database, HTTP, threads, and a margin.
 const RESERVED: u64 = 128;
 
 /// The least number of clients for which starting the embedded broker makes sense.
@@ -44,7 +44,8 @@ const PASSING: u64 = 4;
 #[derive(Clone, Debug, Default)]
 pub struct Needed {
     parts: Vec<(&'static str, u64)>,
-    has_clients: bool,
+    /// The number of files that clients leave to the rest; `None` without clients.
+    left_by_clients: Option<u64>,
 }
 
 /// The limit of open files is too low to start.
@@ -82,10 +83,11 @@ impl Needed {
         self.with("threads", count * PER_RUNTIME)
     }
 
-    /// Adds the clients of the embedded broker, which leave [`RESERVED`] files alone.
+    /// Adds the clients of the embedded broker, which leave those files alone that the rest of
+    /// a service with so many event streams needs.
     #[must_use]
-    pub fn clients(mut self) -> Self {
-        self.has_clients = true;
+    pub fn clients(mut self, streams: u64) -> Self {
+        self.left_by_clients = Some(RESERVED + streams);
         self
     }
 
@@ -100,7 +102,7 @@ impl Needed {
 
     fn check_against(&self, limit: u64, open: u64) -> Result<(), TooFewFiles> {
         let own = open + PASSING + self.parts.iter().map(|(_, files)| files).sum::<u64>();
-        let least = if self.has_clients { own.max(RESERVED) + LEAST_CLIENTS } else { own };
+        let least = self.left_by_clients.map_or(own, |left| own.max(left) + LEAST_CLIENTS);
         if limit >= least {
             return Ok(());
         }
@@ -168,14 +170,14 @@ pub fn max_open() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The maximum number of clients that the embedded broker may have, so that the rest of the
-/// service keeps the files that it needs.
-pub fn max_clients() -> u64 {
-    clients_of(max_open())
+/// The maximum number of clients that the embedded broker may have, so that the rest of a
+/// service with so many event streams keeps the files that it needs.
+pub fn max_clients(streams: u64) -> u64 {
+    clients_of(max_open(), streams)
 }
 
-fn clients_of(max_open: u64) -> u64 {
-    max_open.saturating_sub(RESERVED)
+fn clients_of(max_open: u64, streams: u64) -> u64 {
+    max_open.saturating_sub(RESERVED + streams)
 }
 
 /// True if an error means that there are no files left.
@@ -282,9 +284,11 @@ mod tests {
 
     #[test]
     fn clients_leave_files_to_the_service() {
-        assert_eq!(clients_of(1_048_576), 1_048_448);
-        assert_eq!(clients_of(1024), 896);
-        assert_eq!(clients_of(144), 16);
+        assert_eq!(clients_of(1_048_576, 0), 1_048_448);
+        assert_eq!(clients_of(1024, 0), 896);
+        assert_eq!(clients_of(1024, 64), 832);
+        assert_eq!(clients_of(144, 0), 16);
+        assert_eq!(clients_of(144, 64), 0);
     }
 
     #[test]
@@ -300,11 +304,14 @@ mod tests {
 
     #[test]
     fn an_embedded_broker_needs_files_for_devices_too() {
-        let needed = Needed::default().runtimes(2).clients();
-        assert!(needed.check_against(RESERVED + LEAST_CLIENTS, 5).is_ok());
-        assert!(needed.check_against(RESERVED + LEAST_CLIENTS - 1, 5).is_err());
-        // A parent may have left many open.
-        assert!(needed.check_against(RESERVED + LEAST_CLIENTS, RESERVED).is_err());
+        for streams in [0, 64, 1000] {
+            let needed = Needed::default().runtimes(2).with("event streams", streams);
+            let (needed, least) = (needed.clients(streams), RESERVED + streams + LEAST_CLIENTS);
+            assert!(needed.check_against(least, 5).is_ok());
+            assert!(needed.check_against(least - 1, 5).is_err());
+            // A parent may have left many open.
+            assert!(needed.check_against(least, RESERVED).is_err());
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A shortage of open files stops nothing important, and too low a limit ends the start.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -62,15 +63,30 @@ fn least_in(line: &str) -> u32 {
     rest.split(' ').next().and_then(|number| number.parse().ok()).expect(line)
 }
 
+/// Opens event streams.
+fn open_streams(service: &Service, count: usize) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
+        let request = "GET /api/v1/events/stream?summary=1s HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it is read");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("it answers");
+        assert_eq!(&status, b"HTTP/1.1 200");
+        stream
+    };
+    (0..count).map(open).collect()
+}
+
 /// Checks that too few open files end the start, that the number which the error names is
 /// enough, and that one less is not.
-fn the_least_number_is_right(place: &Place, publish: impl Fn(&Service)) {
+fn the_least_number_is_right(place: &Place, streams: usize, publish: impl Fn(&Service)) {
     let least = start_with_too_few(place, 48);
     for limit in [8, 16, 32, least - 1] {
         assert_eq!(start_with_too_few(place, limit), least, "at {limit}");
     }
     let mut service = start(place, least, least);
     service.await_listening();
+    let _streams = open_streams(&service, streams);
     publish(&service);
     place.await_statuses(&["pump online"]);
     place.await_statuses(&["pump offline"]);
@@ -82,7 +98,7 @@ fn the_least_number_is_right(place: &Place, publish: impl Fn(&Service)) {
 
 #[test]
 fn too_few_open_files_for_the_embedded_broker_end_the_start() {
-    the_least_number_is_right(&Place::new(), |service| {
+    the_least_number_is_right(&Place::new(), 64, |service| {
         let devices: Vec<_> = (0..10)
             .map(|n| Device::connect(service.broker_port(), &format!("device-{n}")))
             .collect();
@@ -99,7 +115,9 @@ fn too_few_open_files_for_an_external_broker_end_the_start() {
     let url = format!("mqtt://127.0.0.1:{}", broker.port);
     for http in ["127.0.0.1:0", "off"] {
         let place = Place::new().with("MQTT__URL", &url).with("HTTP__LISTEN", http);
-        the_least_number_is_right(&place, |service| {
+        let place = place.with("HTTP__MAX_STREAMS", "100");
+        let streams = if http == "off" { 0 } else { 100 };
+        the_least_number_is_right(&place, streams, |service| {
             let mut pump = Device::connect(broker.port, "pump").expect("it is let in");
             pump.heartbeat("pump");
             if http != "off" {
@@ -107,6 +125,17 @@ fn too_few_open_files_for_an_external_broker_end_the_start() {
             }
         });
     }
+}
+
+#[test]
+fn each_event_stream_needs_one_more_open_file() {
+    let broker = Mosquitto::start();
+    let least = |http: &str, streams: &str| {
+        let place = Place::new().with("MQTT__URL", &broker.url()).with("HTTP__LISTEN", http);
+        start_with_too_few(&place.with("HTTP__MAX_STREAMS", streams), 48)
+    };
+    assert_eq!(least("127.0.0.1:0", "1000"), least("127.0.0.1:0", "10") + 990);
+    assert_eq!(least("off", "1000"), least("off", "10"));
 }
 
 #[test]
@@ -221,7 +250,7 @@ fn while_no_file_can_be_opened_devices_replace_silent_sockets_and_silence_is_fou
 
 #[test]
 fn connected_devices_leave_files_to_the_service() {
-    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m");
+    let place = Place::new().with("HEARTBEAT__TIMEOUT", "10m").with("HTTP__MAX_STREAMS", "1");
     let service = start(&place, 256, 256);
     service.await_listening();
     let port = service.broker_port();
