@@ -72,6 +72,7 @@ static FILES: &[File] = files![
     "vendor/signals.js",
     "vendor/uplot.css",
     "vendor/uplot.js",
+    "views/change.js",
     "views/device.js",
     "views/devices.js",
     "views/fleet.js",

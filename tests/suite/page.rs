@@ -118,12 +118,23 @@ fn a_device_shows_the_evidence_and_its_outages() {
     let evidence = browser.await_text(".evidence", |text| text.contains("timeout"));
     assert!(evidence.contains("silence"), "{evidence}");
     browser.await_text(".plain tbody", |text| text.contains("still out"));
+    let found_at = "document.querySelector('.plain tbody a time').dateTime";
+    let found_at = browser.value(found_at).as_str().expect("a time").to_owned();
     let bar = "document.querySelector('.big .bar .unknown') !== null";
     browser.await_value(bar, &true.into());
     drop(devices);
     let _again = Devices::live(service.broker_port(), names(&["pump-2"]));
     browser.await_text(".verdict", |text| text == "online");
     browser.await_text(".plain tbody", |text| !text.contains("still out") && text.contains(" to "));
+    // An outage leads to the evidence of then.
+    browser.click(".plain tbody a");
+    browser.await_text(".crumbs", |text| text.contains("As of"));
+    browser.await_text(".evidence", |text| text.starts_with("Offline at"));
+    assert!(browser.url().ends_with(&format!("/devices/pump-2?at={found_at}")));
+    assert_eq!(browser.text(".verdict"), "offline");
+    browser.click(".crumbs a:last-child");
+    browser.await_text(".verdict", |text| text == "online");
+
     browser.open(&page(&service, "/devices/pump-71"));
     browser.await_text("main", |text| text.contains("is not registered"));
 }
@@ -399,4 +410,61 @@ fn a_page_without_a_token_asks_for_one_and_then_stays_where_it_was() {
     assert!(browser.url().ends_with("/listening"), "{}", browser.url());
     let cookies = browser.value("document.cookie");
     assert_eq!(cookies, json!(""), "no script can read the cookie");
+}
+
+/// Logs in with a token, from a page that can be read without one.
+fn log_in(browser: &Browser, token: &str) {
+    browser.await_value("document.querySelector('[data-login]') !== null", &true.into());
+    browser.click("[data-login]");
+    browser.click("#token");
+    browser.press(&format!("{token}\u{E007}"));
+}
+
+#[test]
+fn whoever_may_changes_a_device_and_removes_it_on_its_page() {
+    let token = "correct-horse-battery-staple";
+    let place = place().with("HTTP__TOKEN", token).with("HTTP__PUBLIC", "true");
+    let service = place.start();
+    service.await_listening();
+    heartbeat(service.broker_port(), "pump-1", b"");
+    let browser = Browser::start();
+    let exists = |selector: &str| format!("document.querySelector('{selector}') !== null");
+    browser.open(&page(&service, "/devices/pump-1"));
+    browser.await_value(&exists(".verdict"), &true.into());
+    assert_eq!(browser.value(&exists(".change")), json!(false), "nobody is logged in");
+    log_in(&browser, token);
+    browser.await_value(&exists(".change"), &true.into());
+
+    let trouble = "document.querySelector('#change-trouble').hidden";
+    assert_eq!(browser.value(trouble), json!(true));
+    browser.click("#timeout");
+    browser.press("400000000\u{E007}");
+    browser.await_text("#change-trouble", |text| text.contains("from 1 to 315360000"));
+    assert_eq!(api(&service, "/devices/pump-1")["timeout_seconds"], Value::Null);
+    browser.press(&"\u{E003}".repeat(9));
+    browser.press("300\u{E007}");
+    browser.await_text(".change [role=status]", |text| text == "It is set.");
+    browser.await_text(".facts", |text| text.contains("5 min") && text.contains("its own"));
+    assert_eq!(browser.value(trouble), json!(true));
+    assert_eq!(api(&service, "/devices/pump-1")["timeout_seconds"], 300);
+
+    // Tab leads from the field over its button to the removal, which asks first.
+    let focused = "document.activeElement.innerText";
+    let open = "document.querySelector('.change dialog').open";
+    browser.press("\u{E004}\u{E004}");
+    browser.await_value(focused, &"Remove…".into());
+    browser.press("\u{E007}");
+    browser.await_value(open, &true.into());
+    browser.await_value(focused, &"Keep it".into());
+    assert_eq!(browser.barriers(), Vec::<String>::new());
+    browser.press("\u{E00C}");
+    browser.await_value(open, &false.into());
+    browser.await_value(focused, &"Remove…".into());
+    assert_eq!(api(&service, "/devices/pump-1")["id"], "pump-1", "it is kept");
+    browser.press("\u{E007}");
+    browser.await_value(focused, &"Keep it".into());
+    browser.press("\u{E004}\u{E007}");
+    browser.await_text("main", |text| text.contains("It is still sending"));
+    browser.open(&page(&service, "/devices/pump-1"));
+    browser.await_text("main", |text| text.contains("is not registered"));
 }

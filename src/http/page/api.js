@@ -1,6 +1,6 @@
 // Questions to /api/v1. An answer that is not well is a Problem (RFC 9457), and only 401 has a
 // meaning for the whole page.
-import { signal, useEffect, useMemo, useSignal } from './html.js';
+import { computed, signal, useEffect, useMemo, useSignal } from './html.js';
 import { strings } from './strings.js';
 
 export const API = '/api/v1';
@@ -8,6 +8,11 @@ const PATIENCE_MS = 15_000;
 
 // True while the service wants a token and this browser has none that it knows.
 export const loginWanted = signal(false);
+// True while somebody wants to log in although reading is free.
+export const loginAsked = signal(false);
+// What this browser may do, as /whoami says.
+export const who = signal(null);
+export const mayChange = computed(() => ['operate', 'admin'].includes(who.value?.scope));
 
 export class Problem extends Error {
   constructor(status, body) {
@@ -37,12 +42,15 @@ async function ask(path, options = {}) {
 }
 
 export const get = (path, signal) => ask(path, { signal });
-export const post = (path, body) => ask(path, {
-  method: 'POST',
+const send = (method, path, body) => ask(path, {
+  method,
   ...(body && {
     body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' },
   }),
 });
+export const post = (path, body) => send('POST', path, body);
+export const change = (path, body) => send('PATCH', path, body);
+export const remove = (path) => send('DELETE', path);
 
 // A path with parameters; those that are null, false or empty are left out.
 export function path(base, params = {}) {

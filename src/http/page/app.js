@@ -1,7 +1,7 @@
 // The page: what stands around every view. Each view asks for its own data; the state of the
 // service is in live.js.
-import { effect, html, render, signal, useEffect, useRef, useSignal } from './html.js';
-import { get, loginWanted } from './api.js';
+import { effect, html, render, useEffect, useRef, useSignal } from './html.js';
+import { get, loginAsked, loginWanted, who } from './api.js';
 import { duration, isUtc, zone } from './format.js';
 import { keysShown, startKeys } from './keys.js';
 import { start, summary } from './live.js';
@@ -16,7 +16,6 @@ import { Listening } from './views/listening.js';
 import { logOut, Login } from './views/login.js';
 
 const TYPING_MS = 160;
-const who = signal(null);
 
 function Head() {
   const { view } = route.value;
@@ -91,8 +90,10 @@ function Foot() {
         <span>${foot.check} ${duration(of.check_interval_seconds)}</span>`}
       <span>${isUtc ? foot.utc : foot.zone(zone)}</span>
       <span><button type="button" class="link" onClick=${() => { keysShown.value = true; }}>${strings.keys.open} <kbd>?</kbd></button></span>
-      ${who.value?.login_required && who.value.scope && html`
-        <span><button type="button" class="link" onClick=${logOut}>${strings.login.out}</button></span>`}
+      ${who.value && html`<span>${who.value.name
+        ? html`<button type="button" class="link" onClick=${logOut}>${strings.login.out}</button>`
+        : html`<button type="button" class="link" data-login
+            onClick=${() => { loginAsked.value = true; }}>${strings.login.action}</button>`}</span>`}
     </footer>`;
 }
 
@@ -115,7 +116,7 @@ function Keys() {
 }
 
 function Page() {
-  if (loginWanted.value) return html`<main id="content"><${Login} /></main>`;
+  if (loginWanted.value || loginAsked.value) return html`<main id="content"><${Login} /></main>`;
   const first = route.value.view === 'fleet';
   return html`
     <${Head} />

@@ -27,7 +27,7 @@ function onKey(event) {
     if (typing) typing.blur();
     return;
   }
-  if (typing || keysShown.value) return;
+  if (typing || keysShown.value || document.querySelector('dialog[open]')) return;
 
   const inChord = Date.now() - chord < CHORD_MS;
   chord = 0;

@@ -181,6 +181,25 @@ export const strings = {
     changes: 'Changes',
     bytes: 'bytes',
     back: 'All devices',
+    asOf: 'As of',
+    now: 'Now',
+    notKept: 'not kept',
+    evidenceThen: 'The evidence of then',
+  },
+
+  change: {
+    title: 'Change',
+    timeout: 'Timeout in seconds',
+    hint: (standard) => `Without one, the default of ${standard} is in effect.`,
+    set: 'Set',
+    done: 'It is set.',
+    remove: 'Remove…',
+    sure: 'Remove',
+    means: 'Its history stays. If it sends again, it is registered again.',
+    keep: 'Keep it',
+    removeNow: 'Remove it',
+    removed: 'It is removed; its history stays.',
+    stillSending: 'It is still sending, so its next heartbeat registers it again.',
   },
 
   skew: {
@@ -214,11 +233,12 @@ export const strings = {
   login: {
     title: 'A token is needed',
     lead: 'Make one on the machine of the service:',
-    command: 'heartbeatd token new NAME --scope read',
+    command: (scope) => `heartbeatd token new NAME --scope ${scope}`,
     label: 'Token',
     action: 'Log in',
     wrong: 'This token is not known.',
     out: 'Log out',
+    back: 'Go on without',
   },
 
   missing: { title: 'There is no such page.', action: 'To the fleet' },

@@ -1,12 +1,13 @@
 // One device: what is claimed about it, and the evidence.
-import { html } from '../html.js';
-import { path, useAnswer } from '../api.js';
+import { html, useSignal } from '../html.js';
+import { mayChange, path, useAnswer } from '../api.js';
 import { bytes, duration, skew } from '../format.js';
 import { now } from '../live.js';
 import { go } from '../route.js';
 import { strings } from '../strings.js';
 import { Ago, For, Foreign, Heading, Id, Sentence, Shape, Time, Trouble } from '../parts.js';
 import { Share, Ticks, Timeline } from '../bar.js';
+import { Change } from './change.js';
 
 const HOUR = 3_600_000;
 const SPANS = { day: [24 * HOUR, 96], week: [168 * HOUR, 168], month: [720 * HOUR, 180] };
@@ -15,11 +16,22 @@ const CHANGES = 10;
 
 export function Device({ id, query }) {
   const base = `/devices/${encodeURIComponent(id)}`;
-  const answer = useAnswer(base, { every: 10_000, rest: 1_000 });
+  const at = query.get('at');
+  const answer = useAnswer(path(base, { at }), { every: 10_000, rest: 1_000 });
+  const removed = useSignal(null);
   const device = answer.data;
   const gone = answer.problem?.status === 404;
+  if (removed.value) {
+    return html`
+      <p class="crumbs"><a href="/devices">${strings.device.back}</a></p>
+      <${Heading} focusKey=${`removed ${id}`}><${Id} id=${id} /></${Heading}>
+      <p class="empty" role="status">${strings.change.removed}
+        ${removed.value.still_sending && html` ${strings.change.stillSending}`}</p>`;
+  }
   return html`
-    <p class="crumbs"><a href="/devices">${strings.device.back}</a></p>
+    <p class="crumbs"><a href="/devices">${strings.device.back}</a>
+      ${at && html` · <strong>${strings.device.asOf} <${Time} at=${at} /></strong>
+        · <a href="?">${strings.device.now}</a>`}</p>
     ${gone
       ? html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>
           <p class="empty">${answer.problem.message}</p>`
@@ -29,6 +41,8 @@ export function Device({ id, query }) {
       <${Claim} device=${device} />
       <${Spans} base=${base} status=${device.status} span=${query.get('span') ?? 'day'} />
       <div class="columns even"><${Facts} device=${device} /><${Changes} id=${id} /></div>
+      ${mayChange.value && !at && html`<${Change} base=${base} device=${device}
+        onChanged=${answer.again} onRemoved=${(answer) => { removed.value = answer; }} />`}
       <${Outages} id=${id} query=${query} />`}`;
 }
 
@@ -48,7 +62,8 @@ function Claim({ device }) {
         <span class="verdict">${strings.status[device.status]}${
           device.late ? ` · ${strings.device.late}` : ''}</span>
         ${device.status === 'offline' && since && html`
-          <span class="since">${strings.device.since} <${Time} at=${since} /> (<${For} since=${since} parts=${2} />)</span>`}
+          <span class="since">${strings.device.since} <${Time} at=${since} />
+            ${device.at === null && html` (<${For} since=${since} parts=${2} />)`}</span>`}
       </${Heading}>
       ${device.sentence && html`<p class="evidence"><${Sentence} text=${evidence(device)} /></p>`}
       ${device.not_counted?.length > 0 && html`
@@ -103,7 +118,7 @@ function Facts({ device }) {
   const rows = [
     [facts.seen, device.last_seen_at
       ? html`<${Ago} at=${device.last_seen_at} parts=${2} />, <${Time} at=${device.last_seen_at} />`
-      : strings.device.never],
+      : device.status === 'provisioning' ? strings.device.never : strings.device.notKept],
     [facts.timeout, html`${duration(device.effective_timeout_seconds)} <span class="quiet">${
       device.timeout_seconds === null ? strings.device.defaultTimeout : strings.device.ownTimeout}</span>
       ${device.timeout_error && html`<br /><${Foreign} text=${device.timeout_error} class="warn" />`}`],
@@ -169,7 +184,8 @@ function Outages({ id, query }) {
         <tbody>${items.map((outage) => html`
           <tr key=${outage.sequence}>
             <td>${outage.silent_since ? html`<${Time} at=${outage.silent_since} />` : '–'}</td>
-            <td class="c-2"><${Time} at=${outage.found_at} /></td>
+            <td class="c-2"><a href=${`?at=${outage.found_at}`}
+              title=${strings.device.evidenceThen}><${Time} at=${outage.found_at} /></a></td>
             <td>${outage.ended_at ? html`<${Time} at=${outage.ended_at} />`
               : html`<strong class="offline">${strings.device.lasts}</strong>`}</td>
             <td class="num"><${Down} of=${outage} /></td>

@@ -1,6 +1,6 @@
 // Asks for a token. The service answers with a cookie that no script can read.
 import { html, useSignal } from '../html.js';
-import { loginWanted, post } from '../api.js';
+import { loginAsked, loginWanted, post } from '../api.js';
 import { strings } from '../strings.js';
 import { Heading } from '../parts.js';
 
@@ -24,12 +24,15 @@ export function Login() {
   return html`
     <form class="login" onSubmit=${submit}>
       <${Heading} focusKey="login">${strings.login.title}</${Heading}>
-      <p class="quiet">${strings.login.lead}<br /><code>${strings.login.command}</code></p>
+      <p class="quiet">${strings.login.lead}<br />
+        <code>${strings.login.command(loginWanted.value ? 'read' : 'operate')}</code></p>
       <label for="token">${strings.login.label}</label>
       <input id="token" name="token" type="password" autocomplete="current-password"
         spellcheck="false" required autofocus aria-describedby="login-trouble" />
       <p id="login-trouble" class="trouble" role="alert" hidden=${!trouble.value}>${trouble.value}</p>
       <button type="submit" disabled=${waiting.value}>${strings.login.action}</button>
+      ${!loginWanted.value && html`
+        <button type="button" class="link" onClick=${() => { loginAsked.value = false; }}>${strings.login.back}</button>`}
     </form>`;
 }
 
