@@ -426,12 +426,16 @@ mod tests {
         let silent = Some(Duration::from_secs(90));
         board.change(|facts| facts.health(0, Ok(()), silent));
         assert_eq!(state(27), ServiceState::FleetSilent);
+        proven(27, Some(Duration::from_secs(1)));
+        assert_eq!(state(27), ServiceState::FleetSilent, "although it is warming, too");
         board.change(|facts| facts.shed(clock.at(28).monotonic));
         assert_eq!(state(28), ServiceState::Shedding);
         board.change(|facts| facts.broker(Ok(()), false));
         assert_eq!(state(28), ServiceState::Unproven);
         board.change(|facts| facts.broker(Err(Some("refused".to_owned())), false));
-        assert_eq!(board.state(clock.at(29)).detail.as_deref(), Some("refused"));
+        let told = board.state(clock.at(29));
+        let refused = (ServiceState::Disconnected, Some("refused"));
+        assert_eq!((told.state, told.detail.as_deref()), refused);
         board.change(|facts| facts.health(9, Err("locked".to_owned()), silent));
         let told = board.state(clock.at(30));
         assert_eq!((told.state, told.detail.as_deref()), (ServiceState::Database, Some("locked")));

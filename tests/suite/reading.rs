@@ -25,6 +25,9 @@ on_both_databases! {
 /// The time limit of a read.
 const BOUND: Duration = Duration::from_secs(2);
 
+/// The number of flushes and checks while reads go on.
+const ROUNDS: i64 = 3;
+
 /// Lets each read of the fleet's history go on for ever.
 async fn never_end_reads(database: &TestDatabase) {
     let columns = "AS at, 0 AS provisioning, 0 AS online, 0 AS offline, 0 AS error, 0 AS late";
@@ -56,7 +59,6 @@ async fn reads_that_take_too_long_end_and_delay_neither_a_flush_nor_a_check(
     let reader = fleet.store.reader().await.expect("it opens");
     never_end_reads(&fleet.database).await;
 
-    const ROUNDS: i64 = 3;
     let work = async {
         for second in 1..=ROUNDS {
             fleet.heartbeat("pump", "", at(second)).await;

@@ -66,7 +66,31 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::clock::system_clock;
+
+    #[test]
+    fn a_state_is_noted_once_until_it_is_another_one() {
+        let (mut journal, board) = (Journal::default(), Board::new(Duration::from_secs(5)));
+        let watch = |journal: &mut Journal| {
+            journal.watch(&board);
+            journal.watch(&board);
+            journal.take().into_iter().map(|entry| entry.what).collect::<Vec<_>>()
+        };
+        assert_eq!(watch(&mut journal), [], "without a clock");
+        journal.clock = Some(system_clock);
+        let mut watch = || watch(&mut journal);
+        let state =
+            |state: ServiceState| Happening::State { state: state.to_string(), detail: None };
+        assert_eq!(watch(), [state(ServiceState::Disconnected)]);
+        assert_eq!(watch(), []);
+        board.change(|facts| facts.broker(Ok(()), true));
+        assert_eq!(watch(), [state(ServiceState::Unproven)]);
+        board.change(|facts| facts.broker(Err(None), true));
+        assert_eq!(watch(), [state(ServiceState::Disconnected)], "once more");
+    }
 
     #[test]
     fn what_a_flush_has_not_written_waits_in_order_and_within_bounds() {
