@@ -118,7 +118,7 @@ fn a_device_shows_the_evidence_and_its_outages() {
     let evidence = browser.await_text(".evidence", |text| text.contains("timeout"));
     assert!(evidence.contains("silence"), "{evidence}");
     browser.await_text(".plain tbody", |text| text.contains("still out"));
-    let found_at = "document.querySelector('.plain tbody a time').dateTime";
+    let found_at = "document.querySelector('.plain tbody td.c-2 time').dateTime";
     let found_at = browser.value(found_at).as_str().expect("a time").to_owned();
     let bar = "document.querySelector('.big .bar .unknown') !== null";
     browser.await_value(bar, &true.into());

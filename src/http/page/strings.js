@@ -232,7 +232,7 @@ export const strings = {
 
   login: {
     title: 'A token is needed',
-    lead: 'Make one on the machine of the service:',
+    lead: 'A token is made on the machine of the service:',
     command: (scope) => `heartbeatd token new NAME --scope ${scope}`,
     label: 'Token',
     action: 'Log in',

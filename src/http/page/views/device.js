@@ -30,8 +30,7 @@ export function Device({ id, query }) {
   }
   return html`
     <p class="crumbs"><a href="/devices">${strings.device.back}</a>
-      ${at && html` · <strong>${strings.device.asOf} <${Time} at=${at} /></strong>
-        · <a href="?">${strings.device.now}</a>`}</p>
+      ${at && html` · <strong>${strings.device.asOf} <${Time} at=${at} /></strong> · <a href="?">${strings.device.now}</a>`}</p>
     ${gone
       ? html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>
           <p class="empty">${answer.problem.message}</p>`
@@ -183,9 +182,9 @@ function Outages({ id, query }) {
           <th scope="col" class="num c-2">${columns.listened}</th></tr></thead>
         <tbody>${items.map((outage) => html`
           <tr key=${outage.sequence}>
-            <td>${outage.silent_since ? html`<${Time} at=${outage.silent_since} />` : '–'}</td>
-            <td class="c-2"><a href=${`?at=${outage.found_at}`}
-              title=${strings.device.evidenceThen}><${Time} at=${outage.found_at} /></a></td>
+            <td><a href=${`?at=${outage.found_at}`} title=${strings.device.evidenceThen}>${
+              outage.silent_since ? html`<${Time} at=${outage.silent_since} />` : '–'}</a></td>
+            <td class="c-2"><${Time} at=${outage.found_at} /></td>
             <td>${outage.ended_at ? html`<${Time} at=${outage.ended_at} />`
               : html`<strong class="offline">${strings.device.lasts}</strong>`}</td>
             <td class="num"><${Down} of=${outage} /></td>

@@ -23,7 +23,7 @@ export function Login() {
   }
   return html`
     <form class="login" onSubmit=${submit}>
-      <${Heading} focusKey="login">${strings.login.title}</${Heading}>
+      <${Heading} focusKey="login">${loginWanted.value ? strings.login.title : strings.login.action}</${Heading}>
       <p class="quiet">${strings.login.lead}<br />
         <code>${strings.login.command(loginWanted.value ? 'read' : 'operate')}</code></p>
       <label for="token">${strings.login.label}</label>
