@@ -2,8 +2,9 @@
 //! coverage.
 //!
 //! Recording a heartbeat only merges it into the buffer. A flush writes the buffer every
-//! `flush_interval`. A check flushes, then finds and marks the silent devices. Both run beside
-//! the mailbox, which never waits for the database, and they take turns with each other.
+//! `flush_interval`, and when a burst has ended. A check flushes, then finds and marks the
+//! silent devices. Both run beside the mailbox, which never waits for the database, and they
+//! take turns with each other.
 
 mod buffer;
 mod clock_step;
@@ -14,6 +15,7 @@ mod journal;
 mod lines;
 mod outbox;
 mod progress;
+mod settling;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -35,6 +37,7 @@ use self::journal::Journal;
 use self::lines::Lines;
 pub use self::outbox::{Acknowledge, BeginDelivery, GiveUp, Outbox, ReadBesideHead, ReadOutbox};
 use self::progress::Progress;
+use self::settling::{Look, Settling};
 use self::sweep::{Sweep, Swept};
 use crate::actors::bounds::Bounds;
 use crate::board::{Board, ClockSet};
@@ -168,6 +171,7 @@ pub struct DeviceRegistry {
     fleet: FleetWatch,
     failed_checks: Option<Outage>,
     journal: Journal,
+    settling: Settling,
     /// The time of the newest sample of the fleet.
     sampled_at: Option<DateTime<Utc>>,
 }
@@ -265,6 +269,7 @@ impl DeviceRegistry {
             fleet: FleetWatch::new(settings.timeout, settings.topic.clone()),
             failed_checks: None,
             journal: Journal::default(),
+            settling: Settling::default(),
             sampled_at: None,
             shared: Shared {
                 settings: Arc::new(settings),
@@ -312,6 +317,19 @@ impl DeviceRegistry {
                 registry.schedule_flush(interval.saturating_sub(began.elapsed()), ctx);
             });
             ctx.spawn(flush);
+        });
+    }
+
+    /// Looks after a pause whether a burst of heartbeats has ended, and then writes it.
+    fn await_pause(ctx: &mut Context<Self>) {
+        ctx.run_later(settling::PAUSE, |registry, ctx| {
+            match registry.settling.look(Instant::now(), registry.buffer.arrived()) {
+                Look::Again => Self::await_pause(ctx),
+                Look::Settled => {
+                    ctx.spawn(registry.flush().map(|_logged, _, _| ()));
+                }
+                Look::Over => (),
+            }
         });
     }
 
@@ -482,7 +500,7 @@ impl Actor for DeviceRegistry {
 impl Handler<RecordHeartbeats> for DeviceRegistry {
     type Result = MessageResult<RecordHeartbeats>;
 
-    fn handle(&mut self, message: RecordHeartbeats, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: RecordHeartbeats, ctx: &mut Context<Self>) -> Self::Result {
         let RecordHeartbeats { mut heartbeats, now } = message;
         let received = heartbeats.len() as u64;
         self.shared.metrics.heartbeats_accepted(received);
@@ -498,6 +516,9 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
             self.shared.lines.reject(&self.shared.metrics, &full);
         }
         self.shared.metrics.set_pending(self.buffer.len());
+        if self.settling.heard(Instant::now(), self.buffer.arrived()) {
+            Self::await_pause(ctx);
+        }
         MessageResult(heartbeats)
     }
 }

@@ -45,6 +45,12 @@ impl Pending {
         self.unwritten.len() + self.heartbeats.len()
     }
 
+    /// The number of heartbeats, one per device, that arrived since the last
+    /// [`take`](Self::take).
+    pub fn arrived(&self) -> usize {
+        self.heartbeats.len()
+    }
+
     /// True if no heartbeat waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -10,9 +10,11 @@ use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, id, reading};
 use crate::support::service::{Place, Service};
 use servers::mosquitto::{Mosquitto, heartbeat};
+use servers::{PATIENCE, POLL};
 
 on_both_databases! {
     a_check_of_a_million_devices_does_not_keep_heartbeats_waiting
+    a_burst_of_heartbeats_is_written_when_it_ends
 }
 
 /// Devices `d-0000001` and so on, all online and seen at `seconds`.
@@ -68,6 +70,26 @@ async fn a_check_of_a_million_devices_does_not_keep_heartbeats_waiting(database:
     assert!(fleet.check(at(180)).await.is_empty(), "no device is past the deadline");
     let counts = fleet.store.count_by_status().await.expect("it counts");
     assert_eq!(counts[&Status::Online], 1_000_000);
+}
+
+async fn a_burst_of_heartbeats_is_written_when_it_ends(database: TestDatabase) {
+    const BURST: u64 = 10_000;
+    // Its flushes are a day apart.
+    let fleet = Fleet::configured(database, |config| {
+        config.devices.registration_burst = BURST;
+    })
+    .await;
+    let received_at = at(1);
+    let heartbeat = |n| Heartbeat::parse(id(&format!("d-{n:07}")), b"", received_at);
+    let heartbeats = (0..BURST).map(heartbeat).collect();
+    let record = RecordHeartbeats { heartbeats, now: reading(received_at) };
+    fleet.registry.send(record).await.expect("it lives");
+    let began = Instant::now();
+    let online = async || fleet.store.count_by_status().await.expect("it counts")[&Status::Online];
+    while online().await < BURST {
+        assert!(began.elapsed() < PATIENCE, "the burst waits for the next flush");
+        actix_rt::time::sleep(POLL).await;
+    }
 }
 
 /// The peak memory of the process, in bytes.

@@ -48,6 +48,11 @@ impl Buffer {
         self.pending.len() + self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// The number of heartbeats that arrived since the last flush began.
+    pub(super) fn arrived(&self) -> usize {
+        self.pending.arrived()
+    }
+
     /// Takes heartbeats out of a vector, which keeps its capacity. Returns those for which there
     /// is no room.
     pub(super) fn merge(&mut self, heartbeats: &mut Vec<Heartbeat>) -> Vec<Rejection> {
