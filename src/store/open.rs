@@ -14,7 +14,7 @@ use sea_orm::{Database, DatabaseConnection, DbBackend, DbErr};
 
 pub(crate) use self::connection::open_files;
 use self::connection::{
-    MAX_CONNECTIONS, READING_CONNECTIONS, connect_options, open_all_connections, reading_options,
+    READING_CONNECTIONS, connect_options, max_connections, open_all_connections, reading_options,
 };
 use self::retry::while_busy;
 use self::schema::{Schema, await_schema, migrate, newest_known};
@@ -188,7 +188,7 @@ impl Origin {
     fn kept_connections(&self) -> u32 {
         match self.mode {
             _ if self.reads_only() => READING_CONNECTIONS,
-            OpenMode::Migrate => MAX_CONNECTIONS,
+            OpenMode::Migrate => max_connections(self.url.reveal()),
             OpenMode::Create | OpenMode::Existing => 0,
         }
     }

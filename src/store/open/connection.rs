@@ -10,8 +10,11 @@ use crate::store::driver_error::connection_error;
 use crate::store::reading::{ReadingLimits, Replacement};
 
 /// The number of connections. Flushes and checks take turns, so one connection writes and
-/// the others are for readers.
-pub(super) const MAX_CONNECTIONS: u32 = 4;
+/// the others are for readers: on SQLite the one of a check, because each connection there has
+/// a thread whose heap keeps what a flush needs, and all of them write in turns.
+pub(super) fn max_connections(url: &str) -> u32 {
+    if DatabaseUrl::from(url.to_owned()).is_sqlite() { 2 } else { 4 }
+}
 
 /// The number of connections for the reads of people and programs.
 pub(super) const READING_CONNECTIONS: u32 = 2;
@@ -21,7 +24,7 @@ pub(super) const READING_CONNECTIONS: u32 = 2;
 /// has the database and its log open; all share an index of the log.
 pub(crate) fn open_files(url: &DatabaseUrl) -> u64 {
     let (per_connection, shared) = if url.is_sqlite() { (2, 2) } else { (1, 1) };
-    2 * per_connection * u64::from(MAX_CONNECTIONS + READING_CONNECTIONS) + shared
+    2 * per_connection * u64::from(max_connections(url.reveal()) + READING_CONNECTIONS) + shared
 }
 
 /// The page size of a new SQLite file, in bytes; an existing file keeps its own. A flush of
@@ -36,7 +39,7 @@ const ROWS_AHEAD: usize = 1_000;
 pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
-        .max_connections(MAX_CONNECTIONS)
+        .max_connections(max_connections(url))
         .connect_timeout(PATIENCE)
         .acquire_timeout(PATIENCE)
         // A connection that was closed for its age could not come back without a free
@@ -161,7 +164,7 @@ fn sqlite_options(sqlite: SqliteConnectOptions, mode: OpenMode) -> SqliteConnect
 pub(super) async fn open_all_connections(db: &DatabaseConnection) -> Result<(), DbErr> {
     async fn open_all<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Result<(), sqlx::Error> {
         let mut held = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
+        for _ in 0..pool.options().get_max_connections() {
             held.push(pool.acquire().await?);
         }
         Ok(())
