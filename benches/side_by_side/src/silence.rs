@@ -124,7 +124,7 @@ pub fn run(case: Case, stage: &Stage) -> anyhow::Result<Outcome> {
     let settings = [
         ("HEARTBEAT__TIMEOUT", &*timeout),
         ("HEARTBEAT__CHECK_INTERVAL", "2s"),
-        ("MQTT__ECHO_INTERVAL", "20ms"),
+        ("MQTT__ECHO_INTERVAL", "100ms"),
         ("HTTP__LISTEN", "off"),
         ("ALERTS__TIMEOUT", "10m"),
         ("RUST_LOG", log),

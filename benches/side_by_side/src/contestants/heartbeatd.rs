@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chrono::{TimeDelta, Utc};
 use servers::log::LISTENING;
 use servers::postgresql::PostgreSql;
@@ -72,6 +72,9 @@ impl Heartbeatd {
 
     fn await_listening(&mut self, began: chrono::DateTime<Utc>) -> anyhow::Result<()> {
         await_true("heartbeatd listens", || {
+            if let Some(status) = self.process.0.try_wait()? {
+                bail!("heartbeatd has ended: {status}");
+            }
             let log = self.log()?;
             let Some(listening) = log.of(LISTENING).next() else {
                 return Ok(false);
