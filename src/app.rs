@@ -191,7 +191,7 @@ impl AppBuilder {
         let started_at = clock().wall;
         open_files::raise();
         needed_files(&config).check()?;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new().with_refusals(receiver::refusal_labels()));
         let board = Arc::new(Board::new(config.mqtt.confirm_interval()));
 
         let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;

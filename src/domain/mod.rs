@@ -9,6 +9,7 @@ pub mod device_id;
 pub mod event;
 pub mod evidence;
 pub mod heartbeat;
+mod json;
 mod own_timeout;
 pub mod past;
 pub mod payload;

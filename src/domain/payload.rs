@@ -2,7 +2,6 @@
 //!
 //! Reading never fails, because a heartbeat is evidence of life whatever it carries.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -11,6 +10,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::json::text;
 use super::timestamp;
 
 /// The maximum size of a payload that is read, in bytes.
@@ -259,13 +259,6 @@ fn error_report(json: &str) -> Option<Option<Box<str>>> {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
     Some((!clean.is_empty()).then(|| clean.into()))
-}
-
-/// Reads a JSON string, borrowed if it has no escapes.
-pub(super) fn text(json: &str) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str(json).ok().map(|Text(text)| text)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::payload::text;
+use super::json::text;
 
 /// The formats that are read, as an error message names them.
 pub(super) const EXPECTED: &str = "a time as RFC 3339, or since 1970 in seconds, milliseconds, \

@@ -12,7 +12,8 @@ use futures::future::LocalBoxFuture;
 use paho_mqtt as paho;
 use paho_mqtt::ReasonCode;
 
-use super::connection::{ClientError, Connection, Granted};
+use super::broker::Broker;
+use super::connection::{ClientError, Connection, Granted, PATIENCE};
 use super::diagnosis::Probe;
 use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed};
 use crate::clock::Clock;
@@ -30,29 +31,6 @@ const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// The log target of the actor that uses this client.
 const TARGET: &str = "mqtt_ingest";
-
-/// The longest time for one attempt to connect, and for the broker's answer to a
-/// subscription.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The broker's address and the credentials for it.
-#[derive(Clone, Debug)]
-pub struct Broker {
-    /// The address: `mqtt://` or `mqtts://`, host and port.
-    pub uri: String,
-    /// The user name and the password, if the broker wants them.
-    pub credentials: Option<(String, String)>,
-}
-
-impl Broker {
-    /// The configured broker. `None` if the embedded one is meant.
-    pub fn configured(config: &MqttConfig) -> Option<Self> {
-        let url = config.url.as_ref()?;
-        let password = config.password.as_ref().map_or("", |password| password.reveal());
-        let credentials = config.username.clone().map(|name| (name, password.to_owned()));
-        Some(Self { uri: url.to_string(), credentials })
-    }
-}
 
 /// A client that listens for heartbeats.
 pub struct Client {

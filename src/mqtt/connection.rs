@@ -2,12 +2,16 @@
 //! behind it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 
-use super::client::PATIENCE;
 use crate::domain::EchoToken;
 use crate::inbox::Inbox;
+
+/// The longest time for one attempt to connect, and for the broker's answer to a
+/// subscription.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a broker that is restored whenever it is lost.
 ///

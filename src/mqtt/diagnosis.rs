@@ -14,7 +14,7 @@ use openssl::ssl::{HandshakeError, SslConnector, SslFiletype, SslMethod, SslVeri
 use openssl::x509::X509VerifyResult;
 
 use self::peer::Answer;
-use super::client::Broker;
+use super::broker::Broker;
 use crate::config::{MqttConfig, MqttVersion};
 
 /// The longest time for one step: connecting, or waiting for an answer.

@@ -2,6 +2,7 @@
 //!
 //! Only [`Event`]s leave this module; the rest of the crate knows nothing about MQTT.
 
+mod broker;
 mod client;
 mod connection;
 mod diagnosis;
@@ -9,7 +10,8 @@ mod publisher;
 mod reason;
 
 pub use crate::inbox::{Event, Inbox};
-pub use client::{Broker, Client};
+pub use broker::Broker;
+pub use client::Client;
 pub use connection::{ClientError, Connection, Granted};
 pub(crate) use publisher::Publisher;
 

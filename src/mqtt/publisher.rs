@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use paho_mqtt as paho;
 
-use super::client::{Broker, PATIENCE, connect_options, setup};
+use super::broker::Broker;
+use super::client::{connect_options, setup};
 use super::connection::ClientError;
+use super::connection::PATIENCE;
 use super::diagnosis::Probe;
 use super::reason::{failed, not_connected};
 use crate::config::MqttConfig;

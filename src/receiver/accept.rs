@@ -8,7 +8,8 @@ use futures::future::select_all;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
-use super::door::{self, Door};
+use super::door;
+use super::entry::Door;
 use super::{Shared, TARGET};
 use crate::domain::EchoToken;
 use crate::inbox::turns::Share;

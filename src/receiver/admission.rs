@@ -8,14 +8,12 @@ use log::warn;
 
 use super::clients::{OfAnotherUser, Place};
 use super::codec::{Accepted, Connect, Reason, Version};
-use super::door::{Door, Entry};
+use super::entry::{Door, Entry};
+use super::limits::MAX_NAME;
 use super::session::{Peer, Refusal};
 use super::{SERVICE_USER, Shared, TARGET};
 use crate::logging::escape::Quoted;
 use crate::users::{Denied, InvalidUserName, User, UserName, Users};
-
-/// The maximum size of a client id and of a user name, in bytes.
-pub(super) const MAX_NAME: usize = 256;
 
 /// The number of early take-overs in a row that is not a coincidence.
 const TAKEN_OVER: u32 = 3;

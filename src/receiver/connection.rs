@@ -15,19 +15,19 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use log::debug;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::poll_read_buf;
 
 use super::admission::beginning;
 use super::clients::{Ending, Place};
 use super::codec::{Connect, Reason};
-use super::door::{self, Entry};
+use super::entry::Entry;
 use super::limits::Limit;
 use super::newcomer::{Newcomer, Seated};
 use super::pace::Pace;
 use super::session::{Intake, Next, Peer, Refusal, Refusals, Session, Taken};
+use super::transport::Transport;
 use super::{Refused, Shared};
 use crate::inbox::turns::{MAX_TURN, Share};
 use crate::inbox::{Batch, Closed, Turn};
@@ -60,18 +60,6 @@ thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::default();
     /// An empty batch, with the room that the last turn on this thread needed.
     static BATCH: Cell<Batch> = Cell::default();
-}
-
-/// A connection to a client, encrypted or not.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Resolves when there may be something to read.
-    fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
-}
-
-impl Transport for TcpStream {
-    async fn readable(&self) -> io::Result<()> {
-        Self::readable(self).await
-    }
 }
 
 /// A connection and the protocol on it.
@@ -159,7 +147,7 @@ impl<T: Transport> Connection<T> {
                 let _ = newcomer.bounded(self.end(end, None)).await;
                 return;
             }
-            Err(limit) => return door::refuse(&self.shared, self.address, limit),
+            Err(limit) => return self.shared.refuse_newcomer(self.address, limit),
         };
         let seated = match self.seat(newcomer, &connect) {
             Ok(seated) => seated,

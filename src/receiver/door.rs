@@ -1,11 +1,11 @@
-//! The listeners, and what happens between accepting a connection and speaking MQTT on it.
+//! What happens between accepting a connection and speaking MQTT on it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::limits::Limit;
+use super::entry::{Door, Entry};
 use super::newcomer::Newcomer;
 use super::tls::Secured;
 use super::{Refused, Shared, connection};
@@ -13,27 +13,6 @@ use super::{Refused, Shared, connection};
 /// The label of a connection that does not speak what its listener expects, or whose
 /// certificate is refused.
 pub(super) const TLS: &str = "tls";
-
-/// A listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Door {
-    /// `mqtt.embedded.listen`.
-    Plain,
-    /// `mqtt.embedded.tls_listen`.
-    Tls,
-    /// A port on loopback for this service's own client, if there is no plain listener. A
-    /// connection to the TLS listener would need an authority and a name that fit the
-    /// certificate, and with client certificates another one for the service.
-    Own,
-}
-
-/// The way that a client came in.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) door: Door,
-    /// The common name of the client's certificate, if clients need one here.
-    pub(super) common_name: Option<String>,
-}
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(
@@ -61,7 +40,7 @@ pub(super) async fn serve(
                     connection::serve(stream, address, entry, newcomer, shared).await;
                 }
                 Ok(Err(why)) => shared.log_refusal(address, Refused::Newcomer, TLS, &why),
-                Err(limit) => refuse(&shared, address, limit),
+                Err(limit) => shared.refuse_newcomer(address, limit),
             }
         }
         (Ok(Some(_)), _, _) => {
@@ -69,7 +48,7 @@ pub(super) async fn serve(
         }
         // A port scan, or a probe of a load balancer.
         (Ok(None), _, _) => (),
-        (Err(limit), _, _) => refuse(&shared, address, limit),
+        (Err(limit), _, _) => shared.refuse_newcomer(address, limit),
     }
 }
 
@@ -81,10 +60,4 @@ const CONNECT: u8 = 0x10;
 async fn first_byte(stream: &TcpStream) -> Option<u8> {
     let mut byte = [0];
     stream.peek(&mut byte).await.ok().filter(|count| *count > 0).map(|_| byte[0])
-}
-
-/// Ends the connection of a client that has said nothing, without a word: nothing is known of
-/// it, and its seat may be needed.
-pub(super) fn refuse(shared: &Shared, address: SocketAddr, limit: Limit) {
-    shared.log_refusal(address, Refused::Newcomer, limit.label(), &limit.refusal().why);
 }

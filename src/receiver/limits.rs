@@ -11,6 +11,9 @@ use super::session::Refusal;
 use crate::config::EmbeddedConfig;
 use crate::duration;
 
+/// The maximum size of a client id and of a user name, in bytes.
+pub(super) const MAX_NAME: usize = 256;
+
 /// The bounds of what clients can use up.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {

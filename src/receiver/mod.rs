@@ -18,12 +18,14 @@ mod clients;
 mod codec;
 mod connection;
 mod door;
+mod entry;
 mod limits;
 mod newcomer;
 mod pace;
 mod seats;
 mod session;
 mod tls;
+mod transport;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -39,7 +41,7 @@ use self::accept::Listeners;
 use self::clients::Clients;
 use self::codec::Reason;
 use self::connection::Admitted;
-use self::door::Door;
+use self::entry::Door;
 use self::limits::{Limit, Limits};
 use self::newcomer::Room;
 use self::session::{Refusal, Topics, What};
@@ -341,6 +343,12 @@ impl Shared {
         }
     }
 
+    /// Counts and logs that a client that has said nothing is refused. It is told nothing: nothing
+    /// is known of it, and its seat may be needed.
+    fn refuse_newcomer(&self, address: SocketAddr, limit: Limit) {
+        self.log_refusal(address, Refused::Newcomer, limit.label(), &limit.refusal().why);
+    }
+
     /// Counts and logs that a connection was refused, or ended.
     fn log_refusal(
         &self,
@@ -349,6 +357,8 @@ impl Shared {
         reason: &'static str,
         why: &str,
     ) {
+        let is_listed = refusal_labels().any(|listed| listed == reason);
+        debug_assert!(is_listed, "{reason} is not in the list");
         self.metrics.receiver_refused(reason, 1);
         if let Refused::Admitted(Admitted { place, peer, .. }) = refused
             && [Reason::SessionTakenOver.label(), Reason::KeepAliveTimeout.label()]

@@ -22,8 +22,8 @@ use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
 use super::TARGET;
-use super::admission::MAX_NAME;
-use super::connection::Transport;
+use super::limits::MAX_NAME;
+use super::transport::Transport;
 use crate::config::{ConfigError, EmbeddedConfig, ServerTls};
 
 /// The files of a configuration, as new connections use them.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::device::{Device, Role};
 use super::payload;
 
 /// A number of devices: as such, or as a share of the fleet.
@@ -106,29 +107,6 @@ pub(crate) struct Plan {
 pub(crate) struct FleetError {
     asked: u64,
     devices: u32,
-}
-
-/// The special thing about a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Steady,
-    Dying,
-    Bursting,
-    Failing,
-    Skewed,
-    Malformed,
-}
-
-/// A virtual device. Instants are microseconds since the start.
-#[derive(Clone, Debug)]
-pub(super) struct Device {
-    pub(super) role: Role,
-    /// True while it is dead, or reports an error.
-    pub(super) bad: bool,
-    /// The instant at which it was switched on; negative if that was before the start.
-    pub(super) booted: i64,
-    /// The instant at which it becomes bad, or good again.
-    turns: u64,
 }
 
 /// The thing that a device does.

@@ -5,6 +5,7 @@
 //! all devices through one connection: ten thousand connections would measure the machine
 //! that simulates.
 
+mod device;
 mod drive;
 mod fleet;
 mod payload;

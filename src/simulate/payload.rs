@@ -4,7 +4,7 @@ use std::io::Write;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::fleet::{Device, Role};
+use super::device::{Device, Role};
 
 /// Errors that a device reports.
 const ERRORS: [&str; 4] = [

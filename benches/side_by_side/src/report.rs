@@ -1,5 +1,6 @@
 //! Measures everything in one go and writes a page with tables and charts.
 
+mod markdown;
 mod page;
 mod summary;
 mod targets;

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -16,7 +16,8 @@ use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::process::panics;
 use crate::receiver::Topics;
-use crate::receiver::door::Door;
+use crate::receiver::door;
+use crate::receiver::entry::Door;
 use crate::receiver::limits::Limits;
 use crate::receiver::newcomer::Room;
 use crate::users::{PasswordHash, Users};

@@ -1,10 +1,10 @@
 //! The page: a template whose placeholders are filled with the results.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use super::markdown::row;
 use super::summary::{cost_ratio, cpu, megabytes, per_second, ratio};
 use super::{Results, by_fleet, targets};
 use crate::candidates::{KINDS, Kind};
@@ -321,10 +321,6 @@ fn check_chart(results: &Results, path: &Path) -> anyhow::Result<()> {
         y: "milliseconds",
     };
     chart::lines(path, &axes, &series, chart::logarithmic)
-}
-
-pub fn row(table: &mut String, cells: &[String]) {
-    writeln!(table, "| {} |", cells.join(" | ")).expect("memory");
 }
 
 fn millis(duration: Duration) -> String {

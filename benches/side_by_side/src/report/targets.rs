@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::markdown::row;
 use super::summary::{cost_ratio, cpu, megabytes, per_second, ratio};
-use super::{Results, by_fleet, page};
+use super::{Results, by_fleet};
 use crate::candidates::Kind;
 use crate::chart::thousands;
 use crate::database::Server;
@@ -73,10 +74,7 @@ pub fn table(results: &Results) -> String {
     }
     let mut table = String::from("| target | measured | |\n|---|---|---|\n");
     for (target, measured, met) in rows {
-        page::row(
-            &mut table,
-            &[target, measured, if met { "met" } else { "**missed**" }.to_owned()],
-        );
+        row(&mut table, &[target, measured, if met { "met" } else { "**missed**" }.to_owned()]);
     }
     table
 }
