@@ -563,7 +563,8 @@ mod tests {
 
     #[test]
     fn every_family_has_its_series_at_zero_before_anything_happens() {
-        let metrics = Metrics::new().with_refusals(["max_connections_per_address"]);
+        let refusals = ["max_connections_per_address", "taken_over"];
+        let metrics = Metrics::new().with_refusals(refusals);
         let page = metrics.encode().expect("it prints");
         let families: Vec<_> = page
             .lines()
