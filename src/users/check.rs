@@ -29,9 +29,10 @@ use crate::clock::Clock;
 use crate::logging::line_budget::LineBudget;
 use crate::process::panics;
 
-/// The number of checks that may wait for each one that runs. At 25 ms each, the last waits
-/// for 3 s; on a slow gateway for 20 s, about as long as a device waits for its CONNACK.
-const WAITING: usize = 128;
+/// The number of checks that may wait for each one that runs: as many as are done at 25 ms each
+/// within `mqtt.embedded.connect_timeout`, so that a few hundred devices can log in at once after
+/// a start. On a slower machine those that have waited for that time give up their places.
+const WAITING: usize = 384;
 
 /// The memory that all checks may take together, in KiB: twice the most that one may take. On
 /// a machine with many cores fewer run at a time than there are cores.
@@ -168,6 +169,9 @@ impl Users {
     ) -> Result<Arc<User>, Denied> {
         let attempt = Attempt::new(&self.0, name, password, from)?;
         if let Some(decided) = attempt.decide_at_once() {
+            if attempt.has_a_share(&decided) {
+                tokio::spawn(attempt.check_aside(password.into()));
+            }
             return decided;
         }
         let password: Box<[u8]> = password.into();
@@ -178,13 +182,7 @@ impl Users {
             return decided;
         }
         let now = self.0.now();
-        let client = panics::this_client();
-        let hashed = tokio::task::spawn_blocking(move || {
-            let _until_done = turn;
-            panics::on_behalf_of(client, || attempt.hash(&password, now))
-        });
-        // It fails if the process is ending, or if it has panicked.
-        hashed.await.unwrap_or(Err(Denied::Busy))
+        blocking(turn, move || attempt.hash(&password, now)).await
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -218,6 +216,20 @@ impl Shared {
     }
 }
 
+/// Computes something for a client on a blocking thread, which has its turn until it is done.
+async fn blocking(
+    turn: [OwnedSemaphorePermit; 3],
+    compute: impl FnOnce() -> Result<Arc<User>, Denied> + Send + 'static,
+) -> Result<Arc<User>, Denied> {
+    let client = panics::this_client();
+    let computed = tokio::task::spawn_blocking(move || {
+        let _until_done = turn;
+        panics::on_behalf_of(client, compute)
+    });
+    // It fails if the process is ending, or if it has panicked.
+    computed.await.unwrap_or(Err(Denied::Busy))
+}
+
 /// One attempt to be let in.
 struct Attempt {
     shared: Arc<Shared>,
@@ -246,23 +258,53 @@ impl Attempt {
         let now = self.shared.now();
         let allowed = self.shared.throttle.lock().ask(self.from, self.name, now);
         match allowed {
-            Allowed::No(retry_after) => Some(Err(Denied::Throttled { retry_after })),
             Allowed::Yes => self.is_remembered().then(|| self.let_in()),
-            Allowed::KnownHere(retry_after) => Some(self.look(now, retry_after)),
+            Allowed::No(retry_after) | Allowed::KnownHere(retry_after) => {
+                Some(self.look(now, retry_after))
+            }
         }
     }
 
-    /// Looks at a user from an address that has failed too often. One who was let in from
-    /// there before is let in again, so that nobody at the same address can keep it out.
+    /// Looks at a user who has to wait, or whose address has. One who was let in from there
+    /// before is let in again, so that nobody at the same address can keep it out.
     fn look(&self, now: Instant, retry_after: Duration) -> Result<Arc<User>, Denied> {
-        if self.candidate.entry.was_let_in_from(self.from) {
-            if self.is_remembered() {
-                return self.let_in();
-            }
-            // Each look is a guess.
-            self.shared.throttle.lock().failed(self.from, self.name, now);
+        let Candidate { entry, exists } = &self.candidate;
+        if *exists && entry.look(self.from, &self.seal, now) {
+            return self.current();
         }
         Err(Denied::Throttled { retry_after })
+    }
+
+    /// True if the user is refused because its address has failed too often, and the password
+    /// is to be checked all the same.
+    ///
+    /// Whoever sent it learns nothing of that, neither by the answer nor by its time: an unknown
+    /// name, which is not checked, gets the same. A right password is remembered, and let in
+    /// when it comes again.
+    fn has_a_share(&self, decided: &Result<Arc<User>, Denied>) -> bool {
+        let Candidate { entry, exists } = &self.candidate;
+        let is_throttled = matches!(decided, Err(Denied::Throttled { .. }));
+        if !is_throttled || !exists || entry.was_let_in_from(self.from) {
+            return false;
+        }
+        let now = self.shared.now();
+        let mut throttle = self.shared.throttle.lock();
+        matches!(throttle.ask(self.from, self.name, now), Allowed::KnownHere(_))
+            && throttle.share(self.from, self.name, now)
+    }
+
+    /// Checks a password whose sender has its answer already.
+    async fn check_aside(self, password: Box<[u8]>) {
+        let entry = &self.candidate.entry;
+        let Ok(turn) = self.shared.turn(entry.hash.memory_kib()).await else { return };
+        let checked = blocking(turn, move || {
+            if self.is_remembered() || self.is_right(&password)? {
+                return self.let_in();
+            }
+            Err(Denied::WrongPassword)
+        });
+        // It is let in when it comes again.
+        let _ = checked.await;
     }
 
     /// True if the password was right before. The name is in the seal, so nobody else's is.
@@ -271,26 +313,36 @@ impl Attempt {
     }
 
     /// Computes the hash. Called on a blocking thread.
-    fn hash(&self, password: &[u8], now: Instant) -> Result<Arc<User>, Denied> {
-        let Candidate { entry, exists } = &self.candidate;
+    fn is_right(&self, password: &[u8]) -> Result<bool, Denied> {
+        let entry = &self.candidate.entry;
         #[cfg(test)]
         self.shared.computed.lock().push(entry.hash.function());
-        let right = entry.hash.matches(password).map_err(|error| {
+        entry.hash.matches(password).map_err(|error| {
             self.shared.failures.spend(|| warn!(target: "heartbeatd", "{error}"));
             Denied::Busy
-        })?;
-        if right && *exists {
+        })
+    }
+
+    /// Decides by the hash. Called on a blocking thread.
+    fn hash(&self, password: &[u8], now: Instant) -> Result<Arc<User>, Denied> {
+        let exists = &self.candidate.exists;
+        if self.is_right(password)? && *exists {
             return self.let_in();
         }
         self.shared.throttle.lock().failed(self.from, self.name, now);
         Err(if *exists { Denied::WrongPassword } else { Denied::UnknownUser })
     }
 
-    /// Lets the user in, unless its line has changed meanwhile.
+    /// Lets the user in, and remembers that its password was right.
     fn let_in(&self) -> Result<Arc<User>, Denied> {
-        let entry = &self.candidate.entry;
         self.shared.throttle.lock().succeeded(self.from, self.name);
-        entry.remember(self.from, self.seal.clone());
+        self.candidate.entry.remember(self.from, self.seal.clone());
+        self.current()
+    }
+
+    /// The user, unless its line has changed meanwhile.
+    fn current(&self) -> Result<Arc<User>, Denied> {
+        let entry = &self.candidate.entry;
         let set = self.shared.set();
         let current = set.find(entry.user.name()).is_some_and(|now| Arc::ptr_eq(now, entry));
         if current { Ok(Arc::clone(&entry.user)) } else { Err(Denied::Busy) }
@@ -374,6 +426,12 @@ pub(super) mod tests {
 
         async fn verify(&self, name: &str, password: &str) -> Result<(), Denied> {
             self.verify_from(HERE, name, password).await.map(drop)
+        }
+
+        /// Waits until no check is computed that nobody waits for.
+        async fn settle(&self) {
+            tokio::task::yield_now().await;
+            drop(self.users.0.turns.acquire().await.expect("it is open"));
         }
 
         /// The functions computed since the last call.
@@ -493,7 +551,7 @@ pub(super) mod tests {
             assert_eq!(door.computed(), []);
             door.verify("b", "secret").await.expect("it is let in");
             door.verify_from(THERE, "a", "secret").await.expect("it is let in");
-            assert_eq!(door.verify("a", "secret").await, throttled(1), "although remembered");
+            assert_eq!(door.verify("a", "secret").await, throttled(1), "it was let in elsewhere");
             wait(SECOND);
             door.verify("a", "secret").await.expect("it is let in");
             assert_eq!(door.verify("a", "wrong").await, Err(Denied::WrongPassword));
@@ -501,9 +559,106 @@ pub(super) mod tests {
             for _ in 0..3 {
                 assert_eq!(door.verify("a", "wrong").await, Err(Denied::WrongPassword));
             }
-            assert_eq!(door.verify("a", "secret").await, throttled(1));
+            assert_eq!(door.verify("a", "wrong").await, throttled(1));
             door.rewrite("a:HASH\nb:HASH\n");
             door.verify("a", "secret").await.expect("it is let in");
+        });
+    }
+
+    #[test]
+    fn a_user_who_was_let_in_is_let_in_although_its_name_has_to_wait() {
+        run(async {
+            let door = Door::new("a:HASH\n");
+            door.verify("a", "secret").await.expect("it is let in");
+            for _ in 0..40 {
+                door.verify("a", "wrong").await.expect_err("it is wrong");
+                wait(SECOND);
+            }
+            door.computed();
+            for _ in 0..500 {
+                door.verify("a", "wrong").await.expect_err("it is wrong");
+            }
+            // Each look is a guess, of which there is one a second.
+            assert_eq!(door.verify("a", "secret").await, throttled(26));
+            for _ in 0..3 {
+                wait(SECOND);
+                door.verify("a", "secret").await.expect("it was let in from here");
+                door.verify("a", "secret").await.expect("a right password is not a guess");
+                door.verify("a", "wrong").await.expect_err("it is wrong");
+                door.verify("a", "secret").await.expect_err("another one was looked at");
+            }
+            assert_eq!(door.computed(), []);
+            assert_eq!(door.verify_from(THERE, "a", "wrong").await, Err(Denied::WrongPassword));
+        });
+    }
+
+    /// Unknown names without end come from the address at which 300 devices log in after a
+    /// restart.
+    #[test]
+    fn right_passwords_get_in_although_wrong_ones_come_from_their_address_without_end() {
+        run(async {
+            const DEVICES: usize = 300;
+            let lines: String = (0..DEVICES).map(|n| format!("d{n}:HASH\n")).collect();
+            let door = Door::new(&lines);
+            let mut outside: Vec<_> = (0..DEVICES).map(|n| format!("d{n}")).collect();
+            let mut seconds = 0;
+            while !outside.is_empty() {
+                assert!(seconds < 100, "{} are outside after {seconds} s", outside.len());
+                for guess in 0..50 {
+                    let name = format!("x{seconds}-{guess}");
+                    door.verify(&name, "wrong").await.expect_err("it is unknown");
+                    // Each device tries once in 5 s.
+                    let mut still = Vec::new();
+                    for (n, device) in outside.into_iter().enumerate() {
+                        let is_its_turn = (n + seconds * 50 + guess) % 250 == 0;
+                        if !is_its_turn || door.verify(&device, "secret").await.is_err() {
+                            still.push(device);
+                        }
+                    }
+                    outside = still;
+                    door.settle().await;
+                    wait(SECOND / 50);
+                }
+                seconds += 1;
+            }
+        });
+    }
+
+    #[test]
+    fn a_share_tells_nobody_whether_a_user_exists_or_a_password_is_right() {
+        run(async {
+            let door = Door::new("a:HASH\nb:HASH\n");
+            for name in 0..40 {
+                let _ = door.verify(&format!("x{name}"), "wrong").await;
+            }
+            door.settle().await;
+            door.computed();
+            let mut aside = Vec::new();
+            for (name, password) in [("x", "wrong"), ("a", "wrong"), ("b", "secret")] {
+                assert_eq!(door.verify(name, password).await, throttled(2), "{name}");
+                assert_eq!(door.computed(), [], "nobody waits for a hash");
+                door.settle().await;
+                aside.extend(door.computed());
+            }
+            assert_eq!(aside, [QUICK, QUICK], "of those who exist");
+            door.verify("b", "secret").await.expect("it is remembered now");
+            // A name has one of these checks a minute.
+            assert_eq!(door.verify("a", "secret").await, throttled(2));
+            door.settle().await;
+            assert_eq!(door.computed(), []);
+        });
+    }
+
+    #[test]
+    fn a_right_password_is_remembered_when_only_the_rights_of_its_line_change() {
+        run(async {
+            let door = Door::new(&format!("a:{OF_MOSQUITTO}\n"));
+            let first = door.verify_from(HERE, "a", "secret").await.expect("it is let in");
+            door.computed();
+            door.rewrite(&format!("a:{OF_MOSQUITTO}:x\nb:HASH\n"));
+            let second = door.verify_from(HERE, "a", "secret").await.expect("it is let in");
+            assert_eq!(door.computed(), []);
+            assert!(!Arc::ptr_eq(&first, &second) && second.rights().allows("x"));
         });
     }
 
@@ -519,17 +674,17 @@ pub(super) mod tests {
             }
             door.computed();
             door.verify("a", "secret").await.expect("it was let in from here");
-            for name in ["b", "c", "x"] {
+            for name in ["x", "b", "c"] {
                 assert_eq!(door.verify(name, "secret").await, throttled(2), "{name}");
             }
             door.verify_from(THERE, "c", "secret").await.expect("nothing failed there");
             assert_eq!(door.computed(), [QUICK]);
-            // Guesses at a user who is known there are counted.
-            for _ in 0..4 {
-                assert_eq!(door.verify("a", "wrong").await, throttled(2));
-            }
-            assert_eq!(door.verify("a", "secret").await, throttled(1));
-            wait(2 * SECOND);
+            // A guess at a user who is known there is one a second.
+            assert_eq!(door.verify("a", "wrong").await, throttled(2));
+            assert_eq!(door.verify("a", "secret").await, throttled(2));
+            wait(SECOND);
+            door.verify("a", "secret").await.expect("it was let in from here");
+            wait(SECOND);
             door.verify("b", "secret").await.expect("it is let in");
         });
     }

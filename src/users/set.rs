@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -23,10 +24,17 @@ pub(super) struct Entry {
 }
 
 /// The last time that the user was let in.
+#[derive(Clone)]
 struct LetIn {
     from: Source,
     seal: Seal,
+    /// The last time that another password was looked at from there.
+    other: Option<Instant>,
 }
+
+/// The time in which a user who has to wait is looked at again after another password: an
+/// address may guess 86,400 times a day at those who were let in from there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The line that a password is compared with.
 #[derive(Clone)]
@@ -58,12 +66,27 @@ impl Changes {
 impl Entry {
     /// Remembers that this was the right password.
     pub(super) fn remember(&self, from: Source, seal: Seal) {
-        *self.let_in.lock() = Some(LetIn { from, seal });
+        *self.let_in.lock() = Some(LetIn { from, seal, other: None });
     }
 
     /// True if this was the right password the last time.
     pub(super) fn remembers(&self, seal: &Seal) -> bool {
         self.let_in.lock().as_ref().is_some_and(|last| last.seal == *seal)
+    }
+
+    /// True if the user was let in from there the last time, with this password. Each other
+    /// one is a guess: nothing is looked at for [`LOOK_INTERVAL`] after it.
+    pub(super) fn look(&self, from: Source, seal: &Seal, now: Instant) -> bool {
+        let mut let_in = self.let_in.lock();
+        let Some(last) = let_in.as_mut().filter(|last| last.from == from) else { return false };
+        if last.other.is_some_and(|other| now < other + LOOK_INTERVAL) {
+            return false;
+        }
+        let is_right = last.seal == *seal;
+        if !is_right {
+            last.other = Some(now);
+        }
+        is_right
     }
 
     /// True if the user was let in from there the last time.
@@ -95,10 +118,13 @@ impl Set {
             changes.changed.push(Arc::clone(&former.user));
         }
         let user = Arc::new(user);
+        // A password is right for as long as its hash is the same, whatever the rights are.
+        let let_in = former.filter(|former| former.hash == hash);
+        let let_in = let_in.and_then(|former| former.let_in.lock().clone());
         if former.is_none() {
             changes.added.push(Arc::clone(&user));
         }
-        Arc::new(Entry { user, hash, let_in: Mutex::new(None) })
+        Arc::new(Entry { user, hash, let_in: Mutex::new(let_in) })
     }
 
     pub(super) fn len(&self) -> usize {

@@ -2,7 +2,9 @@
 //!
 //! Many devices may share an address, and one of them may have a wrong password and try again
 //! for ever. So there are two limits. A name that keeps failing from an address waits longer
-//! and longer, alone. An address from which many names fail may fail only now and then.
+//! and longer, alone. An address from which many names fail may fail only now and then; the
+//! others there have a share of checks, so that wrong passwords without end do not keep right
+//! ones out.
 //!
 //! Time is passed in. Memory is bounded: if a table is full, what would be forgotten first is
 //! forgotten.
@@ -30,8 +32,18 @@ const BURST: u32 = 30;
 /// The time in which an address may fail once more.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// The time in which an address that has failed too often has one more check: 300 devices
+/// behind it have theirs within 75 s, and these checks take a tenth of a server's core.
+const SHARE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The number of these checks that it may have at once.
+const SHARE_BURST: u32 = 20;
+
+/// The time in which a name has one of these checks: as seldom as if it had failed for long.
+const SHARE_OF_NAME: Duration = MAX_DELAY;
+
 /// The maximum number of addresses, and of names with their addresses, that are remembered.
-/// Both tables together take a few megabytes at most.
+/// All tables together take a few megabytes at most.
 const MAX_ENTRIES: usize = 10_000;
 
 /// An address for which one client may well have several: with IPv6 that is a /64.
@@ -62,8 +74,8 @@ pub(crate) type NameKey = u64;
 pub(crate) enum Allowed {
     /// The password may be checked.
     Yes,
-    /// The address has failed too often: only a user who was let in from there before may be
-    /// looked at, until this time has passed.
+    /// The address has failed too often: until this time has passed, only a user who was let in
+    /// from there before may be looked at, and others only have a [share](Throttle::share).
     KnownHere(Duration),
     /// The name has failed too often from this address, and has to wait for this time.
     No(Duration),
@@ -75,6 +87,10 @@ pub(crate) struct Throttle {
     names: HashMap<(Source, NameKey), Failures>,
     /// The instants until which the failures of an address last, [`INTERVAL`] for each.
     addresses: HashMap<Source, Instant>,
+    /// The instants until which the shares of an address last, [`SHARE_INTERVAL`] for each, and
+    /// the next share of a name there.
+    shares: HashMap<Source, Instant>,
+    shares_of_names: HashMap<(Source, NameKey), Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -130,9 +146,28 @@ impl Throttle {
         *until = ((*until).max(now) + INTERVAL).min(now + INTERVAL * BURST);
     }
 
+    /// Takes the share of a name at `now`, from an address that has failed too often. True if
+    /// its password may be checked, unless whoever sent it learns of the result. Ask only for a
+    /// name that exists: others would take the shares away.
+    pub(crate) fn share(&mut self, from: Source, name: NameKey, now: Instant) -> bool {
+        let last = self.shares.get(&from).map_or(now, |until| (*until).max(now));
+        let next_of_name = self.shares_of_names.get(&(from, name));
+        if last > now + SHARE_INTERVAL * (SHARE_BURST - 1)
+            || next_of_name.is_some_and(|at| *at > now)
+        {
+            return false;
+        }
+        make_room(&mut self.shares, &from, now, |until| *until);
+        self.shares.insert(from, last + SHARE_INTERVAL);
+        make_room(&mut self.shares_of_names, &(from, name), now, |next| *next);
+        self.shares_of_names.insert((from, name), now + SHARE_OF_NAME);
+        true
+    }
+
     /// Notes that a password was right.
     pub(crate) fn succeeded(&mut self, from: Source, name: NameKey) {
         self.names.remove(&(from, name));
+        self.shares_of_names.remove(&(from, name));
     }
 }
 
@@ -229,6 +264,29 @@ mod tests {
     }
 
     #[test]
+    fn an_address_has_four_shares_a_second_and_a_name_there_one_a_minute() {
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let mut granted = vec![0; 100];
+        for tick in 0..6000 {
+            let now = now + tick * Duration::from_millis(10);
+            for name in [tick % 100, (tick * 7 + 3) % 100] {
+                granted[name as usize] += u32::from(throttle.share(HERE, name.into(), now));
+            }
+        }
+        assert!(granted.iter().all(|&shares| shares == 1), "{granted:?}");
+        assert!(throttle.share(THERE, 0, now), "another address has its own");
+        let later = now + 200 * SECOND;
+        for name in 0..20 {
+            assert!(throttle.share(HERE, name, later));
+        }
+        assert!(!throttle.share(HERE, 20, later + SHARE_INTERVAL / 2));
+        assert!(throttle.share(HERE, 20, later + SHARE_INTERVAL));
+        assert!(!throttle.share(HERE, 20, later + 2 * SHARE_INTERVAL), "in this minute");
+        throttle.succeeded(HERE, 20);
+        assert!(throttle.share(HERE, 20, later + 2 * SHARE_INTERVAL), "it was right");
+    }
+
+    #[test]
     fn an_ipv6_network_counts_as_one_address() {
         let source = |text: &str| Source::from(text.parse::<IpAddr>().expect("an address"));
         assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
@@ -245,10 +303,14 @@ mod tests {
             for _ in 0..BURST {
                 throttle.failed(source(n), NAME, now + n * Duration::from_millis(1));
             }
+            throttle.share(source(n), NAME, now + n * Duration::from_millis(1));
         }
         let then = now + MAX_ENTRIES as u32 * Duration::from_millis(1);
         throttle.failed(HERE, NAME, then);
         assert_eq!((throttle.names.len(), throttle.addresses.len()), (MAX_ENTRIES, MAX_ENTRIES));
+        assert!(throttle.share(HERE, NAME, then));
+        assert_eq!(throttle.shares_of_names.len(), MAX_ENTRIES);
+        assert!(throttle.shares.len() <= MAX_ENTRIES);
         assert_eq!(throttle.ask(source(0), NAME, then), Allowed::Yes);
         assert!(matches!(throttle.ask(source(1), NAME, then), Allowed::No(_)));
         // What is forgotten anyway makes room for all that follows.

@@ -224,7 +224,8 @@ impl Access {
     }
 
     /// The number of a token. Wrong ones are slowed down: each by itself, and an address from
-    /// which many come as a whole.
+    /// which many come as a whole. A long one is looked at even then, so that wrong ones from
+    /// the same proxy cannot keep it out.
     fn look_up(&self, token: &str, from: IpAddr, now: Instant) -> Result<usize, Problem> {
         let (from, hash) = (Source::from(from), TokenHash::of(token));
         let key = hash.key();
@@ -241,7 +242,11 @@ impl Access {
                 found = Some(index);
             }
         }
-        match found.filter(|index| !known_here || guesses.known.contains(&(from, *index))) {
+        let cannot_be_guessed = token.len() >= LONG_TOKEN;
+        let may = |index: &usize| {
+            !known_here || cannot_be_guessed || guesses.known.contains(&(from, *index))
+        };
+        match found.filter(may) {
             Some(index) => {
                 if guesses.known.len() >= MAX_KNOWN {
                     guesses.known.clear();
@@ -258,6 +263,10 @@ impl Access {
         }
     }
 }
+
+/// The length, in bytes, from which a token cannot be guessed at any speed, however it was
+/// chosen. Those of `heartbeatd token new` are longer.
+const LONG_TOKEN: usize = 32;
 
 impl Logins {
     fn add(&mut self, login: &str, token: usize, now: Instant) {
@@ -334,6 +343,7 @@ mod tests {
     use crate::config::Config;
 
     const TOKEN: &str = "a-token-of-an-admin";
+    const LONG: &str = "hb_00000000000000000000000000000";
 
     fn access(change: impl FnOnce(&mut HttpConfig), address: &str) -> Access {
         let mut config = Config::default().http;
@@ -348,7 +358,9 @@ mod tests {
             scope: Scope::Read,
             sha256: TokenHash::of(name),
         };
-        config.tokens = vec![read("dashboard")];
+        let mut robot = read("robot");
+        robot.sha256 = TokenHash::of(LONG);
+        config.tokens = vec![read("dashboard"), robot];
     }
 
     fn request(headers: &[(&str, &str)]) -> HttpRequest {
@@ -430,6 +442,10 @@ mod tests {
         assert_eq!(access.look_up("dashboard", here, now).expect("known here"), 1);
         let there = IpAddr::from([192, 0, 2, 2]);
         assert_eq!(access.look_up(TOKEN, there, now).expect("another address"), 0);
+        let long = access.look_up(LONG, here, now).expect("it cannot be guessed");
+        assert_eq!(long, 2);
+        let wrong = access.look_up(&LONG.replace('0', "1"), here, now).expect_err("wrong");
+        assert_eq!(wrong.kind, Kind::Busy);
         let later = now + Duration::from_secs(2);
         assert_eq!(access.look_up(TOKEN, here, later).expect("after a while"), 0);
     }
