@@ -315,6 +315,7 @@ impl From<&Config> for device_registry::Settings {
             max_clock_skew: config.heartbeat.max_clock_skew,
             retention: config.history.retention.get(),
             devices: config.devices.clone(),
+            embedded: config.mqtt.url.is_none(),
         }
     }
 }

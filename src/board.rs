@@ -47,6 +47,7 @@ struct Facts {
     /// The outages that last, by the check that found them.
     bursts: BTreeMap<DateTime<Utc>, Burst>,
     undelivered: u64,
+    undelivered_since: Option<DateTime<Utc>>,
     pending: usize,
     coverage: Arc<Coverage>,
     /// The age of the newest proof from which on nothing is proven.
@@ -54,7 +55,7 @@ struct Facts {
     proven: Option<DateTime<Utc>>,
     ready_in: Option<Duration>,
     database: Result<(), String>,
-    fleet_silent: Option<Duration>,
+    fleet_silent: Option<FleetSilence>,
     broker: Result<(), Option<String>>,
     subscribed: bool,
     shed_at: Option<Instant>,
@@ -94,8 +95,10 @@ pub struct Snapshot {
     /// The outages that last, by the check that found them, newest first, without those that a
     /// check found alone.
     pub bursts: Vec<Burst>,
-    /// The alerts in the outbox as of the last check.
+    /// The alerts in the outbox as of the last check or delivery.
     pub undelivered_alerts: u64,
+    /// The time at which the device of the oldest one went offline.
+    pub undelivered_since: Option<DateTime<Utc>>,
     /// The heartbeats that are not written yet.
     pub pending_heartbeats: usize,
     /// The heartbeats received per second, of late.
@@ -113,7 +116,16 @@ pub struct Snapshot {
     /// A step of the clock within the last ten minutes.
     pub clock_step: Option<ClockSet>,
     /// The time for which no device was heard although echoes come back, if that is suspicious.
-    pub fleet_silent: Option<Duration>,
+    pub fleet_silent: Option<FleetSilence>,
+}
+
+/// A fleet of which no device is heard although echoes come back, for a suspiciously long time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetSilence {
+    /// The time since a device was last heard.
+    pub lasts: Duration,
+    /// What to look at, beginning in lower case.
+    pub advice: String,
 }
 
 impl Board {
@@ -138,6 +150,7 @@ impl Board {
             bursts: bursts.copied().collect(),
             late: facts.late,
             undelivered_alerts: facts.undelivered,
+            undelivered_since: facts.undelivered_since,
             pending_heartbeats: facts.pending,
             heartbeats_per_second: facts.rate.per_second(now.monotonic),
             as_of: facts.proven,
@@ -198,8 +211,8 @@ impl Board {
         (facts.counts, facts.bursts) = (other.counts, other.bursts);
     }
 
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Changes<'_>)) {
-        change(&mut Changes(&mut self.facts.lock()));
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Changes<'_>) -> T) -> T {
+        change(&mut Changes(&mut self.facts.lock()))
     }
 }
 
@@ -253,8 +266,22 @@ impl Changes<'_> {
     }
 
     /// Sets what a check has found out.
-    pub(crate) fn checked(&mut self, late: u64, undelivered: u64) {
-        (self.0.late, self.0.undelivered) = (Some(late), undelivered);
+    pub(crate) fn checked(&mut self, late: u64) {
+        self.0.late = Some(late);
+    }
+
+    /// Sets the alerts in the outbox, and the time of the oldest one.
+    pub(crate) fn undelivered(&mut self, alerts: u64, since: Option<DateTime<Utc>>) {
+        (self.0.undelivered, self.0.undelivered_since) = (alerts, since);
+    }
+
+    /// Notes that some of the alerts have left the outbox. Returns the number of the others.
+    pub(crate) fn delivered(&mut self, alerts: u64) -> u64 {
+        self.0.undelivered = self.0.undelivered.saturating_sub(alerts);
+        if self.0.undelivered == 0 {
+            self.0.undelivered_since = None;
+        }
+        self.0.undelivered
     }
 
     /// Sets the coverage that vouches for what is in the database.
@@ -273,7 +300,7 @@ impl Changes<'_> {
         &mut self,
         pending: usize,
         database: Result<(), String>,
-        fleet_silent: Option<Duration>,
+        fleet_silent: Option<FleetSilence>,
     ) {
         (self.0.pending, self.0.database, self.0.fleet_silent) = (pending, database, fleet_silent);
     }
@@ -310,6 +337,7 @@ impl Facts {
             late: None,
             bursts: BTreeMap::new(),
             undelivered: 0,
+            undelivered_since: None,
             pending: 0,
             coverage: Arc::new(Coverage::new(confirm_interval)),
             proven: None,
@@ -339,12 +367,10 @@ impl Facts {
         if self.shed_at.is_some_and(|at| lasts(at) < SHEDDING) {
             return (ServiceState::Shedding, None);
         }
-        if let Some(silent) = self.fleet_silent {
-            let detail = format!(
-                "no device has been heard for {}, yet echoes come back: look at this client's \
-                 rights for the topic of the heartbeats, and at the broker's queue limits",
-                human(silent)
-            );
+        if let Some(FleetSilence { lasts, advice }) = &self.fleet_silent {
+            let lasts = human(*lasts);
+            let detail =
+                format!("no device has been heard for {lasts}, yet echoes come back: {advice}");
             return (ServiceState::FleetSilent, Some(detail));
         }
         if self.ready_in.is_some() {
@@ -423,8 +449,9 @@ mod tests {
         assert_eq!(board.state(clock.at(20)).since, clock.at(5).wall);
         assert_eq!(state(25), ServiceState::Unproven, "four intervals without a proof");
         proven(26, None);
-        let silent = Some(Duration::from_secs(90));
-        board.change(|facts| facts.health(0, Ok(()), silent));
+        let advice = "look at the network".to_owned();
+        let silent = Some(FleetSilence { lasts: Duration::from_secs(90), advice });
+        board.change(|facts| facts.health(0, Ok(()), silent.clone()));
         assert_eq!(state(27), ServiceState::FleetSilent);
         proven(27, Some(Duration::from_secs(1)));
         assert_eq!(state(27), ServiceState::FleetSilent, "although it is warming, too");

@@ -32,6 +32,7 @@ pub struct Metrics {
     rejected: Family<Reason, Counter>,
     receiver_connections: Gauge,
     receiver_refused: Family<Reason, Counter>,
+    refusals: Vec<&'static str>,
     payload_errors: Family<Reason, Counter>,
     fields_dropped: Family<Field, Counter>,
     devices: Family<StatusLabel, Gauge>,
@@ -287,6 +288,7 @@ impl Metrics {
             ),
             open_files,
             max_files,
+            refusals: Vec::new(),
             registry: Registry::default(),
         };
         metrics.begin_at_zero();
@@ -296,11 +298,27 @@ impl Metrics {
     /// The same metrics, with a series for each of these reasons to refuse a client of the
     /// receiver.
     #[must_use]
-    pub fn with_refusals(self, reasons: impl IntoIterator<Item = &'static str>) -> Self {
-        for reason in reasons {
+    pub fn with_refusals(mut self, reasons: impl IntoIterator<Item = &'static str>) -> Self {
+        self.refusals = reasons.into_iter().collect();
+        for &reason in &self.refusals {
             let _at_zero = self.receiver_refused.get_or_create(&Reason { reason });
         }
         self
+    }
+
+    /// The number of connections and messages that the receiver has refused, for each reason.
+    pub(crate) fn refused(&self) -> Vec<(&'static str, u64)> {
+        let count =
+            |&reason| (reason, self.receiver_refused.get_or_create(&Reason { reason }).get());
+        self.refusals.iter().map(count).collect()
+    }
+
+    /// Sets the number of alerts that wait, after some were delivered.
+    pub(crate) fn set_undelivered(&self, alerts: u64) {
+        self.outbox.set(i64::try_from(alerts).unwrap_or(i64::MAX));
+        if alerts == 0 {
+            self.outbox_age.set(0.0);
+        }
     }
 
     /// Creates every possible series. A rate over a series that appears with its first

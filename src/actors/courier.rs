@@ -296,7 +296,7 @@ impl Round {
         let run = transitions.iter().take_while(|other| Kind::of(other) == kind).count();
         if kind == Kind::Recovered && self.sinks.recoveries.is_none() {
             let sequences = transitions[..run].iter().map(|t| t.sequence).collect();
-            self.acknowledge(sequences).await?;
+            self.acknowledge(kind, sequences).await?;
             return Ok(Turn::Done);
         }
         let is_first = !self.has_begun.replace(true);
@@ -345,7 +345,7 @@ impl Round {
         let delivered = self.hand_over(kind, page).await?;
         delivered.map_err(|why| CourierError::Sink(kind.sink(), why))?;
         let took = began.elapsed();
-        self.acknowledge(sequences).await?;
+        self.acknowledge(kind, sequences).await?;
         self.pace.borrow_mut().took(size, took > self.patience);
         let duration_ms = took.as_millis();
         match kind {
@@ -399,11 +399,12 @@ impl Round {
 
     /// Acknowledges what the sink took, however long the database is away. Otherwise the sink
     /// would get it again.
-    async fn acknowledge(&self, sequences: Vec<i64>) -> Result<(), CourierError> {
+    async fn acknowledge(&self, kind: Kind, sequences: Vec<i64>) -> Result<(), CourierError> {
         let mut pace = Pace::default();
+        let alerts = if kind == Kind::Offline { sequences.len() as u64 } else { 0 };
         loop {
             let at = (self.clock)().wall;
-            let acknowledge = Acknowledge { sequences: sequences.clone(), at };
+            let acknowledge = Acknowledge { sequences: sequences.clone(), alerts, at };
             let Err(error) = self.ask(acknowledge).await? else { return Ok(()) };
             let error = CourierError::Outbox(error);
             if self.stopping.get() {

@@ -40,7 +40,7 @@ use self::progress::Progress;
 use self::settling::{Look, Settling};
 use self::sweep::{Sweep, Swept};
 use crate::actors::bounds::Bounds;
-use crate::board::{Board, ClockSet};
+use crate::board::{Board, ClockSet, FleetSilence};
 use crate::clock::Clock;
 use crate::config::DevicesConfig;
 use crate::domain::{
@@ -136,7 +136,7 @@ pub struct RegistryHealth {
     pub checks: Result<(), String>,
     /// The time for which no device was heard although echoes come back, if that is
     /// suspicious.
-    pub fleet_silent: Option<Duration>,
+    pub fleet_silent: Option<FleetSilence>,
 }
 
 /// The part of the configuration that the registry needs.
@@ -158,6 +158,8 @@ pub struct Settings {
     pub retention: Duration,
     /// The devices that may register.
     pub devices: DevicesConfig,
+    /// True if the embedded broker receives the heartbeats.
+    pub embedded: bool,
 }
 
 /// The actor.
@@ -266,7 +268,7 @@ impl DeviceRegistry {
             coverage,
             clock_steps: ClockSteps::default(),
             database: DatabaseWatch::new(Arc::clone(&progress), Arc::clone(&metrics)),
-            fleet: FleetWatch::new(settings.timeout, settings.topic.clone()),
+            fleet: FleetWatch::new(settings.timeout, settings.topic.clone(), settings.embedded),
             failed_checks: None,
             journal: Journal::default(),
             settling: Settling::default(),
@@ -421,7 +423,8 @@ impl DeviceRegistry {
         let Some(heard) = self.shared.clock.lock().last_received() else { return };
         // Time in a gap is not silence, here as everywhere.
         let silent = self.coverage.intervals().covered(heard, until);
-        self.fleet.listened(silent.to_std().unwrap_or_default(), self.buffer.registered());
+        let silent = silent.to_std().unwrap_or_default();
+        self.fleet.listened(silent, self.buffer.registered(), self.shared.metrics.refused());
     }
 
     /// Looks for a step of the clock that has waited to be logged for too long, and for work
@@ -461,7 +464,8 @@ impl DeviceRegistry {
         metrics.set_devices(&counts);
         self.shared.board.change(|facts| {
             facts.counts(counts);
-            facts.checked(late, outbox.alerts);
+            facts.checked(late);
+            facts.undelivered(outbox.alerts, outbox.oldest);
             if let Some(bursts) = bursts {
                 facts.bursts(bursts);
             }

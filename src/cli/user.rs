@@ -76,7 +76,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     match arguments.command {
         Command::Add { name, devices } => add(path, &name, devices).await,
         Command::Remove { name } => {
-            done(users::remove(path, &name).map(|()| format!("removed user {name}")))
+            done(users::remove(path, &name).map(|()| format!("removed user {name}{}", last(path))))
         }
         Command::List { json } => list(path, json),
         Command::SetPassword { name } => set_password(path, &name).await,
@@ -150,6 +150,15 @@ fn row(user: &UserView) -> Vec<String> {
 }
 
 /// Prints what was done, or refuses it.
+/// A hint after the removal of the last user, which a running service does not follow.
+fn last(path: &Path) -> &'static str {
+    if users::list(path).is_ok_and(|users| users.is_empty()) {
+        "; it was the last one, so a running service lets it in until it is restarted"
+    } else {
+        ""
+    }
+}
+
 fn done(result: Result<String, EditError>) -> anyhow::Result<ExitCode> {
     match result {
         Ok(text) => succeed(&text),

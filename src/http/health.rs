@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{ANSWER_TIMEOUT, State};
 use crate::actors::device_registry::ReportHealth;
 use crate::actors::mqtt_ingest::{Listening, ReportListening};
+use crate::board::FleetSilence;
 
 /// Answers 200 if the registry and the ingest answer, and 503 if one of them is stuck, which
 /// is a reason to restart the process. A missing broker or database is not.
@@ -64,12 +65,9 @@ pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     let said = |state: Result<(), String>| state.map_or_else(|why| why, |()| "ok".to_owned());
     let (database, checks) = (said(database), said(checks));
     // The fleet itself may be dead, so the service is still ready.
-    let fleet = silent.map_or("ok".to_owned(), |silent| {
-        format!(
-            "no device has been heard for {} although echoes come back: does the broker keep \
-             their heartbeats from this client?",
-            crate::duration::human(silent)
-        )
+    let fleet = silent.map_or("ok".to_owned(), |FleetSilence { lasts, advice }| {
+        let lasts = crate::duration::human(lasts);
+        format!("no device has been heard for {lasts} although echoes come back: {advice}")
     });
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(Readiness { ready, broker, database, checks, fleet })

@@ -61,6 +61,11 @@ pub(crate) enum Unusable {
     TooLarge,
     #[error("it is being written")]
     Changing,
+    #[error(
+        "it has no users now, as while it is written anew; to lock out all of them, restart the \
+         service with this file"
+    )]
+    Emptied,
     #[error(transparent)]
     Line(#[from] InvalidLine),
 }

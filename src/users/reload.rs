@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt, stream};
 use log::{error, info};
 use tokio::time::MissedTickBehavior;
 
-use super::file::{self, Stamp};
+use super::file::{self, Stamp, Unusable};
 use super::{Changes, Users, UsersError};
 
 /// The time between two looks at the file. A change is in force after two of them.
@@ -57,7 +57,9 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// If the file cannot be used. The users that were in force stay in force.
+    /// If the file cannot be used, or has lost all its users: an editor or a script may just have
+    /// emptied it, and all devices would be disconnected. The users that were in force stay in
+    /// force.
     pub fn reload(&self) -> Result<Changes, UsersError> {
         let shared = self.shared();
         // Two reloads take turns.
@@ -66,6 +68,9 @@ impl Users {
         *seen = Seen { read: state, last: None };
         let (lines, stamp) = file::load(&shared.path)?;
         *seen = Seen::read(stamp);
+        if lines.is_empty() && self.count() > 0 {
+            return Err(UsersError::new(&shared.path, Unusable::Emptied));
+        }
         Ok(shared.replace(lines))
     }
 
@@ -223,11 +228,32 @@ mod tests {
     }
 
     #[test]
-    fn the_last_user_can_be_removed() {
-        let file = Written::new("a:HASH\n");
+    fn a_file_that_has_lost_all_its_users_changes_nothing_and_is_an_error() {
+        let file = Written::new("a:HASH\nb:HASH\n");
+        let a = file.users.get("a").expect("it is there");
+        for emptied in ["", "# nobody\n"] {
+            file.write(emptied);
+            let error = file.users.reload().expect_err("all devices would be disconnected");
+            assert!(error.to_string().contains("users: it has no users now"), "{error}");
+            file.replace(emptied);
+            assert_eq!(file.poll(), None);
+            let error = file.poll().expect("it is read").expect_err("by a look, too");
+            assert!(error.contains("restart the service"), "{error}");
+            assert_eq!(file.poll(), None, "it is reported once");
+            assert!(file.users.is_current(&a) && file.users.count() == 2);
+        }
+        file.write("a:HASH\n");
+        assert_eq!(words(&file.users.reload().expect("it is valid")), "-b");
+        assert!(file.users.is_current(&a));
+    }
+
+    #[test]
+    fn a_file_that_had_no_users_may_stay_without_any() {
+        let file = Written::new("# nobody yet\n");
         file.replace("# nobody\n");
-        assert_eq!((file.poll(), file.poll()), (None, Some(Ok("-a".to_owned()))));
-        assert_eq!(file.users.count(), 0);
+        assert!(file.users.reload().expect("it is valid").is_empty());
+        file.replace("a:HASH\n");
+        assert_eq!(words(&file.users.reload().expect("it is valid")), "+a");
     }
 
     #[test]
@@ -265,8 +291,8 @@ mod tests {
         file.replace("# moved\nb:HASH:b\na:HASH\n");
         assert_eq!(words(&file.users.reload().expect("it is valid")), "~b");
         assert!(file.users.is_current(&a) && !file.users.is_current(&b));
-        file.replace("");
-        assert_eq!(words(&file.users.reload().expect("it is valid")), "-a -b");
+        file.replace("b:HASH:b\n");
+        assert_eq!(words(&file.users.reload().expect("it is valid")), "-a");
         assert!(!file.users.is_current(&a) && file.users.get("a").is_none());
     }
 

@@ -93,6 +93,9 @@ pub(crate) struct Summary {
     /// The heartbeats that wait to be written.
     pub(crate) pending_heartbeats: u64,
     pub(crate) undelivered_alerts: u64,
+    /// The time at which the device of the oldest of them went offline.
+    #[serde(serialize_with = "as_optional_millis")]
+    pub(crate) undelivered_since: Option<DateTime<Utc>>,
     /// Newest first.
     pub(crate) bursts: Vec<Burst>,
     pub(crate) timeout_seconds: f64,
@@ -154,6 +157,7 @@ impl Summary {
             heartbeats_per_second: (snapshot.heartbeats_per_second * 10.0).round() / 10.0,
             pending_heartbeats: snapshot.pending_heartbeats as u64,
             undelivered_alerts: snapshot.undelivered_alerts,
+            undelivered_since: snapshot.undelivered_since,
             bursts: bursts.collect(),
             timeout_seconds: about.settings.timeout().as_secs_f64(),
             check_interval_seconds: about.check_interval.as_secs_f64(),
@@ -167,7 +171,7 @@ impl Summary {
                 at: step.at,
                 by_seconds: step.by.num_milliseconds() as f64 / 1000.0,
             }),
-            fleet_silent_seconds: snapshot.fleet_silent.map(|time| time.as_secs_f64()),
+            fleet_silent_seconds: snapshot.fleet_silent.map(|silence| silence.lasts.as_secs_f64()),
         }
     }
 }
@@ -318,6 +322,7 @@ mod tests {
             heartbeats_per_second: 33.2,
             pending_heartbeats: 12_000,
             undelivered_alerts: 0,
+            undelivered_since: None,
             bursts: vec![burst(139, 382)],
             timeout_seconds: 180.0,
             check_interval_seconds: 60.0,

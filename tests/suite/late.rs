@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use heartbeatd::actors::device_registry::Acknowledge;
 use heartbeatd::clock::Reading;
-use heartbeatd::domain::{Burst, Status};
+use heartbeatd::domain::{Burst, Status, Transition};
 use heartbeatd::store::{Budget, DeviceQuery};
 
 use crate::specification::on_both_databases;
@@ -87,7 +88,19 @@ async fn the_board_follows_flushes_and_checks(database: TestDatabase) {
     let burst = |devices| Burst { found_at: at(200), devices, silent_since: at(0) };
     let snapshot = fleet.board.snapshot(now());
     assert_eq!((snapshot.bursts, snapshot.undelivered_alerts), (vec![burst(3)], 3));
+    assert_eq!(snapshot.undelivered_since, Some(at(200)));
     assert_eq!(snapshot.as_of, Some(at(200)));
+    let undelivered = || fleet.board.snapshot(now()).undelivered_alerts;
+    let found = fleet.undelivered().await;
+    let acknowledge = |of: &[Transition]| {
+        let sequences: Vec<_> = of.iter().map(|transition| transition.sequence).collect();
+        fleet.registry.send(Acknowledge { alerts: of.len() as u64, sequences, at: at(200) })
+    };
+    acknowledge(&found[..1]).await.expect("it lives").expect("it writes");
+    assert_eq!(undelivered(), 2, "before the next check");
+    acknowledge(&found[1..]).await.expect("it lives").expect("it writes");
+    assert_eq!(undelivered(), 0);
+    assert_eq!(fleet.board.snapshot(now()).undelivered_since, None);
 
     fleet.heartbeat("a", "", at(210)).await;
     fleet.flush().await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use chrono::{DateTime, Utc};
 
-use super::DeviceRegistry;
+use super::{DeviceRegistry, Shared};
 use crate::domain::Transition;
 use crate::domain::delivery::Attempt;
 use crate::store::{DeviceStore, StoreError};
@@ -45,6 +45,8 @@ pub struct BeginDelivery(pub Attempt);
 pub struct Acknowledge {
     /// Their sequence numbers.
     pub sequences: Vec<i64>,
+    /// The number of alerts among them; the others are recoveries.
+    pub alerts: u64,
     /// The time of the acknowledgement.
     pub at: DateTime<Utc>,
 }
@@ -65,9 +67,13 @@ impl Handler<ReadOutbox> for DeviceRegistry {
     type Result = ResponseFuture<Result<Outbox, StoreError>>;
 
     fn handle(&mut self, ReadOutbox { limit }: ReadOutbox, _: &mut Context<Self>) -> Self::Result {
-        let store = self.shared.store.clone();
+        let shared = self.shared.clone();
         Box::pin(async move {
+            let store = &shared.store;
             let transitions = store.undelivered(limit).await?;
+            if (transitions.len() as u64) < limit {
+                shared.undelivered_are(&transitions);
+            }
             let last = if transitions.is_empty() { None } else { store.last_delivery().await? };
             Ok(Outbox { transitions, last })
         })
@@ -103,8 +109,14 @@ impl Handler<Acknowledge> for DeviceRegistry {
     type Result = ResponseFuture<Result<(), StoreError>>;
 
     fn handle(&mut self, message: Acknowledge, _: &mut Context<Self>) -> Self::Result {
-        let Acknowledge { sequences, at } = message;
-        self.in_turn(async move |store| store.acknowledge(&sequences, at).await)
+        let Acknowledge { sequences, alerts, at } = message;
+        let shared = self.shared.clone();
+        self.in_turn(async move |store| {
+            store.acknowledge(&sequences, at).await?;
+            let left = shared.board.change(|facts| facts.delivered(alerts));
+            shared.metrics.set_undelivered(left);
+            Ok(())
+        })
     }
 }
 
@@ -114,6 +126,17 @@ impl Handler<GiveUp> for DeviceRegistry {
     fn handle(&mut self, message: GiveUp, _: &mut Context<Self>) -> Self::Result {
         let GiveUp { sequence, at, why } = message;
         self.in_turn(async move |store| store.give_up(sequence, at, &why).await)
+    }
+}
+
+impl Shared {
+    /// Tells of the outbox, which has these transitions and no others.
+    fn undelivered_are(&self, transitions: &[Transition]) {
+        let mut alerts = transitions.iter().filter(|transition| transition.ends.is_none());
+        let oldest = alerts.next();
+        let count = alerts.count() as u64 + u64::from(oldest.is_some());
+        self.board.change(|facts| facts.undelivered(count, oldest.map(|alert| alert.at)));
+        self.metrics.set_undelivered(count);
     }
 }
 

@@ -58,6 +58,14 @@ function Note({ glyph, title, children }) {
     <div><p class="sentence">${title}</p>${children}</div></section>`;
 }
 
+// An alert is normally delivered within a second of its check.
+const WAITS_LONG = 10_000;
+
+function waitsLong(of) {
+  return of.undelivered_alerts > 0
+    && Date.parse(of.now) - Date.parse(of.undelivered_since) > WAITS_LONG;
+}
+
 function Notes({ of }) {
   const step = of.clock_step;
   const reload = (event) => { event.preventDefault(); location.reload(); };
@@ -65,7 +73,7 @@ function Notes({ of }) {
     ${step && html`<${Note} glyph="clock" title=${
       strings.clock[step.by_seconds < 0 ? 'back' : 'forward'](duration(step.by_seconds))}>
       <p class="detail"><${Time} at=${step.at} /> · ${strings.clock.detail}</p></${Note}>`}
-    ${of.undelivered_alerts > 0 && html`<${Note} glyph="note" title=${
+    ${waitsLong(of) && html`<${Note} glyph="note" title=${
       strings.undelivered(count(of.undelivered_alerts), of.undelivered_alerts === 1)} />`}
     ${updatedTo.value && html`<${Note} glyph="note" title=${
       strings.updated.title(updatedTo.value)}>

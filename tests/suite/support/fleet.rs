@@ -140,7 +140,8 @@ impl Fleet {
             }
             ids.extend(page.iter().map(|transition| transition.device_id.to_string()));
             let sequences = page.iter().map(|transition| transition.sequence).collect();
-            let acknowledge = Acknowledge { sequences, at: now };
+            let alerts = page.len() as u64;
+            let acknowledge = Acknowledge { sequences, alerts, at: now };
             self.registry.send(acknowledge).await.expect("it lives").expect("it acknowledges");
         }
         ids.sort();
@@ -170,7 +171,7 @@ impl Fleet {
         let outbox = self.outbox().await;
         let recoveries: Vec<_> = outbox.iter().filter_map(Transition::recovery).collect();
         let sequences = recoveries.iter().map(|recovery| recovery.sequence).collect();
-        let acknowledge = Acknowledge { sequences, at: start() };
+        let acknowledge = Acknowledge { sequences, alerts: 0, at: start() };
         self.registry.send(acknowledge).await.expect("it lives").expect("it acknowledges");
         recoveries
     }
