@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
 use futures::future::{Either, select};
-use log::info;
+use log::{info, warn};
 use tokio::time::{Instant, timeout_at};
 
 use self::drain::Draining;
@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::mqtt::{self, Broker, Client};
 use crate::process::open_files::{self, Needed};
 use crate::receiver::{self, Receiver};
-use crate::store::{self, DeviceStore, Reader};
+use crate::store::{self, DeviceStore, Member, Reader};
 use crate::views::{About, Summary, sentence};
 
 /// The longest time for a drain. Supervisors kill after ten seconds or more.
@@ -117,12 +117,12 @@ impl App {
     pub async fn failed(&self) -> AppError {
         let ticker = pin!(self.ticker.send(ticker::AwaitEnd));
         let courier = pin!(self.courier.send(courier::AwaitEnd));
-        let store = pin!(self.store.taken_over());
+        let store = pin!(self.store.must_end());
         match select(select(ticker, courier), store).await {
             Either::Left((Either::Left((Err(gone), _)) | Either::Right((Err(gone), _)), _)) => {
                 gone.into()
             }
-            Either::Right((taken_over, _)) => taken_over.into(),
+            Either::Right((why, _)) => why.into(),
         }
     }
 
@@ -139,8 +139,9 @@ impl App {
             http.say_goodbye();
         }
         let Self { ticker, courier, ingest, registry, .. } = self;
-        let draining = Draining { ticker, courier, ingest, registry };
+        let draining = Draining { ticker, courier, ingest, registry: registry.clone() };
         draining.run(deadline, WRITE_AGAIN).await?;
+        leave(registry, deadline).await;
         self.watch.abort();
         if let Some(receiver) = self.receiver {
             receiver.stop().await;
@@ -194,9 +195,14 @@ impl AppBuilder {
         let metrics = Arc::new(Metrics::new().with_refusals(receiver::refusal_labels()));
         let board = Arc::new(Board::new(config.mqtt.confirm_interval()));
 
-        let store = DeviceStore::open_exclusive(config.database.url.reveal()).await?;
-        let reader = store.reader().await?;
         let settings = device_registry::Settings::from(&config);
+        let url = config.database.url.reveal();
+        let store = if config.may_stand_by() {
+            DeviceStore::open_standby(url, &settings.member()).await?
+        } else {
+            DeviceStore::open_exclusive(url).await?
+        };
+        let reader = store.reader().await?;
         let found = Found::read(&store, &settings).await?;
         // Everything is bound before anything connects or delivers. So a second service
         // that is started by mistake ends here, before it throws the first off its
@@ -256,7 +262,9 @@ impl AppBuilder {
         let watch = actix_rt::spawn(open_files::watch(Arc::clone(&metrics)));
         let about = About::new(&config, started_at);
         let http = http.map(|listener| {
-            let (registry, ingest, store) = (registry.clone(), ingest.clone(), store.clone());
+            let (registry, ingest) = (registry.clone(), ingest.clone());
+            // Devices are changed as commands change them, also while this instance stands by.
+            let store = store.for_commands();
             let (config, reader) = (&config, reader.clone());
             let (about, board) = (about.clone(), Arc::clone(&board));
             let parts = http::Parts {
@@ -291,6 +299,16 @@ impl AppBuilder {
     }
 }
 
+/// Ends the stay of this instance. If that fails, another one finds out that it is gone.
+async fn leave(registry: Addr<DeviceRegistry>, deadline: Instant) {
+    match timeout_at(deadline, registry.send(device_registry::Leave)).await {
+        Ok(Ok(Ok(()))) => (),
+        Ok(Ok(Err(error))) => warn!(target: "standby", "{error}"),
+        Ok(Err(error)) => warn!(target: "standby", "{error}"),
+        Err(_elapsed) => warn!(target: "standby", "no answer from the database"),
+    }
+}
+
 /// The given sinks. Without one for alerts, the stub takes both kinds.
 fn sinks(
     alerts: Option<Recipient<DevicesOffline>>,
@@ -308,6 +326,11 @@ impl From<&Config> for device_registry::Settings {
     fn from(config: &Config) -> Self {
         Self {
             instance: config.mqtt.client_id.clone(),
+            incarnation: Member::new_incarnation(),
+            look_interval: config
+                .mqtt
+                .confirm_interval()
+                .max(config.heartbeat.flush_interval.get()),
             topic: config.mqtt.topic.clone(),
             confirm_interval: config.mqtt.confirm_interval(),
             timeout: config.heartbeat.timeout.get(),

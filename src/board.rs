@@ -56,6 +56,8 @@ struct Facts {
     ready_in: Option<Duration>,
     database: Result<(), String>,
     fleet_silent: Option<FleetSilence>,
+    /// The instance that writes while this one stands by.
+    stands_by_for: Option<String>,
     broker: Result<(), Option<String>>,
     subscribed: bool,
     shed_at: Option<Instant>,
@@ -284,6 +286,11 @@ impl Changes<'_> {
         self.0.undelivered
     }
 
+    /// Sets the instance that writes while this one stands by; `None` if this one does.
+    pub(crate) fn stands_by_for(&mut self, active: Option<String>) {
+        self.0.stands_by_for = active;
+    }
+
     /// Sets the coverage that vouches for what is in the database.
     pub(crate) fn coverage(&mut self, coverage: Arc<Coverage>) {
         self.0.coverage = coverage;
@@ -344,6 +351,7 @@ impl Facts {
             ready_in: None,
             database: Ok(()),
             fleet_silent: None,
+            stands_by_for: None,
             broker: Err(None),
             subscribed: false,
             shed_at: None,
@@ -366,6 +374,10 @@ impl Facts {
         let lasts = |since| now.monotonic.saturating_duration_since(since);
         if self.shed_at.is_some_and(|at| lasts(at) < SHEDDING) {
             return (ServiceState::Shedding, None);
+        }
+        if let Some(active) = &self.stands_by_for {
+            let detail = (!active.is_empty()).then(|| format!("{active} is active"));
+            return (ServiceState::Standby, detail);
         }
         if let Some(FleetSilence { lasts, advice }) = &self.fleet_silent {
             let lasts = human(*lasts);
@@ -455,6 +467,10 @@ mod tests {
         assert_eq!(state(27), ServiceState::FleetSilent);
         proven(27, Some(Duration::from_secs(1)));
         assert_eq!(state(27), ServiceState::FleetSilent, "although it is warming, too");
+        board.change(|facts| facts.stands_by_for(Some("hall-b".to_owned())));
+        let told = board.state(clock.at(27));
+        let standby = (ServiceState::Standby, Some("hall-b is active"));
+        assert_eq!((told.state, told.detail.as_deref()), standby);
         board.change(|facts| facts.shed(clock.at(28).monotonic));
         assert_eq!(state(28), ServiceState::Shedding);
         board.change(|facts| facts.broker(Ok(()), false));

@@ -389,6 +389,16 @@ impl Serialize for Listen {
 }
 
 impl Config {
+    /// True if the service may stand by while another instance writes to the same database. Both
+    /// must hear everything and prove it, and only PostgreSQL is on no instance's machine.
+    pub fn may_stand_by(&self) -> bool {
+        let MqttConfig { url, echo_interval, share_group, .. } = &self.mqtt;
+        !self.database.url.is_sqlite()
+            && url.is_some()
+            && echo_interval.is_some()
+            && share_group.is_none()
+    }
+
     /// Reads the file at `path` and the environment, and checks both. Without a path it is
     /// `config.toml` in the working directory, if there is such a file.
     ///

@@ -59,11 +59,20 @@ pub struct Metrics {
     given_up: Counter,
     recoveries_delivered: Counter,
     recoveries_given_up: Counter,
+    listeners: Family<State, Gauge>,
+    active: Gauge,
+    takeovers: Counter,
+    clock_offset: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct State {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -286,6 +295,30 @@ impl Metrics {
                 "Recoveries given up because the recovery sink refused them while the sinks accepted others",
                 Counter::default(),
             ),
+            listeners: add(
+                r,
+                "listeners",
+                "Instances on the database that have not left, by state",
+                Family::default(),
+            ),
+            active: add(
+                r,
+                "active",
+                "1 while this instance writes, 0 while it stands by",
+                Gauge::default(),
+            ),
+            takeovers: add(
+                r,
+                "takeovers",
+                "Times that this instance has taken over from another one",
+                Counter::default(),
+            ),
+            clock_offset: add(
+                r,
+                "clock_offset_seconds",
+                "This instance's clock minus the database's, as far as it was measured",
+                Gauge::default(),
+            ),
             open_files,
             max_files,
             refusals: Vec::new(),
@@ -335,6 +368,7 @@ impl Metrics {
                 let _at_zero = family.get_or_create(&Reason { reason });
             }
         }
+        self.set_listeners(0, 0, false);
         for field in payload::FIELDS {
             let _at_zero = self.fields_dropped.get_or_create(&Field { field });
         }
@@ -372,6 +406,25 @@ impl Metrics {
     pub fn set_open_files(&self, open: u64, max: u64) {
         self.open_files.set(i64::try_from(open).unwrap_or(i64::MAX));
         self.max_files.set(i64::try_from(max).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of instances, and if this one writes.
+    pub(crate) fn set_listeners(&self, active: u64, standbys: u64, writes: bool) {
+        for (state, count) in [("active", active), ("standby", standbys)] {
+            let gauge = self.listeners.get_or_create(&State { state });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.active.set(i64::from(writes));
+    }
+
+    /// Counts that this instance has taken over from another one.
+    pub(crate) fn took_over(&self) {
+        self.takeovers.inc();
+    }
+
+    /// Sets this instance's clock minus the database's.
+    pub(crate) fn set_clock_offset(&self, seconds: f64) {
+        self.clock_offset.set(seconds);
     }
 
     /// Counts accepted heartbeats.

@@ -6,6 +6,7 @@
 pub mod delivery;
 pub mod device;
 pub mod device_removal;
+pub mod listener;
 pub mod listening_interval;
 pub mod status_transition;
 

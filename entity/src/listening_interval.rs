@@ -1,15 +1,15 @@
-//! The intervals in which an instance was provably listening.
+//! The intervals in which a listener was provably listening.
 
 use sea_orm::entity::prelude::*;
 
-/// One row per interval; the time between two of the same instance is a gap.
+/// One row per interval; the time between two of the same listener is a gap.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "listening_interval")]
 pub struct Model {
-    /// The instance's `mqtt.client_id`.
+    /// The listener, by its number.
     #[sea_orm(primary_key, auto_increment = false)]
-    pub instance: String,
+    pub listener: i64,
     /// The first instant that is proven, in milliseconds since the Unix epoch. It is a
     /// number because the type for times cannot be part of a key.
     #[sea_orm(primary_key, auto_increment = false)]

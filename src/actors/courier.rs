@@ -31,6 +31,11 @@ use crate::store::StoreError;
 
 const TARGET: &str = "courier";
 
+/// The time within which a delivery is noted, unless the process was stopped or the database is
+/// slow, and the number of times that it is noted at most.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
+const NOTED_AGAIN: usize = 3;
+
 /// Wakes the courier, because a check has succeeded and there may be something to deliver.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -339,7 +344,7 @@ impl Round {
         kind: Kind,
         page: Vec<Transition>,
     ) -> Result<(), CourierError> {
-        self.ask(BeginDelivery(attempt)).await??;
+        self.note(attempt).await?;
         let sequences: Vec<_> = page.iter().map(|transition| transition.sequence).collect();
         let (began, size) = (Instant::now(), sequences.len());
         let delivered = self.hand_over(kind, page).await?;
@@ -361,6 +366,19 @@ impl Round {
         if let Some(failing) = self.failing.take() {
             let seconds = failing.lasts(Instant::now()).as_secs();
             info!(target: TARGET, seconds; "{} takes deliveries again", kind.sink());
+        }
+        Ok(())
+    }
+
+    /// Notes what is about to be delivered. A process that was stopped meanwhile notes it again:
+    /// another instance may have taken over and be delivering it.
+    async fn note(&self, attempt: Attempt) -> Result<(), CourierError> {
+        for _ in 0..NOTED_AGAIN {
+            let asked = Instant::now();
+            self.ask(BeginDelivery(attempt)).await??;
+            if asked.elapsed() < NOTED_WITHIN {
+                break;
+            }
         }
         Ok(())
     }
@@ -406,8 +424,10 @@ impl Round {
             let at = (self.clock)().wall;
             let acknowledge = Acknowledge { sequences: sequences.clone(), alerts, at };
             let Err(error) = self.ask(acknowledge).await? else { return Ok(()) };
+            // Then another instance delivers, also this.
+            let is_lost = matches!(error, StoreError::TakenOver { .. } | StoreError::StandingBy);
             let error = CourierError::Outbox(error);
-            if self.stopping.get() {
+            if is_lost || self.stopping.get() {
                 return Err(error);
             }
             let pause = pace.failed(1);

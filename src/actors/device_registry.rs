@@ -16,12 +16,14 @@ mod lines;
 mod outbox;
 mod progress;
 mod settling;
+mod standby;
 mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix::fut::{LocalBoxActorFuture, ready};
 use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use log::info;
@@ -38,18 +40,20 @@ use self::lines::Lines;
 pub use self::outbox::{Acknowledge, BeginDelivery, GiveUp, Outbox, ReadBesideHead, ReadOutbox};
 use self::progress::Progress;
 use self::settling::{Look, Settling};
+use self::standby::Part;
+pub use self::standby::{Leave, LookAround};
 use self::sweep::{Sweep, Swept};
 use crate::actors::bounds::Bounds;
 use crate::board::{Board, ClockSet, FleetSilence};
-use crate::clock::Clock;
+use crate::clock::{Clock, system_clock};
 use crate::config::DevicesConfig;
 use crate::domain::{
-    Burst, ClockStep, ClockWatch, Confirmed, Coverage, GapCause, Happening, Heartbeat, Interval,
-    Reading, Saved, Status, TopicPattern, Transition,
+    Burst, ClockOffset, ClockStep, ClockWatch, Confirmed, Coverage, GapCause, Happening, Heartbeat,
+    Interval, Judge, Reading, Saved, Status, TopicPattern, Transition,
 };
 use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
-use crate::store::{DeviceStore, StoreError};
+use crate::store::{DeviceStore, Member, StoreError};
 
 const TARGET: &str = "device_registry";
 
@@ -102,6 +106,9 @@ pub enum CheckError {
     /// The clock was set while the check ran, so its cutoffs are worthless.
     #[error("the clock was set while the check ran")]
     ClockSet,
+    /// Another instance checks, and this one stands by.
+    #[error("another instance checks, and this one stands by")]
+    StandingBy,
 }
 
 /// The result of a check.
@@ -144,6 +151,11 @@ pub struct RegistryHealth {
 pub struct Settings {
     /// The instance whose coverage this is: `mqtt.client_id`.
     pub instance: String,
+    /// The number of this process among those of its name.
+    pub incarnation: i64,
+    /// The time between two looks at the other instances. A look shows what was flushed since
+    /// the last one, so it is not shorter than the time between two flushes.
+    pub look_interval: Duration,
     /// The topic of heartbeats.
     pub topic: TopicPattern,
     /// The time between two proofs that the service is listening.
@@ -162,9 +174,18 @@ pub struct Settings {
     pub embedded: bool,
 }
 
+impl Settings {
+    /// The listener that this process is.
+    pub fn member(&self) -> Member {
+        let (instance, incarnation) = (self.instance.clone(), self.incarnation);
+        Member { instance, incarnation, interval: self.look_interval }
+    }
+}
+
 /// The actor.
 pub struct DeviceRegistry {
     shared: Shared,
+    part: Part,
     buffer: Buffer,
     coverage: Coverage,
     saved: Saved,
@@ -220,28 +241,49 @@ impl Shared {
     }
 }
 
-/// The content of the database at the start.
+/// The content of the database at the start, or when this instance begins to write.
 #[derive(Debug)]
 pub struct Found {
+    /// The listener that this instance is; `None` if it stands by at first.
+    listener: Option<i64>,
     counts: BTreeMap<Status, u64>,
     bursts: Vec<Burst>,
     coverage: Coverage,
 }
 
 impl Found {
-    /// Reads the number of devices by status, the outages that last, and the coverage of this
-    /// instance.
+    /// Joins the listeners, and reads the number of devices by status, the outages that last,
+    /// and the coverage. If the service stands by at first, it joins and reads later.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn read(store: &DeviceStore, settings: &Settings) -> Result<Self, StoreError> {
+        if store.stands_by() {
+            let coverage = Coverage::new(settings.confirm_interval);
+            return Ok(Self {
+                listener: None,
+                counts: BTreeMap::new(),
+                bursts: Vec::new(),
+                coverage,
+            });
+        }
+        let listener = store.join(&settings.member()).await?;
+        Self::of(store, settings, listener, ClockOffset::default()).await
+    }
+
+    async fn of(
+        store: &DeviceStore,
+        settings: &Settings,
+        listener: i64,
+        clock: ClockOffset,
+    ) -> Result<Self, StoreError> {
         let counts = store.count_by_status().await?;
-        let (ever, instance) = (DateTime::<Utc>::MIN_UTC, &settings.instance);
-        let listened = store.listened(instance, ever, DateTime::<Utc>::MAX_UTC).await?;
-        let coverage = Coverage::new(settings.confirm_interval).with(listened);
+        let stays = store.stays(DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC).await?;
+        let judge = Judge { instance: &settings.instance, clock };
+        let coverage = Coverage::of_stays(settings.confirm_interval, &stays, judge);
         let bursts = store.open_outages_by_check().await?;
-        Ok(Self { counts, bursts, coverage })
+        Ok(Self { listener: Some(listener), counts, bursts, coverage })
     }
 }
 
@@ -253,8 +295,9 @@ impl DeviceRegistry {
         found: Found,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let Found { counts, bursts, coverage } = found;
+        let Found { listener, counts, bursts, coverage } = found;
         metrics.set_devices(&counts);
+        metrics.set_listeners(u64::from(listener.is_some()), 0, listener.is_some());
         let registered = counts.values().sum();
         let board = Board::new(settings.confirm_interval);
         board.change(|facts| {
@@ -263,6 +306,7 @@ impl DeviceRegistry {
         });
         let progress: Arc<Progress> = Arc::default();
         Self {
+            part: Part::new(listener, &settings, system_clock),
             buffer: Buffer::new(&settings.devices, registered),
             saved: Saved::new(coverage.clone()),
             coverage,
@@ -295,12 +339,29 @@ impl DeviceRegistry {
         self
     }
 
+    /// The same registry, which reads the time from `clock` when it looks at other instances.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.part.set_clock(clock);
+        self
+    }
+
+    /// The same registry, whose clock differs from the database's by that much. For a database
+    /// that does not tell.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_clock_offset(mut self, offset: chrono::TimeDelta) -> Self {
+        let now = DateTime::UNIX_EPOCH;
+        self.part.meter.note(now + offset, now, now + offset);
+        self
+    }
+
     /// The same registry, which writes changes of the service's state into the journal, by
     /// `clock`.
     #[must_use]
     pub fn watching_the_state(mut self, clock: Clock) -> Self {
         self.journal.clock = Some(clock);
-        self
+        self.with_clock(clock)
     }
 
     /// The same registry with other bounds.
@@ -337,26 +398,40 @@ impl DeviceRegistry {
 
     /// Writes the buffer when its turn comes. A heartbeat that could not be written is back in the
     /// buffer before the next turn begins. If it succeeds, all heartbeats that the saved
-    /// coverage vouches for are in the database.
+    /// coverage vouches for are in the database. A standby writes nothing.
     fn flush(&self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
         let turn = Arc::clone(&self.shared.turn);
         async move { turn.lock_owned().await }.into_actor(self).then(|turn, registry, _| {
-            let batch = registry.buffer.take();
-            let coverage = registry.coverage.clone();
-            let saving = registry.saved.plan(&coverage);
-            let journal = registry.journal.take();
-            let shared = registry.shared.clone();
-            let flush = flush::Flush::new(shared, &mut registry.buffer, saving, journal);
-            flush.write(batch).into_actor(registry).map(move |flushed, registry, _| {
-                let flushed = registry.flushed(flushed);
-                registry.note_saved(coverage, flushed.is_ok());
+            let flush: LocalBoxActorFuture<Self, _> = if registry.part.writes {
+                Box::pin(registry.flush_in_turn())
+            } else {
+                Box::pin(ready(Ok(())))
+            };
+            flush.map(|flushed, _, _| {
                 drop(turn);
                 flushed
             })
         })
     }
 
-    fn flushed(&mut self, flushed: Flushed) -> Result<(), StoreError> {
+    fn flush_in_turn(&mut self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
+        let batch = self.buffer.take();
+        let coverage = self.coverage.clone();
+        let listener = self.part.listener.unwrap_or_default();
+        let saving = self.saved.plan(&coverage);
+        let proof = flush::Proof { listener, saving, others_cut: coverage.others_cut() };
+        let journal = self.journal.take();
+        let flush = flush::Flush::new(self.shared.clone(), &mut self.buffer, proof, journal);
+        flush.write(batch).into_actor(self).map(move |flushed, registry, ctx| {
+            let flushed = registry.flushed(flushed, ctx);
+            if registry.part.writes {
+                registry.note_saved(coverage, flushed.is_ok());
+            }
+            flushed
+        })
+    }
+
+    fn flushed(&mut self, flushed: Flushed, ctx: &mut Context<Self>) -> Result<(), StoreError> {
         let Flushed { asked, written, rest, registered, journal, result } = flushed;
         self.buffer.put_back(rest, registered);
         self.journal.put_back(journal);
@@ -365,6 +440,7 @@ impl DeviceRegistry {
         match &result {
             Ok(()) if asked => self.database.wrote(written),
             Ok(()) => (),
+            Err(error) if self.lost_right(error, ctx) => (),
             Err(error) => self.database.failed(error, pending),
         }
         self.show_health();
@@ -397,6 +473,7 @@ impl DeviceRegistry {
     }
 
     fn note_step(&mut self, step: ClockStep) -> Option<clock_step::Told> {
+        self.part.meter.was_set(step.by);
         self.shared.board.change(|facts| facts.clock_set(ClockSet { at: step.at, by: step.by }));
         self.clock_steps.note(step)
     }
@@ -434,7 +511,10 @@ impl DeviceRegistry {
         tell(self.clock_steps.overdue(now));
         self.database.look(now, self.buffer.len());
         self.show_health();
-        self.journal.watch(&self.shared.board);
+        self.watch_for_stops(now);
+        if self.part.writes {
+            self.journal.watch(&self.shared.board);
+        }
     }
 
     /// Gathers what a check needs, so that it can run without the actor.
@@ -445,12 +525,14 @@ impl DeviceRegistry {
         if keeps_sample {
             self.sampled_at = Some(now);
         }
+        let mut coverage = self.saved.coverage().clone();
+        coverage.set_beside_width(self.coverage.beside_width());
         Sweep {
             keeps_sample,
             shared: self.shared.clone(),
             clamped: self.clock_steps.clamped(),
             base,
-            coverage: self.saved.coverage().clone(),
+            coverage,
             now,
         }
     }
@@ -497,6 +579,9 @@ impl Actor for DeviceRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.schedule_flush(self.shared.settings.flush_interval, ctx);
+        if self.shared.store.stands_by() {
+            self.schedule_look(Duration::ZERO, ctx);
+        }
         ctx.run_interval(WATCH_INTERVAL, |registry, _| registry.watch());
     }
 }
@@ -532,12 +617,15 @@ impl Handler<ConfirmListening> for DeviceRegistry {
 
     fn handle(&mut self, message: ConfirmListening, _: &mut Context<Self>) {
         let ConfirmListening { since, until, after } = message;
+        self.all_arrived(until);
         match self.coverage.confirm(since, until, after) {
             Confirmed::Extended | Confirmed::Began { gap: None } => {
                 tell(self.clock_steps.proven());
             }
             Confirmed::Began { gap: Some((gap, cause)) } => {
-                self.note_gap(gap, cause);
+                if self.part.writes {
+                    self.note_gap(gap, cause);
+                }
                 tell(self.clock_steps.proven());
             }
             Confirmed::SteppedBack { by } => {
@@ -545,7 +633,9 @@ impl Handler<ConfirmListening> for DeviceRegistry {
                 tell(self.note_step(step));
             }
         }
-        self.journal.proven(until);
+        if self.part.writes {
+            self.journal.proven(until);
+        }
         let (proven, missing) =
             (self.coverage.proven_until(), self.coverage.missing_for(self.shared.settings.timeout));
         self.shared.board.change(|facts| facts.proven(proven, missing));
@@ -563,22 +653,35 @@ impl Handler<CheckOffline> for DeviceRegistry {
     ) -> Self::Result {
         let began = Instant::now();
         self.observe(now);
+        if !self.part.writes {
+            return Box::pin(
+                self.look_at_the_fleet(now.wall).map(|(), _, _| Err(CheckError::StandingBy)),
+            );
+        }
         let clock = self.shared.clock.lock();
         clock.before_clamping(&mut self.coverage);
         let (at, base) = (now.wall, clock.base());
         drop(clock);
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
-            let sweep = flushed.map(|()| registry.sweep(at, base));
+            let sweep = match flushed {
+                Ok(()) if registry.part.writes => Ok(registry.sweep(at, base)),
+                Ok(()) => Err(CheckError::StandingBy),
+                Err(error) => Err(error.into()),
+            };
             async { sweep?.run().await }.into_actor(registry)
         });
-        Box::pin(check.map(move |swept, registry, _| {
+        Box::pin(check.map(move |swept, registry, ctx| {
             // A check that the clock has made worthless is repeated at once.
             if !matches!(swept, Err(CheckError::ClockSet)) {
                 registry.tell_of_the_clock(now);
             }
             match swept {
                 Ok(swept) => Ok(registry.swept(swept, began, at)),
+                Err(CheckError::StandingBy) => Err(CheckError::StandingBy),
+                Err(CheckError::Store(error)) if registry.lost_right(&error, ctx) => {
+                    Err(CheckError::StandingBy)
+                }
                 Err(error) => {
                     registry.check_failed(&error);
                     Err(error)

@@ -17,6 +17,9 @@ use crate::clock::Clock;
 
 const TARGET: &str = "ticker";
 
+/// The time after which a standby asks again if it has to check.
+const STANDBY: Duration = Duration::from_secs(1);
+
 /// Checks now, besides the schedule. Replies when the check has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -52,6 +55,8 @@ struct Round {
 enum RoundError {
     #[error("the check failed, and the next one makes up for it: {0}")]
     Check(CheckError),
+    #[error("another instance checks, and this one stands by")]
+    StandingBy,
     #[error("{0} is gone ({1}); without it no offline device would be found")]
     Gone(&'static str, MailboxError),
 }
@@ -68,15 +73,18 @@ impl Ticker {
         Self { check_interval, round }
     }
 
-    fn check(&self) -> impl ActorFuture<Self, Output = ()> + use<> {
+    /// Checks. Returns true if another instance does that.
+    fn check(&self) -> impl ActorFuture<Self, Output = bool> + use<> {
         let began = Instant::now();
         let round = Rc::clone(&self.round);
         async move { round.run().await }.into_actor(self).map(move |done, _, ctx| {
             let duration_ms = began.elapsed().as_millis();
+            let stands_by = matches!(done, Err(RoundError::StandingBy));
             match done {
                 Ok(CheckedOffline { newly_offline, undelivered }) => {
                     info!(target: TARGET, newly_offline, undelivered, duration_ms; "checked");
                 }
+                Err(RoundError::StandingBy) => (),
                 Err(error) => {
                     error!(target: TARGET, duration_ms; "{error}");
                     if matches!(error, RoundError::Gone(..)) {
@@ -84,14 +92,17 @@ impl Ticker {
                     }
                 }
             }
+            stands_by
         })
     }
 
     /// Checks now, and then on schedule.
     fn check_on_schedule(&self, ctx: &mut Context<Self>) {
         let began = Instant::now();
-        ctx.spawn(self.check().map(move |(), ticker, ctx| {
-            let rest = ticker.check_interval.saturating_sub(began.elapsed());
+        ctx.spawn(self.check().map(move |stands_by, ticker, ctx| {
+            let after =
+                if stands_by { STANDBY.min(ticker.check_interval) } else { ticker.check_interval };
+            let rest = after.saturating_sub(began.elapsed());
             ctx.run_later(rest, |ticker, ctx| ticker.check_on_schedule(ctx));
         }));
     }
@@ -105,7 +116,10 @@ impl Round {
             Err(CheckError::ClockSet) => self.check().await?,
             checked => checked,
         };
-        let checked = checked.map_err(RoundError::Check)?;
+        let checked = checked.map_err(|error| match error {
+            CheckError::StandingBy => RoundError::StandingBy,
+            error => RoundError::Check(error),
+        })?;
         let passed_on = self.courier.send(Deliver).await;
         passed_on.map_err(|gone| RoundError::Gone("the courier", gone))?;
         Ok(checked)
@@ -131,7 +145,7 @@ impl Handler<CheckNow> for Ticker {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: CheckNow, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(self.check())
+        Box::pin(self.check().map(|_stands_by, _, _| ()))
     }
 }
 

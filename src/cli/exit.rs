@@ -109,13 +109,13 @@ pub(super) fn on_error(error: &anyhow::Error) -> ExitCode {
         Some(
             AppError::Client(ClientError::Setup(_))
             | AppError::OpenFiles(_)
-            | AppError::Store(StoreError::Url(_)),
+            | AppError::Store(StoreError::Url(_) | StoreError::SameName { .. }),
         ) => EX_CONFIG,
         Some(AppError::Receiver(error)) if error.is_config() => EX_CONFIG,
         Some(AppError::Mailbox(_)) => EX_SOFTWARE,
         Some(_) => EX_UNAVAILABLE,
         None => match error.downcast_ref::<StoreError>() {
-            Some(StoreError::Url(_)) => EX_CONFIG,
+            Some(StoreError::Url(_) | StoreError::SameName { .. }) => EX_CONFIG,
             Some(_) => EX_UNAVAILABLE,
             None => EX_SOFTWARE,
         },

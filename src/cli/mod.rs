@@ -7,6 +7,7 @@ mod device;
 mod ending;
 mod exit;
 mod greeting;
+mod group;
 mod history;
 mod output;
 mod password;
@@ -55,11 +56,12 @@ Environment:
 Exit codes:
    0  Done
    1  No such device or user, or its row cannot be read; for `add` and `new`: it exists
-      already; for `status`: the service is not listening, or does not answer
+      already; for `status`: the service neither listens nor
+      stands by, or does not answer
   64  Wrong usage
   69  A needed service, such as the database, is unavailable
   70  Internal error
-  78  Invalid configuration
+  78  Invalid configuration, or another process has this mqtt.client_id
  130  Interrupted while a password was typed";
 
 const DEVICE_HELP: &str = "\
@@ -77,6 +79,9 @@ enum Command {
     /// Create and list tokens for the API
     #[command(subcommand)]
     Token(token::Command),
+    /// Show the instances on the database, the active one and those that stand by
+    #[command(subcommand)]
+    Group(group::Command),
     /// Show status changes, newest first
     History(history::Arguments),
     /// Say whether the service is listening, and how the fleet is
@@ -116,6 +121,7 @@ pub fn main() -> ExitCode {
             Command::Device(command) => device::run(&config, command).await,
             Command::User(arguments) => user::run(&config, arguments).await,
             Command::Token(command) => token::run(&config, command),
+            Command::Group(command) => group::run(&config, command).await,
             Command::History(arguments) => history::run(&config, arguments).await,
             Command::Status(arguments) => status::run(&config, arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
@@ -138,7 +144,7 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
             open_files::raise();
             demo::files().with("the main thread", open_files::MAIN_RUNTIME)
         }
-        Command::Device(_) | Command::History(_) => {
+        Command::Device(_) | Command::Group(_) | Command::History(_) => {
             Needed::by_command(store::open_files(&config.database.url))
         }
         Command::Simulate(_) => {

@@ -17,7 +17,7 @@ const PATH: &str = "/api/v1/summary";
 
 const AFTER_HELP: &str = "\
 Asks the service at http.listen. If reading needs a token, it is http.token or --token-file.
-The exit code is 0 if the service is listening, and otherwise 1.";
+The exit code is 0 if the service is listening or stands by, and otherwise 1.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -86,5 +86,6 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
             writeln!(out, "{}", Escaped(detail))?;
         }
     }
-    Ok(if view.summary.state == ServiceState::Listening { 0 } else { exit::NEGATIVE }.into())
+    let is_well = matches!(view.summary.state, ServiceState::Listening | ServiceState::Standby);
+    Ok(if is_well { 0 } else { exit::NEGATIVE }.into())
 }

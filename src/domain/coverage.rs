@@ -20,7 +20,9 @@
 
 mod intervals;
 mod saved;
+mod stays;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use super::Status;
 
 pub use self::intervals::{Interval, Intervals};
 pub use self::saved::{Saved, Saving};
+pub use self::stays::{ClockOffset, Judge, Stay};
 
 /// The number of echo intervals that two confirmations may be apart and still belong
 /// together. A single lost or late echo is not a gap.
@@ -119,10 +122,21 @@ pub struct Gap {
     pub cause: Option<GapCause>,
 }
 
-/// The coverage of one instance, as it grows.
+/// The coverage of one instance, as it grows, beside what others have proven before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
     intervals: Intervals,
+    /// The intervals that other instances have proven, as far as they are certain by this
+    /// clock. They never grow, because only one instance at a time saves anything.
+    others: Intervals,
+    /// The most by which the clocks of the others may differ from this one.
+    others_width: TimeDelta,
+    /// The most by which the clocks of those that listen beside this one differ from it.
+    beside_width: TimeDelta,
+    /// The earliest instant after which `others` were forgotten since this was saved.
+    others_cut: Option<DateTime<Utc>>,
+    /// The instant before which a confirmation proves nothing.
+    floor: Option<DateTime<Utc>>,
     /// The cause of the gap before the interval that begins at the key.
     causes: BTreeMap<DateTime<Utc>, GapCause>,
     grace: TimeDelta,
@@ -169,6 +183,11 @@ impl Coverage {
         let grace = TimeDelta::from_std(echo_interval.saturating_mul(GRACE));
         Self {
             intervals: Intervals::default(),
+            others: Intervals::default(),
+            others_width: TimeDelta::zero(),
+            beside_width: TimeDelta::zero(),
+            others_cut: None,
+            floor: None,
             causes: BTreeMap::new(),
             grace: grace.unwrap_or(TimeDelta::MAX),
             broken: None,
@@ -198,6 +217,10 @@ impl Coverage {
         if let Some(by) = self.step_back(until) {
             return Confirmed::SteppedBack { by };
         }
+        if self.floor.is_some_and(|floor| until <= floor) {
+            return Confirmed::Extended;
+        }
+        let since = self.floor.map_or(since, |floor| floor.max(since));
         let (since, after) = match self.broken {
             Some((at, _)) if until <= at => return Confirmed::Extended,
             Some((at, cause)) if since <= at => (at, cause),
@@ -211,13 +234,15 @@ impl Coverage {
         let begin = last.map_or(since, |last| last.max(since)).min(until);
         let from = if until - begin <= self.grace { begin } else { until };
         self.intervals.add(Interval { from, until });
-        let Some(last) = last else { return Confirmed::Began { gap: None } };
-        if last == from {
+        if last == Some(from) {
             return Confirmed::Extended;
         }
-        let cause = if begin > last { after } else { GapCause::NoEcho };
+        let known = last.into_iter().chain(self.others.newest_until(from)).max();
+        let Some(known) = known else { return Confirmed::Began { gap: None } };
+        let cause = if last.is_none_or(|last| begin > last) { after } else { GapCause::NoEcho };
         self.causes.insert(from, cause);
-        Confirmed::Began { gap: Some((Interval { from: last, until: from }, cause)) }
+        let gap = Interval { from: known, until: from };
+        Confirmed::Began { gap: (known < from).then_some((gap, cause)) }
     }
 
     /// Detects a clock that was set back: drops everything proven after `now` and starts
@@ -227,6 +252,8 @@ impl Coverage {
         if last <= now {
             return None;
         }
+        self.cut_others(now);
+        self.floor = self.floor.map(|floor| floor.min(now));
         // A later interruption may belong to the new clock.
         self.broken = self.broken.filter(|(at, _)| *at > now);
         let (earliest, times) = self.set_back.unwrap_or((now, 0));
@@ -244,22 +271,83 @@ impl Coverage {
     /// Drops everything proven after `now`, because the clock was set and shows `now`.
     pub fn forget_the_future(&mut self, now: DateTime<Utc>) {
         self.step_back(now);
+        self.cut_others(now);
         if let Some((at, _)) = &mut self.broken {
             *at = now.min(*at);
         }
     }
 
-    /// The end of the newest proof.
+    /// Forgets what others have proven after `now`.
+    fn cut_others(&mut self, now: DateTime<Utc>) {
+        if self.others.last().is_some_and(|last| last.until > now) {
+            self.others.forget_after(now);
+            self.others_cut = Some(self.others_cut.map_or(now, |earlier| earlier.min(now)));
+        }
+    }
+
+    /// The instant after which nothing that others have proven counts any more, if that has to
+    /// be saved.
+    pub fn others_cut(&self) -> Option<DateTime<Utc>> {
+        self.others_cut
+    }
+
+    /// Forgets what was proven before `instant`, and lets nothing be proven before it: the
+    /// heartbeats of that time are not vouched for.
+    pub fn begin_at(&mut self, instant: DateTime<Utc>) {
+        self.intervals.forget_before(instant);
+        self.causes = self.causes.split_off(&instant);
+        self.floor = Some(self.floor.map_or(instant, |floor| floor.max(instant)));
+    }
+
+    /// What this instance has proven while it stood by, after what was `found` in the database
+    /// when it took over. Returns it with the gaps that nobody has listened to in between.
+    #[must_use]
+    pub fn after(self, found: Self) -> (Self, Vec<Gap>) {
+        let known = found.intervals().last().map(|last| last.until);
+        let first = self.intervals.iter().next().map(|first| first.from);
+        let mut merged = found.with(self.listened());
+        (merged.broken, merged.floor, merged.set_back) = (self.broken, self.floor, self.set_back);
+        let mut gaps = Vec::new();
+        if let (Some(known), Some(first), Some(last)) = (known, first, merged.proven_until()) {
+            if known < first {
+                merged.causes.entry(first).or_insert(GapCause::NotRunning);
+            }
+            gaps = merged.gaps(known.min(last), last);
+        }
+        (merged, gaps)
+    }
+
+    /// The most by which the clocks of others may differ from this one. Their heartbeats may
+    /// be dated too early by as much, so a silence has to exceed the timeout by as much.
+    pub fn width(&self) -> TimeDelta {
+        let others = if self.others.is_empty() { TimeDelta::zero() } else { self.others_width };
+        others.max(self.beside_width)
+    }
+
+    /// The most by which the clocks of those that listen beside this one differ from it.
+    pub fn beside_width(&self) -> TimeDelta {
+        self.beside_width
+    }
+
+    /// Sets the most by which the clocks of those that listen beside this one differ from it.
+    pub fn set_beside_width(&mut self, width: TimeDelta) {
+        self.beside_width = width;
+    }
+
+    /// The end of the newest proof of this instance.
     pub fn proven_until(&self) -> Option<DateTime<Utc>> {
         self.intervals.last().map(|interval| interval.until)
     }
 
-    /// The proven intervals.
-    pub fn intervals(&self) -> &Intervals {
-        &self.intervals
+    /// The intervals that count: those of this instance, and those of others.
+    pub fn intervals(&self) -> Cow<'_, Intervals> {
+        if self.others.is_empty() {
+            return Cow::Borrowed(&self.intervals);
+        }
+        Cow::Owned(self.others.clone().union(&self.intervals))
     }
 
-    /// The proven intervals with the causes of the gaps before them, oldest first.
+    /// The intervals of this instance with the causes of the gaps before them, oldest first.
     pub fn listened(&self) -> impl DoubleEndedIterator<Item = Listened> {
         self.intervals.iter().map(|&interval| {
             let after = self.causes.get(&interval.from).copied();
@@ -280,7 +368,7 @@ impl Coverage {
     /// The change that turns any saved coverage into this one, for a database whose
     /// contents are unknown. `None` if nothing is proven.
     pub fn whole(&self) -> Option<Change> {
-        self.change(self.proven_since())
+        self.change(self.own_since())
     }
 
     /// The change that replaces what was saved from `from` on, and from where the clock was set
@@ -301,8 +389,8 @@ impl Coverage {
     pub fn unpruned_of(&self, saved: &Self) -> Self {
         let mut unpruned = saved.clone();
         let set_back = self.set_back.map(|(earliest, _)| earliest);
-        if let Some(since) = self.proven_since().into_iter().chain(set_back).min() {
-            unpruned.intervals.forget_before(since);
+        if let Some(since) = self.own_since().into_iter().chain(set_back).min() {
+            unpruned.intervals.drop_before(since);
         }
         unpruned
     }
@@ -318,6 +406,11 @@ impl Coverage {
         }
         Self {
             intervals,
+            others: self.others.clone(),
+            others_width: self.others_width,
+            beside_width: self.beside_width,
+            others_cut: None,
+            floor: None,
             causes: earlier.causes.clone(),
             grace: self.grace,
             broken: None,
@@ -330,6 +423,9 @@ impl Coverage {
         if self.set_back == saved.set_back {
             self.set_back = None;
         }
+        if self.others_cut == saved.others_cut {
+            self.others_cut = None;
+        }
     }
 
     /// Breaks the listening at `at`, because something received then was thrown away.
@@ -339,7 +435,7 @@ impl Coverage {
 
     /// The gaps in the time from `from` until `until`, oldest first.
     pub fn gaps(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Gap> {
-        let gaps = self.intervals.gaps(from, until).into_iter();
+        let gaps = self.intervals().gaps(from, until).into_iter();
         gaps.map(|interval| Gap { interval, cause: self.causes.get(&interval.until).copied() })
             .collect()
     }
@@ -347,21 +443,36 @@ impl Coverage {
     /// Drops what no timeout up to `longest` needs. If a connection breaks all the time,
     /// keeps only the newest `count` intervals.
     pub fn prune(&mut self, longest: Duration, count: usize) {
-        self.intervals.prune(longest);
-        self.intervals.keep_newest(count);
-        if let Some(oldest) = self.intervals.iter().next() {
+        let mut needed = self.intervals().into_owned();
+        needed.prune(longest.saturating_add(self.width().to_std().unwrap_or_default()));
+        needed.keep_newest(count);
+        if let Some(oldest) = needed.iter().next() {
+            self.intervals.drop_before(oldest.from);
+            self.others.drop_before(oldest.from);
             self.causes = self.causes.split_off(&oldest.from);
         }
     }
 
+    /// The beginning of the oldest proof of this instance that is still kept.
+    pub(super) fn own_since(&self) -> Option<DateTime<Utc>> {
+        self.intervals.iter().next().map(|oldest| oldest.from)
+    }
+
     /// The beginning of the oldest proof that is still kept.
     pub fn proven_since(&self) -> Option<DateTime<Utc>> {
-        self.intervals.iter().next().map(|interval| interval.from)
+        let others = self.others.iter().next().map(|oldest| oldest.from);
+        self.own_since().into_iter().chain(others).min()
+    }
+
+    /// The instant before which a silence exceeds `silence`, and the width of the clocks.
+    fn exceeded(&self, now: DateTime<Utc>, silence: Duration) -> Option<DateTime<Utc>> {
+        let width = self.width().to_std().unwrap_or_default();
+        self.intervals().cutoff(now, silence.saturating_add(width))
     }
 
     /// The cutoffs of the default timeout and of each timeout in `own`.
     pub fn cutoffs(&self, now: DateTime<Utc>, default: Duration, own: &[Duration]) -> Cutoffs {
-        let cutoff = |timeout| Cutoff { timeout, instant: self.intervals.cutoff(now, timeout) };
+        let cutoff = |timeout| Cutoff { timeout, instant: self.exceeded(now, timeout) };
         Cutoffs { default: cutoff(default), own: own.iter().copied().map(cutoff).collect() }
     }
 
@@ -374,7 +485,7 @@ impl Coverage {
     pub fn late_cutoffs(&self, now: DateTime<Utc>, default: Duration, own: &[Duration]) -> Cutoffs {
         let cutoff = |timeout: Duration| {
             let late = timeout - timeout / 3;
-            Cutoff { timeout, instant: self.intervals.cutoff(now, late) }
+            Cutoff { timeout, instant: self.exceeded(now, late) }
         };
         Cutoffs { default: cutoff(default), own: own.iter().copied().map(cutoff).collect() }
     }
@@ -382,8 +493,9 @@ impl Coverage {
     /// The listened time that is missing until a device with this timeout can be found
     /// silent. `None` if one can.
     pub fn missing_for(&self, timeout: Duration) -> Option<Duration> {
-        let proven: TimeDelta = self.intervals.iter().map(Interval::length).sum();
-        let missing = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX) - proven;
+        let proven: TimeDelta = self.intervals().iter().map(Interval::length).sum();
+        let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
+        let missing = timeout.checked_add(&self.width()).unwrap_or(TimeDelta::MAX) - proven;
         (missing >= TimeDelta::zero()).then(|| missing.to_std().unwrap_or_default())
     }
 }
@@ -452,7 +564,7 @@ mod tests {
         }
 
         fn proves(&self, list: &[(i64, i64)]) {
-            assert_eq!(self.0.intervals(), &intervals(list));
+            assert_eq!(*self.0.intervals(), intervals(list));
         }
     }
 
@@ -595,6 +707,88 @@ mod tests {
         coverage.confirm(20, 25);
         let restored = Coverage::new(5 * SECOND).with(coverage.0.listened());
         assert_eq!(restored, coverage.0);
+    }
+
+    #[test]
+    fn a_coverage_that_begins_at_an_instant_proves_nothing_before_it() {
+        let mut coverage = Growing::new();
+        coverage.confirm(0, 4);
+        coverage.confirm(0, 10);
+        coverage.0.begin_at(at(7));
+        coverage.proves(&[(7, 10)]);
+        coverage.0.begin_at(at(12));
+        coverage.proves(&[]);
+        coverage.confirm(0, 11);
+        coverage.proves(&[]);
+        coverage.confirm(0, 16);
+        coverage.proves(&[(12, 16)]);
+        coverage.0.begin_at(at(3));
+        coverage.proves(&[(12, 16)]);
+    }
+
+    fn listened(from: i64, until: i64) -> Listened {
+        Listened { interval: interval(from, until), after: None }
+    }
+
+    /// A coverage of which another instance has proven a part.
+    fn beside(others: &[(i64, i64)], own: &[(i64, i64)]) -> Coverage {
+        let own = own.iter().map(|&(from, until)| listened(from, until));
+        Coverage { others: intervals(others), ..Coverage::new(5 * SECOND).with(own) }
+    }
+
+    #[test]
+    fn what_stood_by_without_a_break_continues_what_was_found_without_a_gap() {
+        let mut standby = Growing::new();
+        standby.confirm(95, 108);
+        let (merged, gaps) = standby.0.after(beside(&[(0, 100)], &[(-50, -20)]));
+        assert_eq!(gaps, []);
+        assert_eq!(*merged.intervals(), intervals(&[(-50, -20), (0, 108)]));
+        assert_eq!(merged.proven_since(), Some(at(-50)));
+        let mut merged = Growing(merged);
+        assert_eq!(merged.confirm(95, 113), Confirmed::Extended);
+        // Only its own is saved.
+        let change = merged.0.since(&beside(&[(0, 100)], &[(-50, -20)])).expect("it has grown");
+        assert_eq!(change.intervals, [listened(95, 113)]);
+    }
+
+    #[test]
+    fn a_standby_that_began_too_late_leaves_a_gap() {
+        let mut standby = Growing::new();
+        standby.confirm(104, 108);
+        let (_, gaps) = standby.0.after(beside(&[(0, 100)], &[]));
+        let cause = Some(GapCause::NotRunning);
+        assert_eq!(gaps, [Gap { interval: interval(100, 104), cause }]);
+    }
+
+    #[test]
+    fn the_first_proof_after_another_instance_has_a_gap_from_that_ones_last() {
+        let mut coverage = Growing(beside(&[(0, 100)], &[(-50, -20)]));
+        assert_eq!(coverage.confirm(103, 105), began(100, 103, GapCause::Disconnected));
+        let mut coverage = Growing(beside(&[(0, 100)], &[]));
+        assert_eq!(coverage.confirm(98, 100), Confirmed::Began { gap: None });
+    }
+
+    #[test]
+    fn a_clock_set_back_forgets_what_others_have_proven_later_and_says_so_until_it_is_saved() {
+        let mut coverage = Growing(beside(&[(0, 100)], &[(90, 120)]));
+        coverage.confirm(90, 60);
+        assert_eq!(*coverage.0.intervals(), intervals(&[(0, 60)]));
+        assert_eq!(coverage.0.others_cut(), Some(at(60)));
+        let saved = coverage.0.clone();
+        coverage.0.is_saved(&saved);
+        assert_eq!(coverage.0.others_cut(), None);
+        let mut coverage = Growing(beside(&[(0, 100)], &[(-50, -20)]));
+        coverage.0.forget_the_future(at(40));
+        assert_eq!(coverage.0.others_cut(), Some(at(40)), "also if nothing of its own is later");
+    }
+
+    #[test]
+    fn pruning_drops_what_neither_this_instance_nor_another_is_needed_for() {
+        let mut coverage = beside(&[(0, 10), (20, 40)], &[(-50, -20), (35, 60)]);
+        coverage.prune(30 * SECOND, 100);
+        assert_eq!(*coverage.intervals(), intervals(&[(20, 60)]));
+        coverage.prune(10 * SECOND, 100);
+        assert_eq!(*coverage.intervals(), intervals(&[(20, 60)]));
     }
 
     use proptest::prelude::*;

@@ -62,7 +62,7 @@ impl Evidence {
         let verdict = match status {
             Status::Offline => Verdict::Offline,
             Status::Provisioning | Status::Online | Status::Error => {
-                if listened > timeout {
+                if listened - coverage.width() > timeout {
                     Verdict::Silent
                 } else {
                     Verdict::NotSilent

@@ -19,14 +19,15 @@ mod registration;
 pub mod rounds;
 mod service_state;
 pub mod similar_id;
+pub mod standby;
 pub mod status;
 mod timestamp;
 mod topic;
 
 pub use clock_watch::{ClockStep, ClockWatch};
 pub use coverage::{
-    Change, Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals, Listened,
-    Saved, Saving,
+    Change, ClockOffset, Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals,
+    Judge, Listened, Saved, Saving, Stay,
 };
 pub use device_id::DeviceId;
 pub use event::{Entry, Event, EventKind, EventPlace, Happening};

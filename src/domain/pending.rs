@@ -3,6 +3,8 @@
 
 use std::hash::BuildHasher;
 
+use chrono::{DateTime, Utc};
+
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -79,6 +81,23 @@ impl Pending {
             }
         }
         Ok(())
+    }
+
+    /// Throws away the heartbeats that were received before `instant`.
+    pub fn forget_before(&mut self, instant: DateTime<Utc>) {
+        let is_kept = |heartbeat: &Heartbeat| heartbeat.received_at >= instant;
+        self.unwritten.retain(is_kept);
+        if self.heartbeats.iter().all(is_kept) {
+            return;
+        }
+        self.heartbeats.retain(is_kept);
+        let Self { heartbeats, index, hasher, .. } = self;
+        index.clear();
+        for (at, heartbeat) in heartbeats.iter().enumerate() {
+            let hash = hasher.hash_one(&heartbeat.device_id);
+            let id = |at: &u32| hasher.hash_one(&heartbeats[*at as usize].device_id);
+            index.insert_unique(hash, at as u32, id);
+        }
     }
 
     /// Takes everything out of the buffer.

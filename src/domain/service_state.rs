@@ -13,6 +13,8 @@ pub enum ServiceState {
     Unproven,
     /// Messages are thrown away, because they come faster than they can be handled.
     Shedding,
+    /// Another instance writes, and this one would take over from it.
+    Standby,
     /// No device is heard, yet echoes come back.
     FleetSilent,
     /// Not enough was listened to yet to find any device silent.
@@ -23,11 +25,12 @@ pub enum ServiceState {
 
 impl ServiceState {
     /// Every state.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Database,
         Self::Disconnected,
         Self::Unproven,
         Self::Shedding,
+        Self::Standby,
         Self::FleetSilent,
         Self::Warming,
         Self::Listening,
@@ -45,6 +48,7 @@ impl ServiceState {
             Self::Disconnected => "disconnected",
             Self::Unproven => "unproven",
             Self::Shedding => "shedding",
+            Self::Standby => "standby",
             Self::FleetSilent => "fleet_silent",
             Self::Warming => "warming",
             Self::Listening => "listening",

@@ -87,7 +87,7 @@ async fn is_there(
     let newest = proven.change.as_ref().and_then(|change| change.intervals.last());
     let Some(newest) = newest else { return Ok(true) };
     let saved = listening_interval::Entity::find()
-        .filter(Saved::Instance.eq(proven.instance.as_str()))
+        .filter(Saved::Listener.eq(proven.listener))
         .filter(Saved::StartedAt.eq(millis(newest.interval.from)))
         .filter(Saved::EndedAt.eq(millis(newest.interval.until)));
     Ok(saved.count(db).await? > 0)

@@ -63,8 +63,10 @@ pub enum StoreError {
     Unusable(Unusable),
     /// Another service uses the database.
     #[error(
-        "another heartbeatd uses the database {url}: {}; several instances on one database \
-         are not supported yet, not even in one mqtt.share_group", shown(holder.as_ref())
+        "another heartbeatd uses the database {url}: {}; a second one can stand by only if both \
+         are on PostgreSQL, with a broker of their own (mqtt.url), with echoes \
+         (mqtt.echo_interval above 0s), without mqtt.share_group, and of a version that knows of \
+         it", shown(holder.as_ref())
     )]
     InUse {
         /// The database; shows no password.
@@ -89,6 +91,25 @@ pub enum StoreError {
     TakenOver {
         /// The other service, if it is known.
         holder: Option<Holder>,
+    },
+    /// The database has lost what this service had written, as after a failover to a server that
+    /// lagged behind, or somebody has ended the service's stay.
+    #[error(
+        "the database does not have what this service has written; what was not written since \
+         is thrown away"
+    )]
+    Forgotten,
+    /// Another service writes, and this one stands by.
+    #[error("another instance writes to the database, and this one stands by")]
+    StandingBy,
+    /// Another process uses the database by the same name.
+    #[error(
+        "another process uses the database as {name:?}: each instance needs its own \
+         mqtt.client_id"
+    )]
+    SameName {
+        /// The name.
+        name: String,
     },
     /// The open file was deleted, or replaced by another one.
     #[error(

@@ -1,35 +1,45 @@
-//! One service at a time on a database.
+//! One service at a time writes to a database.
 //!
 //! A [`lock`] keeps a second service out. It can be lost while the process lives on, so there
 //! is also a [`fence`] in the database itself. The [`holder`] says which service it is that
-//! uses the database.
+//! uses the database. On PostgreSQL other services may stand by: what they write besides is
+//! in [`listener`], and taking over is putting up another fence.
 
 mod fence;
 mod holder;
+mod listener;
 mod lock;
+mod namesake;
 
 use std::sync::Arc;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use sea_orm::{DatabaseTransaction, DbErr};
 
-use self::fence::Fence;
+use self::fence::{Ended, Fence};
 pub use self::holder::Holder;
 pub(super) use self::holder::shown;
-use self::lock::Lock;
+pub use self::listener::{Beat, Listener, Member, Taken};
+use self::lock::{Lock, Refused};
+use super::error::Unusable;
 use super::{DeviceStore, OpenMode, Result, StoreError};
 use crate::secrets::DatabaseUrl;
 
-/// The exclusive right of this process to a database, until it is dropped.
+/// The right of this process to a database, or its wait for it, until it is dropped.
 pub(super) struct Exclusive {
     fence: Fence,
-    /// `None` once the store was closed, of which clones may live on.
+    /// `None` while it stands by, and once the store was closed, of which clones may live on.
     lock: Mutex<Option<Lock>>,
+    /// True if the service may stand by.
+    stands_by: bool,
+    /// The database of which it takes the lock once it writes.
+    url: Option<DatabaseUrl>,
 }
 
 impl Exclusive {
-    /// Checks, within a transaction, that no other service has taken over the database. The
-    /// inner error says that one has.
+    /// Checks, within a transaction, that no other service has taken over the database and that
+    /// it has lost nothing. The inner error says otherwise.
     pub(super) async fn verify(
         &self,
         transaction: &DatabaseTransaction,
@@ -53,19 +63,127 @@ impl DeviceStore {
         let lock = Lock::take(&url).await?;
         let mut store = Self::open(url.reveal(), OpenMode::Migrate).await?;
         let fence = Fence::put_up(&store).await?;
-        store.exclusive = Some(Arc::new(Exclusive { fence, lock: Mutex::new(Some(lock)) }));
+        let lock = Mutex::new(Some(lock));
+        store.exclusive = Some(Arc::new(Exclusive { fence, lock, stands_by: false, url: None }));
         Ok(store)
     }
 
-    /// Resolves when another service has taken over the database, and never otherwise. This
-    /// one must then end, because it cannot write any more.
-    pub async fn taken_over(&self) -> StoreError {
-        if let Some(exclusive) = &self.exclusive
-            && let Some(holder) = exclusive.fence.taken_over().await
-        {
-            return StoreError::TakenOver { holder: Some(holder) };
+    /// Opens the database for a service that stands by while another one writes. It has no right
+    /// to write before it has taken over, be it at once. Migrates the schema only if no service
+    /// uses the database.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DeviceStore::open`]; [`StoreError::InUse`] if a service uses the database
+    /// whose version knows nothing of standing by; [`StoreError::SameName`] if one of the same
+    /// name does.
+    pub async fn open_standby(url: &str, member: &Member) -> Result<Self> {
+        let url = DatabaseUrl::from(url.to_owned());
+        url.check().map_err(StoreError::Url)?;
+        let (mut lock, mut store) = Self::open_beside(&url).await?;
+        let mut waiting = lock::Waiting::begin();
+        // One that was just killed may not be gone yet.
+        while lock.is_none() && store.is_active(member).await? && waiting.a_moment().await {
+            lock = Lock::attempt(&url).await?.ok();
+        }
+        store.await_namesakes(member, lock.is_some()).await?;
+        store.exclusive = Some(Arc::new(Exclusive {
+            fence: Fence::standing_by(),
+            lock: Mutex::new(None),
+            stands_by: true,
+            url: Some(url),
+        }));
+        Ok(store)
+    }
+
+    /// The same store for a service that stands by, without any lock.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn standing_by(self) -> Self {
+        let (fence, lock) = (Fence::standing_by(), Mutex::new(None));
+        let exclusive = Exclusive { fence, lock, stands_by: true, url: None };
+        Self { exclusive: Some(Arc::new(exclusive)), ..self }
+    }
+
+    /// Opens the database, with its lock if nobody has that, and otherwise as whoever has it has
+    /// left the schema.
+    async fn open_beside(url: &DatabaseUrl) -> Result<(Option<Lock>, Self)> {
+        let mut waiting = lock::Waiting::begin();
+        loop {
+            let holder = match Lock::attempt(url).await? {
+                Ok(lock) => {
+                    let store = Self::open(url.reveal(), OpenMode::Migrate).await?;
+                    return Ok((Some(lock), store));
+                }
+                Err(Refused::By(holder)) => holder,
+                Err(Refused::UnderAnotherName(path)) => {
+                    return Err(StoreError::InUseByAnotherName { path });
+                }
+            };
+            match Self::open(url.reveal(), OpenMode::Beside).await {
+                Ok(store) => return Ok((None, store)),
+                // The other one may be about to create or to leave it.
+                Err(StoreError::Unusable(Unusable::Older { found, .. }))
+                    if found.as_str() >= listener::MIGRATION =>
+                {
+                    waiting.for_older_version(&found).await;
+                }
+                Err(StoreError::Unusable(Unusable::Older { .. } | Unusable::NoSchema { .. })) => {
+                    if !waiting.a_moment().await {
+                        return Err(StoreError::InUse { url: url.clone(), holder });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The same store without any right of its own, as commands have it.
+    #[must_use]
+    pub fn for_commands(&self) -> Self {
+        Self { exclusive: None, ..self.clone() }
+    }
+
+    /// Resolves with the reason why this process must end, and never otherwise: another service
+    /// has taken over the database and this one cannot stand by, or another process has its
+    /// name.
+    pub async fn must_end(&self) -> StoreError {
+        if let Some(exclusive) = &self.exclusive {
+            match exclusive.fence.ended(exclusive.stands_by).await {
+                Some(Ended::TakenOver(holder)) => {
+                    return StoreError::TakenOver { holder: Some(holder) };
+                }
+                Some(Ended::SameName(name)) => return StoreError::SameName { name },
+                None => (),
+            }
         }
         std::future::pending().await
+    }
+
+    /// Has this process end, because another one has its name.
+    pub fn end_for_name(&self, name: &str) {
+        if let Some(exclusive) = &self.exclusive {
+            exclusive.fence.end(name);
+        }
+    }
+
+    /// Counts a save within its transaction, if this store has a right to write.
+    pub(super) async fn count_save(
+        &self,
+        transaction: &DatabaseTransaction,
+        proven_until: Option<DateTime<Utc>>,
+    ) -> Result<(), DbErr> {
+        match &self.exclusive {
+            Some(exclusive) => exclusive.fence.count(self, transaction, proven_until).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that the transaction of the last save was committed.
+    pub(super) fn is_counted(&self) {
+        if let Some(exclusive) = &self.exclusive {
+            exclusive.fence.is_counted();
+        }
     }
 
     pub(super) fn release(&self) {
@@ -73,4 +191,15 @@ impl DeviceStore {
             *exclusive.lock.lock() = None;
         }
     }
+}
+
+/// A random number.
+pub(super) fn random() -> u64 {
+    // The hasher's keys are random.
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id())
+}
+
+/// A time span from a column of milliseconds. One that is out of range is as long as possible.
+pub(super) fn delta(millis: i64) -> TimeDelta {
+    TimeDelta::try_milliseconds(millis).unwrap_or(TimeDelta::MAX)
 }

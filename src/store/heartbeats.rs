@@ -124,7 +124,7 @@ impl DeviceStore {
         proven: &Proven,
     ) -> Result<Recorded> {
         debug_assert!(heartbeats.is_sorted_by(|a, b| a.device_id < b.device_id));
-        if heartbeats.is_empty() && proven.change.is_none() && proven.journal.is_empty() {
+        if heartbeats.is_empty() && proven.is_nothing() {
             return Ok(Recorded::default());
         }
         let recorded = match self.record_at_once(heartbeats, rules, proven).await {
@@ -154,6 +154,7 @@ impl DeviceStore {
             Ok(recorded)
         })
         .await
+        .inspect(|_| self.is_counted())
     }
 
     /// Finds the refused heartbeats by halving the batch: about log2(n) transactions for
@@ -169,8 +170,7 @@ impl DeviceStore {
     ) -> Result<Recorded> {
         let forgotten = |change: &Change| Change { intervals: Vec::new(), ..*change };
         let change = proven.change.as_ref().map(forgotten);
-        let nothing_proven =
-            Proven { instance: proven.instance.clone(), change, journal: Vec::new() };
+        let nothing_proven = Proven { change, journal: Vec::new(), ..proven.clone() };
         self.record_at_once(&[], rules, &nothing_proven).await?;
 
         let mut recorded = Recorded::default();

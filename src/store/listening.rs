@@ -1,89 +1,129 @@
-//! The listening intervals that an instance has proven, and that its successor
-//! continues from.
+//! The listening intervals that listeners have proven, and that their successors continue
+//! from.
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use entity::listening_interval::{Column, Entity, Model};
+use entity::listening_interval::Model;
 use futures::TryStreamExt;
-use sea_orm::sea_query::Expr;
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Select, Statement, StreamTrait,
-};
+use sea_orm::{DatabaseTransaction, DbErr, FromQueryResult, QueryResult, Statement, StreamTrait};
 
 use super::interference::Point;
 use super::rows::{self, Columns, Type};
 use super::values::at_most;
 use super::{DeviceStore, Result, millis};
 use crate::domain::coverage::MAX_INTERVALS;
-use crate::domain::{Change, Entry, GapCause, Interval, Listened};
+use crate::domain::{Change, ClockOffset, Entry, GapCause, Interval, Listened, Stay};
+
+/// Matches the intervals of listener `$1`, and those of earlier ones of the same instance.
+const OWN: &str = "(listener = $1 OR listener IN (SELECT other.id FROM listener AS own \
+                   JOIN listener AS other ON other.instance = own.instance WHERE own.id = $1))";
 
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
 
-/// The coverage that an instance has proven since the last save.
+/// What a listener has proven since the last save.
 #[derive(Clone, Debug, Default)]
 pub struct Proven {
-    /// Its `mqtt.client_id`.
-    pub instance: String,
+    /// The listener, by its number.
+    pub listener: i64,
     /// The intervals that change; `None` if none does.
     pub change: Option<Change>,
+    /// The instant after which nothing that other instances have proven counts any more, if it
+    /// has to be saved.
+    pub others_cut: Option<DateTime<Utc>>,
     /// The entries of the journal since then.
     pub journal: Vec<Entry>,
 }
 
+impl Proven {
+    /// True if there is nothing to save.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.change.is_none() && self.others_cut.is_none() && self.journal.is_empty()
+    }
+
+    /// The newest instant that is proven once this is saved; `None` if it does not change.
+    pub(super) fn proven_until(&self) -> Option<DateTime<Utc>> {
+        let Change { from, intervals, .. } = self.change.as_ref()?;
+        Some(intervals.last().map_or(*from, |newest| newest.interval.until))
+    }
+}
+
 impl DeviceStore {
-    /// The intervals in which `instance` was listening between `from` and `until`, oldest
-    /// first. If there are more than [`MAX_INTERVALS`], only the newest.
+    /// The stays of all listeners, as far as they have listened between `from` and `until` or
+    /// have not left. If there are more than [`MAX_INTERVALS`] intervals, only the newest.
     ///
     /// # Errors
     ///
     /// If the database fails.
+    pub async fn stays(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<Stay>> {
+        self.newest_stays((from, until), MAX_INTERVALS).await
+    }
+
+    /// The stays of all listeners, oldest first, with the newest `limit` of the intervals in a
+    /// window. It reads no others: those of a listener are disjoint, so at most one that began
+    /// before the window reaches into it.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn newest_stays(
+        &self,
+        (from, until): (DateTime<Utc>, DateTime<Utc>),
+        limit: usize,
+    ) -> Result<Vec<Stay>> {
+        // Raw, because the builder has no condition in a join. The stays that have not left and
+        // have no interval come first, so that no limit takes them away.
+        let sql = format!(
+            "SELECT listener.id, instance, left_at, clock_offset_ms, clock_spread_ms, \
+                    proven.listener, proven.started_at, proven.ended_at, proven.gap_cause \
+             FROM listener LEFT JOIN listening_interval AS proven \
+                  ON proven.listener = listener.id \
+                  AND proven.ended_at >= $1 AND proven.started_at <= $2 \
+                  AND proven.started_at >= COALESCE(\
+                      (SELECT max(earlier.started_at) FROM listening_interval AS earlier \
+                       WHERE earlier.listener = listener.id AND earlier.started_at < $1), $1) \
+             WHERE proven.started_at IS NOT NULL OR left_at IS NULL \
+             ORDER BY proven.started_at DESC NULLS FIRST LIMIT {limit}"
+        );
+        let values = [millis(from).into(), millis(until).into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        self.read("read the coverage", async |db| {
+            let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
+            // Row by row, because a row takes ten times the memory of what it says.
+            let mut rows = fate.tell(db.stream_raw(statement.clone()).await?)?;
+            let mut stays: BTreeMap<i64, Stay> = BTreeMap::new();
+            while let Some(row) = rows.try_next().await? {
+                let Some(stay) = self.readable("a listener", read_stay(&row)) else { continue };
+                let stay = stays.entry(stay.listener).or_insert(stay);
+                // An interval that cannot be read proves nothing.
+                let interval = self.readable("a listening interval", read_interval(&row));
+                stay.listened.extend(interval.flatten());
+            }
+            stays.values_mut().for_each(|stay| stay.listened.reverse());
+            Ok(stays.into_values().collect())
+        })
+        .await
+    }
+
+    /// The intervals in which the listeners of `instance` were listening between `from` and
+    /// `until`, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    #[doc(hidden)]
     pub async fn listened(
         &self,
         instance: &str,
         from: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Vec<Listened>> {
-        self.newest_listened(instance, (from, until), MAX_INTERVALS).await
-    }
-
-    /// The newest `limit` of the intervals in which `instance` was listening in a window, oldest
-    /// first. It reads no others: they are disjoint, so at most one that began before the window
-    /// reaches into it.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
-    pub async fn newest_listened(
-        &self,
-        instance: &str,
-        (from, until): (DateTime<Utc>, DateTime<Utc>),
-        limit: usize,
-    ) -> Result<Vec<Listened>> {
-        // Raw, because a comparison with a subquery is clearer than its builder.
-        let sql = format!(
-            "SELECT * FROM listening_interval \
-             WHERE instance = $1 AND ended_at >= $2 AND started_at <= $3 AND started_at >= \
-                 COALESCE((SELECT max(started_at) FROM listening_interval \
-                           WHERE instance = $1 AND started_at < $2), $2) \
-             ORDER BY started_at DESC LIMIT {limit}"
-        );
-        let values = [instance.into(), millis(from).into(), millis(until).into()];
-        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        self.read("read the coverage", async |db| {
-            let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
-            // Row by row, because a row takes ten times the memory of what it says.
-            let mut rows = fate.tell(db.stream_raw(statement.clone()).await?)?;
-            let mut listened = Vec::new();
-            while let Some(row) = rows.try_next().await? {
-                // An interval that cannot be read proves nothing.
-                let row = Model::from_query_result(&row, "");
-                listened.extend(self.readable("a listening interval", row).map(Listened::from));
-            }
-            listened.reverse();
-            Ok(listened)
-        })
-        .await
+        let stays = self.stays(from, until).await?.into_iter();
+        let own = stays.filter(|stay| stay.instance == instance);
+        let mut listened: Vec<_> = own.flat_map(|stay| stay.listened).collect();
+        listened.sort_by_key(|listened| listened.interval.from);
+        Ok(listened)
     }
 
     /// Saves the coverage in the transaction that writes the heartbeats received during
@@ -91,35 +131,58 @@ impl DeviceStore {
     pub(super) async fn save_listened(
         &self,
         transaction: &DatabaseTransaction,
-        Proven { instance, change, journal }: &Proven,
+        proven: &Proven,
     ) -> Result<(), DbErr> {
-        if let Some(change) = change {
-            self.save_change(transaction, instance, change).await?;
+        self.count_save(transaction, proven.proven_until()).await?;
+        if let Some(cut) = proven.others_cut {
+            self.cut_others(transaction, proven.listener, cut).await?;
         }
-        self.write_journal(transaction, journal.iter().cloned()).await
+        if let Some(change) = &proven.change {
+            self.save_change(transaction, proven.listener, change).await?;
+        }
+        self.write_journal(transaction, proven.journal.iter().cloned()).await
     }
 
+    /// Forgets what other instances have proven after an instant.
+    async fn cut_others(
+        &self,
+        transaction: &DatabaseTransaction,
+        listener: i64,
+        cut: DateTime<Utc>,
+    ) -> Result<(), DbErr> {
+        // Raw, because both have the same condition.
+        let values = || [listener.into(), millis(cut).into()];
+        let forget = format!("DELETE FROM listening_interval WHERE NOT {OWN} AND started_at > $2");
+        self.execute(transaction, &forget, values()).await?;
+        let shorten = format!(
+            "UPDATE listening_interval SET ended_at = $2 WHERE NOT {OWN} AND ended_at > $2"
+        );
+        self.execute(transaction, &shorten, values()).await?;
+        Ok(())
+    }
+
+    /// Saves what changes of the intervals of a listener, and of earlier ones of the same
+    /// instance.
     async fn save_change(
         &self,
         transaction: &DatabaseTransaction,
-        instance: &str,
+        listener: i64,
         Change { from, is_set_back, intervals }: &Change,
     ) -> Result<(), DbErr> {
+        let values = || [listener.into(), millis(*from).into()];
         if *is_set_back {
-            let cut = Entity::update_many()
-                .col_expr(Column::EndedAt, Expr::value(millis(*from)))
-                .filter(Column::Instance.eq(instance))
-                .filter(Column::EndedAt.gt(millis(*from)))
-                .filter(Column::StartedAt.in_subquery(newest_before(instance, *from).into_query()));
-            self.execute_built(transaction, &cut).await?;
+            let cut = format!(
+                "UPDATE listening_interval SET ended_at = $2 WHERE {OWN} AND ended_at > $2 \
+                 AND started_at = (SELECT max(started_at) FROM listening_interval \
+                                   WHERE {OWN} AND started_at < $2)"
+            );
+            self.execute(transaction, &cut, values()).await?;
         }
-        let forget = Entity::delete_many()
-            .filter(Column::Instance.eq(instance))
-            .filter(Column::StartedAt.gte(millis(*from)));
+        let forget = format!("DELETE FROM listening_interval WHERE started_at >= $2 AND {OWN}");
         // Raw, because 10,000 intervals are more parameters than SQLite takes.
         let save = format!(
             "WITH listened AS ({rows}) \
-             INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) \
+             INSERT INTO listening_interval (listener, started_at, ended_at, gap_cause) \
              SELECT $2, started_at, ended_at, gap_cause FROM listened",
             rows = rows::select(self.backend(), "$1", LISTENED),
         );
@@ -127,48 +190,57 @@ impl DeviceStore {
             let cause = after.map(GapCause::as_str);
             [millis(interval.from).into(), millis(interval.until).into(), cause.into()]
         });
-        self.execute_built(transaction, &forget).await?;
-        self.execute(transaction, &save, [rows::bind(rows), instance.into()]).await?;
+        self.execute(transaction, &forget, values()).await?;
+        self.execute(transaction, &save, [rows::bind(rows), listener.into()]).await?;
         Ok(())
     }
 
-    /// Deletes up to `limit` of the oldest intervals of `instance` that ended before
-    /// `before`. Returns the number of deleted ones.
+    /// Deletes up to `limit` of the oldest intervals that ended before `before`, and the
+    /// listeners that left before and have none. Returns the number of deleted intervals.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn prune_listened(
-        &self,
-        instance: &str,
-        before: DateTime<Utc>,
-        limit: u64,
-    ) -> Result<u64> {
-        let old = Entity::find()
-            .select_only()
-            .column(Column::StartedAt)
-            .filter(Column::Instance.eq(instance))
-            .filter(Column::StartedAt.lt(millis(before)))
-            .filter(Column::EndedAt.lt(millis(before)))
-            .order_by_asc(Column::StartedAt)
-            .limit(at_most(limit));
-        let prune = Entity::delete_many()
-            .filter(Column::Instance.eq(instance))
-            .filter(Column::StartedAt.in_subquery(old.into_query()));
+    pub async fn prune_listened(&self, before: DateTime<Utc>, limit: u64) -> Result<u64> {
+        // Raw, because the builder has no pairs of columns.
+        let prune = "DELETE FROM listening_interval WHERE (listener, started_at) IN \
+             (SELECT listener, started_at FROM listening_interval \
+              WHERE ended_at < $1 ORDER BY started_at LIMIT $2)";
+        let forget = "DELETE FROM listener WHERE left_at < $1 AND NOT EXISTS \
+             (SELECT 1 FROM listening_interval WHERE listening_interval.listener = listener.id) \
+             AND id NOT IN (SELECT instance.listener FROM instance \
+              WHERE instance.listener IS NOT NULL)";
+        let limit = i64::try_from(at_most(limit)).unwrap_or(i64::MAX);
         self.write("prune the coverage", async |transaction| {
-            self.execute_built(transaction, &prune).await
+            let before = millis(before);
+            let pruned = self.execute(transaction, prune, [before.into(), limit.into()]).await?;
+            self.execute(transaction, forget, [before.into()]).await?;
+            Ok(pruned)
         })
         .await
     }
 }
 
-/// The start of the newest interval that began before `instant`.
-fn newest_before(instance: &str, instant: DateTime<Utc>) -> Select<Entity> {
-    Entity::find()
-        .select_only()
-        .column_as(Column::StartedAt.max(), "started_at")
-        .filter(Column::Instance.eq(instance))
-        .filter(Column::StartedAt.lt(millis(instant)))
+fn read_stay(row: &QueryResult) -> Result<Stay, DbErr> {
+    let clock = ClockOffset {
+        offset: super::exclusive::delta(row.try_get("", "clock_offset_ms")?),
+        spread: super::exclusive::delta(row.try_get("", "clock_spread_ms")?),
+    };
+    Ok(Stay {
+        listener: row.try_get("", "id")?,
+        instance: row.try_get("", "instance")?,
+        clock,
+        is_open: row.try_get::<Option<i64>>("", "left_at")?.is_none(),
+        listened: Vec::new(),
+    })
+}
+
+/// The interval in a row, if it has one.
+fn read_interval(row: &QueryResult) -> Result<Option<Listened>, DbErr> {
+    if row.try_get::<Option<i64>>("", "listener")?.is_none() {
+        return Ok(None);
+    }
+    Model::from_query_result(row, "").map(|interval| Some(interval.into()))
 }
 
 impl From<Model> for Listened {

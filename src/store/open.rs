@@ -36,6 +36,9 @@ pub enum OpenMode {
     Create,
     /// Changes nothing: the database must exist, with the schema of this version.
     Existing,
+    /// Changes nothing, for a service that stands by while another one writes. Its connections
+    /// are all opened at once and kept.
+    Beside,
 }
 
 /// The origin of a store: everything that connecting to it again needs.
@@ -70,7 +73,8 @@ impl Origin {
         let replacement = Replacement::default();
         let mut origin = Self { url, mode, file: None, created: false, reading: None, replacement };
         if let Some(path) = &path {
-            let create = mode != OpenMode::Existing && file::may_be_created(&origin.url);
+            let create = matches!(mode, OpenMode::Migrate | OpenMode::Create)
+                && file::may_be_created(&origin.url);
             file::prepare(path, create).map_err(|error| origin.failed(unopened(path, &error)))?;
         }
         let db = origin.connect().await.map_err(|error| origin.failed(error))?;
@@ -188,7 +192,7 @@ impl Origin {
     fn kept_connections(&self) -> u32 {
         match self.mode {
             _ if self.reads_only() => READING_CONNECTIONS,
-            OpenMode::Migrate => max_connections(self.url.reveal()),
+            OpenMode::Migrate | OpenMode::Beside => max_connections(self.url.reveal()),
             OpenMode::Create | OpenMode::Existing => 0,
         }
     }
@@ -203,11 +207,11 @@ impl Origin {
             unusable.map_or(Ok(()), |why| Err(StoreError::Unusable(why)))?;
         }
         let created = match self.mode {
-            OpenMode::Existing => false,
+            OpenMode::Existing | OpenMode::Beside => false,
             mode => migrate(db, mode).await.map_err(failed)?,
         };
         self.accept(await_schema(db).await.map_err(failed)?)?;
-        if self.mode == OpenMode::Migrate {
+        if matches!(self.mode, OpenMode::Migrate | OpenMode::Beside) {
             open_all_connections(db).await.map_err(failed)?;
         }
         Ok(created)

@@ -135,7 +135,8 @@ impl DeviceStore {
         let done = match body(&transaction).await {
             Ok(done) => done,
             Err(why) => {
-                let is_harmless = is_conflict(&why) || refuses_data(&why);
+                let is_meant = matches!(why, DbErr::RecordNotUpdated);
+                let is_harmless = is_meant || is_conflict(&why) || refuses_data(&why);
                 let rolled_back = is_harmless && transaction.rollback().await.is_ok();
                 return Err(Failed { why: Why::Db(why), rolled_back });
             }

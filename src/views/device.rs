@@ -5,10 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::evidence::{EvidenceSettings, EvidenceView};
+use super::evidence::{EvidenceSettings, EvidenceView, read_coverage};
 use super::paging::{PAGE, Progress};
 use super::{as_optional_text, as_text};
-use crate::domain::{Coverage, Cutoffs, DeviceId, Evidence, OwnTimeout, Status, UnusableTimeout};
+use crate::domain::{Cutoffs, DeviceId, Evidence, OwnTimeout, Status, UnusableTimeout};
 use crate::store::{Budget, Device, DeviceQuery, DeviceStore, Reader, StoreError};
 
 /// A device.
@@ -114,9 +114,9 @@ pub(crate) async fn late_cutoffs(
     let own = reader.reads().own_timeouts().await?;
     // A timeout that cannot be used keeps no device out of a list.
     reader.reads().take_unreadable();
-    let all = DateTime::UNIX_EPOCH;
-    let listened = reader.reads().listened(settings.instance(), all, now).await?;
-    let coverage = Coverage::new(settings.confirm_interval()).with(listened);
+    let all = (DateTime::UNIX_EPOCH, now);
+    let (instance, interval) = (settings.instance(), settings.confirm_interval());
+    let coverage = read_coverage(reader.reads(), instance, interval, all).await?;
     Ok(coverage.late_cutoffs(now, settings.timeout(), &own))
 }
 

@@ -7,7 +7,9 @@ use serde::{Serialize, Serializer};
 
 use super::text;
 use crate::Config;
-use crate::domain::{Coverage, Evidence, Gap, GapCause, Heard, Past, Status, Transition, Verdict};
+use crate::domain::{
+    Coverage, Evidence, Gap, GapCause, Heard, Judge, Past, Status, Stay, Transition, Verdict,
+};
 use crate::store::{Device, DeviceStore, StoreError};
 
 /// The maximum number of gaps that an explanation lists. It lists the newest.
@@ -140,11 +142,32 @@ pub(crate) async fn weigh_silence(
     let instance = newest.and_then(|newest| newest.instance.as_ref());
     let instance = instance.unwrap_or(&settings.instance);
     let silence = Evidence::silence(device.status, last_seen_at, newest, now);
-    let listened = store.listened(instance, silence.from, silence.until).await?;
-    let coverage = Coverage::new(settings.confirm_interval).with(listened);
+    let window = (silence.from, silence.until);
+    let coverage = read_coverage(store, instance, settings.confirm_interval, window).await?;
     let timeout = device.timeout().unwrap_or(settings.timeout);
     let seen = device.last_seen_at;
     Ok(Evidence::weigh(device.status, seen, timeout, newest, &coverage, now))
+}
+
+/// Reads what all instances have listened to together in a stretch of time, as `instance` judges
+/// it.
+///
+/// # Errors
+///
+/// If the database fails.
+pub(crate) async fn read_coverage(
+    store: &DeviceStore,
+    instance: &str,
+    confirm_interval: Duration,
+    (from, until): (DateTime<Utc>, DateTime<Utc>),
+) -> Result<Coverage, StoreError> {
+    let stays = store.stays(from, until).await?;
+    Ok(judged(&stays, instance, confirm_interval))
+}
+
+/// What all instances have listened to together in these stays, as `instance` judges it.
+pub(crate) fn judged(stays: &[Stay], instance: &str, confirm_interval: Duration) -> Coverage {
+    Coverage::of_stays(confirm_interval, stays, Judge::named(instance, stays))
 }
 
 /// The evidence for a device's status in words.

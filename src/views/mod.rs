@@ -11,6 +11,7 @@
 pub(crate) mod api;
 mod device;
 mod evidence;
+mod listener;
 mod paging;
 mod summary;
 pub(crate) mod text;
@@ -20,8 +21,9 @@ mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices, late_cutoffs};
 pub(crate) use evidence::{
-    EvidenceSettings, Explanation, gap_in_words, gather_evidence, weigh_silence,
+    EvidenceSettings, Explanation, gap_in_words, gather_evidence, judged, weigh_silence,
 };
+pub(crate) use listener::ListenerView;
 pub(crate) use summary::{About, Summary, SummaryView, sentence};
 pub(crate) use token::{NewTokenView, TokenView};
 pub(crate) use transition::{TransitionView, Transitions};

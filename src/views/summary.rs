@@ -210,7 +210,7 @@ pub(crate) fn sentence(summary: &Summary) -> String {
 
 /// True if the counts are of now, and not only what was known last.
 fn is_current(state: ServiceState) -> bool {
-    matches!(state, ServiceState::Listening | ServiceState::FleetSilent)
+    matches!(state, ServiceState::Listening | ServiceState::FleetSilent | ServiceState::Standby)
 }
 
 fn state_named<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceState, D::Error> {
@@ -238,6 +238,7 @@ fn state_in_words(summary: &Summary) -> String {
             format!("The database has been away for {lasts}; {waiting}.")
         }
         ServiceState::Shedding => "Messages are being discarded.".to_owned(),
+        ServiceState::Standby => "Standing by.".to_owned(),
         ServiceState::FleetSilent => {
             let silent = summary.fleet_silent_seconds.map_or(lasts, in_words);
             format!("Nobody has been heard for {silent}, yet echoes return.")
@@ -357,6 +358,7 @@ mod tests {
                     "Last known: ",
                 ),
                 ServiceState::Shedding => ("Messages are being discarded.", "Last known: "),
+                ServiceState::Standby => ("Standing by.", ""),
                 ServiceState::FleetSilent => {
                     ("Nobody has been heard for 3 min, yet echoes return.", "")
                 }

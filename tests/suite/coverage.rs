@@ -135,8 +135,8 @@ async fn the_database_keeps_the_coverage_that_memory_prunes_until_it_is_old(
     let fleet = fleet_that_has_pruned(database).await;
     assert_eq!(stored(&fleet).await, [(0, 100), (200, 300), (1000, 2 * DAY + 5)]);
     let newest = (at(-1), DateTime::<Utc>::MAX_UTC);
-    let newest = fleet.store.newest_listened("heartbeatd", newest, 2).await.expect("it reads");
-    assert_eq!(newest[0].after, Some(GapCause::Disconnected));
+    let newest = fleet.store.newest_stays(newest, 2).await.expect("it reads");
+    assert_eq!(newest[0].listened[0].after, Some(GapCause::Disconnected));
 
     for (now, expected) in [
         (90 * DAY, &[(0, 100), (200, 300), (1000, 90 * DAY)][..]),
@@ -166,10 +166,13 @@ async fn a_window_of_the_coverage_is_a_range_of_its_key_and_bounded(database: Te
     drop(database.open().await);
     let rows = (0..50).map(|n| {
         let [from, until] = [10 * n, 10 * n + 5].map(|seconds| at(seconds).timestamp_millis());
-        format!("('heartbeatd', {from}, {until})")
+        format!("(1, {from}, {until})")
     });
     let rows = rows.collect::<Vec<_>>().join(", ");
-    let columns = "instance, started_at, ended_at";
+    let listener = "INSERT INTO listener (id, instance, incarnation, joined_at, left_at) \
+                    VALUES (1, 'heartbeatd', 1, 0, 1)";
+    database.execute(listener).await;
+    let columns = "listener, started_at, ended_at";
     database.execute(&format!("INSERT INTO listening_interval ({columns}) VALUES {rows}")).await;
     let (store, statements) = Statements::of(database.open().await);
     for (from, until, limit, expected) in [
@@ -181,9 +184,9 @@ async fn a_window_of_the_coverage_is_a_range_of_its_key_and_bounded(database: Te
         (-50, 1000, 3, &[470, 480, 490]),
     ] {
         let window = (at(from), at(until));
-        let listened = store.newest_listened("heartbeatd", window, limit).await.expect("it reads");
-        let starts: Vec<_> =
-            listened.iter().map(|l| (l.interval.from - at(0)).num_seconds()).collect();
+        let stays = store.newest_stays(window, limit).await.expect("it reads");
+        let listened = stays.iter().flat_map(|stay| &stay.listened);
+        let starts: Vec<_> = listened.map(|l| (l.interval.from - at(0)).num_seconds()).collect();
         assert_eq!(starts, expected, "{from} to {until}");
     }
     let sql = statements.take().pop().expect("a statement");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use heartbeatd::domain::{Change, Heartbeat, Interval, Listened, Status};
 use heartbeatd::store::{
-    DeviceStore, Interference, Interfering, OpenMode, Outcome, Point, Proven, Recorded,
+    DeviceStore, Interference, Interfering, Member, OpenMode, Outcome, Point, Proven, Recorded,
     RecordingRules, StoreError,
 };
 
@@ -48,11 +48,21 @@ fn heartbeats(devices: &[&str]) -> Vec<Heartbeat> {
     devices.iter().map(|device| Heartbeat::parse(id(device), b"", at(1))).collect()
 }
 
+/// Opens the database for a listener of the instance `test`, which has the number 1.
+async fn open(database: &TestDatabase) -> DeviceStore {
+    let store = database.open().await;
+    let interval = Duration::from_secs(5);
+    let member = Member { instance: "test".to_owned(), incarnation: 1, interval };
+    assert_eq!(store.join(&member).await.expect("it joins"), 1);
+    store
+}
+
 fn proven() -> Proven {
     let interval = Interval { from: start(), until: at(1) };
     let intervals = vec![Listened { interval, after: None }];
     let change = Some(Change { from: interval.from, is_set_back: false, intervals });
-    Proven { instance: "test".to_owned(), change, journal: Vec::new() }
+    // The listener that [`open`] has joined first.
+    Proven { listener: 1, change, ..Proven::default() }
 }
 
 async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded, StoreError> {
@@ -76,7 +86,7 @@ async fn whatever_fails_the_next_flush_writes_everything_and_nothing_twice(datab
     ];
     let outcomes = [Outcome::Fail, Outcome::CommitThenFail, Outcome::Hang];
     let once = Arc::new(Once(Mutex::new(None)));
-    let store = database.open().await.interfere(once.clone());
+    let store = open(&database).await.interfere(once.clone());
     for (number, point) in points.into_iter().enumerate() {
         for outcome in outcomes {
             let names = ["a", "b", "c"].map(|device| format!("{device}-{number}-{outcome:?}"));
@@ -107,7 +117,7 @@ async fn whatever_fails_the_next_flush_writes_everything_and_nothing_twice(datab
 async fn after_a_failure_a_flush_succeeds_only_if_another_connection_reads_what_it_wrote() {
     let database = TestDatabase::sqlite();
     let once = Arc::new(Once(Mutex::new(None)));
-    let store = database.open().await.interfere(once.clone());
+    let store = open(&database).await.interfere(once.clone());
     let plan = |point, outcome| *once.0.lock().expect("no test panics") = Some((point, outcome));
     write(&store, &heartbeats(&["early"])).await.expect("it writes");
 
@@ -180,7 +190,7 @@ fn a_disk_that_is_full_for_a_while_loses_nothing() {
 async fn a_table_that_is_locked_fails_a_flush_within_seconds_and_names_the_lock() {
     let database = TestDatabase::postgres();
     let other = Database::connect(&database.url).await.expect("the database opens");
-    let store = database.open().await;
+    let store = open(&database).await;
     write(&store, &heartbeats(&["a"])).await.expect("it writes");
     let lock = other.begin().await.expect("it begins");
     let exclusive = "LOCK TABLE device IN ACCESS EXCLUSIVE MODE";
@@ -201,6 +211,7 @@ async fn a_table_that_is_locked_fails_a_flush_within_seconds_and_names_the_lock(
 #[actix_rt::test]
 async fn a_postgresql_server_that_vanishes_silently_is_written_to_once_it_is_back() {
     let database = TestDatabase::postgres();
+    open(&database).await.close().await.expect("it closes");
     let (proxy, through) = Proxy::to_database(&database);
     let store = DeviceStore::open(&through, OpenMode::Migrate).await.expect("it opens");
     write(&store, &heartbeats(&["a"])).await.expect("it writes");
@@ -239,7 +250,7 @@ fn refused(recorded: &Recorded) -> Vec<String> {
 async fn heartbeats_that_the_database_refuses_are_rejected_and_the_others_written(
     database: TestDatabase,
 ) {
-    let store = database.open().await;
+    let store = open(&database).await;
     refuse_bad_ones(&database).await;
     let bad = ["bad-first", "bad-middle", "bad-next", "bad-zlast"];
     let mut ids: Vec<String> = (0..1_500).map(|number| format!("d-{number:04}")).collect();
@@ -259,7 +270,7 @@ async fn heartbeats_that_the_database_refuses_are_rejected_and_the_others_writte
 }
 
 async fn a_batch_of_which_the_database_refuses_everything_ends(database: TestDatabase) {
-    let store = database.open().await;
+    let store = open(&database).await;
     refuse_bad_ones(&database).await;
     let ids: Vec<String> = (0..300).map(|number| format!("bad-{number:03}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();

@@ -4,6 +4,7 @@
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::service::{Place, Service};
 use servers::eventually;
+use servers::mosquitto::heartbeat;
 
 const UNAVAILABLE: Option<i32> = Some(69);
 
@@ -151,4 +152,31 @@ async fn a_session_with_the_lock_that_ends_is_replaced() {
     service.await_event("INFO heartbeatd database= seconds=");
     assert_second_is_refused(&place, &service);
     assert!(eventually("it runs", || Some(service.process.0.try_wait().ok()?.is_none())));
+}
+
+/// What a failover to a server does that has not received the last commits.
+async fn a_service_whose_database_has_lost_a_save_begins_anew(database: TestDatabase) {
+    let service = start(&place_on(&database));
+    let port = service.broker_port();
+    heartbeat(port, "pump", b"");
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 1.0);
+    database.execute("UPDATE listener SET saves = saves - 1").await;
+    service.await_words("WARN standby", &["does not have what this service has written"]);
+    service.await_event("INFO standby");
+    heartbeat(port, "fan", b"");
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 2.0);
+    let place = place_on(&database);
+    let listed = place.json(&["group", "list", "--all", "--json"]);
+    let states: Vec<_> = listed.as_array().expect("an array").iter().map(|l| &l["state"]).collect();
+    assert_eq!(states, ["forgotten", "active"]);
+}
+
+#[actix_rt::test]
+async fn a_service_whose_file_has_lost_a_save_begins_anew() {
+    a_service_whose_database_has_lost_a_save_begins_anew(TestDatabase::sqlite()).await;
+}
+
+#[actix_rt::test]
+async fn a_service_whose_postgresql_database_has_lost_a_save_begins_anew() {
+    a_service_whose_database_has_lost_a_save_begins_anew(TestDatabase::postgres()).await;
 }

@@ -36,6 +36,7 @@ mod opening;
 mod outage;
 mod outages;
 mod page;
+mod pair;
 mod panics;
 mod past;
 mod payloads;

@@ -59,13 +59,18 @@ fn listened(sql: &mut String, now: i64) {
         (5 * HOUR, 4 * MINUTE, "no_echo"),
         (MINUTE, MINUTE, "not_running"),
     ];
+    let _ = writeln!(
+        sql,
+        "INSERT INTO listener (id, instance, incarnation, joined_at, left_at) \
+         VALUES (1, 'heartbeatd', 1, {now} - 30 * {DAY}, {now});"
+    );
     let (mut since, mut cause) = (now - 30 * DAY, "NULL".to_owned());
     for (ago, length, why) in gaps {
         let until = now - ago;
         let _ = writeln!(
             sql,
-            "INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) \
-             VALUES ('heartbeatd', {since}, {until}, {cause});"
+            "INSERT INTO listening_interval (listener, started_at, ended_at, gap_cause) \
+             VALUES (1, {since}, {until}, {cause});"
         );
         (since, cause) = (until + length, format!("'{why}'"));
     }

@@ -17,6 +17,7 @@
 
 mod clocks;
 mod database;
+mod pair;
 mod sink;
 mod truth;
 mod world;
@@ -62,15 +63,51 @@ fn random_schedules_with_the_receiver_take_no_live_device_offline_and_hide_no_de
     random_schedules(To::Receiver);
 }
 
-fn random_schedules(to: To) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let schedules = number("SIMULATION_SCHEDULES").unwrap_or(SCHEDULES);
-    let first = number("SIMULATION_SEED").unwrap_or(FIRST_SEED);
-    println!("{schedules} schedules, to the {to:?}, the seeds begin with {first}");
+/// The number of schedules of a pair that `cargo test` runs.
+const SCHEDULES_OF_A_PAIR: u64 = 500;
 
+#[test]
+fn random_schedules_of_a_pair_make_no_mark_that_its_rows_contradict() {
     let template = empty_database();
-    let (next, offline) = (AtomicU64::new(0), AtomicU64::new(0));
-    let failed = Mutex::new(Vec::new());
+    let run = |seed| run_pair(seed, &template);
+    let (tallies, failed) = schedules(SCHEDULES_OF_A_PAIR, "of a pair", run);
+    let sum = |of: fn(&pair::Tally) -> usize| tallies.iter().map(of).sum::<usize>();
+    println!(
+        "{} marks, {} unsound, {} live devices once marked, {} dead ones found twice, {} take-overs",
+        sum(|t| t.marks),
+        sum(|t| t.unsound),
+        sum(|t| t.live_marked),
+        sum(|t| t.twice),
+        sum(|t| t.takeovers),
+    );
+    assert!(failed.is_empty(), "SIMULATION_SEED={failed:?} fail, each by itself");
+    assert_eq!(sum(|t| t.unsound), 0);
+    assert!(sum(|t| t.takeovers) * 2 > tallies.len(), "instances must take over");
+}
+
+fn random_schedules(to: To) {
+    let template = empty_database();
+    let run = |seed| run(seed, to, &template);
+    let (transitions, failed) = schedules(SCHEDULES, &format!("to the {to:?}"), run);
+    let (offline, schedules) = (transitions.iter().sum::<u64>(), transitions.len() as u64);
+    println!("{offline} offline transitions");
+    assert!(failed.is_empty(), "SIMULATION_SEED={failed:?} fail, each by itself");
+    assert!(offline > schedules / 4, "devices must die for anything to be shown");
+}
+
+/// Runs schedules on all processors. Returns what they return, and the seeds of those that fail.
+fn schedules<T: Send>(
+    count: u64,
+    what: &str,
+    run: impl Fn(u64) -> T + Sync + std::panic::RefUnwindSafe,
+) -> (Vec<T>, Vec<u64>) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let schedules = number("SIMULATION_SCHEDULES").unwrap_or(count);
+    let first = number("SIMULATION_SEED").unwrap_or(FIRST_SEED);
+    println!("{schedules} schedules, {what}, the seeds begin with {first}");
+
+    let next = AtomicU64::new(0);
+    let (done, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let began = Instant::now();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -83,18 +120,16 @@ fn random_schedules(to: To) {
                     }
                     let seed = first.wrapping_add(number);
                     // The panic was printed with the course of events.
-                    match std::panic::catch_unwind(|| run(seed, to, &template)) {
-                        Ok(transitions) => _ = offline.fetch_add(transitions, Ordering::Relaxed),
+                    match std::panic::catch_unwind(|| run(seed)) {
+                        Ok(result) => lock(&done).push(result),
                         Err(_printed) => lock(&failed).push(seed),
                     }
                 }
             });
         }
     });
-    let (offline, failed) = (offline.into_inner(), lock(&failed).clone());
-    println!("{schedules} schedules, {offline} offline transitions, {:?}", began.elapsed());
-    assert!(failed.is_empty(), "SIMULATION_SEED={failed:?} fail, each by itself");
-    assert!(offline > schedules / 4, "devices must die for anything to be shown");
+    println!("{schedules} schedules in {:?}", began.elapsed());
+    (done.into_inner().unwrap_or_else(PoisonError::into_inner), lock(&failed).clone())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,6 +146,22 @@ fn empty_database() -> Vec<u8> {
         store.close().await.expect("it closes");
     });
     std::fs::read(&path).expect("it is closed")
+}
+
+/// Runs one schedule of a pair.
+fn run_pair(seed: u64, template: &[u8]) -> pair::Tally {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("simulation.db");
+    std::fs::write(&path, template).expect("a file");
+    let url = format!("sqlite://{}", path.display());
+    let system = System::new();
+    let runtime = system.runtime().tokio_runtime().handle().clone();
+    let tally =
+        system.block_on(async { pair::World::new(seed, &url, folder.path()).await.run().await });
+    // Closes the connections that are still held on the way out.
+    let _entered = runtime.enter();
+    drop(system);
+    tally
 }
 
 /// Runs one schedule. Returns how many times a device went offline.

@@ -17,15 +17,17 @@ const DEVICES: &str = "
 
 /// The silence of the device `valve`, with a gap of each cause and one without a cause.
 const LISTENING: &str = "
-    INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause)
+    INSERT INTO listener (id, instance, incarnation, joined_at, left_at)
+    VALUES (1, 'gateway', 1, 1795435200000, 1795435420000);
+    INSERT INTO listening_interval (listener, started_at, ended_at, gap_cause)
     VALUES
-    ('gateway', 1795435200000, 1795435300500, NULL),
-    ('gateway', 1795435310000, 1795435320000, 'not_running'),
-    ('gateway', 1795435330000, 1795435340000, 'disconnected'),
-    ('gateway', 1795435350000, 1795435360000, 'no_echo'),
-    ('gateway', 1795435370000, 1795435380000, 'shed'),
-    ('gateway', 1795435390000, 1795435400000, 'clock_step'),
-    ('gateway', 1795435410000, 1795435420000, NULL)";
+    (1, 1795435200000, 1795435300500, NULL),
+    (1, 1795435310000, 1795435320000, 'not_running'),
+    (1, 1795435330000, 1795435340000, 'disconnected'),
+    (1, 1795435350000, 1795435360000, 'no_echo'),
+    (1, 1795435370000, 1795435380000, 'shed'),
+    (1, 1795435390000, 1795435400000, 'clock_step'),
+    (1, 1795435410000, 1795435420000, NULL)";
 
 /// An alert that was given up, and the transitions of the device `valve` to offline.
 const TRANSITIONS: &str = "
@@ -261,12 +263,6 @@ async fn late_devices_are_those_of_which_two_thirds_of_their_timeout_were_listen
         let listed = listed.map(|device| device["id"].as_str().expect("a text").to_owned());
         listed.collect::<Vec<_>>()
     };
-    // Nothing is known of what this instance has listened to.
-    let out = place.run(&["device", "list", "--late", "--json"]);
-    assert_eq!(String::from_utf8_lossy(&out.stdout), "[]\n");
-    let warning = String::from_utf8_lossy(&out.stderr);
-    assert!(warning.contains("not listened for long enough"), "{warning}");
-
     let place = place.with("MQTT__CLIENT_ID", "gateway");
     assert_eq!(late(&place), ["press", "pump \"1\""]);
     let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
@@ -281,4 +277,12 @@ async fn late_devices_are_those_of_which_two_thirds_of_their_timeout_were_listen
     let arguments = ["device", "list", "--late", "--prefix", "pump", "--json"];
     let listed = place.json(&arguments);
     assert_eq!(listed[0]["id"], "pump \"1\"", "{listed}");
+    // Another instance has listened as well as this one would have.
+    let other = place.with("MQTT__CLIENT_ID", "other");
+    assert_eq!(late(&other), ["pump \"1\""]);
+    database.execute("DELETE FROM listening_interval").await;
+    let out = other.run(&["device", "list", "--late", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "[]\n");
+    let warning = String::from_utf8_lossy(&out.stderr);
+    assert!(warning.contains("not listened for long enough"), "{warning}");
 }

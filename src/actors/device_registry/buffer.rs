@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
+
 use crate::config::DevicesConfig;
 use crate::domain::{Batch, Heartbeat, Pending, RegistrationBudget, Rejection};
 
@@ -74,6 +76,11 @@ impl Buffer {
         self.registrations.spend(registered);
         self.pending.put_back(rest);
         self.in_flight.store(0, Ordering::Relaxed);
+    }
+
+    /// Throws away what was received before `instant`.
+    pub(super) fn forget_before(&mut self, instant: DateTime<Utc>) {
+        self.pending.forget_before(instant);
     }
 
     /// The counter of the heartbeats that a flush has taken and not written yet.

@@ -11,10 +11,20 @@ use super::buffer::Buffer;
 use super::{Settings, Shared, TARGET};
 use crate::domain::{Batch, Change, Entry, Heartbeat, Saving};
 use crate::store::{Proven, Recorded, RecordingRules, StoreError};
+use chrono::{DateTime, Utc};
 
 /// The maximum number of heartbeats that are sorted on the actor's thread. Another thread
 /// would take longer to begin.
 const SORTED_AT_ONCE: usize = 5_000;
+
+/// What is proven, as it is saved.
+pub(super) struct Proof {
+    /// The listener that has proven it.
+    pub(super) listener: i64,
+    pub(super) saving: Saving,
+    /// The instant after which nothing that others have proven counts any more.
+    pub(super) others_cut: Option<DateTime<Utc>>,
+}
 
 /// One flush.
 pub(super) struct Flush {
@@ -22,7 +32,7 @@ pub(super) struct Flush {
     /// The number of heartbeats that are still to be written.
     in_flight: Arc<AtomicUsize>,
     rules: RecordingRules,
-    saving: Saving,
+    proof: Proof,
     /// The entries of the journal, until they are written.
     journal: Vec<Entry>,
     began: Instant,
@@ -48,7 +58,7 @@ impl Flush {
     pub(super) fn new(
         shared: Shared,
         buffer: &mut Buffer,
-        saving: Saving,
+        proof: Proof,
         journal: Vec<Entry>,
     ) -> Self {
         let began = Instant::now();
@@ -59,12 +69,15 @@ impl Flush {
             registrations: buffer.registrations(began),
             max_clock_skew: *max_clock_skew,
         };
-        Self { shared, in_flight: buffer.in_flight(), rules, saving, journal, began }
+        Self { shared, in_flight: buffer.in_flight(), rules, proof, journal, began }
     }
 
     /// Writes the heartbeats portion by portion, and with them what is proven.
     pub(super) async fn write(mut self, batch: Batch) -> Flushed {
-        let asked = !batch.is_empty() || self.saving.only.is_some() || !self.journal.is_empty();
+        let asked = !batch.is_empty()
+            || self.proof.saving.only.is_some()
+            || self.proof.others_cut.is_some()
+            || !self.journal.is_empty();
         let mut batch = sorted(batch).await;
         self.in_flight.store(batch.len(), Ordering::Relaxed);
         let working = self.shared.progress.begin("record heartbeats");
@@ -103,7 +116,7 @@ impl Flush {
 
     /// The proof that is written with a portion, see [`Saving`].
     fn proven(&self, is_first: bool, is_last: bool) -> Proven {
-        let Saving { first, last, only } = &self.saving;
+        let Saving { first, last, only } = &self.proof.saving;
         let change: Option<&Change> = match (is_first, is_last) {
             (true, true) => only.as_ref(),
             (true, false) => first.as_ref(),
@@ -111,8 +124,8 @@ impl Flush {
             (false, false) => None,
         };
         let journal = if is_last { self.journal.clone() } else { Vec::new() };
-        let instance = self.shared.settings.instance.clone();
-        Proven { instance, change: change.cloned(), journal }
+        let others_cut = self.proof.others_cut.filter(|_| is_first);
+        Proven { listener: self.proof.listener, change: change.cloned(), others_cut, journal }
     }
 
     fn report(&self, recorded: &Recorded) {

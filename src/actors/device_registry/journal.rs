@@ -47,6 +47,13 @@ impl Journal {
         }
     }
 
+    /// Forgets everything, because another instance writes the journal. A later part as the
+    /// active one begins anew.
+    pub(super) fn forget(&mut self) {
+        self.waiting.clear();
+        (self.state, self.has_proven) = (None, false);
+    }
+
     /// Takes out everything, to be written.
     pub(super) fn take(&mut self) -> Vec<Entry> {
         self.waiting.drain(..).collect()

@@ -67,6 +67,10 @@ impl Handler<ReadOutbox> for DeviceRegistry {
     type Result = ResponseFuture<Result<Outbox, StoreError>>;
 
     fn handle(&mut self, ReadOutbox { limit }: ReadOutbox, _: &mut Context<Self>) -> Self::Result {
+        if !self.part.writes {
+            // Another instance delivers.
+            return Box::pin(std::future::ready(Ok(Outbox::default())));
+        }
         let shared = self.shared.clone();
         Box::pin(async move {
             let store = &shared.store;

@@ -223,14 +223,7 @@ impl Sweep {
         self.shared.store.prune_journal(before, self.shared.bounds.pruned_at_once).await?;
         if let Some(needed) = self.coverage.proven_since() {
             let before = before.min(needed);
-            self.shared
-                .store
-                .prune_listened(
-                    &self.shared.settings.instance,
-                    before,
-                    self.shared.bounds.pruned_at_once,
-                )
-                .await?;
+            self.shared.store.prune_listened(before, self.shared.bounds.pruned_at_once).await?;
         }
         self.shared.store.prune_removals(self.now).await?;
         drop(turn);

@@ -31,6 +31,17 @@ impl Intervals {
         self.0.iter()
     }
 
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The newest instant of the set that is not after `instant`.
+    pub fn newest_until(&self, instant: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let before = self.0.iter().rfind(|interval| interval.from <= instant)?;
+        Some(before.until.min(instant))
+    }
+
     /// The newest interval.
     pub fn last(&self) -> Option<&Interval> {
         self.0.last()
@@ -180,9 +191,17 @@ impl Intervals {
         }
     }
 
-    /// Drops the intervals that end before `instant`.
+    /// Drops what lies before `instant`.
     pub fn forget_before(&mut self, instant: DateTime<Utc>) {
-        self.0.drain(..self.0.partition_point(|interval| interval.until < instant));
+        self.drop_before(instant);
+        if let Some(first) = self.0.first_mut() {
+            first.from = first.from.max(instant);
+        }
+    }
+
+    /// Drops the intervals that end before `instant`.
+    pub fn drop_before(&mut self, instant: DateTime<Utc>) {
+        self.0.retain(|interval| interval.until >= instant);
     }
 
     /// Drops the oldest intervals that are not needed to find the cutoff of `longest`:
@@ -336,6 +355,10 @@ pub(super) mod tests {
             assert_normal(&set);
             let before = seconds(&[(0, instant)]);
             prop_assert_eq!(seconds_of(&set), zip(&seconds(&list), &before, |a, b| a && b));
+            let mut set = intervals(&list);
+            set.forget_before(at(instant));
+            assert_normal(&set);
+            prop_assert_eq!(seconds_of(&set), zip(&seconds(&list), &before, |a, b| a && !b));
         }
 
         #[test]
@@ -344,7 +367,7 @@ pub(super) mod tests {
         ) {
             let set = intervals(&list);
             let mut left = set.clone();
-            left.forget_before(at(instant));
+            left.drop_before(at(instant));
             let expected = set.iter().filter(|interval| interval.until >= at(instant));
             prop_assert!(left.iter().eq(expected));
         }

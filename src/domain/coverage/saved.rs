@@ -50,7 +50,7 @@ impl Saved {
         }
         let only = target.whole();
         let first = only.as_ref().map(|whole| Change {
-            from: kept.proven_since().map_or(whole.from, |since| whole.from.min(since)),
+            from: kept.own_since().map_or(whole.from, |since| whole.from.min(since)),
             intervals: kept.listened().collect(),
             ..*whole
         });

@@ -6,9 +6,10 @@ use super::device::find;
 use super::parameters::Query;
 use super::window::window;
 use super::{Answer, Answered, Context, Problem};
-use crate::domain::{Coverage, DeviceId, Transition};
+use crate::domain::{DeviceId, Stay, Transition};
 use crate::store::{Position, TransitionQuery};
 use crate::views::api::{KnownListening, Life, Timeline};
+use crate::views::judged;
 
 /// The maximum number of transitions that are read for one timeline, page by page.
 const TRANSITIONS: usize = 20_000;
@@ -38,17 +39,19 @@ pub(super) async fn show(context: &Context, id: &str, query: &Query) -> Answered
     Ok(Answer::ok(&Timeline::new(window, &life, &known, now)))
 }
 
-/// What this instance has listened to.
+/// What all instances have listened to together.
 pub(super) async fn known(
     context: &Context,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
 ) -> Result<KnownListening, Problem> {
-    let (reads, instance) = (context.reader.reads(), context.settings.instance());
-    let listened = reads.newest_listened(instance, (from, to), INTERVALS).await?;
-    let oldest = listened.first().filter(|_| listened.len() == INTERVALS);
-    let since = oldest.map_or(from, |oldest| oldest.interval.from.max(from));
-    let coverage = Coverage::new(context.settings.confirm_interval()).with(listened);
+    let stays = context.reader.reads().newest_stays((from, to), INTERVALS).await?;
+    let oldest = |stay: &Stay| stay.listened.first().map(|first| first.interval.from);
+    let count: usize = stays.iter().map(|stay| stay.listened.len()).sum();
+    let oldest = stays.iter().filter_map(oldest).min().filter(|_| count >= INTERVALS);
+    let since = oldest.map_or(from, |oldest| oldest.max(from));
+    let settings = &context.settings;
+    let coverage = judged(&stays, settings.instance(), settings.confirm_interval());
     Ok(KnownListening { coverage, since })
 }
 

@@ -23,7 +23,7 @@ export const state = computed(() => {
   return summary.value?.state ?? 'asking';
 });
 // Nothing is green unless this holds.
-export const proven = computed(() => state.value === 'listening');
+export const proven = computed(() => ['listening', 'standby'].includes(state.value));
 
 const fingerprint = (s) => JSON.stringify([s.devices, s.late, s.bursts, s.state, s.started_at]);
 

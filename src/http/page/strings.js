@@ -31,6 +31,7 @@ export const strings = {
     warming: 'Just started',
     database: 'The database is away',
     shedding: 'Messages are being discarded',
+    standby: 'Standing by',
     fleet_silent: 'Nobody is heard',
     stale: 'This page is cut off',
   },
@@ -51,6 +52,9 @@ export const strings = {
     shedding:
       'While messages are thrown away, silence proves nothing. No device is declared offline '
       + 'because of it.',
+    standby:
+      'It listens, and takes over when the active instance stops. Lists and histories are those '
+      + 'of the database, which the active instance writes.',
     fleet_silent:
       'The connection works. Check what the devices may publish (the broker’s access rules), '
       + 'their network, and the broker’s queue limits.',

@@ -1,67 +1,238 @@
-//! A token in table `instance`: that of the service that started last. Each transaction of a
+//! A token in table `instance`: that of the service that may write. Each transaction of a
 //! service reads it, so one that has lost its lock cannot write any more.
+//!
+//! The same statement reads how often this service has saved something. A database that has
+//! lost what it had confirmed, as after a failover to a server that lagged behind, says less.
+//! What this service believes to be saved is then worth nothing.
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement};
 use tokio::sync::watch;
 
 use super::holder::{self, Holder};
-use crate::store::{DeviceStore, Result, StoreError};
+use crate::domain::ClockOffset;
+use crate::store::{DeviceStore, Result, StoreError, millis};
 
-/// The token of this service, and the end of its right.
+/// The right of this process to write, and its end.
 pub(super) struct Fence {
+    right: Mutex<Right>,
+    clock: Mutex<ClockOffset>,
+    /// The reason why this process must end; `None` while it need not.
+    ended: watch::Sender<Option<Ended>>,
+}
+
+/// The reason why a service must end.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    /// Another service has taken over the database.
+    TakenOver(Holder),
+    /// Another process of the same name uses it.
+    SameName(String),
+}
+
+/// The right to write.
+#[derive(Clone, Debug)]
+enum Right {
+    /// Another service may have it, and this one waits for it.
+    StandBy,
+    /// This service has had it since it put up this token.
+    Active(Active),
+}
+
+#[derive(Clone, Debug)]
+struct Active {
     token: String,
-    /// The service that has taken over the database; `None` if none has.
-    taken_over: watch::Sender<Option<Holder>>,
+    /// The number of its listener; `None` before it has joined.
+    listener: Option<i64>,
+    /// The number of saves that were confirmed.
+    confirmed: i64,
+    /// The number of those that may have been committed.
+    at_most: i64,
 }
 
 impl Fence {
+    /// The fence of a service that waits for its right.
+    pub(super) fn standing_by() -> Self {
+        Self {
+            right: Mutex::new(Right::StandBy),
+            clock: Mutex::default(),
+            ended: watch::Sender::new(None),
+        }
+    }
+
     /// Puts a new token into the database. From then on no transaction of an earlier service
     /// succeeds.
     pub(super) async fn put_up(store: &DeviceStore) -> Result<Self> {
-        let Holder { host, pid, since } = Holder::this_process();
-        let since = since.timestamp_millis();
-        // The hasher's keys are random.
-        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &host);
-        let token = format!("{random:016x}-{pid}-{since}");
+        let token = Token::new();
         // Raw, because the table has no entity: only this folder knows it.
         let sql = "INSERT INTO instance (id, token, host, pid, started_at) \
                    VALUES (1, $1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET \
                    token = excluded.token, host = excluded.host, pid = excluded.pid, \
-                   started_at = excluded.started_at";
+                   started_at = excluded.started_at, listener = NULL";
         store
             .write("take the database", async |transaction| {
-                let values =
-                    [token.as_str().into(), host.as_str().into(), pid.into(), since.into()];
-                store.execute(transaction, sql, values).await
+                store.execute(transaction, sql, token.values()).await
             })
             .await?;
-        Ok(Self { token, taken_over: watch::Sender::new(None) })
+        let fence = Self::standing_by();
+        fence.hold(token.text, None, 0);
+        Ok(fence)
+    }
+
+    /// Notes that this service has the right to write.
+    pub(super) fn hold(&self, token: String, listener: Option<i64>, saves: i64) {
+        let active = Active { token, listener, confirmed: saves, at_most: saves };
+        *self.right.lock() = Right::Active(active);
+    }
+
+    /// Notes the listener of a service that has the right already.
+    pub(super) fn joined(&self, joined: i64) {
+        if let Right::Active(active) = &mut *self.right.lock() {
+            (active.listener, active.confirmed, active.at_most) = (Some(joined), 0, 0);
+        }
+    }
+
+    /// Notes that this service has no right to write any more, and waits for it.
+    pub(super) fn stand_by(&self) {
+        *self.right.lock() = Right::StandBy;
+    }
+
+    /// True if this service has the right to write, as far as it knows.
+    pub(super) fn is_active(&self) -> bool {
+        matches!(*self.right.lock(), Right::Active(_))
+    }
+
+    pub(super) fn set_clock(&self, clock: ClockOffset) {
+        *self.clock.lock() = clock;
     }
 
     /// Reads the token within a transaction. The inner error says that it is another
-    /// service's. On PostgreSQL a starting service then waits until the transaction has
-    /// ended.
+    /// service's, or that the database has lost something. On PostgreSQL whoever takes over then
+    /// waits until the transaction has ended.
     pub(super) async fn verify(
         &self,
         transaction: &DatabaseTransaction,
     ) -> Result<Result<(), StoreError>, DbErr> {
+        let Right::Active(active) = self.right.lock().clone() else {
+            return Ok(Err(StoreError::StandingBy));
+        };
         let backend = transaction.get_database_backend();
-        let locked = if backend == DbBackend::Postgres { " FOR SHARE" } else { "" };
-        let sql = format!("SELECT token, {} FROM instance{locked}", holder::COLUMNS);
-        let row = transaction.query_one_raw(Statement::from_string(backend, sql)).await?;
-        if let Some(row) = &row
-            && row.try_get::<String>("", "token")? == self.token
-        {
+        let locked = if backend == DbBackend::Postgres { " FOR SHARE OF instance" } else { "" };
+        let sql = format!(
+            "SELECT token, {}, saves, left_at FROM instance \
+             LEFT JOIN listener ON listener.id = $1{locked}",
+            holder::COLUMNS
+        );
+        let values = [active.listener.into()];
+        let statement = Statement::from_sql_and_values(backend, sql, values);
+        let row = transaction.query_one_raw(statement).await?;
+        let Some(row) = row else { return Ok(Err(self.taken_over_by(None))) };
+        if row.try_get::<String>("", "token")? != active.token {
+            return Ok(Err(self.taken_over_by(Some(Holder::read(&row)?))));
+        }
+        if active.listener.is_none() {
             return Ok(Ok(()));
         }
-        let holder = row.as_ref().map(Holder::read).transpose()?;
-        self.taken_over.send_replace(Some(holder.clone().unwrap_or_else(Holder::unknown)));
-        Ok(Err(StoreError::TakenOver { holder }))
+        self.verify_saves(&row)
     }
 
-    /// Resolves with the service that has taken over the database, once one has.
-    pub(super) async fn taken_over(&self) -> Option<Holder> {
-        let mut news = self.taken_over.subscribe();
-        news.wait_for(Option::is_some).await.ok()?.clone()
+    /// Compares the number of saves in a row of listener with the known ones.
+    fn verify_saves(&self, row: &QueryResult) -> Result<Result<(), StoreError>, DbErr> {
+        let saves: Option<i64> = row.try_get("", "saves")?;
+        let has_left = row.try_get::<Option<i64>>("", "left_at")?.is_some();
+        let mut right = self.right.lock();
+        let Right::Active(active) = &mut *right else { return Ok(Err(StoreError::StandingBy)) };
+        let known = saves.filter(|saves| (active.confirmed..=active.at_most).contains(saves));
+        match known {
+            Some(saves) if !has_left => {
+                // An answer that was lost has come this way.
+                active.confirmed = saves;
+                Ok(Ok(()))
+            }
+            _ => Ok(Err(StoreError::Forgotten)),
+        }
+    }
+
+    fn taken_over_by(&self, holder: Option<Holder>) -> StoreError {
+        let ended = Ended::TakenOver(holder.clone().unwrap_or_else(Holder::unknown));
+        self.ended.send_replace(Some(ended));
+        StoreError::TakenOver { holder }
+    }
+
+    /// Counts a save within its transaction, and notes what it proves.
+    pub(super) async fn count(
+        &self,
+        store: &DeviceStore,
+        transaction: &DatabaseTransaction,
+        proven_until: Option<DateTime<Utc>>,
+    ) -> Result<(), DbErr> {
+        let listener = match &*self.right.lock() {
+            Right::Active(Active { listener: Some(listener), .. }) => *listener,
+            _ => return Ok(()),
+        };
+        let clock = *self.clock.lock();
+        // Raw, because the builder does not return what it has updated on both databases.
+        let sql = "UPDATE listener SET saves = saves + 1, \
+                   proven_until = coalesce($2, proven_until), \
+                   clock_offset_ms = $3, clock_spread_ms = $4 \
+                   WHERE id = $1 RETURNING saves";
+        let values = [
+            listener.into(),
+            proven_until.map(millis).into(),
+            clock.offset.num_milliseconds().into(),
+            clock.spread.num_milliseconds().into(),
+        ];
+        let rows = store.select(transaction, sql, values).await?;
+        let saves = rows.first().map(|row| row.try_get::<i64>("", "saves")).transpose()?;
+        if let (Some(saves), Right::Active(active)) = (saves, &mut *self.right.lock()) {
+            active.at_most = active.at_most.max(saves);
+        }
+        Ok(())
+    }
+
+    /// Notes that the transaction with the last save was committed.
+    pub(super) fn is_counted(&self) {
+        if let Right::Active(active) = &mut *self.right.lock() {
+            active.confirmed = active.at_most;
+        }
+    }
+
+    /// Has this process end, because another one has its name.
+    pub(super) fn end(&self, name: &str) {
+        self.ended.send_replace(Some(Ended::SameName(name.to_owned())));
+    }
+
+    /// Resolves with the reason why this process must end. A service that can stand by ends only
+    /// for its name.
+    pub(super) async fn ended(&self, stands_by: bool) -> Option<Ended> {
+        let mut news = self.ended.subscribe();
+        let is_meant = |ended: &Option<Ended>| match ended {
+            None => false,
+            Some(Ended::TakenOver(_)) => !stands_by,
+            Some(Ended::SameName(_)) => true,
+        };
+        news.wait_for(is_meant).await.ok()?.clone()
+    }
+}
+
+/// A new token, with what table `instance` says of its service.
+pub(super) struct Token {
+    pub(super) text: String,
+    holder: Holder,
+}
+
+impl Token {
+    pub(super) fn new() -> Self {
+        let holder = Holder::this_process();
+        let (pid, since) = (holder.pid, holder.since.timestamp_millis());
+        Self { text: format!("{:016x}-{pid}-{since}", super::random()), holder }
+    }
+
+    /// The values of the columns token, host, pid and started_at.
+    pub(super) fn values(&self) -> [sea_orm::Value; 4] {
+        let Holder { host, pid, since } = &self.holder;
+        let since = since.timestamp_millis();
+        [self.text.as_str().into(), host.as_str().into(), (*pid).into(), since.into()]
     }
 }

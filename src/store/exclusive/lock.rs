@@ -40,6 +40,37 @@ const LOCK_KEY: i32 = i32::from_be_bytes(*b"beat");
 /// The greatest part of a lock file that is read, in bytes.
 const MAX_HOLDER: u64 = 4096;
 
+/// The wait of a starting service for one that has the lock.
+pub(super) struct Waiting {
+    deadline: Instant,
+    told: bool,
+}
+
+impl Waiting {
+    pub(super) fn begin() -> Self {
+        Self { deadline: Instant::now() + LOCK_PATIENCE, told: false }
+    }
+
+    /// Waits a moment. False if that was done for long enough.
+    pub(super) async fn a_moment(&mut self) -> bool {
+        sleep(LOCK_RETRY).await;
+        Instant::now() < self.deadline
+    }
+
+    /// Waits a while for a service of an older version, which has to end before the schema can be
+    /// brought up to date.
+    pub(super) async fn for_older_version(&mut self, found: &str) {
+        if !std::mem::replace(&mut self.told, true) {
+            log::info!(
+                target: "standby", newest = found;
+                "waiting until the active instance ends: it is of an older version, so the \
+                 database cannot be migrated yet"
+            );
+        }
+        sleep(LOCK_PATIENCE / 2).await;
+    }
+}
+
 /// The lock of a database, until it is dropped.
 pub(super) enum Lock {
     /// Closing them unlocks them.
@@ -64,7 +95,7 @@ pub(super) struct LockedFiles {
 }
 
 /// The reason for not getting the lock.
-enum Refused {
+pub(super) enum Refused {
     /// Another service has it, which is given if it is known.
     By(Option<Holder>),
     /// Another service has opened the database's file under another name.
@@ -99,7 +130,8 @@ impl Lock {
         }
     }
 
-    async fn attempt(url: &DatabaseUrl) -> Result<Result<Self, Refused>> {
+    /// Takes the lock if nobody has it.
+    pub(super) async fn attempt(url: &DatabaseUrl) -> Result<Result<Self, Refused>> {
         let failed = |error| Origin::failed_to_open(url, OpenMode::Migrate, error);
         if !url.is_sqlite() {
             let session = lock_session(url).await.map_err(|error| failed(connection_error(error)));
@@ -123,37 +155,54 @@ impl Lock {
         Ok(Ok(Self::Files(LockedFiles { _note: locked, _database: database })))
     }
 
+    /// Takes the lock of a PostgreSQL database as soon as nobody has it, and keeps it while this
+    /// lives. The service that had it may be stopped, or its machine be gone.
+    pub(super) fn pursue(url: DatabaseUrl) -> Self {
+        Self::Session(tokio::spawn(async move {
+            let session = lock_as_soon_as_possible(&url).await;
+            keep(url, session).await;
+        }))
+    }
+
     /// Keeps a session with the lock while this lives. When it ends, takes the lock in a new
     /// one; until that succeeds, the fence protects the database.
-    fn hold(url: DatabaseUrl, mut session: PgConnection) -> Self {
-        Self::Session(tokio::spawn(async move {
-            loop {
-                sleep(PROBE_INTERVAL).await;
-                if is_alive(&mut session).await {
-                    continue;
-                }
-                let (ended, database) = (Instant::now(), url.to_string());
-                log::warn!(
-                    target: "heartbeatd", database;
-                    "the session that held the database's lock has ended"
-                );
-                session = loop {
-                    match timeout(PATIENCE, lock_session(&url)).await {
-                        Ok(Ok(Ok(session))) => break session,
-                        // Perhaps by our own session, which the server believes to be alive.
-                        Ok(Ok(Err(_held))) => log::debug!("the database's lock is held"),
-                        Ok(Err(error)) => log::debug!("cannot lock the database: {error}"),
-                        Err(_elapsed) => log::debug!("cannot lock the database: no answer"),
-                    }
-                    sleep(PROBE_INTERVAL).await;
-                };
-                let seconds = ended.elapsed().as_secs();
-                log::info!(
-                    target: "heartbeatd", database, seconds;
-                    "a new session holds the database's lock"
-                );
-            }
-        }))
+    fn hold(url: DatabaseUrl, session: PgConnection) -> Self {
+        Self::Session(tokio::spawn(keep(url, session)))
+    }
+}
+
+/// Keeps a session with the lock, or another one if that ends.
+async fn keep(url: DatabaseUrl, mut session: PgConnection) {
+    loop {
+        sleep(PROBE_INTERVAL).await;
+        if is_alive(&mut session).await {
+            continue;
+        }
+        let (ended, database) = (Instant::now(), url.to_string());
+        log::warn!(
+            target: "heartbeatd", database;
+            "the session that held the database's lock has ended"
+        );
+        session = lock_as_soon_as_possible(&url).await;
+        let seconds = ended.elapsed().as_secs();
+        log::info!(
+            target: "heartbeatd", database, seconds;
+            "a new session holds the database's lock"
+        );
+    }
+}
+
+/// Takes the lock in a new session once nobody has it.
+async fn lock_as_soon_as_possible(url: &DatabaseUrl) -> PgConnection {
+    loop {
+        match timeout(PATIENCE, lock_session(url)).await {
+            Ok(Ok(Ok(session))) => return session,
+            // Perhaps by our own session, which the server believes to be alive.
+            Ok(Ok(Err(_held))) => log::debug!("the database's lock is held"),
+            Ok(Err(error)) => log::debug!("cannot lock the database: {error}"),
+            Err(_elapsed) => log::debug!("cannot lock the database: no answer"),
+        }
+        sleep(PROBE_INTERVAL).await;
     }
 }
 

@@ -125,14 +125,18 @@ async fn set_bounds(
 
 /// The limits that PostgreSQL enforces itself, so that its errors give the reason and no lock
 /// outlives its holder.
-const POSTGRES_BOUNDS: [(&str, &str); 6] = [
+const POSTGRES_BOUNDS: [(&str, &str); 7] = [
     // A scan of ten million devices takes a few seconds.
     ("statement_timeout", "30s"),
     // This service never holds a lock for a second, but VACUUM FULL, REINDEX and ALTER
     // TABLE by others hold one for minutes. The log should say so at once.
     ("lock_timeout", "5s"),
     // Two statements of a transaction follow each other at once.
-    ("idle_in_transaction_session_timeout", "30s"),
+    // A service that is stopped in a transaction holds the row that says who may write. For so
+    // long nobody can take over from it.
+    ("idle_in_transaction_session_timeout", "15s"),
+    // What was confirmed must be there after a crash.
+    ("synchronous_commit", "on"),
     // A service that vanished in a transaction keeps its locks for 30 s instead of two
     // hours.
     ("tcp_keepalives_idle", "15"),
@@ -155,7 +159,7 @@ fn sqlite_options(sqlite: SqliteConnectOptions, mode: OpenMode) -> SqliteConnect
             sqlite.page_size(PAGE_SIZE).journal_mode(SqliteJournalMode::Wal)
         }
         // Both would write into an empty file.
-        OpenMode::Existing => sqlite.create_if_missing(false),
+        OpenMode::Existing | OpenMode::Beside => sqlite.create_if_missing(false),
     }
 }
 

@@ -84,7 +84,7 @@ impl Schema {
     /// True if opening in this mode changes the schema.
     fn is_due(&self, mode: OpenMode) -> bool {
         match self {
-            Self::Nothing => mode != OpenMode::Existing,
+            Self::Nothing => matches!(mode, OpenMode::Migrate | OpenMode::Create),
             Self::Older { .. } | Self::Foreign { found: None } => mode == OpenMode::Migrate,
             Self::Foreign { found: Some(_) } | Self::Current | Self::Newer { .. } => false,
         }

@@ -1,0 +1,487 @@
+//! Standing by while another instance writes, taking over from it, and being taken over from.
+//!
+//! A standby listens and proves like the active instance, and keeps in memory what that one has
+//! not proven in the database. It checks nothing, delivers nothing and writes nothing but its
+//! own row of table `listener`. The rules are in `domain::standby`.
+
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use chrono::{DateTime, TimeDelta, Utc};
+use log::{info, warn};
+
+use super::{DeviceRegistry, Found, SAMPLED_EVERY, Settings, Shared};
+use crate::clock::Clock;
+use crate::domain::standby::{ClockMeter, Duty, Peer, Sight, Vigil};
+use crate::domain::{Coverage, Gap, GapCause, Reading, Saved};
+use crate::duration::human;
+use crate::store::{Beat, DeviceStore, StoreError};
+
+const TARGET: &str = "standby";
+
+/// The number of intervals between two proofs for which a service proves that it hears
+/// everything.
+const PROVING: i32 = 3;
+
+/// The time between two looks of the watch after which the process must have been stopped.
+const STOPPED: Duration = Duration::from_secs(3);
+
+/// The width of the clocks above which a standby's proofs are worth nothing.
+const MAX_WIDTH: TimeDelta = TimeDelta::seconds(5);
+
+/// Looks at the other instances, besides the schedule. Replies when what follows is done.
+#[doc(hidden)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LookAround {
+    /// The reading of the clocks.
+    pub now: Reading,
+}
+
+/// Ends the stay of this instance, which has written everything and does not listen any more.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct Leave;
+
+/// The part of an instance: to write, or to stand by.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// True while it has the right to write.
+    pub(super) writes: bool,
+    /// The listener that it is; `None` before it has joined.
+    pub(super) listener: Option<i64>,
+    /// The stay that was lost with the right to write, until it is ended.
+    lost: Option<i64>,
+    vigil: Vigil,
+    pub(super) meter: ClockMeter,
+    clock: Clock,
+    sight: Sight,
+    /// The time at which everything was thrown away. What was published before it may still
+    /// arrive, late, until an echo that was sent after it has come back.
+    stale_since: Option<DateTime<Utc>>,
+    /// The time since which another instance writes.
+    standing_by_since: Option<Instant>,
+    watched_at: Option<Instant>,
+    clocks_differ: bool,
+}
+
+impl Part {
+    /// The part of an instance that writes as `listener`, or of one that has not joined.
+    pub(super) fn new(listener: Option<i64>, settings: &Settings, clock: Clock) -> Self {
+        Self {
+            writes: listener.is_some(),
+            listener,
+            lost: None,
+            vigil: Vigil::new(settings.incarnation, settings.look_interval),
+            meter: ClockMeter::default(),
+            clock,
+            sight: Sight::default(),
+            stale_since: None,
+            standing_by_since: None,
+            watched_at: None,
+            clocks_differ: false,
+        }
+    }
+
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+}
+
+/// One look at the other instances, and what follows from it. It runs beside the mailbox, and has
+/// its turn as a flush has.
+struct Looking {
+    shared: Shared,
+    vigil: Vigil,
+    meter: ClockMeter,
+    clock: Clock,
+    listener: Option<i64>,
+    lost: Option<i64>,
+    /// True if this instance writes.
+    writes: bool,
+    /// True if it proves at this time that it hears everything.
+    proves: bool,
+    proven_until: Option<DateTime<Utc>>,
+    gone: Vec<Peer>,
+    now: Reading,
+}
+
+/// The result of a look.
+enum Looked {
+    /// Another instance writes.
+    StandsBy(Sight),
+    /// This one goes on writing.
+    Writes(Sight),
+    /// This one writes from now on.
+    TookOver(Sight, Found),
+    /// This process must end.
+    Ends(Sight),
+    Failed(StoreError),
+}
+
+impl Looking {
+    async fn run(mut self) -> (Self, Looked) {
+        let working = self.shared.progress.begin("look at the other instances");
+        let looked = self.look().await.unwrap_or_else(Looked::Failed);
+        drop(working);
+        match &looked {
+            Looked::Failed(_) => self.vigil.missed(),
+            Looked::TookOver(..) => self.vigil.took_over(self.now.monotonic),
+            _ => (),
+        }
+        (self, looked)
+    }
+
+    fn store(&self) -> &DeviceStore {
+        &self.shared.store
+    }
+
+    async fn look(&mut self) -> Result<Looked, StoreError> {
+        if let Some(lost) = self.lost {
+            self.store().leave(lost, "forgotten", self.now.wall).await?;
+            self.lost = None;
+        }
+        let mut sight = self.beat().await?;
+        let mut duty = self.vigil.look(&sight, self.proves, self.now.monotonic);
+        if duty == Duty::Join && !self.writes {
+            self.listener = None;
+            sight = self.beat().await?;
+            duty = self.vigil.look(&sight, self.proves, self.now.monotonic);
+        }
+        Ok(match duty {
+            Duty::StandBy | Duty::Join => Looked::StandsBy(sight),
+            Duty::End => Looked::Ends(sight),
+            Duty::Write if self.writes => Looked::Writes(sight),
+            Duty::Write => self.write_by_right(sight).await?,
+            Duty::TakeOver(from) => self.take_over(sight, from).await?,
+        })
+    }
+
+    async fn beat(&mut self) -> Result<Sight, StoreError> {
+        let listener = match self.listener {
+            Some(listener) => listener,
+            None => {
+                self.meter.begins();
+                let joined = self.store().join(&self.shared.settings.member()).await?;
+                *self.listener.insert(joined)
+            }
+        };
+        let proven_until = self.proven_until.filter(|_| !self.writes);
+        let beat = Beat { listener, proven_until, gone: std::mem::take(&mut self.gone) };
+        let store = self.store().clone();
+        store.beat(&beat, &mut self.meter, self.clock).await
+    }
+
+    async fn take_over(&mut self, sight: Sight, from: Option<Peer>) -> Result<Looked, StoreError> {
+        let taken = self.store().take_over(&sight, from.as_ref(), self.now.wall).await?;
+        if taken.is_none() {
+            return Ok(Looked::StandsBy(sight));
+        }
+        self.write_by_right(sight).await
+    }
+
+    /// Writes from now on, by a right that this instance has taken.
+    async fn write_by_right(&mut self, sight: Sight) -> Result<Looked, StoreError> {
+        let Some(taken) = self.store().taken(sight.me).await? else {
+            return Ok(Looked::StandsBy(sight));
+        };
+        let found =
+            Found::of(self.store(), &self.shared.settings, sight.me, self.meter.clock()).await?;
+        self.store().hold(sight.me, taken);
+        Ok(Looked::TookOver(sight, found))
+    }
+}
+
+impl DeviceRegistry {
+    /// Looks at the other instances again and again, if there can be any.
+    pub(super) fn schedule_look(&self, after: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(after, |registry, ctx| {
+            let looking = registry.look((registry.part.clock)());
+            ctx.spawn(looking.map(|(), registry, ctx| {
+                registry.schedule_look(registry.shared.settings.look_interval, ctx);
+            }));
+        });
+    }
+
+    /// Looks at the other instances when the turn comes, and does what follows.
+    fn look(&self, now: Reading) -> impl ActorFuture<Self, Output = ()> + use<> {
+        let turn = std::sync::Arc::clone(&self.shared.turn);
+        async move { turn.lock_owned().await }.into_actor(self).then(move |turn, registry, _| {
+            let looking = registry.looking(now);
+            looking.run().into_actor(registry).map(move |(looking, looked), registry, ctx| {
+                registry.looked(looking, looked, ctx);
+                drop(turn);
+            })
+        })
+    }
+
+    fn looking(&self, now: Reading) -> Looking {
+        let part = &self.part;
+        let proven_until = self.coverage.proven_until();
+        let interval = TimeDelta::from_std(self.shared.settings.confirm_interval);
+        let recent = interval.unwrap_or(TimeDelta::MAX) * PROVING;
+        let gone =
+            if part.writes { part.vigil.gone(&part.sight, now.monotonic) } else { Vec::new() };
+        Looking {
+            shared: self.shared.clone(),
+            vigil: part.vigil.clone(),
+            meter: part.meter,
+            clock: part.clock,
+            listener: part.listener,
+            lost: part.lost,
+            writes: part.writes,
+            proves: proven_until.is_some_and(|until| now.wall - until <= recent),
+            proven_until,
+            gone,
+            now,
+        }
+    }
+
+    fn looked(&mut self, looking: Looking, looked: Looked, ctx: &mut Context<Self>) {
+        let Looking { vigil, meter, listener, lost, now, .. } = looking;
+        self.part.vigil = vigil;
+        self.part.meter = meter;
+        (self.part.listener, self.part.lost) = (listener, lost);
+        match looked {
+            Looked::StandsBy(sight) => self.stands_by(sight, now),
+            Looked::Writes(sight) => self.sees(sight, now),
+            Looked::TookOver(sight, found) => self.takes_over(sight, found, now),
+            Looked::Ends(sight) => {
+                let name = sight.own().map(|own| own.instance.clone()).unwrap_or_default();
+                self.shared.store.end_for_name(&name);
+            }
+            Looked::Failed(error) if self.lost_right(&error, ctx) => (),
+            Looked::Failed(error) => self.database.failed(&error, self.buffer.len()),
+        }
+        self.show_health();
+    }
+
+    /// Takes in what a look has shown of the others.
+    fn sees(&mut self, sight: Sight, now: Reading) {
+        let width = self.part.vigil.width(&sight, now.monotonic);
+        self.coverage.set_beside_width(width);
+        let standbys =
+            sight.peers.iter().filter(|peer| !peer.has_left && Some(peer.id) != sight.active);
+        let active = sight.active().is_some_and(|active| !active.has_left);
+        let offset = self.part.meter.clock().offset.num_milliseconds() as f64 / 1000.0;
+        let metrics = &self.shared.metrics;
+        metrics.set_listeners(u64::from(active), standbys.count() as u64, self.part.writes);
+        metrics.set_clock_offset(offset);
+        self.part.sight = sight;
+        self.mind_the_clocks(width, now);
+    }
+
+    /// Says when the clocks of the instances differ by too much. While they do, a standby's
+    /// proofs are worth nothing.
+    fn mind_the_clocks(&mut self, width: TimeDelta, now: Reading) {
+        let differ = width > MAX_WIDTH;
+        let seconds = width.num_milliseconds() as f64 / 1000.0;
+        if differ && !self.part.clocks_differ {
+            warn!(
+                target: TARGET, seconds;
+                "the clocks of the instances may differ by {}; does each machine keep its time? \
+                 Until they agree, a standby proves nothing",
+                human(width.to_std().unwrap_or_default())
+            );
+        } else if !differ && self.part.clocks_differ {
+            info!(target: TARGET, seconds; "the clocks of the instances agree again");
+        }
+        self.part.clocks_differ = differ;
+        if differ && !self.part.writes {
+            self.coverage.interrupt(now.wall, GapCause::ClockStep);
+        }
+    }
+
+    /// Another instance writes.
+    fn stands_by(&mut self, sight: Sight, now: Reading) {
+        self.database.wrote(0);
+        if let Some(until) = sight.vouched_for(now.wall) {
+            self.coverage.begin_at(until);
+            self.buffer.forget_before(until);
+        }
+        if self.part.standing_by_since.is_none() {
+            self.part.standing_by_since = Some(now.monotonic);
+            let active = sight.active().map_or("", |active| &active.instance);
+            info!(target: TARGET, active; "standing by");
+        }
+        let active = sight.active().map(|active| active.instance.clone());
+        self.shared.board.change(|facts| facts.stands_by_for(Some(active.unwrap_or_default())));
+        self.sees(sight, now);
+    }
+
+    /// This instance writes from now on, and goes on from what it has found.
+    fn takes_over(&mut self, sight: Sight, found: Found, now: Reading) {
+        let Found { counts, bursts, coverage: saved, .. } = found;
+        self.part.writes = true;
+        if self.part.stale_since.is_some() {
+            self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
+        }
+        self.buffer.are_registered(counts.values().sum());
+        self.shared.metrics.set_devices(&counts);
+        self.shared.metrics.set_pending(self.buffer.len());
+        self.shared.board.change(|facts| {
+            facts.counts(counts);
+            facts.bursts(bursts);
+            facts.stands_by_for(None);
+        });
+        let memory = std::mem::replace(&mut self.coverage, saved.clone());
+        let (coverage, gaps) = memory.after(saved.clone());
+        self.coverage = coverage;
+        self.saved = Saved::new(saved);
+        for Gap { interval, cause } in gaps {
+            self.note_gap(interval, cause.unwrap_or(GapCause::NotRunning));
+        }
+        // Another clock may have written what is in the future of this one.
+        self.shared.clock.lock().clamp_again();
+        self.tell_of_the_take_over(&sight, now);
+        self.part.standing_by_since = None;
+        self.sees(sight, now);
+        self.shared.board.wake();
+        // Whatever waits for the sink is for this instance to deliver.
+        self.shared.board.has_recoveries();
+        self.database.wrote(0);
+    }
+
+    fn tell_of_the_take_over(&self, sight: &Sight, now: Reading) {
+        let since = self.part.standing_by_since;
+        let seconds = since.map(|since| now.monotonic.saturating_duration_since(since).as_secs());
+        let from = sight.active().filter(|active| active.id != sight.me);
+        match from {
+            Some(from) if from.instance != self.shared.settings.instance => {
+                self.shared.metrics.took_over();
+                let (from, left) = (from.instance.as_str(), from.has_left);
+                info!(target: TARGET, from, left, seconds; "took over");
+            }
+            _ => info!(target: TARGET, seconds; "active"),
+        }
+    }
+
+    /// Stands by from now on if the error says that the right to write is lost. Returns true if
+    /// it does.
+    pub(super) fn lost_right(&mut self, error: &StoreError, ctx: &mut Context<Self>) -> bool {
+        let store = &self.shared.store;
+        match error {
+            StoreError::TakenOver { .. } if store.stands_by() => {
+                warn!(target: TARGET, "another instance has taken over; standing by");
+                self.part.vigil.was_fenced((self.part.clock)().monotonic);
+            }
+            StoreError::Forgotten => {
+                warn!(target: TARGET, "{error}");
+                self.part.lost = self.part.listener;
+                if !store.stands_by() {
+                    ctx.notify(LookAround { now: (self.part.clock)() });
+                }
+            }
+            StoreError::StandingBy => return true,
+            _ => return false,
+        }
+        store.stand_by();
+        self.part.writes = false;
+        self.part.listener = None;
+        self.part.standing_by_since = None;
+        self.journal.forget();
+        self.database.wrote(0);
+        self.forget_everything();
+        self.shared.board.change(|facts| facts.stands_by_for(Some(String::new())));
+        true
+    }
+
+    /// Throws away what is not written, as a crash would, and vouches for nothing before.
+    fn forget_everything(&mut self) {
+        let now = (self.part.clock)().wall;
+        self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
+        self.coverage = Coverage::new(self.shared.settings.confirm_interval);
+        self.coverage.begin_at(now);
+        self.saved = Saved::new(Coverage::new(self.shared.settings.confirm_interval));
+        self.part.stale_since = Some(now);
+        self.shared.metrics.set_pending(self.buffer.len());
+    }
+
+    /// Notes that everything published before `until` has arrived. What has come since
+    /// everything was thrown away may have been late.
+    pub(super) fn all_arrived(&mut self, until: DateTime<Utc>) {
+        if self.part.stale_since.is_none_or(|since| until <= since) {
+            return;
+        }
+        self.part.stale_since = None;
+        let now = (self.part.clock)().wall;
+        self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
+        if self.part.writes {
+            self.coverage.interrupt(now, GapCause::NoEcho);
+        } else {
+            self.coverage.begin_at(now);
+        }
+    }
+
+    /// Notices that the process was stopped. What is read afterwards may be old, and a standby
+    /// can do without it.
+    pub(super) fn watch_for_stops(&mut self, now: Instant) {
+        let last = self.part.watched_at.replace(now);
+        let passed = last.map(|last| now.saturating_duration_since(last));
+        if !self.part.writes && passed.is_some_and(|passed| passed >= STOPPED) {
+            self.forget_everything();
+        }
+    }
+}
+
+impl DeviceRegistry {
+    /// Reads what the board of a standby shows of the fleet, at most as often as samples of it
+    /// are kept.
+    pub(super) fn look_at_the_fleet(
+        &mut self,
+        now: DateTime<Utc>,
+    ) -> impl ActorFuture<Self, Output = ()> + use<> {
+        let is_due = self.sampled_at.is_none_or(|last| (now - last).abs() >= SAMPLED_EVERY);
+        if is_due {
+            self.sampled_at = Some(now);
+        }
+        let store = self.shared.store.clone();
+        let reading = async move {
+            let counts = store.count_by_status().await?;
+            let bursts = store.open_outages_by_check().await?;
+            Ok::<_, StoreError>((counts, bursts, store.outbox_size().await?))
+        };
+        let reading = async move { if is_due { Some(reading.await) } else { None } };
+        reading.into_actor(self).map(move |read, registry, _| {
+            // A database that fails is told by the looks at the other instances.
+            let Some(Ok((counts, bursts, outbox))) = read else { return };
+            if registry.part.writes {
+                return;
+            }
+            registry.buffer.are_registered(counts.values().sum());
+            registry.shared.metrics.set_devices(&counts);
+            registry.shared.metrics.set_outbox(&outbox, now);
+            registry.shared.board.change(|facts| {
+                facts.counts(counts);
+                facts.bursts(bursts);
+                facts.undelivered(outbox.alerts, outbox.oldest);
+            });
+            // The active instance wakes only its own readers of events.
+            registry.shared.board.wake();
+        })
+    }
+}
+
+impl Handler<LookAround> for DeviceRegistry {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, LookAround { now }: LookAround, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(self.look(now))
+    }
+}
+
+impl Handler<Leave> for DeviceRegistry {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(&mut self, _: Leave, _: &mut Context<Self>) -> Self::Result {
+        let (listener, at) = (self.part.listener, (self.part.clock)().wall);
+        let (store, turn) = (self.shared.store.clone(), std::sync::Arc::clone(&self.shared.turn));
+        Box::pin(async move {
+            let _turn = turn.lock_owned().await;
+            match listener {
+                Some(listener) => store.leave(listener, "left", at).await,
+                None => Ok(()),
+            }
+        })
+    }
+}

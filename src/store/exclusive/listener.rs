@@ -1,0 +1,396 @@
+//! The rows of listeners: joining, looking at one another, taking over and leaving.
+//!
+//! What is written here needs no right to write. Only taking over gives one.
+
+use chrono::{DateTime, Utc};
+use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+
+use super::delta;
+use super::fence::Token;
+use super::lock::Lock;
+use crate::clock::{Clock, system_clock};
+use crate::domain::ClockOffset;
+use crate::domain::standby::{ClockMeter, Peer, Sight};
+use crate::store::{DeviceStore, Result, StoreError, millis, time};
+
+/// The migration with which listeners came.
+pub(super) const MIGRATION: &str = "m20261126_000016_create_listener";
+
+/// A process that is going to listen.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The instance, by its `mqtt.client_id`.
+    pub instance: String,
+    /// A random number of the process.
+    pub incarnation: i64,
+    /// The time between two looks at the others.
+    pub interval: std::time::Duration,
+}
+
+impl Member {
+    /// The number of a new process.
+    pub fn new_incarnation() -> i64 {
+        // Positive, so that it is the same number everywhere.
+        (super::random() >> 1).cast_signed()
+    }
+}
+
+/// What a listener says of itself when it looks at the others.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// The listener.
+    pub listener: i64,
+    /// The newest instant that it has proven, unless it writes. What the active one has proven
+    /// is noted when it is saved.
+    pub proven_until: Option<DateTime<Utc>>,
+    /// Others that count as gone.
+    pub gone: Vec<Peer>,
+}
+
+/// A listener, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// As whoever stands by sees it.
+    pub peer: Peer,
+    /// True if it has the right to write.
+    pub is_active: bool,
+    /// The beginning of its stay.
+    pub joined_at: Option<DateTime<Utc>>,
+    /// The end of its stay.
+    pub left_at: Option<DateTime<Utc>>,
+    /// The way it left.
+    pub left_how: Option<String>,
+    /// The instance that took over from it.
+    pub fenced_by: Option<String>,
+}
+
+const COLUMNS: &str = "listener.id, listener.instance, incarnation, joined_at, left_at, left_how, \
+                       fenced_by, saves, proven_until, clock_offset_ms, clock_spread_ms, \
+                       instance.listener AS active";
+
+impl DeviceStore {
+    /// Begins the stay of a listener, and returns its number. Without a service that stands by
+    /// it is the only one, so that the stays of others end.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn join(&self, member: &Member) -> Result<i64> {
+        let alone = self.exclusive.as_ref().is_none_or(|own| !own.stands_by);
+        let store = self.for_commands();
+        let joined = store
+            .write("join the listeners", async |transaction| {
+                let joined = store.insert_listener(transaction, member).await?;
+                if alone {
+                    let close = "UPDATE listener SET left_at = coalesce(proven_until, joined_at), \
+                                 left_how = 'taken_over' WHERE left_at IS NULL AND id <> $1";
+                    store.execute(transaction, close, [joined.into()]).await?;
+                    let hold = "UPDATE instance SET listener = $1 WHERE id = 1";
+                    store.execute(transaction, hold, [joined.into()]).await?;
+                }
+                Ok(joined)
+            })
+            .await?;
+        if let (true, Some(exclusive)) = (alone, &self.exclusive) {
+            exclusive.fence.joined(joined);
+        }
+        Ok(joined)
+    }
+
+    async fn insert_listener(
+        &self,
+        transaction: &DatabaseTransaction,
+        member: &Member,
+    ) -> Result<i64, DbErr> {
+        // Raw, because the number that the database gives is returned at once.
+        let sql = "INSERT INTO listener (instance, incarnation, timeline, joined_at) \
+                   VALUES ($1, $2, $3, $4) RETURNING id";
+        let values: [Value; 4] = [
+            member.instance.as_str().into(),
+            member.incarnation.into(),
+            "".into(),
+            millis(system_clock().wall).into(),
+        ];
+        let row = self.select(transaction, sql, values).await?.pop();
+        let row = row.ok_or(DbErr::RecordNotInserted)?;
+        row.try_get("", "id")
+    }
+
+    /// Notes that a listener lives, and looks at the others. `meter` learns of the clock.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails; [`StoreError::TakenOver`] or [`StoreError::Forgotten`] if the
+    /// right to write is lost.
+    pub async fn beat(&self, beat: &Beat, meter: &mut ClockMeter, clock: Clock) -> Result<Sight> {
+        let is_active = self.exclusive.as_ref().is_some_and(|own| own.fence.is_active());
+        if let Some(exclusive) = &self.exclusive {
+            exclusive.fence.set_clock(meter.clock());
+        }
+        let store = if is_active { self.clone() } else { self.for_commands() };
+        let own = meter.clock();
+        let (sight, measured) = store
+            .write("look at the other listeners", async |transaction| {
+                if is_active {
+                    store.count_save(transaction, None).await?;
+                    store.close_gone(transaction, beat).await?;
+                } else {
+                    store.note_standby(transaction, beat, own).await?;
+                }
+                store.look(transaction, beat.listener, clock).await
+            })
+            .await?;
+        store.is_counted();
+        if let Some((asked, theirs, answered)) = measured {
+            meter.note(asked, theirs, answered);
+        }
+        Ok(sight)
+    }
+
+    async fn note_standby(
+        &self,
+        transaction: &DatabaseTransaction,
+        beat: &Beat,
+        clock: ClockOffset,
+    ) -> Result<(), DbErr> {
+        let sql = "UPDATE listener SET saves = saves + 1, proven_until = $2, \
+                   clock_offset_ms = $3, clock_spread_ms = $4 WHERE id = $1 AND left_at IS NULL";
+        let values = [
+            beat.listener.into(),
+            beat.proven_until.map(millis).into(),
+            clock.offset.num_milliseconds().into(),
+            clock.spread.num_milliseconds().into(),
+        ];
+        self.execute(transaction, sql, values).await.map(drop)
+    }
+
+    /// Ends the stays of listeners that count as gone, unless they have moved since.
+    async fn close_gone(
+        &self,
+        transaction: &DatabaseTransaction,
+        beat: &Beat,
+    ) -> Result<(), DbErr> {
+        let sql = "UPDATE listener SET left_at = coalesce(proven_until, joined_at), \
+                   left_how = 'fenced', fenced_by = (SELECT own.instance FROM listener AS own \
+                   WHERE own.id = $3) WHERE id = $1 AND saves = $2 AND left_at IS NULL";
+        for gone in &beat.gone {
+            let values = [gone.id.into(), gone.saves.into(), beat.listener.into()];
+            self.execute(transaction, sql, values).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the rows of those who have not left, and of the active one, with the times before
+    /// and after the database's own.
+    async fn look(
+        &self,
+        transaction: &DatabaseTransaction,
+        me: i64,
+        clock: Clock,
+    ) -> Result<(Sight, Option<Measured>), DbErr> {
+        let now = match self.backend() {
+            DbBackend::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+            // On the same machine.
+            _ => "CAST(NULL AS bigint)",
+        };
+        let sql = format!(
+            "SELECT {COLUMNS}, {now} AS now FROM listener LEFT JOIN instance ON instance.id = 1 \
+             WHERE left_at IS NULL OR listener.id = instance.listener ORDER BY listener.id"
+        );
+        let asked = clock().wall;
+        let rows = self.select(transaction, &sql, []).await?;
+        let answered = clock().wall;
+        let listeners = rows.iter().map(read_listener).collect::<Result<Vec<_>, DbErr>>()?;
+        let active = rows.first().map(|row| row.try_get::<Option<i64>>("", "active"));
+        let active = active.transpose()?.flatten();
+        let theirs = rows.first().map(|row| time("now", row)).transpose()?.flatten();
+        let peers = listeners.into_iter().map(|listener| listener.peer).collect();
+        let measured = theirs.map(|theirs| (asked, theirs, answered));
+        Ok((Sight { me, active, peers }, measured))
+    }
+
+    /// Takes the right to write from a listener that was seen, or for the first time. `None` if
+    /// that one has moved, or somebody was faster.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails. Then it may have succeeded, which the next look shows.
+    pub async fn take_over(
+        &self,
+        sight: &Sight,
+        from: Option<&Peer>,
+        at: DateTime<Utc>,
+    ) -> Result<Option<Taken>> {
+        let store = self.for_commands();
+        let token = Token::new();
+        let taken = store
+            .write("take over the database", async |transaction| {
+                store.try_to_take(transaction, &token, sight, from, at).await
+            })
+            .await;
+        match taken {
+            Ok(saves) => Ok(Some(Taken { token: token.text, saves })),
+            Err(StoreError::Statement { source: DbErr::RecordNotUpdated, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn try_to_take(
+        &self,
+        transaction: &DatabaseTransaction,
+        token: &Token,
+        sight: &Sight,
+        from: Option<&Peer>,
+        at: DateTime<Utc>,
+    ) -> Result<i64, DbErr> {
+        // The active one's transactions hold this row, so from here on none of them is open.
+        let sql = "INSERT INTO instance (id, token, host, pid, started_at, listener) \
+                   VALUES (1, $1, $2, $3, $4, $5) ON CONFLICT (id) DO UPDATE SET \
+                   token = excluded.token, host = excluded.host, pid = excluded.pid, \
+                   started_at = excluded.started_at, listener = excluded.listener \
+                   WHERE coalesce(instance.listener, 0) = $6";
+        let (listener, holder) = (sight.me, sight.active.unwrap_or_default());
+        let values = token.values().into_iter().chain([listener.into(), holder.into()]);
+        let taken = self.execute(transaction, sql, values).await?;
+        if taken == 0 || !self.fence_off(transaction, listener, from, at).await? {
+            return Err(LOST_THE_RACE);
+        }
+        let sql = "UPDATE listener SET saves = saves + 1 WHERE id = $1 AND left_at IS NULL \
+                   RETURNING saves";
+        let row = self.select(transaction, sql, [listener.into()]).await?.pop();
+        // Its own stay may have ended meanwhile.
+        row.ok_or(LOST_THE_RACE)?.try_get("", "saves")
+    }
+
+    /// Ends the stay of the one from which the right is taken. False if it has moved since.
+    async fn fence_off(
+        &self,
+        transaction: &DatabaseTransaction,
+        listener: i64,
+        from: Option<&Peer>,
+        at: DateTime<Utc>,
+    ) -> Result<bool, DbErr> {
+        let Some(from) = from.filter(|from| !from.has_left) else { return Ok(true) };
+        let sql = "UPDATE listener SET left_at = $3, left_how = 'fenced', \
+                   fenced_by = (SELECT own.instance FROM listener AS own WHERE own.id = $4) \
+                   WHERE id = $1 AND saves = $2 AND left_at IS NULL";
+        let values = [from.id.into(), from.saves.into(), millis(at).into(), listener.into()];
+        Ok(self.execute(transaction, sql, values).await? > 0)
+    }
+
+    /// Writes from now on by the right that was taken.
+    pub fn hold(&self, listener: i64, taken: Taken) {
+        if let Some(exclusive) = &self.exclusive {
+            exclusive.fence.hold(taken.token, Some(listener), taken.saves);
+            if let Some(url) = &exclusive.url {
+                *exclusive.lock.lock() = Some(Lock::pursue(url.clone()));
+            }
+        }
+    }
+
+    /// The right that `listener` has taken without knowing it, because the answer was lost.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn taken(&self, listener: i64) -> Result<Option<Taken>> {
+        let sql = "SELECT token, saves FROM instance JOIN listener \
+                   ON listener.id = instance.listener \
+                   WHERE listener.id = $1 AND left_at IS NULL";
+        self.read("read who may write", async |db| {
+            let row = self.select(db, sql, [listener.into()]).await?.pop();
+            row.map(|row| {
+                Ok(Taken { token: row.try_get("", "token")?, saves: row.try_get("", "saves")? })
+            })
+            .transpose()
+        })
+        .await
+    }
+
+    /// Gives up the right to write, as far as this process is concerned.
+    pub fn stand_by(&self) {
+        if let Some(exclusive) = &self.exclusive {
+            exclusive.fence.stand_by();
+            if exclusive.stands_by {
+                *exclusive.lock.lock() = None;
+            }
+        }
+    }
+
+    /// True if this store may stand by while another service writes.
+    pub fn stands_by(&self) -> bool {
+        self.exclusive.as_ref().is_some_and(|own| own.stands_by)
+    }
+
+    /// Ends the stay of a listener that leaves.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn leave(&self, listener: i64, how: &'static str, at: DateTime<Utc>) -> Result<()> {
+        let sql = "UPDATE listener SET left_at = $2, left_how = $3 \
+                   WHERE id = $1 AND left_at IS NULL";
+        let store = self.for_commands();
+        store
+            .write("leave the listeners", async |transaction| {
+                let values = [listener.into(), millis(at).into(), how.into()];
+                store.execute(transaction, sql, values).await.map(drop)
+            })
+            .await
+    }
+
+    /// All listeners, oldest first, at most the newest thousand.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn listeners(&self) -> Result<Vec<Listener>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM listener LEFT JOIN instance ON instance.id = 1 \
+             ORDER BY listener.id DESC LIMIT 1000"
+        );
+        self.read("read the listeners", async |db| {
+            let rows = self.select(db, &sql, []).await?;
+            rows.iter().rev().map(read_listener).collect()
+        })
+        .await
+    }
+}
+
+/// Rolls a take-over back, because somebody was faster or the other one has moved.
+const LOST_THE_RACE: DbErr = DbErr::RecordNotUpdated;
+
+/// The times before and after the database's, which is in the middle.
+type Measured = (DateTime<Utc>, DateTime<Utc>, DateTime<Utc>);
+
+/// The right to write, as it was taken.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    token: String,
+    saves: i64,
+}
+
+fn read_listener(row: &QueryResult) -> Result<Listener, DbErr> {
+    let id = row.try_get("", "id")?;
+    let left_at = time("left_at", row)?;
+    let peer = Peer {
+        id,
+        instance: row.try_get("", "instance")?,
+        incarnation: row.try_get("", "incarnation")?,
+        has_left: left_at.is_some(),
+        saves: row.try_get("", "saves")?,
+        proven_until: time("proven_until", row)?,
+        clock: ClockOffset {
+            offset: delta(row.try_get("", "clock_offset_ms")?),
+            spread: delta(row.try_get("", "clock_spread_ms")?),
+        },
+    };
+    Ok(Listener {
+        peer,
+        is_active: row.try_get::<Option<i64>>("", "active")? == Some(id) && left_at.is_none(),
+        joined_at: time("joined_at", row)?,
+        left_at,
+        left_how: row.try_get("", "left_how")?,
+        fenced_by: row.try_get("", "fenced_by")?,
+    })
+}

@@ -1,0 +1,50 @@
+//! Listeners: the instances on a database, and how each of them has left.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::store::Listener;
+
+/// A stay of an instance.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ListenerView {
+    /// The number of the listener.
+    pub(crate) id: i64,
+    /// The instance, by its `mqtt.client_id`.
+    pub(crate) instance: String,
+    /// `active`, `standby`, or the way it left: `left`, `fenced`, `taken_over`, `forgotten`.
+    pub(crate) state: String,
+    /// The instance that took over from it.
+    pub(crate) fenced_by: Option<String>,
+    pub(crate) joined_at: Option<DateTime<Utc>>,
+    pub(crate) left_at: Option<DateTime<Utc>>,
+    /// The newest instant that it has proven.
+    pub(crate) proven_until: Option<DateTime<Utc>>,
+    /// The number of its flushes and looks at the others. It grows while the instance lives.
+    pub(crate) saves: i64,
+    /// Its clock minus the database's.
+    pub(crate) clock_offset_ms: i64,
+}
+
+impl From<Listener> for ListenerView {
+    fn from(listener: Listener) -> Self {
+        let Listener { peer, is_active, joined_at, left_at, left_how, fenced_by } = listener;
+        let state = match left_how {
+            Some(how) => how,
+            None if peer.has_left => "left".to_owned(),
+            None if is_active => "active".to_owned(),
+            None => "standby".to_owned(),
+        };
+        Self {
+            id: peer.id,
+            instance: peer.instance,
+            state,
+            fenced_by,
+            joined_at,
+            left_at,
+            proven_until: peer.proven_until,
+            saves: peer.saves,
+            clock_offset_ms: peer.clock.offset.num_milliseconds(),
+        }
+    }
+}

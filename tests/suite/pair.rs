@@ -1,0 +1,555 @@
+//! Two or three real services on one PostgreSQL, of which one writes and the others stand by,
+//! with two hundred living devices and twenty that die before, during and after a fault. No live
+//! device ever goes offline, each dead one is found in time and reported once over all logs, and
+//! no moment is without a service that listened.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use heartbeatd::domain::{Coverage, Gap, Judge, Status};
+use heartbeatd::store::{DeviceStore, OpenMode, TransitionQuery};
+use serde_json::Value;
+
+use crate::support::database::TestDatabase;
+use crate::support::http;
+use crate::support::proxy::Proxy;
+use crate::support::service::{Place, Service};
+use publishers::RawClient;
+use servers::eventually;
+use servers::log::is_event;
+use servers::mosquitto::Mosquitto;
+
+const TIMEOUT: f64 = 4.0;
+const CHECK_INTERVAL: f64 = 0.5;
+
+/// The time for which the row of the active instance stands still before another takes over.
+const PATIENCE: f64 = 1.0;
+
+/// The time that a detection may take beyond the timeout, the check interval and a take-over:
+/// an echo and a look are late, and two cores run many tests at once.
+const SLACK: f64 = 3.0;
+
+const LIVE: usize = 200;
+const DEAD: usize = 20;
+
+const STANDING_BY: &str = "INFO standby active=";
+const TOOK_OVER: &str = "INFO standby from=";
+const ACTIVE: &str = "INFO standby";
+
+/// Devices that publish a heartbeat every half second at QoS 0, until they die.
+struct Fleet {
+    alive: Arc<Mutex<BTreeSet<String>>>,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Fleet {
+    fn live(port: u16, ids: impl IntoIterator<Item = String>) -> Self {
+        let alive = Arc::new(Mutex::new(ids.into_iter().collect::<BTreeSet<_>>()));
+        let (stop, stopped) = mpsc::channel();
+        let publishing = Arc::clone(&alive);
+        let thread = std::thread::spawn(move || {
+            let mut client = RawClient::connect(port, "fleet", None).expect("the broker is there");
+            let pause = Duration::from_millis(500);
+            while stopped.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+                for id in publishing.lock().expect("no thread panics").iter() {
+                    client.publish(&format!("devices/{id}/heartbeat"), b"");
+                }
+            }
+        });
+        Self { alive, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn die(&self, ids: &[&str]) {
+        let mut alive = self.alive.lock().expect("no thread panics");
+        alive.retain(|id| !ids.contains(&id.as_str()));
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has already failed its own assertion.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One instance, with proxies in front of its broker and its database.
+struct Instance {
+    place: Place,
+    service: Service,
+    broker: Proxy,
+    database: Proxy,
+    /// The log of its earlier processes.
+    log: Vec<String>,
+}
+
+impl Instance {
+    fn start(broker: &Mosquitto, database: &TestDatabase, name: &str) -> Self {
+        let to_broker = Proxy::to(broker.port);
+        let (to_database, url) = Proxy::to_database(database);
+        let place = Place::new()
+            .with("MQTT__URL", &format!("mqtt://127.0.0.1:{}", to_broker.port))
+            .with("MQTT__CLIENT_ID", name)
+            .with("MQTT__KEEP_ALIVE", "2s")
+            .with("MQTT__ECHO_INTERVAL", "250ms")
+            .with("DATABASE__URL", &url)
+            .with("HEARTBEAT__TIMEOUT", &format!("{TIMEOUT}s"))
+            .with("HEARTBEAT__CHECK_INTERVAL", &format!("{}ms", CHECK_INTERVAL * 1000.0));
+        let service = place.start();
+        Self { place, service, broker: to_broker, database: to_database, log: Vec::new() }
+    }
+
+    fn restart(&mut self) {
+        self.service.await_exit();
+        self.log.extend(self.service.log());
+        self.service = self.place.start();
+    }
+
+    fn all_of_its_log(&self) -> Vec<String> {
+        [self.log.as_slice(), &self.service.log()].concat()
+    }
+
+    /// The state in the summary.
+    fn state(&self) -> String {
+        let summary = http::send(&self.service, "GET", "/api/v1/summary", &[], None).ok();
+        summary["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until it has proven for a while what it hears, as the one that writes or not.
+    fn await_proving(&self) {
+        self.service.await_listening();
+        let echoes = "heartbeatd_echo_latency_seconds_count";
+        self.service.await_metric(echoes, self.service.metric(echoes) + 4.0);
+    }
+}
+
+struct Scene {
+    instances: Vec<Instance>,
+    database: TestDatabase,
+    devices: Fleet,
+    dead: Vec<String>,
+    died: usize,
+    /// The time for which nobody could mark a device.
+    late: f64,
+    _broker: Mosquitto,
+}
+
+impl Scene {
+    /// Starts instances one after the other, so that the first is the active one.
+    fn of(names: &[&str]) -> Self {
+        Self::on(names, TestDatabase::postgres())
+    }
+
+    fn on(names: &[&str], database: TestDatabase) -> Self {
+        let broker = Mosquitto::start();
+        let mut instances = Vec::new();
+        for name in names {
+            let instance = Instance::start(&broker, &database, name);
+            instance.await_proving();
+            if !instances.is_empty() {
+                instance.service.await_event(STANDING_BY);
+            }
+            instances.push(instance);
+        }
+        let live = (0..LIVE).map(|number| format!("live-{number:03}"));
+        let dead: Vec<_> = (0..DEAD).map(|number| format!("dead-{number:02}")).collect();
+        let devices = Fleet::live(broker.port, live.chain(dead.clone()));
+        let online = r#"heartbeatd_devices{status="online"}"#;
+        instances[0].service.await_metric(online, (LIVE + DEAD) as f64);
+        Self { instances, database, devices, dead, died: 0, late: 0.0, _broker: broker }
+    }
+
+    /// Lets the next few devices die.
+    fn some_die(&mut self, count: usize) {
+        let ids: Vec<_> =
+            self.dead[self.died..self.died + count].iter().map(String::as_str).collect();
+        self.devices.die(&ids);
+        self.died += count;
+    }
+
+    /// Lets a fault last for so long. Some have died just before it, and others die in it.
+    fn endure(&mut self, seconds: f64) {
+        let_pass(Duration::from_secs_f64(seconds / 2.0));
+        self.some_die(4);
+        let_pass(Duration::from_secs_f64(seconds / 2.0));
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.instances.iter().flat_map(Instance::all_of_its_log).collect()
+    }
+
+    async fn store(&self) -> DeviceStore {
+        DeviceStore::open(&self.database.url, OpenMode::Existing).await.expect("it opens")
+    }
+
+    /// The times at which nobody has listened, by all rows.
+    async fn blind(&self) -> Vec<Gap> {
+        let store = self.store().await;
+        let stays = store.stays(DateTime::UNIX_EPOCH, DateTime::<Utc>::MAX_UTC).await;
+        let stays = stays.expect("it reads");
+        let name = &stays.last().expect("somebody has listened").instance;
+        let judge = Judge::named(name, &stays);
+        let coverage = Coverage::of_stays(Duration::from_millis(250), &stays, judge);
+        let (first, last) = (coverage.proven_since(), coverage.intervals().last().copied());
+        store.close().await.expect("it closes");
+        coverage.gaps(first.expect("it is proven"), last.expect("it is proven").until)
+    }
+
+    /// Asserts what must be true after any fault. `well` is an instance that writes.
+    async fn assert_all_is_well(&mut self, well: usize) {
+        let waiting = Instant::now();
+        eventually("an instance writes", || {
+            (self.instances[well].service.metric("heartbeatd_active") > 0.0).then_some(())
+        });
+        println!("active after {:?}", waiting.elapsed());
+        self.some_die(DEAD - self.died);
+        let store = self.store().await;
+        let query = || TransitionQuery { to: Some(Status::Offline), ..Default::default() };
+        let reader = store.reader().await.expect("it opens");
+        let deadline = Instant::now() + servers::PATIENCE;
+        let mut offline;
+        loop {
+            let page = reader.transitions(&query(), None, 1_000).await.expect("it reads");
+            offline = page.transitions;
+            if offline.len() >= DEAD {
+                break;
+            }
+            assert!(Instant::now() < deadline, "only {offline:?}");
+            actix_rt::time::sleep(Duration::from_millis(100)).await;
+        }
+        // By then, any device that is wrongly missed would be offline.
+        let checks = "heartbeatd_check_duration_seconds_count";
+        let more = 1.5 * TIMEOUT / CHECK_INTERVAL;
+        let service = &self.instances[well].service;
+        service.await_metric(checks, service.metric(checks) + more);
+        offline = reader.transitions(&query(), None, 1_000).await.expect("it reads").transitions;
+        let log = self.log().join("\n");
+        let mut ids: Vec<_> = offline.iter().map(|t| t.device_id.to_string()).collect();
+        ids.sort();
+        assert_eq!(ids, self.dead, "{log}");
+        for device in &self.dead {
+            let reported = format!("INFO alert_sink device={device}");
+            let reports = log.lines().filter(|line| is_event(line, &reported)).count();
+            assert_eq!(reports, 1, "{device} in\n{log}");
+        }
+        let bound = TIMEOUT + CHECK_INTERVAL + PATIENCE + SLACK + self.late;
+        for transition in &offline {
+            let seen = transition.last_seen_at.expect("it was heard");
+            let took = (transition.at - seen).num_milliseconds() as f64 / 1000.0;
+            assert!(took > TIMEOUT && took <= bound, "{transition:?} after {took} s in\n{log}");
+        }
+        reader.close().await;
+        store.close().await.expect("it closes");
+    }
+
+    /// Asserts that at no time nobody has listened.
+    async fn assert_never_blind(&self) {
+        let blind = self.blind().await;
+        assert_eq!(blind, [], "in\n{}", self.log().join("\n"));
+    }
+
+    /// The listeners as `instance state`, oldest first.
+    fn listeners(&self) -> Vec<String> {
+        let place = &self.instances[0].place;
+        let listed = place.json(&["group", "list", "--all", "--json"]);
+        let listed = listed.as_array().expect("an array").iter();
+        let text = |listener: &Value, key: &str| listener[key].as_str().unwrap_or("?").to_owned();
+        listed.map(|l| format!("{} {}", text(l, "instance"), text(l, "state"))).collect()
+    }
+
+    fn await_listeners(&self, expected: &[&str]) {
+        let mut last = Vec::new();
+        let deadline = Instant::now() + servers::PATIENCE;
+        while last != expected {
+            assert!(Instant::now() < deadline, "{last:?} never became {expected:?}");
+            last = self.listeners();
+        }
+    }
+}
+
+/// Waits. That time passes is the fault.
+fn let_pass(time: Duration) {
+    let (_nobody_sends, never) = mpsc::channel::<()>();
+    assert!(never.recv_timeout(time).is_err());
+}
+
+const PAIR: [&str; 2] = ["hall-a", "hall-b"];
+
+async fn the_active_one_is_killed_and_restarted_after(pause: Option<f64>) {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[0].service.signal("KILL");
+    match pause {
+        None => scene.endure(6.0),
+        Some(pause) => {
+            let_pass(Duration::from_secs_f64(pause));
+            scene.instances[0].restart();
+            scene.endure(6.0);
+        }
+    }
+    scene.instances[1].service.await_event("INFO standby from=\"hall-a\" left=false");
+    scene.assert_all_is_well(1).await;
+    scene.assert_never_blind().await;
+    match pause {
+        None => scene.await_listeners(&["hall-a fenced", "hall-b active"]),
+        Some(_) => {
+            assert_eq!(scene.instances[0].state(), "standby");
+            let listeners = scene.listeners();
+            assert_eq!(listeners[1..], ["hall-b active", "hall-a standby"]);
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn a_standby_takes_over_from_one_that_was_killed() {
+    the_active_one_is_killed_and_restarted_after(None).await;
+}
+
+#[actix_rt::test]
+async fn one_that_was_killed_and_comes_back_late_stands_by() {
+    the_active_one_is_killed_and_restarted_after(Some(6.0)).await;
+}
+
+/// Its own predecessor's lock is free at once, so it goes on itself, or the standby is faster.
+#[actix_rt::test]
+async fn one_that_was_killed_and_comes_back_at_once_takes_nothing_twice() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[0].service.signal("KILL");
+    let_pass(Duration::from_millis(100));
+    scene.instances[0].restart();
+    scene.endure(4.0);
+    let well = usize::from(scene.instances[1].service.metric("heartbeatd_active") > 0.0);
+    scene.assert_all_is_well(well).await;
+}
+
+#[actix_rt::test]
+async fn a_standby_that_was_killed_changes_nothing() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[1].service.signal("KILL");
+    scene.endure(3.0);
+    scene.instances[1].restart();
+    scene.assert_all_is_well(0).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a active", "hall-b taken_over", "hall-b standby"]);
+}
+
+async fn the_active_one_is_stopped_for(seconds: f64) {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[0].service.signal("STOP");
+    scene.endure(seconds);
+    scene.instances[0].service.signal("CONT");
+    if seconds > 2.0 * PATIENCE {
+        scene.instances[1].service.await_event(TOOK_OVER);
+        scene.instances[0].service.await_event("WARN standby");
+        // Stopped in a transaction, it kept the row until the server ended that.
+        scene.late = 15.0;
+    }
+    scene.late += seconds.min(PATIENCE);
+    let_pass(Duration::from_secs(1));
+    let well = usize::from(scene.instances[1].service.metric("heartbeatd_active") > 0.0);
+    scene.assert_all_is_well(well).await;
+    if well == 1 {
+        scene.assert_never_blind().await;
+        scene.await_listeners(&["hall-a fenced", "hall-b active", "hall-a standby"]);
+    }
+}
+
+#[actix_rt::test]
+async fn one_that_is_stopped_for_a_moment_goes_on() {
+    the_active_one_is_stopped_for(0.5).await;
+}
+
+#[actix_rt::test]
+async fn a_standby_takes_over_from_one_that_is_stopped_for_three_seconds() {
+    the_active_one_is_stopped_for(3.0).await;
+}
+
+#[actix_rt::test]
+async fn a_standby_takes_over_from_one_that_is_stopped_for_longer_than_the_timeout() {
+    the_active_one_is_stopped_for(10.0).await;
+}
+
+/// Its threads wait for the database, and its connection to the broker lives.
+#[actix_rt::test]
+async fn a_standby_takes_over_from_one_that_hangs_and_hears_everything() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[0].database.swallow();
+    scene.endure(10.0);
+    scene.instances[1].service.await_event(TOOK_OVER);
+    scene.instances[0].database.heal();
+    scene.late = 15.0;
+    scene.assert_all_is_well(1).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a fenced", "hall-b active", "hall-a standby"]);
+}
+
+#[actix_rt::test]
+async fn a_standby_takes_over_from_one_that_is_cut_off_from_its_broker() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[0].broker.swallow();
+    scene.endure(6.0);
+    scene.instances[1].service.await_event(TOOK_OVER);
+    scene.instances[0].broker.heal();
+    scene.assert_all_is_well(1).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a fenced", "hall-b active", "hall-a standby"]);
+}
+
+#[actix_rt::test]
+async fn nobody_takes_over_while_both_are_cut_off_from_the_broker() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances.iter().for_each(|instance| instance.broker.swallow());
+    scene.endure(6.0);
+    scene.instances.iter().for_each(|instance| instance.broker.heal());
+    for instance in &scene.instances {
+        instance.await_proving();
+    }
+    scene.late = 25.0;
+    let well = usize::from(scene.instances[1].service.metric("heartbeatd_active") > 0.0);
+    scene.assert_all_is_well(well).await;
+    assert!(!scene.blind().await.is_empty(), "nobody has listened");
+}
+
+#[actix_rt::test]
+async fn a_standby_takes_over_from_one_that_is_cut_off_from_the_database() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[0].database.refuse();
+    scene.endure(10.0);
+    scene.instances[1].service.await_event(TOOK_OVER);
+    scene.instances[0].database.heal();
+    scene.assert_all_is_well(1).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a fenced", "hall-b active", "hall-a standby"]);
+}
+
+#[actix_rt::test]
+async fn a_database_that_is_away_for_both_costs_nothing_but_time() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances.iter().for_each(|instance| instance.database.refuse());
+    scene.endure(8.0);
+    scene.instances.iter().for_each(|instance| instance.database.heal());
+    scene.late = 8.0 + 5.0;
+    eventually("somebody writes again", || {
+        let metric = |i: &Instance| i.service.metric("heartbeatd_active");
+        let pending = |i: &Instance| i.service.metric("heartbeatd_database_stalled_seconds");
+        scene.instances.iter().any(|i| metric(i) > 0.0 && pending(i) == 0.0).then_some(())
+    });
+    let_pass(Duration::from_secs(3));
+    let well = usize::from(scene.instances[1].service.metric("heartbeatd_active") > 0.0);
+    scene.assert_all_is_well(well).await;
+    scene.assert_never_blind().await;
+}
+
+#[actix_rt::test]
+async fn a_rolling_restart_leaves_no_moment_without_one_that_listens() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    scene.instances[0].service.signal("TERM");
+    assert_eq!(scene.instances[0].service.await_exit(), Some(0));
+    scene.instances[1].service.await_event("INFO standby from=\"hall-a\" left=true");
+    scene.instances[0].restart();
+    scene.instances[0].await_proving();
+    scene.instances[0].service.await_event(STANDING_BY);
+    scene.some_die(4);
+    scene.instances[1].service.signal("TERM");
+    assert_eq!(scene.instances[1].service.await_exit(), Some(0));
+    scene.instances[0].service.await_event("INFO standby from=\"hall-b\" left=true");
+    scene.instances[1].restart();
+    scene.assert_all_is_well(0).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a left", "hall-b left", "hall-a active", "hall-b standby"]);
+}
+
+#[actix_rt::test]
+async fn a_standby_that_is_drained_changes_nothing() {
+    let mut scene = Scene::of(&PAIR);
+    scene.instances[1].service.signal("TERM");
+    assert_eq!(scene.instances[1].service.await_exit(), Some(0));
+    scene.assert_all_is_well(0).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a active", "hall-b left"]);
+}
+
+#[actix_rt::test]
+async fn a_second_process_of_the_same_name_ends_with_78_before_it_connects() {
+    let mut scene = Scene::of(&["hall-a"]);
+    let mut second = scene.instances[0].place.start();
+    let code = second.await_exit();
+    second.await_words("ERROR heartbeatd", &["\"hall-a\"", "its own mqtt.client_id"]);
+    let log = second.log().join("\n");
+    assert_eq!(code, Some(78), "{log}");
+    assert!(!log.contains("mqtt_ingest"), "it has connected: {log}");
+    scene.assert_all_is_well(0).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a active"]);
+}
+
+/// Two units that were started by mistake: at the same moment, on a database without a table.
+#[actix_rt::test]
+async fn of_two_that_start_at_the_same_moment_one_stands_by() {
+    let broker = Mosquitto::start();
+    let database = TestDatabase::postgres();
+    let instances = PAIR.map(|name| Instance::start(&broker, &database, name));
+    instances.iter().for_each(Instance::await_proving);
+    let writes = |instance: &Instance| instance.service.metric("heartbeatd_active") > 0.0;
+    eventually("one writes", || instances.iter().any(writes).then_some(()));
+    let_pass(Duration::from_secs(2));
+    let states: Vec<_> = instances.iter().map(Instance::state).collect();
+    assert_eq!(instances.iter().filter(|instance| writes(instance)).count(), 1, "{states:?}");
+    assert!(states.contains(&"standby".to_owned()), "{states:?}");
+}
+
+#[actix_rt::test]
+async fn of_three_the_oldest_standby_takes_over_and_then_the_next() {
+    let mut scene = Scene::of(&["hall-a", "hall-b", "hall-c"]);
+    scene.some_die(4);
+    scene.instances[0].service.signal("KILL");
+    scene.instances[1].service.await_event("INFO standby from=\"hall-a\" left=false");
+    scene.endure(3.0);
+    scene.instances[1].service.signal("KILL");
+    scene.instances[2].service.await_event("INFO standby from=\"hall-b\" left=false");
+    scene.assert_all_is_well(2).await;
+    scene.assert_never_blind().await;
+    scene.await_listeners(&["hall-a fenced", "hall-b fenced", "hall-c active"]);
+}
+
+#[actix_rt::test]
+async fn a_standby_says_so_everywhere() {
+    let scene = Scene::of(&PAIR);
+    let standby = &scene.instances[1];
+    assert_eq!(standby.state(), "standby");
+    let (status, body) = standby.service.get("/readyz");
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(standby.service.metric("heartbeatd_active"), 0.0);
+    assert_eq!(standby.service.metric(r#"heartbeatd_listeners{state="standby"}"#), 1.0);
+    assert_eq!(standby.service.metric(r#"heartbeatd_listeners{state="active"}"#), 1.0);
+    let address = standby.service.http_address().to_string();
+    let told = standby.place.run(&["status", "--address", &address]);
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.status.success() && text.starts_with("Standing by. "), "{text}");
+    assert!(text.contains("hall-a is active"), "{text}");
+    // It reads, and devices can be changed by it.
+    eventually("it shows the fleet", || {
+        let summary = http::send(&standby.service, "GET", "/api/v1/summary", &[], None).ok();
+        (summary["devices"]["online"] == (LIVE + DEAD) as u64).then_some(())
+    });
+    let shown = standby.place.run(&["device", "show", "live-000"]);
+    assert!(shown.status.success());
+    assert!(standby.service.events(ACTIVE).len() < 3, "{:?}", standby.service.log());
+    // What it keeps is what the active one has not proven yet.
+    let pending = standby.service.metric("heartbeatd_pending_heartbeats");
+    assert!(pending <= (LIVE + DEAD) as f64, "{pending}");
+}
