@@ -22,6 +22,9 @@ const STILL: u32 = 4;
 /// how its row looks, and the width of the clocks.
 const GONE: u32 = 4;
 
+/// The time that a standby keeps besides twice the width of the clocks.
+const MARGIN: TimeDelta = TimeDelta::milliseconds(100);
+
 /// The longest time for which an instance that was taken over from waits before it does so
 /// itself.
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
@@ -80,14 +83,17 @@ impl Sight {
     /// The instant before which everything that the listener that looks has received, by its
     /// clock, is certain to be in the database. It need not keep that.
     ///
-    /// Twice the width of both clocks is kept as well: by the width the proof of the active one
-    /// counts less, and the width may have grown by the time of a take-over. `None` if nothing
-    /// is certain, as when the clock of the active one shows a time that has not come yet.
+    /// Twice the width of the clocks is kept as well, and a little more: a third instance counts
+    /// both sides of the seam less by the width, and the width may have grown by the time of a
+    /// take-over. `None` if nothing is certain, as when the clock of the active one shows a time
+    /// that has not come yet.
     pub fn vouched_for(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let (own, active) = (self.own()?, self.active()?);
-        let width = own.clock.width(active.clock);
+        let clocks = || self.peers.iter().map(|peer| peer.clock);
+        let widths = clocks().flat_map(|one| clocks().map(move |other| one.width(other)));
+        let width = widths.max()?;
         let until = active.proven_until.filter(|until| *until <= now + width)?;
-        (active.id != own.id).then(|| until - width * 2)
+        (active.id != own.id).then(|| until - width * 2 - MARGIN)
     }
 }
 
@@ -512,8 +518,11 @@ mod tests {
         let active = Peer { proven_until: Some(at(100)), clock: clock(900), ..peer(1, "a", 7) };
         let peers = [active, peer(2, "b", 1)];
         let seen = sight(2, Some(1), &peers);
-        assert_eq!(seen.vouched_for(at(101)), Some(at(98)));
+        assert_eq!(seen.vouched_for(at(101)), Some(at(98) - MARGIN));
         assert_eq!(seen.vouched_for(at(98)), None, "its clock was set");
+        let third = Peer { clock: clock(-1_000), ..peer(3, "c", 1) };
+        let seen = sight(2, Some(1), &[peers[0].clone(), peers[1].clone(), third]);
+        assert_eq!(seen.vouched_for(at(101)), Some(at(96) - MARGIN), "the third judges it, too");
         assert_eq!(sight(1, Some(1), &peers).vouched_for(at(101)), None, "it is itself");
     }
 

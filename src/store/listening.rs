@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use entity::listening_interval::Model;
 use futures::TryStreamExt;
-use sea_orm::{DatabaseTransaction, DbErr, FromQueryResult, QueryResult, Statement, StreamTrait};
+use sea_orm::{
+    DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult, Statement, StreamTrait,
+};
 
 use super::interference::Point;
 use super::rows::{self, Columns, Type};
@@ -74,15 +76,23 @@ impl DeviceStore {
     ) -> Result<Vec<Stay>> {
         // Raw, because the builder has no condition in a join. The stays that have not left and
         // have no interval come first, so that no limit takes them away.
+        const RANGE: &str = "proven.listener = listener.id \
+             AND proven.ended_at >= $1 AND proven.started_at <= $2 \
+             AND proven.started_at >= COALESCE(\
+                 (SELECT max(earlier.started_at) FROM listening_interval AS earlier \
+                  WHERE earlier.listener = listener.id AND earlier.started_at < $1), $1)";
+        let proven = match self.backend() {
+            // One range of the key after the other, whatever the statistics say.
+            DbBackend::Postgres => format!(
+                "LATERAL (SELECT * FROM listening_interval AS proven WHERE {RANGE} OFFSET 0) \
+                 AS proven ON true"
+            ),
+            _ => format!("listening_interval AS proven ON {RANGE}"),
+        };
         let sql = format!(
             "SELECT listener.id, instance, left_at, clock_offset_ms, clock_spread_ms, \
                     proven.listener, proven.started_at, proven.ended_at, proven.gap_cause \
-             FROM listener LEFT JOIN listening_interval AS proven \
-                  ON proven.listener = listener.id \
-                  AND proven.ended_at >= $1 AND proven.started_at <= $2 \
-                  AND proven.started_at >= COALESCE(\
-                      (SELECT max(earlier.started_at) FROM listening_interval AS earlier \
-                       WHERE earlier.listener = listener.id AND earlier.started_at < $1), $1) \
+             FROM listener LEFT JOIN {proven} \
              WHERE proven.started_at IS NOT NULL OR left_at IS NULL \
              ORDER BY proven.started_at DESC NULLS FIRST LIMIT {limit}"
         );

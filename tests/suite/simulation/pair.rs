@@ -21,8 +21,8 @@ use fastrand::Rng;
 use futures::stream::{FuturesUnordered, StreamExt};
 use heartbeatd::Config;
 use heartbeatd::actors::device_registry::{
-    CheckOffline, ConfirmListening, DeviceRegistry, Flush, Found, Leave, LookAround, RecordHeartbeats,
-    Settings,
+    CheckOffline, ConfirmListening, DeviceRegistry, Flush, Found, Leave, LookAround,
+    RecordHeartbeats, Settings,
 };
 use heartbeatd::clock::{Clock, Reading};
 use heartbeatd::domain::{
