@@ -16,6 +16,7 @@ pub(super) fn greet(app: &App, config: &Config) {
     let version = env!("CARGO_PKG_VERSION");
     info!(target: "heartbeatd", database, timeout, check_interval; "heartbeatd {version}");
     if let Some(address) = app.http_address() {
+        info!(target: "heartbeatd", "page on http://{address}/, API on /api/v1");
         info!(target: "heartbeatd", "metrics on http://{address}/metrics, health on /healthz and /readyz");
     }
     let embedded = app.broker_address();

@@ -90,6 +90,9 @@ pub enum InvalidDeviceId {
     /// It begins or ends with a blank, which cannot be seen there.
     #[error("a device id must not begin or end with a blank; this one does, with {}", code_point(*.0))]
     BlankAtEnd(char),
+    /// It is a step within a path to every browser, so no page could be about it.
+    #[error("a device id must not be \".\" or \"..\", because no address of a page can name it")]
+    Dots,
     /// It is reserved for echoes.
     #[error("ids that begin with {RESERVED_PREFIX:?} are reserved for echoes of the service")]
     Reserved,
@@ -105,6 +108,9 @@ impl FromStr for DeviceId {
     fn from_str(text: &str) -> Result<Self, InvalidDeviceId> {
         if text.is_empty() {
             return Err(InvalidDeviceId::Empty);
+        }
+        if matches!(text, "." | "..") {
+            return Err(InvalidDeviceId::Dots);
         }
         // There are at most as many characters as bytes, so a usual id is not counted.
         if text.len() > MAX_CHARS {
@@ -255,6 +261,16 @@ mod tests {
                 let code_point = format!("U+{:04X}", u32::from(invisible));
                 assert!(error.to_string().contains(&code_point), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn an_id_is_not_a_step_within_a_path() {
+        for dots in [".", ".."] {
+            assert_eq!(dots.parse::<DeviceId>(), Err(InvalidDeviceId::Dots));
+        }
+        for allowed in ["...", ".a", "a."] {
+            assert!(allowed.parse::<DeviceId>().is_ok(), "{allowed}");
         }
     }
 

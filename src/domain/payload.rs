@@ -143,7 +143,7 @@ impl Report {
     }
 }
 
-const WHOLE_NUMBER: &str = "a whole number from 0 up";
+const WHOLE_NUMBER: &str = "a whole number from 0 to 9223372036854775806";
 
 /// Each known field in its raw form, so that a wrong type in one of them does not fail the
 /// others.
@@ -337,8 +337,15 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_whole_number_is_the_one_that_is_named() {
+        let most = WHOLE_NUMBER.rsplit(' ').next().expect("a number");
+        let (report, error) = Report::read(format!(r#"{{"free_memory":{most}}}"#).as_bytes());
+        assert_eq!((report.free_memory, error), (number(i64::MAX - 1), None));
+    }
+
+    #[test]
     fn a_field_of_a_wrong_type_is_dropped_and_the_others_are_read() {
-        const NOT_WHOLE: &str = "not a whole number from 0 up";
+        const NOT_WHOLE: &str = "not a whole number from 0 to 9223372036854775806";
         const NO_TIME: &str = "not a time as RFC 3339, or since 1970 in seconds, milliseconds, \
                                microseconds or nanoseconds (from 1998-07-09 to 2286-11-20)";
         for (field, value, why) in [
@@ -349,6 +356,7 @@ mod tests {
             ("uptime_seconds", "-1", NOT_WHOLE),
             ("uptime_seconds", "1.5", NOT_WHOLE),
             ("uptime_seconds", "18446744073709551615", NOT_WHOLE),
+            ("uptime_seconds", "9223372036854775807", NOT_WHOLE),
             ("uptime_seconds", "1e400", NOT_WHOLE),
             ("free_memory", "[1]", NOT_WHOLE),
             ("free_memory", r#"{"a":1}"#, NOT_WHOLE),
@@ -363,7 +371,7 @@ mod tests {
             assert_eq!(told, number(7), "{payload}");
         }
         let (_, error) = read_with_error(r#"{"uptime_seconds":"1","error":2}"#);
-        assert_eq!(error, "uptime_seconds: not a whole number from 0 up; error: not text");
+        assert_eq!(error, format!("uptime_seconds: {NOT_WHOLE}; error: not text"));
     }
 
     #[test]

@@ -39,8 +39,10 @@ impl BatchLog {
         }
         let (count, &Self { target, level, what, .. }) = (batch.len(), self);
         if shown < count {
+            let told =
+                if shown == 0 { "all of them".to_owned() } else { format!("all but {shown}") };
             self.counts.spend(|| {
-                log::log!(target: target, level, count; "{what}: {shown} are shown, the rest at debug");
+                log::log!(target: target, level, count; "{what}: {told} are logged at debug");
             });
         }
     }
