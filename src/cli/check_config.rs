@@ -29,8 +29,13 @@ fn escaped_line(line: &str) -> String {
     let Some((key, toml::Value::String(text))) = table.iter().next() else {
         return Escaped(line).to_string();
     };
+    format!("{key} = {}", basic_string(text))
+}
+
+/// A text as TOML, without characters that hide text or drive the terminal.
+pub(super) fn basic_string(text: &str) -> String {
     let text: String = text.chars().map(in_basic_string).collect();
-    format!("{key} = \"{text}\"")
+    format!("\"{text}\"")
 }
 
 fn in_basic_string(c: char) -> String {
@@ -44,6 +49,14 @@ fn in_basic_string(c: char) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_quoted_as_toml_reads_it() {
+        for text in ["plain", "a\"b", "a\\", "a\u{202e}b", "it's", "a\tb\u{7f}"] {
+            let table = format!("name = {}", basic_string(text)).parse::<toml::Table>();
+            assert_eq!(table.expect(text)["name"].as_str(), Some(text));
+        }
+    }
 
     #[test]
     fn the_printed_toml_is_the_same_without_hazards() {

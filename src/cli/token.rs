@@ -63,10 +63,8 @@ fn new(config: &Config, name: &TokenName, scope: Scope, json: bool) -> anyhow::R
     let mut more = io::stderr().lock();
     writeln!(more, "\nThis is the only time that the token is shown. Add to the configuration,")?;
     writeln!(more, "and restart the service:\n")?;
-    writeln!(
-        more,
-        "[[http.tokens]]\nname = \"{name}\"\nscope = \"{scope}\"\nsha256 = \"{sha256}\""
-    )?;
+    let name = super::check_config::basic_string(name.as_str());
+    writeln!(more, "[[http.tokens]]\nname = {name}\nscope = \"{scope}\"\nsha256 = \"{sha256}\"")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -20,11 +20,16 @@ use std::time::Duration;
 
 use actix_rt::net::TcpStream;
 use actix_rt::time::{Instant, Sleep, sleep};
+use actix_web::http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The maximum number of connections. A further one replaces the oldest one that waits for
 /// its client, so that silent or slow clients never keep out a probe of `/healthz`.
 const MAX_CONNECTIONS: usize = 64;
+
+/// The maximum number of requests that wait for events. The other connections are for those
+/// that are answered at once.
+pub(super) const MAX_WAITS: usize = MAX_CONNECTIONS / 2;
 
 /// The time limit of a whole exchange, from accepting the connection to the last byte of
 /// the answer.
@@ -39,8 +44,8 @@ pub(super) const MAX_BODY: usize = 4 * 1024;
 /// The number of reads that one poll may discard before other tasks get their turn.
 const READS_PER_POLL: usize = 16;
 
-/// The head that actix gets instead of one that is too large, together with
-/// [`Exchange::head_too_large`].
+/// The head that actix gets instead of one that is too large or malformed, together with
+/// [`Exchange::head_too_large`] and [`Exchange::malformed`]: actix would answer without a word.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: unknown\r\n\r\n";
 
 /// All open connections, the oldest first.
@@ -63,6 +68,7 @@ pub(super) struct Exchange(Rc<Told>);
 #[derive(Default)]
 struct Told {
     head_too_large: Cell<bool>,
+    malformed: Cell<Option<&'static str>>,
     /// The time by which the handler wants the exchange to be extended.
     extended: Cell<Option<Duration>>,
     streams: Cell<bool>,
@@ -72,6 +78,11 @@ impl Exchange {
     /// True if the head of the request was too large to be kept.
     pub(super) fn head_too_large(&self) -> bool {
         self.0.head_too_large.get()
+    }
+
+    /// What is wrong with the head of the request, if it is not one of HTTP.
+    pub(super) fn malformed(&self) -> Option<&'static str> {
+        self.0.malformed.get()
     }
 
     /// Gives the answer `time` more than usual from now on.
@@ -203,6 +214,11 @@ impl<S> Connection<S> {
         let from = head.len().saturating_sub(3);
         head.extend_from_slice(read);
         let body = match end_of_head(&head[from..]) {
+            Some(end) if from + end <= MAX_HEAD && flaw(&head[..from + end]).is_some() => {
+                self.exchange.0.malformed.set(flaw(&head[..from + end]));
+                *head = SUBSTITUTE.to_vec();
+                0
+            }
             Some(end) if from + end <= MAX_HEAD => {
                 let body = body_length(&head[..from + end]);
                 // What follows the request is not handed on.
@@ -230,6 +246,49 @@ fn end_of_head(text: &[u8]) -> Option<usize> {
         _ => None,
     })
 }
+
+/// What is wrong with a head, if anything is that actix refuses.
+fn flaw(head: &[u8]) -> Option<&'static str> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(_)) => (),
+        Err(httparse::Error::TooManyHeaders) => return Some("it has more than 96 headers"),
+        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
+            return Some("a header is not `Name: value`");
+        }
+        Ok(httparse::Status::Partial) | Err(_) => return Some(FIRST_LINE),
+    }
+    if Uri::try_from(request.path.unwrap_or_default()).is_err() {
+        return Some(FIRST_LINE);
+    }
+    let values = |name: &str| {
+        let named = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+        named.map(|header| header.value).collect::<Vec<_>>()
+    };
+    if values("host").len() > 1 {
+        return Some("it has more than one Host");
+    }
+    let (lengths, encodings) = (values("content-length"), values("transfer-encoding"));
+    match &lengths[..] {
+        [] => (),
+        [length] if !encodings.is_empty() || length.is_empty() => {
+            return Some("it has both Content-Length and Transfer-Encoding, or an empty one");
+        }
+        [length] if length.iter().all(u8::is_ascii_digit) => (),
+        [_] => return Some("its Content-Length is not a whole number"),
+        _ => return Some("it has more than one Content-Length"),
+    }
+    let is_chunked = |value: &&[u8]| value.eq_ignore_ascii_case(b"chunked");
+    let known = encodings.len() <= 1 && encodings.iter().all(is_chunked);
+    (!known).then_some("its Transfer-Encoding is not `chunked`")
+}
+
+/// The maximum number of headers, which is that of actix.
+const MAX_HEADERS: usize = 96;
+
+const FIRST_LINE: &str = "its first line is not a method, a path and HTTP/1.1, with one blank \
+                          between them and everything else percent-encoded";
 
 /// The number of bytes that follow a head and are read: those of a body of a known length
 /// that is not too large. If actix should count differently, it sees no more than this.
@@ -346,6 +405,34 @@ mod tests {
         server.read_to_string(&mut seen).await.expect("it is text");
         assert_eq!(seen, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert!(!server.exchange().head_too_large());
+    }
+
+    #[test]
+    fn a_head_that_actix_would_refuse_is_named() {
+        let said = |head: &str| flaw(format!("{head}\r\n\r\n").as_bytes());
+        for right in [
+            "GET / HTTP/1.1\r\nHost: a",
+            "GET /devices?q=a%20b HTTP/1.0",
+            "PUT /api/v1/devices/K%C3%B6ln HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 2",
+            "PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked",
+            "GET http://localhost/ HTTP/1.1\r\nHost: localhost",
+        ] {
+            assert_eq!(said(right), None, "{right}");
+        }
+        for (wrong, part) in [
+            ("GET /?q=a b HTTP/1.1", "first line"),
+            ("GET /<b> HTTP/1.1", "first line"),
+            ("nonsense", "first line"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nhost: a", "more than one Host"),
+            ("GET / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked", "both"),
+            ("GET / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2", "more than one Content"),
+            ("GET / HTTP/1.1\r\nContent-Length: +2", "not a whole number"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: gzip", "not `chunked`"),
+            ("GET / HTTP/1.1\r\nno header", "header"),
+        ] {
+            let said = said(wrong).expect(wrong);
+            assert!(said.contains(part), "{wrong}: {said}");
+        }
     }
 
     #[actix_rt::test]

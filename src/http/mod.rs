@@ -25,7 +25,7 @@ use actix_web::{FromRequest, HttpResponse, Resource, Responder, guard};
 use tokio::sync::{Semaphore, watch};
 
 use self::api::{Access, Api, Context, Feed, Kind, Workers};
-use self::connection::{Connection, Connections};
+use self::connection::{Connection, Connections, MAX_WAITS};
 use crate::actors::device_registry::DeviceRegistry;
 use crate::actors::mqtt_ingest::MqttIngest;
 use crate::board::Board;
@@ -115,6 +115,8 @@ impl HttpServer {
             context,
             feed,
             streams: Arc::new(Semaphore::new(config.http.max_streams)),
+            max_streams: config.http.max_streams,
+            waits: Arc::new(Semaphore::new(MAX_WAITS)),
             ending: ending.clone(),
         };
         let thread = Arbiter::new().handle();
@@ -153,6 +155,7 @@ async fn serve(listener: TcpListener, state: State, api: Api) -> std::io::Result
         .service(resource("/healthz", health::healthz))
         .service(resource("/readyz", health::readyz))
         .service(resource("/metrics", metrics::metrics))
+        .service(web::resource(api::ROOT).to(api::serve))
         .service(web::resource("/api/v1/{path:.*}").to(api::serve))
         .service(resource("/problems/{name}", problem))
         .configure(page::configure)
@@ -182,6 +185,9 @@ async fn serve(listener: TcpListener, state: State, api: Api) -> std::io::Result
             }
             reserve.refill();
         });
+        // Its request is looked at before the next connection takes the place of one that seems
+        // to wait for its client.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -189,7 +195,7 @@ async fn serve(listener: TcpListener, state: State, api: Api) -> std::io::Result
 async fn problem(name: web::Path<String>) -> HttpResponse {
     match Kind::page(&name) {
         Some(page) => api::Answer::text(200, page).into(),
-        None => refusal::not_found().await,
+        None => refusal::nothing(),
     }
 }
 

@@ -8,11 +8,11 @@
 use std::io::Write as _;
 use std::sync::LazyLock;
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    HeaderName, IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use flate2::Compression;
@@ -190,6 +190,18 @@ pub(super) fn configure(config: &mut ServiceConfig) {
     config.service(resource("/page/{version}/{name:.*}", file));
 }
 
+/// The page that says that there is no such one, for a browser.
+pub(super) fn missing(request: &HttpRequest) -> Option<HttpResponse> {
+    let is_browser = matches(request, ACCEPT, |kind| kind.starts_with("text/html"));
+    let shown = || {
+        let mut answer =
+            head(HttpResponse::NotFound(), &format!("W/\"{}\"", PAGE.version), "no-store");
+        answer.insert_header((CONTENT_TYPE, PAGE.document.content_type));
+        answer.body(PAGE.document.plain.clone())
+    };
+    (is_browser && request.method() == Method::GET).then(shown)
+}
+
 async fn document(request: HttpRequest) -> HttpResponse {
     PAGE.document.answer(&request, "no-cache")
 }
@@ -198,7 +210,7 @@ async fn file(request: HttpRequest, path: web::Path<(String, String)>) -> HttpRe
     let (version, name) = path.into_inner();
     match PAGE.file(&version, &name) {
         Some(body) => body.answer(&request, "public, max-age=31536000, immutable"),
-        None => refusal::not_found().await,
+        None => refusal::nothing(),
     }
 }
 

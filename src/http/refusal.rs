@@ -1,17 +1,24 @@
 //! Answers to requests that are refused. Each says what would be right instead.
 
-use actix_web::HttpResponse;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{ALLOW, CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
 
-use super::api;
 use super::connection::{Exchange, MAX_HEAD};
+use super::{api, page};
 
-pub(super) async fn not_found() -> HttpResponse {
-    let text = "no such page; there are /api/v1/openapi.json, /healthz, /readyz and /metrics\n";
+/// Answers for an address at which there is nothing, to a browser with a page that leads on.
+pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
+    page::missing(&request).unwrap_or_else(nothing)
+}
+
+pub(super) fn nothing() -> HttpResponse {
+    let text = "no such page; there are / (for people), /api/v1/openapi.json, /healthz, /readyz \
+                and /metrics\n";
     answer(StatusCode::NOT_FOUND).body(text)
 }
 
@@ -21,8 +28,12 @@ pub(super) async fn not_allowed() -> HttpResponse {
         .body("this is read-only: use GET or HEAD\n")
 }
 
-/// Refuses a request whose head is too large or that has a body. Nothing but the API takes one,
-/// so it is not read.
+/// The paths that are open under every name: probes call a service by any. They say nothing about
+/// a device.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Refuses a request whose head is too large or malformed, that calls the service by a name that
+/// is not its own, or that has a body. Nothing but the API takes one, so it is not read.
 pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -31,12 +42,27 @@ pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
     let refused = if exchange.is_some_and(Exchange::head_too_large) {
         let text = format!("the head of a request may have at most {MAX_HEAD} bytes\n");
         answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).body(text)
+    } else if let Some(problem) = refused_head(&request) {
+        api::Answer::from(problem).into()
     } else if has_body(&request) && !request.path().starts_with(api::ROOT) {
         answer(StatusCode::PAYLOAD_TOO_LARGE).body("a request to this path must not have a body\n")
     } else {
         return Ok(next.call(request).await?.map_into_boxed_body());
     };
     Ok(request.into_response(refused))
+}
+
+/// What is wrong with the head of a request, or with the name by which it calls the service.
+fn refused_head(request: &ServiceRequest) -> Option<api::Problem> {
+    if let Some(why) = request.conn_data::<Exchange>().and_then(Exchange::malformed) {
+        let detail = format!("the request is not one of HTTP/1.1: {why}");
+        return Some(api::Problem::new(api::Kind::InvalidRequest, detail));
+    }
+    if PROBES.contains(&request.path()) {
+        return None;
+    }
+    let api = request.app_data::<Data<api::Api>>()?;
+    api.access.check_host(request.request()).err()
 }
 
 /// True for a GET or HEAD with a body. Other methods are refused as such.

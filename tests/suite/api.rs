@@ -1,6 +1,8 @@
 //! The API: what it shows, whom it lets in, and what it says to whoever asks for something
 //! wrong.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -48,7 +50,9 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
         assert!(page.body.starts_with(&format!("{name} ({status}): ")), "{page:?}");
         answer
     };
-    for path in ["/api/v1/", "/api/v1/nothing", "/api/v1/devices/a/b", "/api/v1//devices"] {
+    for path in
+        ["/api/v1/", "/api/v1", "/api/v1/nothing", "/api/v1/devices/a/b", "/api/v1//devices"]
+    {
         is(send("GET", path, &[], None), 404, "unknown-path", "/api/v1/openapi.json");
     }
     let wrong = is(send("POST", "/api/v1/devices", &[], None), 405, "wrong-method", "GET, HEAD");
@@ -62,12 +66,14 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
         ("limit=1&limit=2", "only once"),
         ("status=asleep", "provisioning, online, offline, error"),
         ("cursor=no-cursor", "`next` of an earlier answer"),
+        ("q=%ff", "not UTF-8"),
         ("cursor=%00", "`next` of an earlier answer"),
     ] {
         let answer = send("GET", &format!("/api/v1/devices?{query}"), &[], None);
         let answer = is(answer, 400, "invalid-parameter", words);
-        let name = query.split('=').next().expect("a name");
-        assert_eq!(answer.json()["errors"][0]["pointer"], format!("/query/{name}"));
+        let name = query.split('=').next().filter(|_| query != "q=%ff");
+        let pointer = name.map_or("/query".to_owned(), |name| format!("/query/{name}"));
+        assert_eq!(answer.json()["errors"][0]["pointer"], pointer);
     }
     is(send("GET", "/api/v1/devices/%ff", &[], None), 400, "invalid-parameter", "UTF-8");
     for id in ["nobody", ".", "..", "%2e%2e", "a%2Fb", "", "%00"] {
@@ -79,14 +85,33 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
     let long = format!("{{\"timeout_seconds\": {}1}}", " ".repeat(5000));
     let large = change(&service, "PUT", "/api/v1/devices/a", TOKEN, &long);
     is(large, 413, "too-large", "4096 bytes");
+    let bearer = format!("Bearer {TOKEN}");
     let chunked = format!(
         "PUT /api/v1/devices/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\
          Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
     );
-    is(verbatim(&service, &chunked), 413, "too-large", "Content-Length");
+    is(verbatim(&service, &chunked), 411, "length-required", "Content-Length");
+    for (head, words) in [
+        ("GET /api/v1/devices?q=a b HTTP/1.1\r\nHost: localhost", "one blank"),
+        ("GET /<b> HTTP/1.1\r\nHost: localhost", "percent-encoded"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost", "more than one Host"),
+        (
+            "PUT /api/v1/devices/a HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked",
+            "both Content-Length",
+        ),
+    ] {
+        is(verbatim(&service, &format!("{head}\r\n\r\n")), 400, "invalid-request", words);
+    }
+    let announced = format!(
+        "PUT /api/v1/devices/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\
+         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+    );
+    is(verbatim(&service, &announced), 408, "too-slow", "2 bytes were announced");
+    let empty = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    let empty = send("PUT", "/api/v1/devices/a", &empty, Some(""));
+    is(empty, 400, "invalid-body", "the body is empty");
     let header = format!("GET /api/v1/devices HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9000));
     assert_eq!(verbatim(&service, &header).status, 431);
-    let bearer = format!("Bearer {TOKEN}");
     let plain = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
     let plain = send("PUT", "/api/v1/devices/a", &plain, Some("{}"));
     is(plain, 415, "unsupported-media-type", "application/json");
@@ -161,6 +186,57 @@ fn a_device_is_registered_changed_and_removed() {
     let removed = change(&service, "DELETE", path, TOKEN, "").ok();
     assert_eq!(removed, json!({"still_sending": false}));
     assert_eq!(get(&service, path).problem(), "unknown-device");
+}
+
+#[test]
+fn a_change_without_a_field_changes_nothing() {
+    let (_place, service) = idle();
+    let timeout = |method, body| {
+        let changed = change(&service, method, "/api/v1/devices/pump", TOKEN, body).ok();
+        changed["timeout_seconds"].clone()
+    };
+    assert_eq!(timeout("PUT", r#"{"timeout_seconds":300}"#), 300);
+    assert_eq!(timeout("PATCH", "{}"), 300);
+    assert_eq!(timeout("PUT", "{}"), 300);
+    assert_eq!(timeout("PATCH", r#"{"timeout_seconds":null}"#), Value::Null);
+}
+
+#[test]
+fn nothing_is_shown_under_a_name_that_is_not_the_services() {
+    let (_place, service) = idle();
+    for path in ["/", "/devices", "/nope", "/metrics", "/problems/busy", "/api/v1/summary"] {
+        let evil = send(&service, "GET", path, &[("Host", "evil.example")], None);
+        assert_eq!((evil.status, evil.problem().as_str()), (403, "forbidden"), "{path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        let probe = send(&service, "GET", path, &[("Host", "evil.example")], None);
+        assert!(
+            matches!(probe.status, 200 | 503) && !probe.body.contains("forbidden"),
+            "{probe:?}"
+        );
+    }
+}
+
+#[test]
+fn more_long_polls_than_there_is_room_for_are_answered() {
+    let (_place, service) = idle();
+    let asked: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
+            stream.set_read_timeout(Some(servers::PATIENCE)).expect("a timeout");
+            let request = "GET /api/v1/events?wait=3s HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            stream.write_all(request.as_bytes()).expect("it is read");
+            stream
+        })
+        .collect();
+    let mut statuses = std::collections::BTreeMap::new();
+    for mut stream in asked {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it is not cut off");
+        let status = answer.split(' ').nth(1).unwrap_or("none").to_owned();
+        *statuses.entry(status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses.into_iter().collect::<Vec<_>>(), [("200".into(), 32), ("429".into(), 68)]);
 }
 
 #[test]

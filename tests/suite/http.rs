@@ -32,7 +32,7 @@ fn ask(service: &Service, request: &str) -> String {
 }
 
 fn request(service: &Service, method: &str, path: &str) -> (String, String) {
-    let answer = ask(service, &format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    let answer = ask(service, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     (head.to_lowercase(), body.to_owned())
 }
@@ -69,6 +69,12 @@ fn requests_for_anything_else_are_told_what_would_be_right() {
     }
     let (head, body) = request(&service, "GET", "/fleet");
     assert!(head.starts_with("http/1.1 404 ") && body.contains("/readyz and /metrics"), "{head}");
+    let browser = "GET /nope HTTP/1.1\r\nHost: localhost\r\nAccept: text/html,*/*\r\n\r\n";
+    let page = ask(&service, browser);
+    assert!(
+        page.starts_with("HTTP/1.1 404 ") && page.contains("<script type=\"module\""),
+        "{page}"
+    );
     let small = ask(&service, "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}");
     assert!(small.starts_with("HTTP/1.1 413 "), "{small}");
     let posted = ask(&service, "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}");
@@ -85,7 +91,7 @@ fn requests_for_anything_else_are_told_what_would_be_right() {
 fn a_body_is_not_read() {
     let (_place, service) = start();
     let mut stream = connect(service.http_address());
-    let head = "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+    let head = "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n";
     stream.write_all(head.as_bytes()).expect("it is read");
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("it answers");
@@ -111,7 +117,7 @@ fn a_client_that_never_finishes_its_request_is_disconnected() {
 
 /// Connects clients that request the same page as often as fits and read nothing.
 fn slow_readers(address: SocketAddr, count: usize) -> Vec<TcpStream> {
-    let requests = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(4_000);
+    let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(4_000);
     let readers = (0..count).map(|_| {
         let mut stream = connect(address);
         stream.set_nonblocking(true).expect("a flag");

@@ -149,7 +149,7 @@ fn is_heard(broker: SocketAddr) -> bool {
 
 fn metric(http: SocketAddr, name: &str) -> f64 {
     let mut stream = TcpStream::connect(http).expect("HTTP is served");
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .expect("it is read");
     let mut page = String::new();
     stream.read_to_string(&mut page).expect("it answers");

@@ -195,6 +195,7 @@ fn streams_are_limited_and_keep_no_probe_out() {
     let mut streams: Vec<_> = (0..70).map(|_| Stream::open(&service, "", None)).collect();
     let refused = get(&service, "/api/v1/events/stream");
     assert_eq!((refused.status, refused.problem().as_str()), (503, "too-many-streams"));
+    assert!(refused.body.contains("70 event streams are open already"), "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     for _ in 0..100 {
         assert_eq!(get(&service, "/healthz").status, 200);
@@ -224,9 +225,16 @@ fn whoever_comes_with_a_place_that_is_not_kept_is_told_so() {
     assert_ne!(reset.id, "999999-999999");
     let gone = get(&service, "/api/v1/events?after=999999-999999");
     assert_eq!((gone.status, gone.problem().as_str()), (410, "gone"));
+    // Ahead in one of its numbers only: nothing of long ago comes before it is told.
+    change(&service, "PUT", "/api/v1/devices/pump", TOKEN, "{}");
+    for elsewhere in ["999999-0", "0-999999"] {
+        let gone = get(&service, &format!("/api/v1/events?after={elsewhere}"));
+        assert_eq!((gone.status, gone.problem().as_str()), (410, "gone"), "{elsewhere}");
+    }
     let odd = [("Last-Event-ID", "yesterday")];
     let odd = send(&service, "GET", "/api/v1/events/stream", &odd, None);
     assert_eq!(odd.problem(), "invalid-parameter");
+    assert_eq!(odd.json()["errors"][0]["pointer"], "/headers/Last-Event-ID");
 }
 
 /// The number of devices that fall and return.

@@ -105,7 +105,7 @@ impl Access {
 
     /// Refuses a request that calls the service by a name that is not its own: a page of
     /// another site may have had its own name resolved to this machine.
-    pub(super) fn check_host(&self, request: &HttpRequest) -> Result<(), Problem> {
+    pub(in crate::http) fn check_host(&self, request: &HttpRequest) -> Result<(), Problem> {
         let Some(names) = &self.names else { return Ok(()) };
         let host = text(request, &HOST).or(request.uri().host());
         // Only browsers can be misled, and they send one.

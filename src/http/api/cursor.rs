@@ -1,15 +1,17 @@
 //! Cursors: where a list goes on. Opaque to clients, and valid for ever.
 //!
-//! A cursor is base64url of a version, the order of the list, a hash of the filters, and the
-//! key of the last item. It holds nothing that the list did not show.
+//! A cursor is base64url of a version, the order of the list, a hash of the filters, a checksum,
+//! and the key of the last item. It holds nothing that the list did not show, and one that was
+//! shortened is not taken for another place.
 
 use super::problem::{Kind, Problem};
 use crate::base64url;
 
 const VERSION: u8 = 1;
 
-/// The length of everything before the key.
+/// The length of everything before the checksum, and before the key.
 const HEAD: usize = 10;
+const BEFORE_KEY: usize = HEAD + 4;
 
 /// The order of a list. Its number never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,7 @@ impl List {
     pub(super) fn after(&self, key: &[u8]) -> String {
         let mut bytes = vec![VERSION, self.order as u8];
         bytes.extend_from_slice(&self.filters.to_be_bytes());
+        bytes.extend_from_slice(&checksum(&bytes, key));
         bytes.extend_from_slice(key);
         base64url::encode(&bytes)
     }
@@ -52,11 +55,10 @@ impl List {
     /// The key in a cursor of this list.
     pub(super) fn key(&self, cursor: &str) -> Result<Vec<u8>, Problem> {
         let bytes = base64url::decode(cursor);
-        let Some((head, key)) = bytes.as_deref().and_then(|bytes| bytes.split_at_checked(HEAD))
-        else {
-            return Err(malformed());
-        };
-        if head[0] != VERSION {
+        let bytes = bytes.as_deref().and_then(|bytes| bytes.split_at_checked(BEFORE_KEY));
+        let Some((before, key)) = bytes else { return Err(malformed()) };
+        let (head, sum) = before.split_at(HEAD);
+        if head[0] != VERSION || *sum != checksum(head, key) {
             return Err(malformed());
         }
         if head[1] != self.order as u8 || head[2..] != self.filters.to_be_bytes() {
@@ -73,9 +75,18 @@ pub(super) fn malformed() -> Problem {
     Problem::parameter("cursor", "a cursor is the `next` of an earlier answer, as it is")
 }
 
-/// A hash that is the same in every version and on every machine (FNV-1a, 64 bits).
+/// A checksum against accidents, not against anybody.
+fn checksum(head: &[u8], key: &[u8]) -> [u8; 4] {
+    let hash = hash(head.iter().chain(key).copied());
+    ((hash >> 32) as u32 ^ hash as u32).to_be_bytes()
+}
+
 fn fnv<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
-    let bytes = parts.flat_map(|part| part.bytes().chain([0xff]));
+    hash(parts.flat_map(|part| part.bytes().chain([0xff])))
+}
+
+/// A hash that is the same in every version and on every machine (FNV-1a, 64 bits).
+fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
@@ -112,9 +123,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_that_was_shortened_or_changed_is_none() {
+        let list = list(&[]);
+        let cursor = list.after("pump-17 in hall 3".as_bytes());
+        for length in 0..cursor.len() {
+            list.key(&cursor[..length]).expect_err("it is shortened");
+            let other = if cursor.as_bytes()[length] == b'A' { "B" } else { "A" };
+            let mut changed = cursor.clone();
+            changed.replace_range(length..=length, other);
+            assert!(list.key(&changed).is_err() || length + 1 == cursor.len(), "{changed}");
+        }
+    }
+
+    #[test]
     fn a_cursor_is_the_same_in_every_version() {
         let cursor = list(&[("status", "online")]).after(b"pump-17");
-        assert_eq!(cursor, "AQFEwC4CTrDP-3B1bXAtMTc");
+        assert_eq!(cursor, "AQFEwC4CTrDP-7ZYgahwdW1wLTE3");
     }
 
     proptest! {

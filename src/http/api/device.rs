@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
 
 use super::devices::{is_late, late_cutoffs};
@@ -24,9 +24,15 @@ const PROPOSED: usize = 3;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
-    /// The device's own timeout; null for the default.
-    #[serde(default)]
-    timeout_seconds: Option<Number>,
+    /// The device's own timeout; null for the default. The outer `None`: it is not in the body,
+    /// and stays as it is.
+    #[serde(default, deserialize_with = "given")]
+    timeout_seconds: Option<Option<Number>>,
+}
+
+/// Reads a field that is in the body, perhaps as null.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<Number>>, D::Error> {
+    Option::deserialize(from).map(Some)
 }
 
 #[derive(Serialize)]
@@ -49,8 +55,8 @@ pub(super) async fn register(context: &Context, id: &str, change: Change) -> Ans
     let device = DeviceId::of_device(id).map_err(|why| invalid_id(why.to_string()))?;
     let timeout = change.timeout()?;
     let now = (context.clock)().wall;
-    let is_new = context.store.register(&device, timeout, now).await?;
-    if !is_new {
+    let is_new = context.store.register(&device, timeout.flatten(), now).await?;
+    if let Some(timeout) = timeout.filter(|_| !is_new) {
         context.store.set_timeout(&device, timeout).await?;
     }
     let status = if is_new { 201 } else { 200 };
@@ -60,7 +66,9 @@ pub(super) async fn register(context: &Context, id: &str, change: Change) -> Ans
 /// Changes the timeout of a device.
 pub(super) async fn change(context: &Context, id: &str, change: Change) -> Answered {
     let Ok(device) = id.parse::<DeviceId>() else { return Err(unknown(context, id).await) };
-    if !context.store.set_timeout(&device, change.timeout()?).await? {
+    if let Some(timeout) = change.timeout()?
+        && !context.store.set_timeout(&device, timeout).await?
+    {
         return Err(unknown(context, id).await);
     }
     Ok(Answer::ok(&detail(context, id).await?))
@@ -80,14 +88,16 @@ pub(super) async fn remove(context: &Context, id: &str) -> Answered {
 }
 
 impl Change {
-    fn timeout(&self) -> Result<Option<Duration>, Problem> {
-        let Some(seconds) = &self.timeout_seconds else { return Ok(None) };
+    /// The timeout that the device gets, if it gets another one.
+    fn timeout(&self) -> Result<Option<Option<Duration>>, Problem> {
+        let Some(given) = &self.timeout_seconds else { return Ok(None) };
+        let Some(seconds) = given else { return Ok(Some(None)) };
         let most = MAX_TIMEOUT.as_secs();
         // JSON has only one kind of numbers, and 300.0 is a whole one.
         let whole = |seconds: f64| (seconds.fract() == 0.0).then_some(seconds as u64);
         let seconds = seconds.as_u64().or_else(|| seconds.as_f64().and_then(whole));
         if let Some(seconds) = seconds.filter(|seconds| (1..=most).contains(seconds)) {
-            return Ok(Some(Duration::from_secs(seconds)));
+            return Ok(Some(Some(Duration::from_secs(seconds))));
         }
         let detail = format!("a whole number from 1 to {most} is expected, or null");
         Err(Problem::new(Kind::InvalidBody, format!("timeout_seconds: {detail}"))

@@ -47,7 +47,7 @@ pub(super) async fn list(api: &Api, query: &Query) -> Answered {
     }
 }
 
-pub(super) fn read_place(text: &str) -> Result<EventPlace, Problem> {
+fn read_place(text: &str) -> Result<EventPlace, Problem> {
     place_of_text(text)
         .ok_or_else(|| Problem::parameter("after", "the `id` of an event or a `next` is expected"))
 }
@@ -76,13 +76,11 @@ pub(super) async fn after_place(
     after: EventPlace,
     limit: u64,
 ) -> Result<Option<Vec<crate::domain::Event>>, Problem> {
-    let events = context.reader.events(after, limit).await?;
-    if events.as_ref().is_some_and(Vec::is_empty) {
-        // A place that is ahead of everything was given out before the database was replaced.
-        let newest = context.reader.newest_event().await?;
-        if after.transition > newest.transition || after.journal > newest.journal {
-            return Ok(None);
-        }
+    // A place that is ahead in anything was given out before the database was replaced. What
+    // follows it would be events of long ago.
+    let newest = context.reader.newest_event().await?;
+    if after.transition > newest.transition || after.journal > newest.journal {
+        return Ok(None);
     }
-    Ok(events)
+    Ok(context.reader.events(after, limit).await?)
 }

@@ -35,7 +35,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub(in crate::http) use self::access::Access;
 use self::access::Holder;
@@ -45,7 +45,7 @@ use self::parameters::Query;
 pub(in crate::http) use self::problem::{Kind, Problem};
 use self::routes::{Operation, Route};
 pub(in crate::http) use self::workers::{THREADS, Workers};
-use super::connection::{Exchange, MAX_BODY};
+use super::connection::{Exchange, MAX_BODY, MAX_WAITS};
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -63,6 +63,9 @@ pub(in crate::http) struct Api {
     pub(in crate::http) feed: Arc<Feed>,
     /// A place for each event stream.
     pub(in crate::http) streams: Arc<Semaphore>,
+    pub(in crate::http) max_streams: usize,
+    /// A place for each request that waits for events.
+    pub(in crate::http) waits: Arc<Semaphore>,
     /// True once the service ends.
     pub(in crate::http) ending: watch::Sender<bool>,
 }
@@ -83,6 +86,9 @@ pub(in crate::http) struct Context {
     pub(in crate::http) clock: Clock,
 }
 
+/// The time within which a client must have sent the body of its request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
 type Answered = Result<Answer, Problem>;
 
 /// Serves any request below [`ROOT`].
@@ -100,7 +106,6 @@ async fn answer(
     payload: Payload,
     api: Data<Api>,
 ) -> Result<HttpResponse, Problem> {
-    api.access.check_host(request)?;
     let path = request.uri().path();
     let (route, id) = find(request.method(), path.strip_prefix(ROOT).unwrap_or_default())?;
     let holder = api.access.holder(request)?;
@@ -118,13 +123,27 @@ async fn answer(
         }
         return stream::open(request, api.clone(), &query).await;
     }
-    if let Some(wait) = query.number("wait")
-        && let Some(exchange) = request.conn_data::<Exchange>()
+    let wait = query.number("wait").unwrap_or(0);
+    let _waits = if wait > 0 { Some(place_to_wait(&api)?) } else { None };
+    if let Some(exchange) = request.conn_data::<Exchange>()
+        && wait > 0
     {
         exchange.extend(Duration::from_secs(wait));
     }
     let id = id.unwrap_or_default();
     Ok(work(&api, request, route, holder, id, query, body).await?.into())
+}
+
+/// A place among the requests that wait for events. There are fewer than connections, so that
+/// one more is told so, and none is cut off for it.
+fn place_to_wait(api: &Api) -> Result<OwnedSemaphorePermit, Problem> {
+    Arc::clone(&api.waits).try_acquire_owned().map_err(|_| {
+        let detail = format!(
+            "{MAX_WAITS} requests wait for events already; ask without `wait`, or open an event \
+             stream"
+        );
+        Problem::new(Kind::Busy, detail).retry_after(1)
+    })
 }
 
 /// Makes the answer to a request that was let in.
@@ -224,6 +243,11 @@ async fn body(
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let length: usize = length.unwrap_or_default();
     let chunked = headers.contains_key(TRANSFER_ENCODING);
+    if chunked && route.takes_body() {
+        let detail = "the length of a body has to be announced by Content-Length; it is not read \
+                      in chunks";
+        return Err(Problem::new(Kind::LengthRequired, detail));
+    }
     if chunked || length > MAX_BODY {
         let detail = format!("a body has at most {MAX_BODY} bytes, announced by Content-Length");
         return Err(Problem::new(Kind::TooLarge, detail));
@@ -241,8 +265,15 @@ async fn body(
         return Err(Problem::new(Kind::UnsupportedMediaType, detail));
     }
     let mut body = Vec::with_capacity(length);
-    while let Some(Ok(chunk)) = payload.next().await {
-        body.extend_from_slice(&chunk);
+    let whole = async {
+        while let Some(Ok(chunk)) = payload.next().await {
+            body.extend_from_slice(&chunk);
+        }
+    };
+    if tokio::time::timeout(BODY_TIMEOUT, whole).await.is_err() {
+        let seconds = BODY_TIMEOUT.as_secs();
+        let detail = format!("{length} bytes were announced, and did not come within {seconds} s");
+        return Err(Problem::new(Kind::TooSlow, detail));
     }
     if body.len() != length {
         return Err(Problem::new(Kind::InvalidBody, "the body is shorter than announced"));
@@ -252,6 +283,10 @@ async fn body(
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // serde would take a list for an object, too.
+    if body.is_empty() {
+        let why = "an object in JSON is expected, and the body is empty";
+        return Err(Problem::new(Kind::InvalidBody, why).flaw("", why));
+    }
     let is_object = matches!(body.trim_ascii_start(), [b'{', ..]);
     let is_other = !is_object && serde_json::from_slice::<IgnoredAny>(body).is_ok();
     let read = if is_other { Err("an object is expected".to_owned()) } else { Ok(()) };

@@ -75,7 +75,12 @@ impl Query {
     /// Reads a query.
     pub(super) fn read(query: &str, known: &'static [Parameter]) -> Result<Self, Problem> {
         let mut read = Self::default();
-        let mut flaws = Vec::new();
+        if percent_encoding::percent_decode_str(query).decode_utf8().is_err() {
+            let detail = "it is not UTF-8, of which each byte is percent-encoded";
+            return Err(Problem::new(Kind::InvalidParameter, format!("the query: {detail}"))
+                .flaw("/query", detail));
+        }
+        let mut flaws: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let Some(parameter) = known.iter().find(|parameter| parameter.name == name) else {
                 flaws.push((in_quotes(&name), unknown(known)));
@@ -100,7 +105,10 @@ impl Query {
             let name = name.trim_matches('"').replace('~', "~0").replace('/', "~1");
             problem.flaw(format!("/query/{name}"), why)
         };
-        Err(flaws.iter().take(10).fold(problem, point))
+        // Each is named once, however often it came.
+        let mut named = std::collections::BTreeSet::new();
+        let flaws = flaws.iter().filter(|(name, _)| named.insert(name.as_str()));
+        Err(flaws.take(10).fold(problem, point))
     }
 
     fn get(&self, name: &str) -> Option<&Value> {
@@ -196,7 +204,7 @@ impl Takes {
             Self::Seconds(most) => json!({
                 "oneOf": [
                     {"type": "integer", "minimum": 0, "maximum": most},
-                    {"type": "string", "enum": [format!("{most}s")]},
+                    {"type": "string", "pattern": "^[0-9]+s$"},
                 ],
             }),
         }
@@ -292,6 +300,16 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_that_comes_again_and_again_is_one_flaw() {
+        let problem = Query::read(&"late=true&".repeat(1000), KNOWN).expect_err("it repeats");
+        let shown = format!("{problem:?}");
+        assert_eq!(shown.matches("Flaw").count(), 1, "{shown}");
+        let problem = Query::read(&"limit=0&x=1&".repeat(9), KNOWN).expect_err("it repeats");
+        let shown = format!("{problem:?}");
+        assert_eq!(shown.matches("Flaw").count(), 2, "{shown}");
+    }
+
+    #[test]
     fn each_wrong_parameter_is_named_with_what_would_be_right() {
         for (query, expected) in [
             ("limits=1", "this path takes status, limit, from, device, late, wait, q"),
@@ -307,6 +325,7 @@ mod tests {
             ("wait=31", "0 to 30 seconds"),
             ("q=abcd", "at most 3 characters"),
             ("q=%00", "none of them U+0000"),
+            ("q=%ff", "not UTF-8"),
         ] {
             let problem = Query::read(query, KNOWN).expect_err(query);
             let shown = format!("{problem:?}");

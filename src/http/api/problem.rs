@@ -8,6 +8,7 @@ use super::answer::Answer;
 /// The kinds of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Kind {
+    InvalidRequest,
     InvalidParameter,
     CursorMismatch,
     InvalidBody,
@@ -18,6 +19,8 @@ pub(in crate::http) enum Kind {
     WrongMethod,
     Conflict,
     Gone,
+    TooSlow,
+    LengthRequired,
     TooLarge,
     UnsupportedMediaType,
     HeadTooLarge,
@@ -28,7 +31,8 @@ pub(in crate::http) enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub(in crate::http) const ALL: [Self; 16] = [
+    pub(in crate::http) const ALL: [Self; 19] = [
+        Self::InvalidRequest,
         Self::InvalidParameter,
         Self::CursorMismatch,
         Self::InvalidBody,
@@ -39,6 +43,8 @@ impl Kind {
         Self::WrongMethod,
         Self::Conflict,
         Self::Gone,
+        Self::TooSlow,
+        Self::LengthRequired,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::HeadTooLarge,
@@ -50,6 +56,14 @@ impl Kind {
     /// The name, the status, the title, and what the page about it says.
     fn about(self) -> (&'static str, u16, &'static str, &'static str) {
         match self {
+            Self::InvalidRequest => (
+                "invalid-request",
+                400,
+                "The request is not one of HTTP/1.1",
+                "Its first line is a method, a path and the version, with one blank between them. \
+                 Percent-encode everything else in the path, and send Host and Content-Length at \
+                 most once.",
+            ),
             Self::InvalidParameter => (
                 "invalid-parameter",
                 400,
@@ -123,6 +137,19 @@ impl Kind {
                  current state, for example with GET /api/v1/devices, and continue with the \
                  newest events by leaving out `after`.",
             ),
+            Self::TooSlow => (
+                "too-slow",
+                408,
+                "The body of the request did not come in time",
+                "Send the head and the body within 5 s each, and as many bytes as Content-Length \
+                 announces.",
+            ),
+            Self::LengthRequired => (
+                "length-required",
+                411,
+                "The length of the body is not announced",
+                "Send Content-Length instead of `Transfer-Encoding: chunked`.",
+            ),
             Self::TooLarge => (
                 "too-large",
                 413,
@@ -146,8 +173,8 @@ impl Kind {
                 "busy",
                 429,
                 "Too much is asked at once",
-                "Too many requests are being answered, or too many wrong tokens have come from \
-                 this address. Try again after the time that `Retry-After` gives.",
+                "Too many requests are being answered or wait for events, or too many wrong tokens \
+                 have come from this address. Try again after the time that `Retry-After` gives.",
             ),
             Self::DatabaseUnavailable => (
                 "database-unavailable",

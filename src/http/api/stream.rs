@@ -16,13 +16,13 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::events::{after_place, read_place};
+use super::events::after_place;
 use super::feed::{Chunk, READ_AT_ONCE, summary_message};
 use super::parameters::Query;
 use super::{Api, Kind, Problem};
 use crate::domain::EventPlace;
 use crate::http::connection::Exchange;
-use crate::views::api::{EventItem, message, place_as_text};
+use crate::views::api::{EventItem, message, place_as_text, place_of_text};
 
 /// The time after which a silent stream sends a comment, so that nothing between it and its
 /// client takes it for dead.
@@ -43,9 +43,10 @@ pub(super) async fn open(
     query: &Query,
 ) -> Result<HttpResponse, Problem> {
     let last = request.headers().get(&LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let last = last.filter(|id| !id.is_empty()).map(read_place).transpose()?;
+    let last = last.filter(|id| !id.is_empty()).map(place_of_last).transpose()?;
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
-        let detail = "http.max_streams event streams are open already";
+        let most = api.max_streams;
+        let detail = format!("{most} event streams are open already, as many as http.max_streams");
         Problem::new(Kind::TooManyStreams, detail).retry_after(5)
     })?;
     let body = if query.text("summary").is_some() {
@@ -78,6 +79,14 @@ pub(super) async fn open(
         exchange.stream();
     }
     Ok(body)
+}
+
+fn place_of_last(id: &str) -> Result<EventPlace, Problem> {
+    place_of_text(id).ok_or_else(|| {
+        let detail = "the id of the last event is expected, as it is";
+        Problem::new(Kind::InvalidParameter, format!("Last-Event-ID: {detail}"))
+            .flaw("/headers/Last-Event-ID", detail)
+    })
 }
 
 type Sent = Result<Bytes, actix_web::Error>;

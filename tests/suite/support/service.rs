@@ -197,7 +197,7 @@ impl Service {
     /// Requests a page and returns its status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http_address()).expect("HTTP is served");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .expect("it is read");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
