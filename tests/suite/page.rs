@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::support::browser::{Browser, Light};
-use crate::support::database::lock_sqlite;
+use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::service::{Place, Service};
 use publishers::{Devices, flood};
 use serde_json::{Value, json};
@@ -101,6 +101,30 @@ fn a_list_has_filters_a_search_and_pages_each_with_an_address() {
     browser.click(".chip:nth-child(2)");
     browser.await_value(rows, &ROWS.into());
     assert!(browser.url().contains("status=error&status=online"), "{}", browser.url());
+}
+
+#[test]
+fn a_search_goes_on_where_its_time_has_ended() {
+    let place = place();
+    let mut service = place.start();
+    service.await_listening();
+    service.signal("TERM");
+    service.await_exit();
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    let fill = "WITH RECURSIVE number(n) AS (\
+                    SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < 999999) \
+                INSERT INTO device (id, status, registered_at) \
+                SELECT printf('pump-%06d', n), 'provisioning', 0 FROM number";
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(database.execute(fill));
+    let service = place.start();
+    service.await_listening();
+    let browser = Browser::start();
+    browser.open(&page(&service, "/devices?q=*99999"));
+    // The last of a million ids.
+    browser.await_text("tbody", |text| text.contains("pump-999999"));
+    let shown = browser.await_text(".shown", |text| text.contains("shown"));
+    assert!(shown.starts_with("10 shown"), "{shown}");
 }
 
 #[test]
