@@ -1,7 +1,9 @@
 //! Events: a client has every one of them once, in order, however often it is cut off.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -237,67 +239,144 @@ fn whoever_comes_with_a_place_that_is_not_kept_is_told_so() {
     assert_eq!(odd.json()["errors"][0]["pointer"], "/headers/Last-Event-ID");
 }
 
-/// The number of devices that fall and return.
-const DEVICES: usize = 1000;
-
-/// The number of times that the client is cut off.
+/// The number of times that the client is cut off, at least.
 const CUTS: usize = 200;
 
-#[test]
-fn a_client_that_is_cut_off_again_and_again_has_every_transition_once_and_in_order() {
-    let seed = std::env::var("STREAM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("STREAM_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let place = place().with("HEARTBEAT__TIMEOUT", "1s").with("HEARTBEAT__CHECK_INTERVAL", "200ms");
-    let service = place.start();
-    service.await_listening();
-    let first = get(&service, "/api/v1/events").ok()["next"].as_str().expect("a place").to_owned();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let seen = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut gateway = device(&service, "gateway");
-            let mut round = 0_u64;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                // A third of them is silent for some rounds, then another third.
-                for n in (0..DEVICES).filter(|n| !(*n as u64 + round / 3).is_multiple_of(3)) {
-                    publish(&mut gateway, &format!("device-{n}"));
-                }
-                round += 1;
-                std::thread::park_timeout(Duration::from_millis(500));
-            }
-        });
-        let (mut last, mut seen) = (first.clone(), Vec::new());
-        for _ in 0..CUTS {
-            let mut stream = Stream::open(&service, "", Some(&last));
-            let messages = random.usize(0..100);
-            for _ in 0..messages {
-                let Some(message) = stream.message() else { break };
-                match message.event.as_str() {
-                    "transition" => seen.push(message.data["data"]["sequence"].as_i64()),
-                    other => assert!(!["reset", "bye"].contains(&other), "{message:?}"),
-                }
-            }
-            last.clone_from(&stream.last_id);
-            // Sometimes in the middle of a message.
-            let _ = stream.lines.get_ref().shutdown(Shutdown::Both);
+/// A number from the environment.
+fn given<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Publishes for a fleet of which a third is silent for some rounds, then another third.
+fn fall_and_return(service: &Service, devices: usize, done: &AtomicBool) {
+    let mut gateway = device(service, "gateway");
+    let mut round = 0;
+    while !done.load(Ordering::Relaxed) {
+        let next = Instant::now() + Duration::from_millis(500);
+        for n in (0..devices).filter(|n| !(n + round / 3).is_multiple_of(3)) {
+            publish(&mut gateway, &format!("device-{n}"));
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        seen
-    });
-    let seen: Vec<i64> = seen.into_iter().map(|sequence| sequence.expect("a number")).collect();
-    assert!(seen.len() > 10 * CUTS, "only {} transitions in {CUTS} streams", seen.len());
+        round += 1;
+        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Ends the fleet when it is dropped, also by an assertion that fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a client has got through all of its streams.
+#[derive(Default)]
+struct Got {
+    transitions: Vec<i64>,
+    others: usize,
+    fallen: HashSet<String>,
+    returned: HashSet<String>,
+    /// The sum of the numbers of the last place. Each event makes one of them larger.
+    reached: i64,
+}
+
+impl Got {
+    fn take(&mut self, message: &Message) {
+        let reached = numbers(&message.id).iter().sum();
+        match message.event.as_str() {
+            ":" => return,
+            "transition" => {
+                let data = &message.data["data"];
+                let device = data["device_id"].as_str().expect("an id").to_owned();
+                self.transitions.push(data["sequence"].as_i64().expect("a number"));
+                match (data["from"].as_str(), data["to"].as_str()) {
+                    (_, Some("offline")) => self.fallen.insert(device),
+                    (Some("offline"), _) => self.returned.insert(device),
+                    _ => false,
+                };
+            }
+            "registered" | "removed" | "gap" | "listening" | "state" => self.others += 1,
+            other => panic!("{other}: {message:?}"),
+        }
+        assert!(reached > self.reached, "{reached} after {}: {message:?}", self.reached);
+        self.reached = reached;
+    }
+
+    fn all_have_returned(&self, devices: usize) -> bool {
+        self.fallen.len() == devices && self.returned.len() == devices
+    }
+}
+
+/// The sequence of the transition and the number of the journal in a place.
+fn numbers(place: &str) -> [i64; 2] {
+    let (transition, journal) = place.split_once('-').expect(place);
+    [transition, journal].map(|number| number.parse().expect(place))
+}
+
+/// The sequences of all transitions that the service has, sorted.
+fn all_transitions(service: &Service) -> Vec<i64> {
     let (mut all, mut cursor) = (Vec::new(), String::new());
     loop {
-        let page = get(&service, &format!("/api/v1/transitions?limit=1000{cursor}")).ok();
-        let items = page["items"].as_array().expect("items").clone();
+        let page = get(service, &format!("/api/v1/transitions?limit=1000{cursor}")).ok();
+        let items = page["items"].as_array().expect("items");
         all.extend(items.iter().map(|item| item["sequence"].as_i64().expect("a number")));
         let Some(next) = page["next"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
     all.sort_unstable();
-    let begin: i64 = first.split('-').next().and_then(|n| n.parse().ok()).expect("a place");
-    let end = *seen.last().expect("some");
-    let expected: Vec<i64> = all.into_iter().filter(|n| *n > begin && *n <= end).collect();
-    assert_eq!(seen, expected, "STREAM_SEED={seed}");
+    all
+}
+
+/// With `STREAM_DEVICES=100000` and an optimized build it takes some minutes.
+#[test]
+fn a_client_that_is_cut_off_again_and_again_has_every_transition_once_and_in_order() {
+    let seed = given("STREAM_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let devices = given("STREAM_DEVICES").unwrap_or(1000);
+    println!("STREAM_SEED={seed} STREAM_DEVICES={devices}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let place = place().with("HEARTBEAT__TIMEOUT", "1s").with("HEARTBEAT__CHECK_INTERVAL", "200ms");
+    let service = place.start();
+    service.await_listening();
+    let first = get(&service, "/api/v1/events").ok()["next"].as_str().expect("a place").to_owned();
+    let (done, began) = (AtomicBool::new(false), Instant::now());
+    let patience = 2 * PATIENCE + Duration::from_millis(10 * devices as u64);
+    let (mut got, mut last, mut cuts) = (Got::default(), first.clone(), 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| fall_and_return(&service, devices, &done));
+        let _ends = Ends(&done);
+        while cuts < CUTS || !got.all_have_returned(devices) {
+            let mut stream = Stream::open(&service, "", Some(&last));
+            for _ in 0..random.usize(0..devices / 10) {
+                let Some(message) = stream.message() else { break };
+                got.take(&message);
+            }
+            last.clone_from(&stream.last_id);
+            // Sometimes in the middle of a message.
+            let _ = stream.lines.get_ref().shutdown(Shutdown::Both);
+            cuts += 1;
+            if began.elapsed() > patience {
+                break;
+            }
+        }
+    });
+    let Got { transitions: seen, others, fallen, returned, .. } = &got;
+    let (fallen, returned) = (fallen.len(), returned.len());
+    println!(
+        "{} transitions and {others} other events in {cuts} streams within {:.1?}: of {devices} \
+         devices {fallen} fell and {returned} returned",
+        seen.len(),
+        began.elapsed()
+    );
+    assert!(got.all_have_returned(devices), "{fallen} fell and {returned} returned");
+    let ([begin, _], end) = (numbers(&first), *seen.last().expect("some"));
+    let all = all_transitions(&service).into_iter();
+    let expected: Vec<i64> = all.filter(|n| *n > begin && *n <= end).collect();
+    assert_eq!(seen.len(), expected.len(), "STREAM_SEED={seed}");
+    assert!(*seen == expected, "STREAM_SEED={seed}: {:?}", first_difference(seen, &expected));
+}
+
+fn first_difference(seen: &[i64], expected: &[i64]) -> Option<(i64, i64)> {
+    let pairs = seen.iter().copied().zip(expected.iter().copied());
+    pairs.into_iter().find(|(seen, expected)| seen != expected)
 }
