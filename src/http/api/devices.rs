@@ -11,7 +11,7 @@ use crate::views::api::{DeviceItem, DevicePage};
 
 /// The time for which late devices, or ids that contain a text, are searched for. Little enough
 /// that the whole answer takes less than 100 ms; the next page goes on there.
-const SEARCH: Duration = Duration::from_millis(75);
+const SEARCH: Duration = Duration::from_millis(60);
 
 pub(super) async fn list(context: &Context, query: &Query) -> Answered {
     let list = List::new("/devices", Order::DeviceId, query.filters());
