@@ -247,16 +247,17 @@ fn given<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Publishes for a fleet of which a third is silent for some rounds, then another third.
+/// Publishes for a fleet of which a third is silent, then another third. Each is silent for so
+/// long that a check finds it, which takes longer for a large fleet.
 fn fall_and_return(service: &Service, devices: usize, done: &AtomicBool) {
     let mut gateway = device(service, "gateway");
-    let mut round = 0;
+    let (began, long) = (Instant::now(), Duration::from_micros(1_500_000 + 100 * devices as u64));
     while !done.load(Ordering::Relaxed) {
         let next = Instant::now() + Duration::from_millis(500);
-        for n in (0..devices).filter(|n| !(n + round / 3).is_multiple_of(3)) {
+        let silent = (began.elapsed().as_micros() / long.as_micros()) as usize % 3;
+        for n in (0..devices).filter(|n| n % 3 != silent) {
             publish(&mut gateway, &format!("device-{n}"));
         }
-        round += 1;
         std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
     }
 }
@@ -347,7 +348,7 @@ fn a_client_that_is_cut_off_again_and_again_has_every_transition_once_and_in_ord
         let _ends = Ends(&done);
         while cuts < CUTS || !got.all_have_returned(devices) {
             let mut stream = Stream::open(&service, "", Some(&last));
-            for _ in 0..random.usize(0..devices / 10) {
+            for _ in 0..random.usize(0..devices / 15) {
                 let Some(message) = stream.message() else { break };
                 got.take(&message);
             }
