@@ -2,17 +2,15 @@
 //! while the database takes nothing.
 
 use std::fmt;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
 use publishers::{Fleet, uptime};
 use servers::process::free_port;
 
 use crate::candidates::{Broker, Stage};
 use crate::contestants::{Contestant, Heartbeatd, await_every, await_true};
 use crate::database::{Database, Server};
+use crate::http::metric;
 use crate::open_files;
 
 /// The memory of connections that do nothing.
@@ -150,16 +148,4 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(stage: &Stage, port: u16, settings: &[(&str, &str)]) -> anyhow::Result<Heartbeatd> {
     Heartbeatd::start(stage, Database::new(Server::Sqlite)?, Broker::Embedded, port, settings)
-}
-
-/// A number without labels on the page of metrics.
-fn metric(port: u16, name: &str) -> anyhow::Result<u64> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
-    let mut values = page.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    let value = values.next().with_context(|| format!("{name} on the page of metrics"))?;
-    ensure!(values.next().is_none(), "{name} is there twice");
-    value.parse().with_context(|| format!("{name} {value}"))
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// The kind of the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Server {
     Sqlite,
     Postgresql,
@@ -90,10 +90,14 @@ impl Database {
                  FROM generate_series(0, {last}) AS i"
             ),
         })?;
-        // A database that has been running for a while would have done this by itself.
+        self.settle()
+    }
+
+    /// Does what a database that has been running for a while would have done by itself.
+    pub fn settle(&self) -> anyhow::Result<()> {
         self.execute(match self.server {
             Server::Sqlite => "PRAGMA wal_checkpoint(TRUNCATE)",
-            Server::Postgresql => "VACUUM ANALYZE device",
+            Server::Postgresql => "VACUUM ANALYZE",
         })
     }
 }

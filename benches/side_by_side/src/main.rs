@@ -7,6 +7,7 @@ mod connections;
 mod contestants;
 mod database;
 mod detection;
+mod http;
 mod log;
 mod machine;
 mod open_files;
@@ -14,6 +15,8 @@ mod process;
 mod report;
 mod sample;
 mod silence;
+mod streams;
+mod surface;
 mod throughput;
 
 use std::path::PathBuf;
@@ -90,6 +93,14 @@ enum Command {
         #[arg(long, default_value_t = 5_000_000)]
         heartbeats: u64,
     },
+    /// Measure the API under load, and print a page about it
+    Surface {
+        #[command(flatten)]
+        extent: surface::Extent,
+        /// The folder for benchmarks-api.md
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// Measure checks of a fleet on SQLite while working on them
     Silence {
         #[arg(long, default_value_t = 1_000_000)]
@@ -144,6 +155,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", connections::stall(devices, heartbeats, locked, &stage)?);
             Ok(())
         }
+        Command::Surface { extent, folder } => surface::run(&extent, &stage, folder.as_deref()),
         Command::Silence { devices } => {
             for silent in Silent::ALL {
                 let case = Case { server: Server::Sqlite, devices, silent };

@@ -26,6 +26,11 @@ pub struct Used {
 }
 
 impl Tree {
+    /// The memory of the root alone, in bytes, which is quickly read.
+    pub fn memory_of_root(self) -> u64 {
+        memory(self.root, "VmRSS:").unwrap_or_default()
+    }
+
     /// The resources that the tree has used until now.
     pub fn used(self) -> Used {
         let mut used = Used::default();

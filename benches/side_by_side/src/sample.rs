@@ -13,6 +13,11 @@ impl Sample {
         Self(durations)
     }
 
+    /// All measurements, the shortest first.
+    pub fn all(&self) -> impl Iterator<Item = Duration> {
+        self.0.iter().copied()
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -90,6 +90,11 @@ impl Heartbeatd {
         self.started_up_in
     }
 
+    /// The memory that it has now, in bytes.
+    pub fn memory(&self) -> u64 {
+        Tree { root: self.process.0.id() }.memory_of_root()
+    }
+
     /// The log until now.
     pub fn log(&self) -> anyhow::Result<Log> {
         Log::read(&self.log)
