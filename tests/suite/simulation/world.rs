@@ -5,8 +5,10 @@ mod faults;
 mod network;
 mod process;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -161,6 +163,8 @@ pub struct World {
     shed: f64,
     /// What the receiver has read and the inbox may not have yet.
     taking: Vec<Taken>,
+    /// The number of messages whose tasks are not done: those that wait for a turn of the inbox.
+    waiting: Rc<Cell<usize>>,
     /// All the room of the inbox, until this time.
     jam: Option<(i64, Turn)>,
 
@@ -253,6 +257,7 @@ impl World {
             slow_until: 0,
             shed: 0.0,
             taking: Vec::new(),
+            waiting: Rc::default(),
             jam: None,
             devices,
             mood: Mood::Well,
@@ -439,7 +444,9 @@ impl World {
                 quiet = 0;
                 continue;
             }
-            quiet += 1;
+            // Tasks come up a few at a time. While the inbox is kept full they wait for more.
+            let comes_up = self.waiting.get() > 0 && self.jam.is_none();
+            quiet = if comes_up { 0 } else { quiet + 1 };
             actix_rt::task::yield_now().await;
         }
     }

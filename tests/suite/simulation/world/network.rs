@@ -1,5 +1,6 @@
 //! The devices, the broker, and the network between them and the service.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -201,8 +202,9 @@ impl World {
                 0 if !self.is_healed => self.rng.i64(0..8 * SECOND),
                 _ => self.rng.i64(1..30),
             };
-            self.recorded.push(token);
             if !self.cut && self.link.is_some() {
+                // Nobody can repeat what was never published.
+                self.recorded.push(token);
                 self.echoes.push((self.now + delay, token));
                 if !self.is_healed && self.rng.u8(0..16) == 0 {
                     self.echoes.push((self.now + self.rng.i64(0..9 * SECOND), token));
@@ -375,14 +377,14 @@ impl World {
                     let heartbeat =
                         Heartbeat::parse(device_id(device), payload.as_bytes(), clocks::wall());
                     let mut batch = Batch { heartbeats: vec![heartbeat], ..Batch::default() };
-                    actix_rt::spawn(async move {
+                    spawn_counted(&self.waiting, async move {
                         let turn = inbox.turn(&Share::default()).await?;
                         turn.put(&mut batch, &mut Share::default(), clocks::read)
                     });
                 }
                 Message::Echo(token) => {
                     let mut batch = Batch { echo: Some(token), ..Batch::default() };
-                    actix_rt::spawn(async move {
+                    spawn_counted(&self.waiting, async move {
                         let turn = inbox.last_turn().await?;
                         turn.put(&mut batch, &mut Share::default(), clocks::read)
                     });
@@ -442,4 +444,14 @@ struct Handed {
     from: i64,
     /// The number of messages that its inbox threw away.
     shed: u32,
+}
+
+/// Runs a task beside the others, and counts it until it is done.
+fn spawn_counted<T: 'static>(count: &Rc<Cell<usize>>, task: impl Future<Output = T> + 'static) {
+    let count = Rc::clone(count);
+    count.set(count.get() + 1);
+    actix_rt::spawn(async move {
+        let _done = task.await;
+        count.set(count.get() - 1);
+    });
 }

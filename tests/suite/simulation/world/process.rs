@@ -297,6 +297,8 @@ impl World {
         self.wanted = false;
         self.queue.clear();
         self.taking.clear();
+        // Its inbox is gone, and with it their turns.
+        self.waiting = Rc::default();
         self.jam = None;
         self.subscriptions.clear();
         // Without what a transaction with an unknown outcome may have written.
