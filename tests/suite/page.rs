@@ -318,10 +318,13 @@ fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
     service.await_exit();
     browser.await_state("stale");
     browser.await_text(SENTENCE, |text| text.starts_with("This page has heard nothing for"));
+    // It was told so, and did not have to find out by waiting.
+    browser.await_text(".stale .detail", |text| text.starts_with("The service was stopped."));
+    assert_eq!(browser.title(), "⚠ Last known: 2 of 2 online.");
     browser
         .await_value("getComputedStyle(document.querySelector('.view')).opacity < 1", &true.into());
 
-    let service = place.start();
+    let mut service = place.start();
     service.await_listening();
     browser.await_state("listening");
     browser.close_tab();
@@ -329,6 +332,13 @@ fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
     browser.await_text(COUNT, |text| text == "2");
     heartbeat(service.broker_port(), "c", b"");
     browser.await_text(COUNT, |text| text == "3");
+
+    // A service that dies says nothing. The question after its stream is not answered.
+    service.signal("KILL");
+    service.await_exit();
+    browser.await_text(".stale .detail", |text| text.starts_with("The service cannot be reached."));
+    browser.await_text("h1", |text| text.starts_with("Last known: "));
+    assert_nothing_is_green(&browser);
 }
 
 #[test]

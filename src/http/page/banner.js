@@ -2,7 +2,7 @@
 import { html } from './html.js';
 import { strings } from './strings.js';
 import { count, duration, isUtc, rate } from './format.js';
-import { silentFor, state, summary, updatedTo } from './live.js';
+import { lost, silentFor, state, summary, updatedTo } from './live.js';
 import { Ago, Heading, Time } from './parts.js';
 
 const GLYPHS = {
@@ -24,7 +24,7 @@ const Glyph = ({ of }) => html`
 function Meta({ of }) {
   const beats = strings.rate(rate(of.heartbeats_per_second));
   return html`<p class="meta">
-    <span>${of.state === 'listening' ? strings.proven : strings.lastProof} ${
+    <span>${state.value === 'listening' ? strings.proven : strings.lastProof} ${
       of.as_of ? html`<${Ago} at=${of.as_of} />` : '–'}</span>
     <span>${beats}</span>
     <span>${strings.asOf} <${Time} at=${of.now} /></span>
@@ -40,15 +40,20 @@ function Advice({ of }) {
     ${advice && html`<p class="advice">${advice}</p>`}`;
 }
 
+// What the service said last, by a page that cannot vouch for it any more. Its first sentence
+// says the state, and that is what is not known.
+const lastKnown = (sentence) =>
+  strings.stale.known(sentence.replace(/^.*?\. (Last known: )?/, ''));
+
 function Stale({ of }) {
-  const sentence = strings.stale.title(duration(silentFor.value));
+  const sentence = strings.stale.title(duration(Math.max(1, silentFor.value)));
   return html`
     <section class="banner stale" role="alert">
       <${Glyph} of="stale" />
       <div>
         ${of ? html`<p class="sentence">${sentence}</p>` : html`<h1 class="sentence">${sentence}</h1>`}
         <p class="detail">${of
-          ? html`${strings.stale.detail} <${Time} at=${of.now} />. ${strings.stale.again}`
+          ? html`${strings.stale.why[lost.value ?? 'silent']} <${Time} at=${of.now} />. ${strings.stale.again}`
           : strings.stale.never}</p>
       </div>
     </section>`;
@@ -85,13 +90,14 @@ function Notes({ of }) {
 export function Banner({ first }) {
   const of = summary.value;
   const shown = state.value;
+  const sentence = of && (shown === 'stale' ? lastKnown(of.sentence) : of.sentence);
   const known = of && html`
     <section class=${`banner s-${of.state} ${first ? 'first' : ''}`}>
       <${Glyph} of=${of.state} />
       <div>
         ${first
-          ? html`<${Heading} class="sentence" focusKey="fleet">${of.sentence}</${Heading}>`
-          : html`<p class="sentence">${of.sentence}</p>`}
+          ? html`<${Heading} class="sentence" focusKey="fleet">${sentence}</${Heading}>`
+          : html`<p class="sentence">${sentence}</p>`}
         <${Meta} of=${of} />
         <${Advice} of=${of} />
       </div>
@@ -107,6 +113,6 @@ export function Banner({ first }) {
 export function title() {
   const of = summary.value;
   if (!of) return strings.name;
-  if (state.value === 'stale') return `⚠ ${strings.stale.title(duration(silentFor.value))}`;
+  if (state.value === 'stale') return `⚠ ${lastKnown(of.sentence)}`;
   return of.sentence;
 }

@@ -9,6 +9,8 @@ const STALE_MS = 12_000;
 export const summary = signal(null);
 export const tick = signal(Date.now());
 const heardAt = signal(Date.now());
+// Why the service is known to be gone, before its silence says so: 'stopped', 'unreachable'.
+export const lost = signal(null);
 const ahead = signal(0); // the service's clock minus this browser's
 
 export const updatedTo = signal(null); // another version than the one that sent this page
@@ -17,7 +19,8 @@ let firstVersion = null;
 // The service's time: ages are right even if this machine's clock is not.
 export const now = computed(() => tick.value + ahead.value);
 export const silentFor = computed(() => Math.max(0, tick.value - heardAt.value) / 1000);
-export const stale = computed(() => tick.value - heardAt.value > STALE_MS);
+export const stale = computed(() =>
+  lost.value !== null || tick.value - heardAt.value > STALE_MS);
 export const state = computed(() => {
   if (stale.value) return 'stale';
   return summary.value?.state ?? 'asking';
@@ -36,14 +39,23 @@ function onSummary(next) {
     heardAt.value = heard;
     ahead.value = Date.parse(next.now) - heard;
     summary.value = next;
+    lost.value = null;
     loginWanted.value = false; // another tab may have logged in
     updatedTo.value = next.version === firstVersion ? null : next.version;
     if (before && fingerprint(before) !== fingerprint(next)) changes.value += 1;
   });
 }
 
+function onLost(why) {
+  // Who said goodbye cannot be reached, either.
+  batch(() => {
+    tick.value = Date.now();
+    lost.value ??= why;
+  });
+}
+
 export function start() {
-  const stream = listen(onSummary);
+  const stream = listen(onSummary, onLost);
   setInterval(() => { tick.value = Date.now(); }, 1_000);
   // The look of the whole document follows the state; see app.css.
   effect(() => {

@@ -2,14 +2,21 @@
 // host at most, and the service has a limit of streams, so one tab (the leader) listens and
 // tells the others over a BroadcastChannel. Without that, each tab listens for itself; without
 // a stream (a proxy that holds it back, too many streams), the leader asks once in a while.
-import { API, get, loginWanted } from './api.js';
+// A service that says goodbye, or that a question after a broken stream does not reach, is lost
+// at once, and all tabs are told. Only a network that is silent is found out by waiting.
+import { API, get, loginWanted, Problem } from './api.js';
 
 const ELECTION_MS = 250;
 const LEADER_GONE_MS = 4_000;
 const QUIET_MS = 3_000;
 const REOPEN_MS = [1_000, 3_000, 8_000, 15_000];
 
-export function listen(onSummary) {
+// No connection, or a proxy that has none. The service itself always has a summary.
+const isAway = (status) => status === 0 || status >= 500;
+
+// Calls `onSummary` with each summary, and `onLost` when the service has stopped or cannot be
+// reached. Each summary says that it is back.
+export function listen(onSummary, onLost) {
   const me = Math.random().toString(36).slice(2);
   const channel = 'BroadcastChannel' in window ? new BroadcastChannel('heartbeatd') : null;
   let leading = false;
@@ -21,14 +28,20 @@ export function listen(onSummary) {
   let reopening = null;
   let asking = false;
   let election = null;
+  let stopped = null; // when the service started that said goodbye
 
   const tell = (message) => channel?.postMessage({ ...message, from: me });
 
   function heard(summary) {
+    if (summary.started_at === stopped) return; // it only finishes what it has begun
     latest = summary;
     summaryHeard = Date.now();
     onSummary(summary);
     if (leading) tell({ kind: 'summary', summary });
+  }
+  function lost(why) {
+    onLost(why);
+    if (leading) tell({ kind: 'lost', why });
   }
 
   // The stream.
@@ -40,7 +53,12 @@ export function listen(onSummary) {
       failures = 0;
       heard(JSON.parse(event.data));
     });
+    source.addEventListener('bye', () => {
+      stopped = latest?.started_at ?? null;
+      lost('stopped');
+    });
     source.onerror = () => {
+      ask(); // at once, whether or not the browser opens it again
       if (source?.readyState !== EventSource.CLOSED) return; // it reconnects by itself
       reopening = setTimeout(open, REOPEN_MS[Math.min(failures, REOPEN_MS.length - 1)]);
       failures += 1;
@@ -57,8 +75,9 @@ export function listen(onSummary) {
     asking = true;
     try {
       heard(await get('/summary', AbortSignal.timeout(5_000)));
-    } catch {
-      // live.js notices the silence.
+    } catch (problem) {
+      // An answer that does not come is no answer yet: live.js notices the silence.
+      if (problem instanceof Problem && isAway(problem.status)) lost('unreachable');
     }
     asking = false;
   }
@@ -100,6 +119,10 @@ export function listen(onSummary) {
       return;
     }
     // From a leader.
+    if (data.kind === 'lost' && !leading) {
+      if (data.why === 'stopped') stopped = latest?.started_at ?? null;
+      onLost(data.why);
+    }
     leaderHeard = Date.now();
     clearTimeout(election);
     election = null;

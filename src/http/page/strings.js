@@ -70,7 +70,12 @@ export const strings = {
 
   stale: {
     title: (duration) => `This page has heard nothing for ${duration}.`,
-    detail: 'The service, or the way to it, is gone. What is shown is of',
+    why: {
+      stopped: 'The service was stopped. What is shown is of',
+      unreachable: 'The service cannot be reached. What is shown is of',
+      silent: 'The service, or the way to it, is gone. What is shown is of',
+    },
+    known: (counts) => `Last known: ${counts}`,
     never: 'The service, or the way to it, does not answer. It is asked again every few seconds.',
     again: 'It asks again every few seconds.',
   },
