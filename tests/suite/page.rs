@@ -103,6 +103,38 @@ fn a_list_has_filters_a_search_and_pages_each_with_an_address() {
     assert!(browser.url().contains("status=error&status=online"), "{}", browser.url());
 }
 
+/// The texts from elsewhere of a page that draw outside of their lines, or over other texts.
+const OUTSIDE: &str = "[...document.querySelectorAll('.id, .note')].filter((one) => \
+    getComputedStyle(one).overflowY === 'visible' || /[\\u0336\\u202e]|\\p{M}{5}/u.test(one.innerText)\
+    ).map((one) => one.innerText)";
+
+#[test]
+fn no_text_of_a_device_draws_over_another() {
+    let place = place().with("HEARTBEAT__TIMEOUT", "1h");
+    let service = place.start();
+    service.await_listening();
+    let marks = "\u{300}".repeat(300);
+    let error = format!(r#"{{"error":"Z{marks} end"}}"#);
+    heartbeat(service.broker_port(), "zalgo", error.as_bytes());
+    let long = "x".repeat(128);
+    for id in ["s\u{336}t\u{336}ruck", "o\u{300}\u{301}\u{300}\u{301}\u{300}\u{301}", &long] {
+        heartbeat(service.broker_port(), id, b"");
+    }
+    let browser = Browser::start();
+    browser.open(&page(&service, "/devices"));
+    browser.await_text("tbody", |text| text.contains("s0336t0336ruck") && text.contains("+296"));
+    assert_eq!(browser.value(OUTSIDE), json!([]));
+    let wide = "document.documentElement.scrollWidth > innerWidth \
+        || document.querySelector('table').offsetWidth > document.querySelector('.view').offsetWidth";
+    assert_eq!(browser.value(wide), json!(false), "an id of 128 characters is cut");
+    browser.open(&page(&service, "/devices/zalgo"));
+    browser.await_text(".said", |text| text.contains("+296") && text.ends_with("end"));
+    assert_eq!(browser.value(OUTSIDE), json!([]));
+    browser.open(&page(&service, "/"));
+    browser.await_text(".each", |text| text.contains("+2") && text.contains("s0336t0336ruck"));
+    assert_eq!(browser.value(OUTSIDE), json!([]));
+}
+
 #[test]
 fn a_search_goes_on_where_its_time_has_ended() {
     let place = place();

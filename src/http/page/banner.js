@@ -3,7 +3,7 @@ import { html } from './html.js';
 import { strings } from './strings.js';
 import { count, duration, isUtc, rate } from './format.js';
 import { lost, silentFor, state, summary, updatedTo } from './live.js';
-import { Ago, Heading, Time } from './parts.js';
+import { Ago, Foreign, Heading, Time } from './parts.js';
 
 const GLYPHS = {
   listening: html`<circle cx="12" cy="12" r="4.5" class="solid" /><circle cx="12" cy="12" r="9" class="ring" />`,
@@ -36,7 +36,7 @@ function Meta({ of }) {
 function Advice({ of }) {
   const advice = of.detail && of.state === 'fleet_silent' ? null : strings.advice[of.state];
   return html`
-    ${of.detail && html`<p class="detail">${of.detail}</p>`}
+    ${of.detail && html`<p class="detail"><${Foreign} text=${of.detail} /></p>`}
     ${advice && html`<p class="advice">${advice}</p>`}`;
 }
 

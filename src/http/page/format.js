@@ -68,23 +68,38 @@ export function instant(iso, now = Date.now()) {
   return (at.getFullYear() === today.getFullYear() ? day : year).format(at);
 }
 export const timeOfDay = (ms) => minutes.format(ms);
+export const timeOfMinute = (ms) => seconds.format(ms);
 export const dayOfMonth = (ms) => date.format(ms);
 export const utc = (iso) =>
   `${new Date(iso).toISOString().replace('T', ' ').replace(/\.\d+Z$/, '')} UTC`;
 export const bytes = (n) => whole.format(n);
 
-// An id or a text in pieces: visible text, and characters that one would not see, as their
-// code points. A device cannot look like another, nor turn the text around it.
+// An id or a text in pieces: visible text, and what would not be seen or would disfigure the
+// rest, as code points. A device cannot look like another, nor turn the text around it, nor draw
+// over it: marks that strike out or enclose what they follow are shown by themselves, and so is
+// a mark with nothing to stand on. No script puts more than four marks on a character; those
+// beyond are only counted.
 const HIDDEN = /[\p{C}\p{Zl}\p{Zp}\u00a0\u00ad\u034f\u115f\u1160\u17b4\u17b5\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0\ufe00-\ufe0f]/u;
+const OVERLAY = /[\u0334-\u0338\u0488\u0489\u1abe\u20d2\u20d3\u20d8-\u20da\u20dd-\u20e0\u20e2-\u20e6\u20ea\u20eb\u{10f82}]/u;
+const MARK = /\p{M}/u;
+const MARKS = 4;
 export function pieces(text) {
   const out = [];
+  let marks = MARKS; // on the last character
   for (const char of text) {
-    const hidden = HIDDEN.test(char);
     const last = out.at(-1);
-    if (!hidden && last && !last.hidden) last.text += char;
-    else {
+    const mark = MARK.test(char);
+    const bare = mark && (!last || last.hidden);
+    if (HIDDEN.test(char) || OVERLAY.test(char) || (bare && !last?.more)) {
       const code = char.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
-      out.push({ hidden, text: hidden ? code : char });
+      out.push({ hidden: true, text: code });
+    } else if (mark && marks >= MARKS) {
+      if (last.more) last.more += 1;
+      else out.push({ hidden: true, more: 1 });
+    } else {
+      if (last && !last.hidden) last.text += char;
+      else out.push({ hidden: false, text: char });
+      marks = mark ? marks + 1 : 0;
     }
   }
   return out;

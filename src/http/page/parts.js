@@ -16,11 +16,15 @@ const SHAPES = {
 export const Shape = ({ of }) => html`
   <svg class=${`shape ${of}`} viewBox="0 0 16 16" aria-hidden="true">${SHAPES[of]}</svg>`;
 
-// Text of a device: always text, its direction kept to itself, with nothing hidden in it.
-export const Foreign = ({ text, class: name }) => html`
-  <bdi class=${name}>${pieces(text).map((piece) => (piece.hidden
-    ? html`<span class="hidden-char" title=${`U+${piece.text}`}>${piece.text}</span>`
-    : piece.text))}</bdi>`;
+// Text from elsewhere, above all of a device: always text, its direction and its ink kept to
+// itself, with nothing hidden in it. Every text that the page did not make is shown by this.
+export const Foreign = ({ text, class: name = '' }) => html`
+  <bdi class=${`foreign ${name}`}>${pieces(text).map((piece) => {
+    if (!piece.hidden) return piece.text;
+    const [said, why] = piece.more
+      ? [`+${piece.more}`, strings.moreMarks(piece.more)] : [piece.text, `U+${piece.text}`];
+    return html`<span class="hidden-char" title=${why}>${said}</span>`;
+  })}</bdi>`;
 
 export const Id = ({ id }) => html`<${Foreign} text=${id} class="id" />`;
 
@@ -34,7 +38,7 @@ export const Time = ({ at }) => html`
 // A sentence of the service. Its times are shown like all others.
 const INSTANT = /(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/;
 export const Sentence = ({ text }) => text.split(INSTANT).map((part, n) =>
-  (n % 2 === 1 ? html`<${Time} at=${part} />` : part));
+  (n % 2 === 1 ? html`<${Time} at=${part} />` : part && html`<${Foreign} text=${part} />`));
 
 export const Ago = ({ at, parts = 1 }) => {
   const seconds = Math.max(0, (now.value - Date.parse(at)) / 1000);

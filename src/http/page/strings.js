@@ -279,6 +279,7 @@ export const strings = {
   },
 
   units: { d: 'd', h: 'h', min: 'min', s: 's', ms: 'ms' },
+  moreMarks: (n) => `${n} more ${plural(n, 'mark', 'marks')} on the same character`,
   now: 'now',
   ago: (duration) => `${duration} ago`,
 };

@@ -5,7 +5,7 @@ import { change, remove } from '../api.js';
 import { duration } from '../format.js';
 import { summary } from '../live.js';
 import { strings } from '../strings.js';
-import { Id } from '../parts.js';
+import { Foreign, Id } from '../parts.js';
 
 export function Change({ base, device, onChanged, onRemoved }) {
   const text = strings.change;
@@ -54,7 +54,8 @@ export function Change({ base, device, onChanged, onRemoved }) {
           onClick=${() => dialog.current.showModal()}>${text.remove}</button>
       </form>
       <p id="timeout-hint" class="quiet">${text.hint(standard ? duration(standard) : '–')}</p>
-      <p id="change-trouble" class="trouble" role="alert" hidden=${!trouble.value}>${trouble.value}</p>
+      <p id="change-trouble" class="trouble" role="alert" hidden=${!trouble.value}>${
+        trouble.value && html`<${Foreign} text=${trouble.value} />`}</p>
       <p role="status" class="quiet">${done.value && text.done}</p>
       <dialog ref=${dialog} aria-labelledby="removal" aria-describedby="removal-means">
         <h2 id="removal">${text.sure} <${Id} id=${device.id} />?</h2>

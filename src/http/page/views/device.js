@@ -33,7 +33,7 @@ export function Device({ id, query }) {
       ${at && html` · <strong>${strings.device.asOf} <${Time} at=${at} /></strong> · <a href="?">${strings.device.now}</a>`}</p>
     ${gone
       ? html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>
-          <p class="empty">${answer.problem.message}</p>`
+          <p class="empty"><${Foreign} text=${answer.problem.message} /></p>`
       : html`<${Trouble} answer=${answer} />`}
     ${!device && !gone && html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>`}
     ${device && !gone && html`
