@@ -2,6 +2,7 @@
 //! devices, some of which die, return, report errors and fall together.
 
 use std::fs::Permissions;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -32,6 +33,16 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// The silence after which a device is offline: three heartbeats.
 const TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The time between two checks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The time between two echoes.
+const ECHO_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time for which a device is dead, on average. Half of it, which is the least, is longer
+/// than a check needs to find the device.
+const DOWN: Duration = Duration::from_secs(20);
 
 /// The time between two lines with what `heartbeatd status` would say.
 const SENTENCE_INTERVAL: Duration = Duration::from_secs(5);
@@ -70,7 +81,7 @@ fn plan() -> Plan {
         jitter: 0.2,
         dying: Amount::Devices(3),
         up: Duration::from_secs(10),
-        down: Duration::from_secs(12),
+        down: DOWN,
         burst: Some(Burst {
             devices: Amount::Devices(MACHINES.len() as u32),
             first: Duration::from_secs(12),
@@ -90,9 +101,9 @@ fn configuration(folder: &Path) -> anyhow::Result<Config> {
     let file = file.map_err(|()| anyhow!("{} is not an absolute path", folder.display()))?;
     config.database.url = DatabaseUrl::from(format!("sqlite://{}?mode=rwc", file.path()));
     config.heartbeat.timeout = TIMEOUT.try_into()?;
-    config.heartbeat.check_interval = Duration::from_secs(2).try_into()?;
+    config.heartbeat.check_interval = CHECK_INTERVAL.try_into()?;
     config.heartbeat.flush_interval = Duration::from_millis(500).try_into()?;
-    config.mqtt.echo_interval = Some(Duration::from_secs(1).try_into()?);
+    config.mqtt.echo_interval = Some(ECHO_INTERVAL.try_into()?);
     for listen in [&mut config.mqtt.embedded.listen, &mut config.http.listen] {
         if let Listen::At(address) = listen {
             *address = free(*address);
@@ -123,7 +134,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .context("cannot create a temporary folder")?;
     let config = configuration(folder.path())?;
     let app = App::build(config.clone()).start().await?;
-    begin(&app, &config, arguments.seed);
+    begin(&app, &config, arguments.seed)?;
 
     let ended = {
         let (signal, failed) = (pin!(ending.signal()), pin!(app.failed()));
@@ -142,7 +153,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Logs where to look, and what there is to be seen.
-fn begin(app: &App, config: &Config, seed: u64) {
+fn begin(app: &App, config: &Config, seed: u64) -> io::Result<()> {
     if let Some(address) = app.http_address() {
         info!(target: TARGET, "open http://{address}/ to watch; Ctrl-C ends the demo");
     }
@@ -152,13 +163,31 @@ fn begin(app: &App, config: &Config, seed: u64) {
         "{} devices in three halls send a heartbeat every {}; one that is silent for {} is \
          offline", plan.devices, duration::human(PERIOD), duration::human(TIMEOUT)
     );
-    let database = config.database.url.to_string();
     info!(
         target: TARGET,
-        "to ask on the command line: export HEARTBEATD_DATABASE__URL='{database}', then \
+        "to ask on the command line, copy the next line into another terminal; then try \
          `heartbeatd device list` and `heartbeatd device show hall-1-valve-1`"
     );
+    writeln!(io::stdout(), "{}", settings(app, config))?;
     greet(app, config);
+    Ok(())
+}
+
+/// The line for a shell by which the commands know what the demo's service knows.
+fn settings(app: &App, config: &Config) -> String {
+    let duration = |duration| duration::format(duration);
+    let mut line = format!(
+        "export HEARTBEATD_DATABASE__URL='{}' HEARTBEATD_HEARTBEAT__TIMEOUT={} \
+         HEARTBEATD_HEARTBEAT__CHECK_INTERVAL={} HEARTBEATD_MQTT__ECHO_INTERVAL={}",
+        config.database.url,
+        duration(TIMEOUT),
+        duration(CHECK_INTERVAL),
+        duration(ECHO_INTERVAL),
+    );
+    if let Some(address) = app.http_address() {
+        line.push_str(&format!(" HEARTBEATD_HTTP__LISTEN={address}"));
+    }
+    line
 }
 
 async fn simulate(app: &App, config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
@@ -247,8 +276,8 @@ mod tests {
             falls.collect::<Vec<_>>()
         };
         assert_eq!(falls(true).len(), MACHINES.len(), "{story:?}");
-        // Long enough to be found by the check after its timeout.
-        let found = (TIMEOUT + 2 * PERIOD).as_secs_f64();
+        // Long enough to be found by the check after its timeout, whatever was proven by then.
+        let found = (TIMEOUT + CHECK_INTERVAL + ECHO_INTERVAL).as_secs_f64();
         let found_and_back = falls(false).into_iter().any(|(fell, id, _)| {
             let back = |(at, who, what): &(f64, String, What)| {
                 who == id && *what == What::Returns && at - fell > found
@@ -256,6 +285,19 @@ mod tests {
             story.iter().any(back)
         });
         assert!(found_and_back, "{story:?}");
+    }
+
+    #[test]
+    fn no_death_of_the_demo_is_too_short_to_be_found() {
+        let story = story(16, 600.0);
+        let found = (TIMEOUT + CHECK_INTERVAL + ECHO_INTERVAL).as_secs_f64();
+        for (at, id, _) in story.iter().filter(|(_, _, what)| *what == What::Returns) {
+            let fell = |(when, who, what): &&(f64, String, What)| {
+                who == id && *what == What::Falls && when < at
+            };
+            let (fell, ..) = story.iter().rev().find(fell).expect("it fell before");
+            assert!(at - fell > found, "{id} is dead for {} s", at - fell);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `heartbeatd demo` and `heartbeatd simulate` with the real binary.
 
 use std::fs;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use servers::eventually;
 use servers::log::Line;
@@ -51,6 +51,17 @@ fn the_demo_needs_no_valid_configuration_and_ends_by_itself_if_asked() {
     let out = place.run(&["demo", "--for", "1s", "--seed", "7"]);
     assert_eq!(out.status.code(), Some(0), "{out:?}");
     assert!(log_of(&out).contains("seed=7"), "{out:?}");
+
+    // A shell takes the line for the commands as it is, and it says all that they need.
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    let line = stdout.lines().find(|line| line.starts_with("export ")).expect("a line");
+    let asked = Command::new("sh")
+        .args(["-ec", &format!("{line}\n{} check-config", env!("CARGO_BIN_EXE_heartbeatd"))])
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .expect("a shell");
+    let known = String::from_utf8_lossy(&asked.stdout);
+    assert!(known.contains("timeout = \"6s\"") && known.contains("heartbeatd-demo-"), "{asked:?}");
 }
 
 /// A service that registers devices, and where it is.
