@@ -193,7 +193,8 @@ impl AppBuilder {
         open_files::raise();
         needed_files(&config).check()?;
         let metrics = Arc::new(Metrics::new().with_refusals(receiver::refusal_labels()));
-        let board = Arc::new(Board::new(config.mqtt.confirm_interval()));
+        let timeout = config.heartbeat.timeout.get();
+        let board = Arc::new(Board::new(config.mqtt.confirm_interval(), timeout));
 
         let settings = device_registry::Settings::from(&config);
         let url = config.database.url.reveal();

@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::domain::{Burst, Coverage, Reading, ServiceState, Status};
+use crate::domain::{Burst, Coverage, Outages, Reading, ServiceState, Status, together};
 use crate::duration::human;
 
 /// The time for which messages that were thrown away are the state of the service.
@@ -44,8 +44,12 @@ pub struct Board {
 struct Facts {
     counts: BTreeMap<Status, u64>,
     late: Option<u64>,
-    /// The outages that last, by the check that found them.
-    bursts: BTreeMap<DateTime<Utc>, Burst>,
+    /// The outages that last.
+    outages: Arc<Outages>,
+    /// Those of them that began together, newest first.
+    bursts: Arc<[Burst]>,
+    /// The time within which devices fall silent together.
+    window: TimeDelta,
     undelivered: u64,
     undelivered_since: Option<DateTime<Utc>>,
     pending: usize,
@@ -94,9 +98,8 @@ pub struct Snapshot {
     pub counts: BTreeMap<Status, u64>,
     /// The number of late devices as of the last check; `None` before the first.
     pub late: Option<u64>,
-    /// The outages that last, by the check that found them, newest first, without those that a
-    /// check found alone.
-    pub bursts: Vec<Burst>,
+    /// The outages that last and that began together, newest first.
+    pub bursts: Arc<[Burst]>,
     /// The alerts in the outbox as of the last check or delivery.
     pub undelivered_alerts: u64,
     /// The time at which the device of the oldest one went offline.
@@ -131,10 +134,11 @@ pub struct FleetSilence {
 }
 
 impl Board {
-    /// An empty board, for proofs of listening every `confirm_interval`.
-    pub fn new(confirm_interval: Duration) -> Self {
+    /// An empty board, for proofs of listening every `confirm_interval` and devices with
+    /// this `timeout`.
+    pub fn new(confirm_interval: Duration, timeout: Duration) -> Self {
         Self {
-            facts: Mutex::new(Facts::new(confirm_interval)),
+            facts: Mutex::new(Facts::new(confirm_interval, timeout)),
             state: Mutex::new(None),
             changed: watch::Sender::new(0),
             recovered: Notify::new(),
@@ -145,11 +149,10 @@ impl Board {
     pub fn snapshot(&self, now: Reading) -> Snapshot {
         let facts = self.facts.lock().clone();
         let told = self.tell(&facts, now);
-        let bursts = facts.bursts.values().rev().filter(|burst| burst.devices > 1);
         let lately = |step: &ClockSet| (now.wall - step.at).abs() <= CLOCK_STEP_TOLD;
         Snapshot {
             told,
-            bursts: bursts.copied().collect(),
+            bursts: facts.bursts,
             late: facts.late,
             undelivered_alerts: facts.undelivered,
             undelivered_since: facts.undelivered_since,
@@ -210,96 +213,104 @@ impl Board {
     pub(crate) fn begin_with(&self, other: &Self) {
         let other = other.facts.lock().clone();
         let mut facts = self.facts.lock();
-        (facts.counts, facts.bursts) = (other.counts, other.bursts);
+        (facts.counts, facts.outages) = (other.counts, other.outages);
+        facts.group();
     }
 
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Changes<'_>) -> T) -> T {
-        change(&mut Changes(&mut self.facts.lock()))
+        let mut changes = Changes { facts: &mut self.facts.lock(), has_regrouped: false };
+        let done = change(&mut changes);
+        if changes.has_regrouped {
+            changes.facts.group();
+        }
+        done
     }
 }
 
 /// The facts, to be changed.
-pub(crate) struct Changes<'a>(&'a mut Facts);
+pub(crate) struct Changes<'a> {
+    facts: &'a mut Facts,
+    /// True if outages began or ended.
+    has_regrouped: bool,
+}
 
 impl Changes<'_> {
     /// Sets the number of devices in each status.
     pub(crate) fn counts(&mut self, counts: BTreeMap<Status, u64>) {
-        self.0.counts = counts;
+        self.facts.counts = counts;
     }
 
     /// Moves a device from one status to another.
     pub(crate) fn moved(&mut self, from: Status, to: Status) {
-        let left = self.0.counts.entry(from).or_default();
+        let left = self.facts.counts.entry(from).or_default();
         *left = left.saturating_sub(1);
-        *self.0.counts.entry(to).or_default() += 1;
+        *self.facts.counts.entry(to).or_default() += 1;
     }
 
     /// Notes newly registered devices; their transitions follow.
     pub(crate) fn registered(&mut self, devices: u64) {
-        *self.0.counts.entry(Status::Provisioning).or_default() += devices;
+        *self.facts.counts.entry(Status::Provisioning).or_default() += devices;
     }
 
     /// Sets the outages that last.
-    pub(crate) fn bursts(&mut self, bursts: impl IntoIterator<Item = Burst>) {
-        self.0.bursts = bursts.into_iter().map(|burst| (burst.found_at, burst)).collect();
+    pub(crate) fn outages(&mut self, outages: Outages) {
+        self.facts.outages = Arc::new(outages);
+        self.has_regrouped = true;
     }
 
-    /// Notes that an outage was found.
-    pub(crate) fn fell(&mut self, found_at: DateTime<Utc>, silent_since: DateTime<Utc>) {
-        let new = Burst { found_at, devices: 0, silent_since };
-        let burst = self.0.bursts.entry(found_at).or_insert(new);
-        burst.devices += 1;
-        burst.silent_since = burst.silent_since.min(silent_since);
+    /// Notes that an outage was found, of a device that was last heard at `silent_since`.
+    pub(crate) fn fell(&mut self, silent_since: DateTime<Utc>, found_at: DateTime<Utc>) {
+        self.outages_mut().fell(silent_since, found_at);
     }
 
-    /// Notes that an outage has ended.
-    pub(crate) fn recovered(&mut self, found_at: DateTime<Utc>) {
-        if let Some(burst) = self.0.bursts.get_mut(&found_at) {
-            burst.devices = burst.devices.saturating_sub(1);
-            if burst.devices == 0 {
-                self.0.bursts.remove(&found_at);
-            }
-        }
+    /// Notes that an outage has ended, of a device that was last heard at `silent_since`.
+    pub(crate) fn recovered(&mut self, silent_since: DateTime<Utc>) {
+        self.outages_mut().ended(silent_since);
+    }
+
+    fn outages_mut(&mut self) -> &mut Outages {
+        self.has_regrouped = true;
+        Arc::make_mut(&mut self.facts.outages)
     }
 
     /// The number of outages that last.
-    pub(crate) fn outages(&self) -> u64 {
-        self.0.bursts.values().map(|burst| burst.devices).sum()
+    pub(crate) fn outages_known(&self) -> u64 {
+        self.facts.outages.count()
     }
 
     /// Sets what a check has found out.
     pub(crate) fn checked(&mut self, late: u64) {
-        self.0.late = Some(late);
+        self.facts.late = Some(late);
     }
 
     /// Sets the alerts in the outbox, and the time of the oldest one.
     pub(crate) fn undelivered(&mut self, alerts: u64, since: Option<DateTime<Utc>>) {
-        (self.0.undelivered, self.0.undelivered_since) = (alerts, since);
+        (self.facts.undelivered, self.facts.undelivered_since) = (alerts, since);
     }
 
     /// Notes that some of the alerts have left the outbox. Returns the number of the others.
     pub(crate) fn delivered(&mut self, alerts: u64) -> u64 {
-        self.0.undelivered = self.0.undelivered.saturating_sub(alerts);
-        if self.0.undelivered == 0 {
-            self.0.undelivered_since = None;
+        self.facts.undelivered = self.facts.undelivered.saturating_sub(alerts);
+        if self.facts.undelivered == 0 {
+            self.facts.undelivered_since = None;
         }
-        self.0.undelivered
+        self.facts.undelivered
     }
 
     /// Sets the instance that writes while this one stands by; `None` if this one does.
     pub(crate) fn stands_by_for(&mut self, active: Option<String>) {
-        self.0.stands_by_for = active;
+        self.facts.stands_by_for = active;
     }
 
     /// Sets the coverage that vouches for what is in the database.
     pub(crate) fn coverage(&mut self, coverage: Arc<Coverage>) {
-        self.0.coverage = coverage;
+        self.facts.coverage = coverage;
     }
 
     /// Sets the newest proof of listening, and the time that is missing until a silent device
     /// can be found.
     pub(crate) fn proven(&mut self, until: Option<DateTime<Utc>>, ready_in: Option<Duration>) {
-        (self.0.proven, self.0.ready_in) = (until, ready_in);
+        (self.facts.proven, self.facts.ready_in) = (until, ready_in);
     }
 
     /// Sets the heartbeats that wait, and the faults.
@@ -309,40 +320,43 @@ impl Changes<'_> {
         database: Result<(), String>,
         fleet_silent: Option<FleetSilence>,
     ) {
-        (self.0.pending, self.0.database, self.0.fleet_silent) = (pending, database, fleet_silent);
+        (self.facts.pending, self.facts.database, self.facts.fleet_silent) =
+            (pending, database, fleet_silent);
     }
 
     /// Counts received heartbeats.
     pub(crate) fn received(&mut self, heartbeats: u64, now: Instant) {
-        self.0.rate.count(heartbeats, now);
+        self.facts.rate.count(heartbeats, now);
     }
 
     /// Notes that the clock was set.
     pub(crate) fn clock_set(&mut self, step: ClockSet) {
-        self.0.clock_step = Some(step);
+        self.facts.clock_step = Some(step);
     }
 
     /// Notes that messages were thrown away.
     pub(crate) fn shed(&mut self, now: Instant) {
-        self.0.shed_at = Some(now);
+        self.facts.shed_at = Some(now);
     }
 
     /// Sets the connection to the broker: an error with its reason if there is none, and whether
     /// heartbeats are subscribed to and echoes come back.
     pub(crate) fn broker(&mut self, broker: Result<(), Option<String>>, subscribed: bool) {
-        (self.0.broker, self.0.subscribed) = (broker, subscribed);
+        (self.facts.broker, self.facts.subscribed) = (broker, subscribed);
     }
 }
 
 impl Facts {
-    fn new(confirm_interval: Duration) -> Self {
+    fn new(confirm_interval: Duration, timeout: Duration) -> Self {
         let (intervals, least) = MISSING;
         let missing_after = confirm_interval.saturating_mul(intervals).max(least);
         Self {
             missing_after: TimeDelta::from_std(missing_after).unwrap_or(TimeDelta::MAX),
             counts: Status::ALL.into_iter().map(|status| (status, 0)).collect(),
             late: None,
-            bursts: BTreeMap::new(),
+            outages: Arc::default(),
+            bursts: Arc::default(),
+            window: together::window(timeout),
             undelivered: 0,
             undelivered_since: None,
             pending: 0,
@@ -358,6 +372,12 @@ impl Facts {
             clock_step: None,
             rate: Rate::default(),
         }
+    }
+
+    /// Finds out which outages began together.
+    fn group(&mut self) {
+        let devices = self.counts.values().sum();
+        self.bursts = self.outages.together(self.window, devices).into();
     }
 
     fn state(&self, now: Reading) -> (ServiceState, Option<String>) {
@@ -440,7 +460,10 @@ mod tests {
     }
 
     fn board() -> (Board, Clock) {
-        (Board::new(Duration::from_secs(5)), Clock { began: Instant::now() })
+        (
+            Board::new(Duration::from_secs(5), Duration::from_secs(180)),
+            Clock { began: Instant::now() },
+        )
     }
 
     #[test]
@@ -490,22 +513,25 @@ mod tests {
         let (found, seen) = (clock.at(300).wall, clock.at(100).wall);
         board.change(|facts| {
             facts.counts([(Status::Online, 5)].into());
-            for _device in 0..3 {
+            for _device in 0..4 {
                 facts.moved(Status::Online, Status::Offline);
-                facts.fell(found, seen);
+                facts.fell(seen, found);
             }
-            facts.fell(clock.at(400).wall, seen);
+            facts.fell(clock.at(800).wall, clock.at(1_000).wall);
         });
-        let burst = |devices| Burst { found_at: found, devices, silent_since: seen };
-        assert_eq!(board.snapshot(clock.at(301)).bursts, [burst(3)], "not the single one");
+        let bursts = |board: &Board| {
+            let bursts = board.snapshot(clock.at(301)).bursts;
+            bursts.iter().map(|burst| (burst.found_at, burst.devices)).collect::<Vec<_>>()
+        };
+        assert_eq!(bursts(&board), [(found, 4)], "not the single one");
         board.change(|facts| {
-            facts.recovered(found);
+            facts.recovered(seen);
             facts.moved(Status::Offline, Status::Error);
-            assert_eq!(facts.outages(), 3);
+            assert_eq!(facts.outages_known(), 4);
         });
+        assert_eq!(bursts(&board), [(found, 3)]);
         let snapshot = board.snapshot(clock.at(301));
-        assert_eq!(snapshot.bursts, [burst(2)]);
-        let counts = [(Status::Online, 2), (Status::Offline, 2), (Status::Error, 1)];
+        let counts = [(Status::Online, 1), (Status::Offline, 3), (Status::Error, 1)];
         assert_eq!(snapshot.counts, counts.into());
     }
 

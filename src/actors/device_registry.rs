@@ -48,8 +48,8 @@ use crate::board::{Board, ClockSet, FleetSilence};
 use crate::clock::{Clock, system_clock};
 use crate::config::DevicesConfig;
 use crate::domain::{
-    Burst, ClockOffset, ClockStep, ClockWatch, Confirmed, Coverage, GapCause, Happening, Heartbeat,
-    Interval, Judge, Reading, Saved, Status, TopicPattern, Transition,
+    ClockOffset, ClockStep, ClockWatch, Confirmed, Coverage, GapCause, Happening, Heartbeat,
+    Interval, Judge, Outages, Reading, Saved, Status, TopicPattern, Transition,
 };
 use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
@@ -227,10 +227,10 @@ impl Shared {
                 facts.moved(transition.from, transition.to);
                 if transition.to == Status::Offline {
                     let silent_since = transition.last_seen_at.unwrap_or(transition.at);
-                    facts.fell(transition.at, silent_since);
+                    facts.fell(silent_since, transition.at);
                 }
                 if let Some(outage) = transition.ends {
-                    facts.recovered(outage.found_at);
+                    facts.recovered(outage.silent_since);
                 }
             }
         });
@@ -247,7 +247,7 @@ pub struct Found {
     /// The listener that this instance is; `None` if it stands by at first.
     listener: Option<i64>,
     counts: BTreeMap<Status, u64>,
-    bursts: Vec<Burst>,
+    outages: Outages,
     coverage: Coverage,
 }
 
@@ -264,7 +264,7 @@ impl Found {
             return Ok(Self {
                 listener: None,
                 counts: BTreeMap::new(),
-                bursts: Vec::new(),
+                outages: Outages::default(),
                 coverage,
             });
         }
@@ -282,8 +282,8 @@ impl Found {
         let stays = store.stays(DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC).await?;
         let judge = Judge { instance: &settings.instance, clock };
         let coverage = Coverage::of_stays(settings.confirm_interval, &stays, judge);
-        let bursts = store.open_outages_by_check().await?;
-        Ok(Self { listener: Some(listener), counts, bursts, coverage })
+        let outages = store.open_outages().await?;
+        Ok(Self { listener: Some(listener), counts, outages, coverage })
     }
 }
 
@@ -295,14 +295,14 @@ impl DeviceRegistry {
         found: Found,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let Found { listener, counts, bursts, coverage } = found;
+        let Found { listener, counts, outages, coverage } = found;
         metrics.set_devices(&counts);
         metrics.set_listeners(u64::from(listener.is_some()), 0, listener.is_some());
         let registered = counts.values().sum();
-        let board = Board::new(settings.confirm_interval);
+        let board = Board::new(settings.confirm_interval, settings.timeout);
         board.change(|facts| {
             facts.counts(counts);
-            facts.bursts(bursts);
+            facts.outages(outages);
         });
         let progress: Arc<Progress> = Arc::default();
         Self {
@@ -538,7 +538,7 @@ impl DeviceRegistry {
     }
 
     fn swept(&mut self, swept: Swept, began: Instant, at: DateTime<Utc>) -> CheckedOffline {
-        let Swept { newly_offline, outbox, counts, late, bursts, longest } = swept;
+        let Swept { newly_offline, outbox, counts, late, outages, longest } = swept;
         let Shared { bounds: Bounds { coverage_kept, max_intervals, .. }, metrics, .. } =
             &self.shared;
         self.coverage.prune(longest.max(*coverage_kept), *max_intervals);
@@ -548,8 +548,8 @@ impl DeviceRegistry {
             facts.counts(counts);
             facts.checked(late);
             facts.undelivered(outbox.alerts, outbox.oldest);
-            if let Some(bursts) = bursts {
-                facts.bursts(bursts);
+            if let Some(outages) = outages {
+                facts.outages(outages);
             }
         });
         metrics.set_outbox(&outbox, at);

@@ -102,7 +102,7 @@ impl MqttIngest {
             registry,
             clock,
             metrics,
-            board: Arc::new(Board::new(confirm_interval)),
+            board: Arc::new(Board::new(confirm_interval, Duration::MAX)),
             confirm_interval,
             listening: Listening::Disconnected,
             newest: 0,

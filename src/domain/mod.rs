@@ -22,6 +22,7 @@ pub mod similar_id;
 pub mod standby;
 pub mod status;
 mod timestamp;
+pub mod together;
 mod topic;
 
 pub use clock_watch::{ClockStep, ClockWatch};
@@ -42,5 +43,6 @@ pub use registration::RegistrationBudget;
 pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
 pub use service_state::ServiceState;
 pub use similar_id::{likest, spellings};
-pub use status::{Burst, EndedOutage, GivenUp, Recovery, Status, Transition};
+pub use status::{EndedOutage, GivenUp, Recovery, Status, Transition};
+pub use together::{Burst, Outages};
 pub use topic::{InvalidTopicPattern, TopicPattern};

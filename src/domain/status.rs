@@ -156,17 +156,6 @@ impl Transition {
     }
 }
 
-/// The outages that last and that one check has found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Burst {
-    /// The time of that check.
-    pub found_at: DateTime<Utc>,
-    /// The number of devices that are still offline.
-    pub devices: u64,
-    /// The earliest time at which one of them was last heard.
-    pub silent_since: DateTime<Utc>,
-}
-
 /// An alert that was given up for the sake of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {

@@ -10,7 +10,7 @@ use super::history::NewTransition;
 use super::raw_id::{ID, bind};
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, millis, time};
-use crate::domain::{Burst, EndedOutage, Status};
+use crate::domain::{Burst, EndedOutage, Outages, Status};
 
 /// Matches the outages that last, word for word as their indexes do.
 pub(super) const IS_OPEN: &str = "to_status = 'offline' AND ended_at IS NULL";
@@ -73,19 +73,30 @@ impl DeviceStore {
         Ok(())
     }
 
-    /// The outages that last, by the check that found them, oldest check first.
+    /// The outages that last. As many rows are read as there are seconds in which a silence
+    /// began.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn open_outages_by_check(&self) -> Result<Vec<Burst>> {
+    pub async fn open_outages(&self) -> Result<Outages> {
+        // Raw, because a group by an expression is clearer than its builder.
+        let silent_since = "COALESCE(last_seen_at, at)";
         let sql = format!(
-            "SELECT at, count(*) AS devices, min(last_seen_at) AS silent_since \
-             FROM status_transition WHERE {IS_OPEN} GROUP BY at ORDER BY at"
+            "SELECT count(*) AS devices, \
+             min({silent_since}) AS silent_since, max({silent_since}) AS silent_until, \
+             min(at) AS found_at, max(at) AS found_until \
+             FROM status_transition WHERE {IS_OPEN} GROUP BY {silent_since} / 1000"
         );
         self.read("count the outages", async |db| {
             let rows = self.select(db, &sql, []).await?;
-            Ok(rows.iter().filter_map(|row| self.readable("an outage", burst(row))).collect())
+            let mut outages = Outages::default();
+            for row in &rows {
+                if let Some(burst) = self.readable("an outage", burst(row)) {
+                    outages.add(burst);
+                }
+            }
+            Ok(outages)
         })
         .await
     }
@@ -99,10 +110,14 @@ fn ended_outage(row: &QueryResult) -> Result<(String, EndedOutage), DbErr> {
 }
 
 fn burst(row: &QueryResult) -> Result<Burst, DbErr> {
-    let found_at = required("at", row)?;
     let devices: i64 = row.try_get("", "devices")?;
-    let silent_since = time("silent_since", row)?.unwrap_or(found_at);
-    Ok(Burst { found_at, devices: devices.unsigned_abs(), silent_since })
+    Ok(Burst {
+        found_at: required("found_at", row)?,
+        found_until: required("found_until", row)?,
+        devices: devices.unsigned_abs(),
+        silent_since: required("silent_since", row)?,
+        silent_until: required("silent_until", row)?,
+    })
 }
 
 fn required(column: &str, row: &QueryResult) -> Result<DateTime<Utc>, DbErr> {

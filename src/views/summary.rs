@@ -35,17 +35,23 @@ impl Counts {
     }
 }
 
-/// Outages that still last and were found by the same check.
+/// Devices that fell silent together and are still offline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Burst {
-    /// The time of that check.
+    /// The time of the first check that found one of them.
     #[serde(serialize_with = "as_millis")]
     pub(crate) found_at: DateTime<Utc>,
-    /// The number of its devices that are still offline.
+    /// The time of the last check that found one of them.
+    #[serde(serialize_with = "as_millis")]
+    pub(crate) found_until: DateTime<Utc>,
+    /// The number of them that are still offline.
     pub(crate) devices: u64,
     /// The time at which the first of them fell silent.
     #[serde(serialize_with = "as_millis")]
     pub(crate) since: DateTime<Utc>,
+    /// The time at which the last of them fell silent.
+    #[serde(serialize_with = "as_millis")]
+    pub(crate) until: DateTime<Utc>,
 }
 
 /// The health of the broker or of the database.
@@ -139,8 +145,10 @@ impl Summary {
         let ready_in = snapshot.ready_in.filter(|_| state == ServiceState::Warming);
         let bursts = snapshot.bursts.iter().take(LISTED_BURSTS).map(|burst| Burst {
             found_at: burst.found_at,
+            found_until: burst.found_until,
             devices: burst.devices,
             since: burst.silent_since,
+            until: burst.silent_until,
         });
         Self {
             state,
@@ -286,7 +294,7 @@ fn offline_in_words(summary: &Summary) -> Option<String> {
 fn burst_to_tell(summary: &Summary) -> Option<&Burst> {
     let is_recent = |burst: &Burst| summary.now - burst.found_at < TimeDelta::hours(24);
     let worth = |burst: &&Burst| (is_recent(burst), burst.devices, burst.found_at);
-    summary.bursts.iter().filter(|burst| burst.devices > 1).max_by_key(worth)
+    summary.bursts.iter().max_by_key(worth)
 }
 
 fn in_words(seconds: f64) -> String {
@@ -337,7 +345,8 @@ mod tests {
 
     /// Devices that fell silent some seconds ago and were found a minute later.
     fn burst(devices: u64, seconds: i64) -> Burst {
-        Burst { found_at: ago(seconds - 60), devices, since: ago(seconds) }
+        let (found, since) = (ago(seconds - 60), ago(seconds));
+        Burst { found_at: found, found_until: found, devices, since, until: since }
     }
 
     #[test]
@@ -436,7 +445,6 @@ mod tests {
         let day_ago = "since 2026-11-22 14:07";
         for (bursts, expected) in [
             (vec![], "143 offline. "),
-            (vec![burst(1, 382)], "143 offline. "),
             (vec![burst(2, 82), burst(5, 382)], "143 offline, 5 of them since 14:02. "),
             (vec![burst(5, 382), burst(5, 3982)], "143 offline, 5 of them since 14:02. "),
             (

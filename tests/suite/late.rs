@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use heartbeatd::actors::device_registry::Acknowledge;
 use heartbeatd::clock::Reading;
-use heartbeatd::domain::{Burst, Status, Transition};
+use heartbeatd::domain::{Status, Transition};
 use heartbeatd::store::{Budget, DeviceQuery};
 
 use crate::specification::on_both_databases;
@@ -74,20 +74,25 @@ async fn the_board_follows_flushes_and_checks(database: TestDatabase) {
     };
     assert_eq!(fleet.board.snapshot(now()).late, None, "before the first check");
     let mut changes = fleet.board.changes();
-    fleet.heartbeats(&["a", "b", "c", "d"], "", at(0)).await;
+    fleet.heartbeats(&["a", "b", "c", "d", "e"], "", at(0)).await;
     assert_eq!(fleet.board.snapshot(now()).pending_heartbeats, 0, "as of the last flush");
     fleet.flush().await;
-    assert_eq!(counts(), [0, 4, 0, 0], "{:?}", Status::ALL);
+    assert_eq!(counts(), [0, 5, 0, 0], "{:?}", Status::ALL);
     assert!(changes.has_changed().expect("it lives"));
     changes.mark_unchanged();
     fleet.heartbeat("d", r#"{"error":"hot"}"#, at(100)).await;
     fleet.listening(at(200)).await;
     fleet.check_only(at(200)).await;
-    assert_eq!(counts(), [0, 0, 3, 1]);
+    assert_eq!(counts(), [0, 0, 4, 1]);
     assert!(changes.has_changed().expect("it lives"));
-    let burst = |devices| Burst { found_at: at(200), devices, silent_since: at(0) };
+    let bursts = |fleet: &Fleet| {
+        let bursts = fleet.board.snapshot(now()).bursts;
+        let all = bursts.iter().map(|one| (one.silent_since, one.found_at, one.devices));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(bursts(&fleet), [(at(0), at(200), 4)]);
     let snapshot = fleet.board.snapshot(now());
-    assert_eq!((snapshot.bursts, snapshot.undelivered_alerts), (vec![burst(3)], 3));
+    assert_eq!(snapshot.undelivered_alerts, 4);
     assert_eq!(snapshot.undelivered_since, Some(at(200)));
     assert_eq!(snapshot.as_of, Some(at(200)));
     let undelivered = || fleet.board.snapshot(now()).undelivered_alerts;
@@ -97,24 +102,24 @@ async fn the_board_follows_flushes_and_checks(database: TestDatabase) {
         fleet.registry.send(Acknowledge { alerts: of.len() as u64, sequences, at: at(200) })
     };
     acknowledge(&found[..1]).await.expect("it lives").expect("it writes");
-    assert_eq!(undelivered(), 2, "before the next check");
+    assert_eq!(undelivered(), 3, "before the next check");
     acknowledge(&found[1..]).await.expect("it lives").expect("it writes");
     assert_eq!(undelivered(), 0);
     assert_eq!(fleet.board.snapshot(now()).undelivered_since, None);
 
     fleet.heartbeat("a", "", at(210)).await;
     fleet.flush().await;
-    assert_eq!(counts(), [0, 1, 2, 1]);
-    assert_eq!(fleet.board.snapshot(now()).bursts, [burst(2)]);
+    assert_eq!(counts(), [0, 1, 3, 1]);
+    assert_eq!(bursts(&fleet), [(at(0), at(200), 3)]);
     // A command removes one, which the next check notices.
     assert!(fleet.remove("b", at(220)).await);
     fleet.listening(at(230)).await;
     fleet.check_only(at(230)).await;
-    assert_eq!(counts(), [0, 1, 1, 1]);
-    assert_eq!(fleet.board.snapshot(now()).bursts, [], "one alone is none");
+    assert_eq!(counts(), [0, 1, 2, 1]);
+    assert_eq!(bursts(&fleet), [], "two are no group");
 
     // The next process knows the same from the database.
     let next = Fleet::with_store(TestDatabase::sqlite(), fleet.store.clone(), |_| ()).await;
     let counts = next.board.snapshot(now()).counts;
-    assert_eq!(counts.values().sum::<u64>(), 3);
+    assert_eq!(counts.values().sum::<u64>(), 4);
 }

@@ -1,6 +1,6 @@
 //! Outages: an offline transition begins one, a heartbeat or the device's removal ends it.
 
-use heartbeatd::domain::{Burst, EndedOutage, Status, Transition};
+use heartbeatd::domain::{EndedOutage, Outages, Status, Transition};
 use heartbeatd::store::{DeviceStore, OpenMode, Position, Reader, TransitionPage, TransitionQuery};
 
 use crate::specification::on_both_databases;
@@ -11,7 +11,7 @@ use crate::support::plans::{Statements, plan, unbounded};
 on_both_databases! {
     a_heartbeat_ends_the_outage_and_its_transition_says_which
     a_removal_ends_the_outage_and_is_no_recovery
-    outages_that_last_are_counted_by_the_check_that_found_them
+    outages_that_last_are_known_by_the_second_in_which_each_silence_began
     lists_have_every_transition_once_newest_first
     no_list_goes_through_all_transitions_or_sorts_them
     outages_of_earlier_versions_get_their_ends_and_are_not_announced
@@ -66,7 +66,9 @@ async fn a_removal_ends_the_outage_and_is_no_recovery(database: TestDatabase) {
     assert_eq!(offline(&fleet, "a").await[0].ended_at, Some(at(250)), "not moved");
 }
 
-async fn outages_that_last_are_counted_by_the_check_that_found_them(database: TestDatabase) {
+async fn outages_that_last_are_known_by_the_second_in_which_each_silence_began(
+    database: TestDatabase,
+) {
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["a", "b", "c"], "", at(0)).await;
     fleet.heartbeat("d", "", at(100)).await;
@@ -74,10 +76,11 @@ async fn outages_that_last_are_counted_by_the_check_that_found_them(database: Te
     fleet.check(at(300)).await;
     fleet.heartbeat("b", "", at(310)).await;
     fleet.flush().await;
-    let burst =
-        |found, devices, since| Burst { found_at: at(found), devices, silent_since: at(since) };
-    let bursts = fleet.store.open_outages_by_check().await.expect("it reads");
-    assert_eq!(bursts, [burst(200, 2, 0), burst(300, 1, 100)]);
+    let mut outages = Outages::default();
+    for (silent_since, found_at) in [(0, 200), (0, 200), (100, 300)] {
+        outages.fell(at(silent_since), at(found_at));
+    }
+    assert_eq!(fleet.store.open_outages().await.expect("it reads"), outages);
 }
 
 /// Transitions of many devices, many of which happen at the same time.

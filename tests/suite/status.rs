@@ -39,7 +39,7 @@ fn summary(state: &str, detail: &str) -> String {
         "started_at":"2026-11-26T12:08:22.123Z","version":"0.1.0","instance":"heartbeatd",
         "devices":{{"provisioning":2,"online":1846,"offline":143,"error":9}},"total":2000,"late":4,
         "heartbeats_per_second":33.2,"pending_heartbeats":0,"undelivered_alerts":0,
-        "bursts":[{{"found_at":"2026-11-26T14:03:11.000Z","devices":139,"since":"2026-11-26T14:02:00Z"}}],
+        "bursts":[{{"found_at":"2026-11-26T14:03:11.000Z","found_until":"2026-11-26T14:03:11.000Z","devices":139,"since":"2026-11-26T14:02:00Z","until":"2026-11-26T14:02:00Z"}}],
         "timeout_seconds":180,"check_interval_seconds":60,"ready_in_seconds":null,
         "broker":{{"ok":true,"error":null}},"database":{{"ok":true,"error":null}},
         "clock_step":null,"fleet_silent_seconds":null}}"#

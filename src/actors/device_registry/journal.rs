@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn a_state_is_noted_once_until_it_is_another_one() {
-        let (mut journal, board) = (Journal::default(), Board::new(Duration::from_secs(5)));
+        let (mut journal, board) =
+            (Journal::default(), Board::new(Duration::from_secs(5), Duration::from_secs(180)));
         let watch = |journal: &mut Journal| {
             journal.watch(&board);
             journal.watch(&board);

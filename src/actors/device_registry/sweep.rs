@@ -12,7 +12,7 @@ use tokio::sync::MutexGuard;
 
 use super::progress::Work;
 use super::{CheckError, Shared, TARGET};
-use crate::domain::{Burst, Coverage, Cutoffs, DeviceId, Status};
+use crate::domain::{Coverage, Cutoffs, DeviceId, Outages, Status};
 use crate::store::{FleetSample, Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
 
 /// One check, once the buffer is written.
@@ -37,7 +37,7 @@ pub(super) struct Swept {
     pub(super) late: u64,
     /// The outages that last, if their number was not what the board says. A command may have
     /// removed devices.
-    pub(super) bursts: Option<Vec<Burst>>,
+    pub(super) outages: Option<Outages>,
     /// The longest timeout of any device.
     pub(super) longest: Duration,
 }
@@ -71,7 +71,7 @@ impl Sweep {
         Ok(Swept {
             newly_offline,
             outbox: self.shared.store.outbox_size().await?,
-            bursts: self.bursts(&counts).await?,
+            outages: self.outages(&counts).await?,
             counts,
             late,
             longest,
@@ -96,16 +96,13 @@ impl Sweep {
         Ok(())
     }
 
-    async fn bursts(
-        &self,
-        counts: &BTreeMap<Status, u64>,
-    ) -> Result<Option<Vec<Burst>>, CheckError> {
+    async fn outages(&self, counts: &BTreeMap<Status, u64>) -> Result<Option<Outages>, CheckError> {
         let mut shown = 0;
-        self.shared.board.change(|facts| shown = facts.outages());
+        self.shared.board.change(|facts| shown = facts.outages_known());
         if counts.get(&Status::Offline) == Some(&shown) {
             return Ok(None);
         }
-        Ok(Some(self.shared.store.open_outages_by_check().await?))
+        Ok(Some(self.shared.store.open_outages().await?))
     }
 
     /// Waits until no other writer has its turn.

@@ -222,6 +222,16 @@ pub(super) const ROUTES: &[Route] = &[
                 takes: Takes::Time,
                 about: "Only outages that the check of this time found",
             },
+            Parameter {
+                name: "silent_from",
+                takes: Takes::Time,
+                about: "Only outages whose silence began at this time or later",
+            },
+            Parameter {
+                name: "silent_until",
+                takes: Takes::Time,
+                about: "Only outages whose silence began before this time",
+            },
             FROM,
             UNTIL,
             LIMIT,

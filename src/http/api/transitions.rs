@@ -38,7 +38,13 @@ pub(super) async fn outages(context: &Context, query: &Query) -> Answered {
         until: query.time("until"),
     };
     let only_ended = query.flag("open") == Some(false);
-    let keep = |outage: &Transition| !only_ended || outage.ended_at.is_some();
+    let (from, until) = (query.time("silent_from"), query.time("silent_until"));
+    let keep = |outage: &Transition| {
+        let silent_since = outage.last_seen_at.unwrap_or(outage.at);
+        (!only_ended || outage.ended_at.is_some())
+            && from.is_none_or(|from| silent_since >= from)
+            && until.is_none_or(|until| silent_since < until)
+    };
     let (outages, next) = read(context, query, "/outages", &wanted, keep).await?;
     let items = outages.into_iter().map(OutageItem::from).collect();
     Ok(Answer::ok(&OutagePage { items, next }))

@@ -80,7 +80,7 @@ impl Fleet {
         let settings = Settings::from(&config);
         let found = Found::read(&store, &settings).await.expect("it reads");
         let metrics = Arc::new(Metrics::new());
-        let board = Arc::new(Board::new(settings.confirm_interval));
+        let board = Arc::new(Board::new(settings.confirm_interval, settings.timeout));
         let registry = DeviceRegistry::new(settings, store.clone(), found, Arc::clone(&metrics))
             .with_board(Arc::clone(&board))
             .start();

@@ -13,10 +13,14 @@ const SEARCH_MS = 3_000;
 const CHIPS = ['online', 'offline', 'error', 'late', 'provisioning'];
 
 export function Devices({ query }) {
-  return query.has('found_at')
-    ? html`<${Together} at=${query.get('found_at')} query=${query} />`
+  return TOGETHER.some((name) => query.has(name))
+    ? html`<${Together} query=${query} />`
     : html`<${List} query=${query} />`;
 }
+
+// The parameters of outages that have something in common: they began together, or one check
+// found them.
+const TOGETHER = ['silent_from', 'silent_until', 'from', 'until', 'found_at'];
 
 const filters = (query) => ({
   status: query.getAll('status'),
@@ -143,16 +147,19 @@ function Pager({ items, ids, first, next, atFirst }) {
     </nav>`;
 }
 
-// Those that fell silent together, found by one check.
-function Together({ at, query }) {
+// Those that fell silent together, or that one check found.
+function Together({ query }) {
+  const asked = Object.fromEntries(TOGETHER.map((name) => [name, query.get(name)]));
+  const at = asked.silent_from ?? asked.from ?? asked.found_at;
   const answer = useAnswer(
-    path('/outages', { found_at: at, limit: PAGE, cursor: query.get('cursor') }),
+    path('/outages', { ...asked, limit: PAGE, cursor: query.get('cursor') }),
   );
   const items = answer.data?.items ?? [];
   const next = answer.data?.next;
   const { outageColumns: columns } = strings.device;
   return html`
-    <div class="head"><${Heading} focusKey=${at}>${strings.devices.title} ${strings.devices.fell} <${Time} at=${at} /></${Heading}>
+    <div class="head"><${Heading} focusKey=${at}>${strings.devices.title} ${
+      asked.silent_from ? strings.devices.fell : strings.devices.found} ${at && html`<${Time} at=${at} />`}</${Heading}>
       <nav class="chips"><a class="chip" href="/devices?status=offline">${strings.fleet.all(count(summary.value?.devices.offline))}</a></nav></div>
     <${Trouble} answer=${answer} />
     ${answer.data && items.length === 0 && html`<p class="empty">${strings.devices.none}</p>`}
@@ -170,13 +177,13 @@ function Together({ at, query }) {
           <td class="num c-2">${duration(outage.listened_seconds)}</td>
         </tr>`)}</tbody></table>`}
     <${Pager} items=${items} ids=${(item) => item.device_id}
-      first=${path('/devices', { found_at: at })}
-      next=${next && path('/devices', { found_at: at, cursor: next })}
+      first=${path('/devices', asked)}
+      next=${next && path('/devices', { ...asked, cursor: next })}
       atFirst=${!query.has('cursor')} />`;
 }
 
 // The search of the head: what is typed there filters this list, and is in its address.
 export function search(text, query, replace) {
-  const asked = query.has('found_at') ? {} : filters(query);
+  const asked = TOGETHER.some((name) => query.has(name)) ? {} : filters(query);
   go(path('/devices', { ...asked, q: text }), { replace, keepScroll: true });
 }

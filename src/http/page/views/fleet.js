@@ -51,8 +51,8 @@ function Counts({ of }) {
 
 // The newest of a list with `until`, without the bursts in it, of which each may be larger than
 // any page: they are stepped over in time.
-// `lines` makes lines of the items of a page.
-async function newest(ask, lines, time, wanted, signal) {
+// `lines` makes lines of the items of a page, and `before` says where to go on after an item.
+async function newest(ask, lines, before, wanted, signal) {
   const found = [];
   let until = null;
   for (let asked = 0; asked < STEPS; asked += 1) {
@@ -65,19 +65,22 @@ async function newest(ask, lines, time, wanted, signal) {
     }
     found.push(...lines(page.items, !page.next));
     if (!page.next || found.length >= wanted) break;
-    until = page.items.at(-1)[time];
+    until = before(page.items.at(-1));
   }
   return found.slice(0, wanted);
 }
 
 // Who is offline, the newest first. Those that fell together are one line.
 function Out({ of }) {
-  const bursts = new Set(of.bursts.map((burst) => burst.found_at));
-  const answer = useAnswer(`singles#${[...bursts]}`, {
+  const within = ({ silent_since: at, found_at: found }) => of.bursts.find((burst) => {
+    const since = Date.parse(at ?? found);
+    return Date.parse(burst.since) <= since && since <= Date.parse(burst.until);
+  });
+  const answer = useAnswer(`singles#${of.bursts.map(({ since, until }) => since + until)}`, {
     load: (signal) => newest(
       (until) => path('/outages', { open: 'true', limit: AT_ONCE, until }),
-      (items) => items.filter((outage) => !bursts.has(outage.found_at)),
-      'found_at', SINGLES, signal,
+      (items) => items.filter((outage) => !within(outage)),
+      (outage) => within(outage)?.found_at ?? outage.found_at, SINGLES, signal,
     ),
   });
   const lines = [
@@ -101,11 +104,16 @@ function Out({ of }) {
     </section>`;
 }
 
+// The end of a stretch that has this instant, which has whole milliseconds, in it.
+const justAfter = (at) => new Date(Date.parse(at) + 1).toISOString();
+
 const Burst = ({ of }) => html`
   <li class="burst"><${Shape} of="offline" />
-    <a data-row href=${path('/devices', { found_at: of.found_at })}>${
-      strings.fleet.burst(count(of.devices))}</a>
-    <span class="when"><${Time} at=${of.since} /></span>
+    <a data-row href=${path('/devices', {
+      silent_from: of.since, silent_until: justAfter(of.until),
+      from: of.found_at, until: justAfter(of.found_until),
+    })}>${strings.fleet.burst(count(of.devices))}</a>
+    <span class="when"><${For} since=${of.since} /></span>
   </li>`;
 
 const Outage = ({ of }) => html`
@@ -128,7 +136,7 @@ function Changes() {
   const answer = useAnswer('changes', {
     rest: 2_000,
     load: (signal) => newest(
-      (until) => path('/transitions', { limit: AT_ONCE, until }), grouped, 'at', CHANGES, signal,
+      (until) => path('/transitions', { limit: AT_ONCE, until }), grouped, (change) => change.at, CHANGES, signal,
     ),
   });
   const groups = answer.data;
@@ -148,8 +156,9 @@ function Changes() {
 
 function Who({ of }) {
   if (of.n === 1) return html`<${DeviceLink} id=${of.device_id} row />`;
-  const burst = of.to === 'offline'
-    && summary.value.bursts.find((burst) => burst.found_at === of.at);
+  // The list ends within a burst that one check found; the summary has counted it.
+  const burst = of.more && of.to === 'offline' && summary.value.bursts.find((burst) =>
+    burst.found_at === of.at && burst.found_until === of.at);
   const n = burst ? count(burst.devices) : `${count(of.n)}${of.more ? '+' : ''}`;
   const said = strings.fleet.many(n);
   return of.to === 'offline'
