@@ -59,6 +59,7 @@ struct Facts {
     proven: Option<DateTime<Utc>>,
     ready_in: Option<Duration>,
     database: Result<(), String>,
+    needs_restart: bool,
     fleet_silent: Option<FleetSilence>,
     /// The instance that writes while this one stands by.
     stands_by_for: Option<String>,
@@ -118,6 +119,9 @@ pub struct Snapshot {
     pub broker: Result<(), Option<String>>,
     /// The reason why the database is away, if so.
     pub database: Result<(), String>,
+    /// True if the file of the database is gone, so that only a restart helps, and what waits
+    /// to be written is lost.
+    pub needs_restart: bool,
     /// A step of the clock within the last ten minutes.
     pub clock_step: Option<ClockSet>,
     /// The time for which no device was heard although echoes come back, if that is suspicious.
@@ -163,6 +167,7 @@ impl Board {
             ready_in: facts.ready_in,
             broker: facts.broker,
             database: facts.database,
+            needs_restart: facts.needs_restart,
             clock_step: facts.clock_step.filter(lately),
             fleet_silent: facts.fleet_silent,
             counts: facts.counts,
@@ -324,6 +329,11 @@ impl Changes<'_> {
             (pending, database, fleet_silent);
     }
 
+    /// Notes whether only a restart brings the database back.
+    pub(crate) fn needs_restart(&mut self, needs_restart: bool) {
+        self.facts.needs_restart = needs_restart;
+    }
+
     /// Counts received heartbeats.
     pub(crate) fn received(&mut self, heartbeats: u64, now: Instant) {
         self.facts.rate.count(heartbeats, now);
@@ -364,6 +374,7 @@ impl Facts {
             proven: None,
             ready_in: None,
             database: Ok(()),
+            needs_restart: false,
             fleet_silent: None,
             stands_by_for: None,
             broker: Err(None),

@@ -450,7 +450,10 @@ impl DeviceRegistry {
     /// Puts onto the board what is known of the service itself.
     fn show_health(&self) {
         let (pending, silent) = (self.buffer.len(), self.fleet.silent());
-        self.shared.board.change(|facts| facts.health(pending, self.database.fault(), silent));
+        self.shared.board.change(|facts| {
+            facts.health(pending, self.database.fault(), silent);
+            facts.needs_restart(self.database.needs_restart());
+        });
     }
 
     /// Notes that a flush has saved `coverage`. If that is not `certain`, it may have been

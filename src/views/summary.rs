@@ -110,6 +110,9 @@ pub(crate) struct Summary {
     pub(crate) ready_in_seconds: Option<f64>,
     pub(crate) broker: Health,
     pub(crate) database: Health,
+    /// True if the file of the database is gone: only a restart helps, and the heartbeats that
+    /// wait are lost.
+    pub(crate) restart_needed: bool,
     pub(crate) clock_step: Option<ClockStepView>,
     /// The time for which no device has been heard although echoes come back.
     pub(crate) fleet_silent_seconds: Option<f64>,
@@ -175,6 +178,7 @@ impl Summary {
                 Err(error) => Health { ok: false, error },
             },
             database: Health { ok: snapshot.database.is_ok(), error: snapshot.database.err() },
+            restart_needed: snapshot.needs_restart,
             clock_step: snapshot.clock_step.map(|step| ClockStepView {
                 at: step.at,
                 by_seconds: step.by.num_milliseconds() as f64 / 1000.0,
@@ -237,6 +241,14 @@ fn state_in_words(summary: &Summary) -> String {
         }
         ServiceState::Disconnected => format!("The broker has been unreachable for {lasts}."),
         ServiceState::Warming => warming_in_words(summary),
+        ServiceState::Database if summary.restart_needed => {
+            let lost = match summary.pending_heartbeats {
+                0 => "no heartbeat waits".to_owned(),
+                1 => "1 heartbeat waits and will be lost".to_owned(),
+                several => format!("{} heartbeats wait and will be lost", text::number(several)),
+            };
+            format!("The database file is gone: restart the service; {lost}.")
+        }
         ServiceState::Database => {
             let waiting = match summary.pending_heartbeats {
                 0 => "no heartbeat waits".to_owned(),
@@ -338,6 +350,7 @@ mod tests {
             ready_in_seconds: None,
             broker: well.clone(),
             database: well,
+            restart_needed: false,
             clock_step: None,
             fleet_silent_seconds: None,
         }
@@ -409,6 +422,20 @@ mod tests {
         for (pending, expected) in [(0, "; no heartbeat waits."), (1, "; 1 heartbeat waits, ")] {
             let told = told(ServiceState::Database, |summary| summary.pending_heartbeats = pending);
             assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn heartbeats_that_wait_for_a_file_that_is_gone_are_lost() {
+        for (pending, expected) in
+            [(0, "no heartbeat waits."), (61, "61 heartbeats wait and will be lost.")]
+        {
+            let told = told(ServiceState::Database, |summary| {
+                summary.restart_needed = true;
+                summary.pending_heartbeats = pending;
+            });
+            let begins = format!("The database file is gone: restart the service; {expected}");
+            assert!(told.starts_with(&begins), "{told}");
         }
     }
 

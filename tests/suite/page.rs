@@ -327,9 +327,33 @@ fn without_the_database_the_page_says_what_waits() {
     let sentence = browser.await_text(SENTENCE, |text| text.contains("heartbeats wait"));
     assert!(sentence.contains("none is lost"), "{sentence}");
     assert_nothing_is_green(&browser);
+    // Only who writes has to wait.
+    browser.await_text(".advice", |text| text.contains("shown as they were"));
+    browser.open(&page(&service, "/devices"));
+    browser.await_text("tbody", |text| text.starts_with('a'));
+    browser.open(&page(&service, "/"));
     runtime.block_on(lock.rollback()).expect("it is released");
     browser.await_state("listening");
     assert_green(&browser);
+}
+
+#[test]
+fn without_the_file_of_the_database_the_page_says_that_a_restart_is_needed() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "2");
+    let url = place.database_url();
+    let (_, file) = url.split_once("://").expect("a URL");
+    let file = file.split('?').next().expect("a path");
+    fs::rename(file, format!("{file}.away")).expect("it is there");
+    browser.await_state("database");
+    let sentence = browser.await_text(SENTENCE, |text| text.contains("restart the service"));
+    assert!(sentence.starts_with("The database file is gone: "), "{sentence}");
+    browser.await_text(SENTENCE, |text| text.contains("will be lost"));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn summary(state: &str, detail: &str) -> String {
         "bursts":[{{"found_at":"2026-11-26T14:03:11.000Z","found_until":"2026-11-26T14:03:11.000Z","devices":139,"since":"2026-11-26T14:02:00Z","until":"2026-11-26T14:02:00Z"}}],
         "timeout_seconds":180,"check_interval_seconds":60,"ready_in_seconds":null,
         "broker":{{"ok":true,"error":null}},"database":{{"ok":true,"error":null}},
-        "clock_step":null,"fleet_silent_seconds":null}}"#
+        "restart_needed":false,"clock_step":null,"fleet_silent_seconds":null}}"#
     )
 }
 

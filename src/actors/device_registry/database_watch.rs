@@ -24,16 +24,19 @@ pub(super) struct DatabaseWatch {
     failing: Option<Outage>,
     /// The work that gets no further.
     stalled: Option<Outage>,
+    /// True if writes fail until the service is started again.
+    needs_restart: bool,
 }
 
 impl DatabaseWatch {
     /// A watch over the work that `progress` knows of.
     pub(super) fn new(progress: Arc<Progress>, metrics: Arc<Metrics>) -> Self {
-        Self { progress, metrics, failing: None, stalled: None }
+        Self { progress, metrics, failing: None, stalled: None, needs_restart: false }
     }
 
     /// Notes that a write failed, which leaves `pending` heartbeats unwritten.
     pub(super) fn failed(&mut self, error: &StoreError, pending: usize) {
+        self.needs_restart = matches!(error, StoreError::FileReplaced { .. });
         match (Outage::note(&mut self.failing, Instant::now(), error.to_string()), error) {
             (Mention::Begins, StoreError::TakenOver { .. } | StoreError::FileReplaced { .. }) => {
                 error!(target: TARGET, "{error}");
@@ -52,6 +55,7 @@ impl DatabaseWatch {
 
     /// Notes that this number of heartbeats was written.
     pub(super) fn wrote(&mut self, heartbeats: usize) {
+        self.needs_restart = false;
         if let Some(failing) = self.failing.take() {
             let lasted = failing.lasts(Instant::now());
             info!(
@@ -95,6 +99,12 @@ impl DatabaseWatch {
     /// The reason why the last write failed or does not end, if so.
     pub(super) fn fault(&self) -> Result<(), String> {
         Outage::fault(self.failing.as_ref().or(self.stalled.as_ref()))
+    }
+
+    /// True if only a restart helps, because the file of the database is gone. What waits to be
+    /// written is lost then.
+    pub(super) fn needs_restart(&self) -> bool {
+        self.needs_restart
     }
 }
 

@@ -34,7 +34,8 @@ function Meta({ of }) {
 
 // The service's own words come first; what they mean for an operator follows.
 function Advice({ of }) {
-  const advice = of.detail && of.state === 'fleet_silent' ? null : strings.advice[of.state];
+  const advice = of.detail && (of.state === 'fleet_silent' || of.restart_needed)
+    ? null : strings.advice[of.state];
   return html`
     ${of.detail && html`<p class="detail"><${Foreign} text=${of.detail} /></p>`}
     ${advice && html`<p class="advice">${advice}</p>`}`;

@@ -47,8 +47,8 @@ export const strings = {
       'Silence counts only while the service listens. Until then the counts are those of '
       + 'before the start.',
     database:
-      'Heartbeats are received and wait in memory. Lists and histories cannot be read until '
-      + 'the database answers.',
+      'Heartbeats are received and wait in memory until the database takes them. Lists and '
+      + 'histories are shown as they were, if it can still be read.',
     shedding:
       'While messages are thrown away, silence proves nothing. No device is declared offline '
       + 'because of it.',
