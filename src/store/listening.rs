@@ -13,7 +13,7 @@ use sea_orm::{
 use super::interference::Point;
 use super::rows::{self, Columns, Type};
 use super::values::at_most;
-use super::{DeviceStore, Result, millis};
+use super::{DeviceStore, Result, millis, time};
 use crate::domain::coverage::MAX_INTERVALS;
 use crate::domain::{Change, ClockOffset, Entry, GapCause, Interval, Listened, Stay};
 
@@ -134,6 +134,24 @@ impl DeviceStore {
         let mut listened: Vec<_> = own.flat_map(|stay| stay.listened).collect();
         listened.sort_by_key(|listened| listened.interval.from);
         Ok(listened)
+    }
+
+    /// The time at which any instance began to listen, as far as it is kept. `None` if none ever
+    /// did. Reads one interval of each listener.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn first_listened(&self) -> Result<Option<DateTime<Utc>>> {
+        // Raw, because the first of each listener is found by the primary key.
+        let sql = "SELECT min(began) AS began FROM (SELECT (SELECT min(started_at) \
+             FROM listening_interval WHERE listening_interval.listener = listener.id) AS began \
+             FROM listener) AS firsts";
+        self.read("read the beginning of the coverage", async |db| {
+            let row = self.select(db, sql, []).await?.pop();
+            Ok(row.map(|row| time("began", &row)).transpose()?.flatten())
+        })
+        .await
     }
 
     /// Saves the coverage in the transaction that writes the heartbeats received during

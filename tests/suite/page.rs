@@ -160,6 +160,21 @@ fn a_search_goes_on_where_its_time_has_ended() {
 }
 
 #[test]
+fn a_service_that_was_just_installed_has_no_past() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/listening"));
+    browser.await_text(".spans h2", |text| text.contains("since the first start"));
+    browser.await_text("#gaps + p", |text| text == "No gap in this time.");
+    browser.open(&page(&service, "/"));
+    browser.await_text("#each", |text| text.starts_with("Each device since the first start"));
+    browser.await_value("document.querySelector('.each .bar .up')?.offsetWidth > 5", &true.into());
+}
+
+#[test]
 fn a_device_shows_the_evidence_and_its_outages() {
     let place = place();
     let service = place.start();

@@ -311,7 +311,7 @@ impl DeviceRegistry {
 
     /// This instance writes from now on, and goes on from what it has found.
     fn takes_over(&mut self, sight: Sight, found: Found, now: Reading) {
-        let Found { counts, bursts, coverage: saved, .. } = found;
+        let Found { counts, outages, coverage: saved, .. } = found;
         self.part.writes = true;
         if self.part.stale_since.is_some() {
             self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
@@ -321,7 +321,7 @@ impl DeviceRegistry {
         self.shared.metrics.set_pending(self.buffer.len());
         self.shared.board.change(|facts| {
             facts.counts(counts);
-            facts.bursts(bursts);
+            facts.outages(outages);
             facts.stands_by_for(None);
         });
         let memory = std::mem::replace(&mut self.coverage, saved.clone());
@@ -438,13 +438,13 @@ impl DeviceRegistry {
         let store = self.shared.store.clone();
         let reading = async move {
             let counts = store.count_by_status().await?;
-            let bursts = store.open_outages_by_check().await?;
-            Ok::<_, StoreError>((counts, bursts, store.outbox_size().await?))
+            let outages = store.open_outages().await?;
+            Ok::<_, StoreError>((counts, outages, store.outbox_size().await?))
         };
         let reading = async move { if is_due { Some(reading.await) } else { None } };
         reading.into_actor(self).map(move |read, registry, _| {
             // A database that fails is told by the looks at the other instances.
-            let Some(Ok((counts, bursts, outbox))) = read else { return };
+            let Some(Ok((counts, outages, outbox))) = read else { return };
             if registry.part.writes {
                 return;
             }
@@ -453,7 +453,7 @@ impl DeviceRegistry {
             registry.shared.metrics.set_outbox(&outbox, now);
             registry.shared.board.change(|facts| {
                 facts.counts(counts);
-                facts.bursts(bursts);
+                facts.outages(outages);
                 facts.undelivered(outbox.alerts, outbox.oldest);
             });
             // The active instance wakes only its own readers of events.

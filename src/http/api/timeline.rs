@@ -50,9 +50,10 @@ pub(super) async fn known(
     let count: usize = stays.iter().map(|stay| stay.listened.len()).sum();
     let oldest = stays.iter().filter_map(oldest).min().filter(|_| count >= INTERVALS);
     let since = oldest.map_or(from, |oldest| oldest.max(from));
+    let first = context.reader.reads().first_listened().await?;
     let settings = &context.settings;
     let coverage = judged(&stays, settings.instance(), settings.confirm_interval());
-    Ok(KnownListening { coverage, since })
+    Ok(KnownListening { coverage, since, first })
 }
 
 async fn newest_before(

@@ -2,7 +2,7 @@
 // not listened to is hatched. So the four differ in shape and not only in colour.
 import { html } from './html.js';
 import { strings } from './strings.js';
-import { dayOfMonth, duration, instant, percent, timeOfDay, utc } from './format.js';
+import { dayOfMonth, duration, instant, percent, timeOfDay, timeOfMinute, utc } from './format.js';
 
 const KINDS = ['up', 'error', 'offline', 'unknown'];
 
@@ -67,21 +67,28 @@ export const Share = ({ timeline }) => {
 };
 
 // Where whole hours or days lie, as labels under a bar.
+const SECOND = 1_000;
+const MINUTE = 60_000;
 const HOUR = 3_600_000;
+const STEPS = [10 * SECOND, 30 * SECOND, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE,
+  30 * MINUTE, HOUR, 4 * HOUR, 24 * HOUR, 5 * 24 * HOUR];
+const LABELS = 8;
+const LONG_LABELS = 5;
 export function Ticks({ from, to }) {
   const start = Date.parse(from);
   const span = Date.parse(to) - start;
-  const step = span <= 2 * 24 * HOUR ? 4 * HOUR : span <= 8 * 24 * HOUR ? 24 * HOUR : 5 * 24 * HOUR;
+  const step = STEPS.find((step) => span / step <= (step < MINUTE ? LONG_LABELS : LABELS))
+    ?? STEPS.at(-1);
   const first = new Date(start);
   first.setMinutes(0, 0, 0);
   if (step >= 24 * HOUR) first.setHours(0);
-  else first.setHours(Math.floor(first.getHours() / 4) * 4);
+  else if (step > HOUR) first.setHours(Math.floor(first.getHours() / 4) * 4);
   const ticks = [];
   for (let at = first.getTime(); at < start + span; at += step) {
     const share = (at - start) / span;
     if (share > 0.03 && share < 0.94) ticks.push([at, share]);
   }
-  const format = step < 24 * HOUR ? timeOfDay : dayOfMonth;
+  const format = step < MINUTE ? timeOfMinute : step < 24 * HOUR ? timeOfDay : dayOfMonth;
   return html`<div class="ticks" aria-hidden="true">${ticks.map(([at, share]) => html`
     <span style=${{ left: `${share * 100}%` }}>${format(at)}</span>`)}</div>`;
 }

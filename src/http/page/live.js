@@ -1,6 +1,6 @@
 // What the page knows about the service right now, and whether that may be believed.
 import { batch, computed, effect, signal } from './html.js';
-import { changes, loginWanted } from './api.js';
+import { changes, get, loginWanted, path } from './api.js';
 import { listen } from './stream.js';
 
 // After so long without a word the page no longer vouches for what it shows.
@@ -28,6 +28,26 @@ export const state = computed(() => {
 // Nothing is green unless this holds.
 export const proven = computed(() => ['listening', 'standby'].includes(state.value));
 
+// When the service listened for the first time, in milliseconds. Before, there is nothing to know
+// or to miss, so nothing is drawn.
+const beganAt = signal(null);
+const SHORTEST_MS = 10_000;
+const ASK_AGAIN_MS = 5_000;
+let beganAsked = 0;
+async function learnBeginning() {
+  if (beganAt.peek() !== null || Date.now() - beganAsked < ASK_AGAIN_MS) return;
+  beganAsked = Date.now();
+  const from = new Date(now.peek() - SHORTEST_MS).toISOString();
+  const { first_listened_at: first } = await get(path('/listening', { from })).catch(() => ({}));
+  if (first) beganAt.value = Date.parse(first);
+}
+
+// Where a stretch of this length begins that ends at `end`: not before the first start.
+export function beginning(length, end) {
+  const first = beganAt.value === null ? -Infinity : Math.min(beganAt.value, end - SHORTEST_MS);
+  return Math.max(end - length, first);
+}
+
 const fingerprint = (s) => JSON.stringify([s.devices, s.late, s.bursts, s.state, s.started_at]);
 
 function onSummary(next) {
@@ -44,6 +64,7 @@ function onSummary(next) {
     updatedTo.value = next.version === firstVersion ? null : next.version;
     if (before && fingerprint(before) !== fingerprint(next)) changes.value += 1;
   });
+  learnBeginning();
 }
 
 function onLost(why) {

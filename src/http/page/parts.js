@@ -16,6 +16,11 @@ const SHAPES = {
 export const Shape = ({ of }) => html`
   <svg class=${`shape ${of}`} viewBox="0 0 16 16" aria-hidden="true">${SHAPES[of]}</svg>`;
 
+// The shapes of a device. One that is late may be in error all the same.
+export const shapesOf = ({ status, late }) =>
+  (!late ? [status] : status === 'online' ? ['late'] : [status, 'late']);
+export const Shapes = ({ of }) => shapesOf(of).map((shape) => html`<${Shape} of=${shape} />`);
+
 // Text from elsewhere, above all of a device: always text, its direction and its ink kept to
 // itself, with nothing hidden in it. Every text that the page did not make is shown by this.
 export const Foreign = ({ text, class: name = '' }) => html`

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::as_seconds;
 use crate::domain::{Coverage, Gap, GapCause, Interval};
-use crate::views::{as_millis, gap_in_words};
+use crate::views::{as_millis, as_optional_millis, gap_in_words};
 
 /// The maximum number of gaps and of intervals that are listed.
 const LISTED: usize = 1000;
@@ -17,6 +17,17 @@ pub(crate) struct KnownListening {
     /// The beginning of the stretch, or that of the oldest interval that was read if there are
     /// too many.
     pub(crate) since: DateTime<Utc>,
+    /// The beginning of the oldest interval that is kept, also if it is before the stretch.
+    /// `None` if the service never listened.
+    pub(crate) first: Option<DateTime<Utc>>,
+}
+
+impl KnownListening {
+    /// The beginning of what can be known in a stretch that ends at `to`: nothing was, before
+    /// the service listened for the first time.
+    fn begins(&self, to: DateTime<Utc>) -> DateTime<Utc> {
+        self.first.map_or(to, |first| first.clamp(self.since, to.max(self.since)))
+    }
 }
 
 /// The listening in a stretch of time.
@@ -26,10 +37,13 @@ pub(crate) struct ListeningView {
     from: DateTime<Utc>,
     #[serde(serialize_with = "as_millis")]
     to: DateTime<Utc>,
-    /// The time from which on all is counted. Later than `from` only if there are too many
-    /// intervals.
+    /// The time from which on all is counted. Later than `from` if the service had not listened
+    /// yet, or if there are too many intervals.
     #[serde(serialize_with = "as_millis")]
     known_from: DateTime<Utc>,
+    /// The beginning of all that is kept; null if the service never listened.
+    #[serde(serialize_with = "as_optional_millis")]
+    first_listened_at: Option<DateTime<Utc>>,
     /// The time from which on all intervals and gaps are listed.
     #[serde(serialize_with = "as_millis")]
     listed_from: DateTime<Utc>,
@@ -82,17 +96,18 @@ impl ListeningView {
         known: &KnownListening,
         echo_latency_seconds: EchoLatency,
     ) -> Self {
-        let KnownListening { coverage, since } = known;
-        let gaps = coverage.gaps(*since, to);
-        let listened = coverage.intervals().within(Interval { from: *since, until: to });
+        let (coverage, since) = (&known.coverage, known.begins(to));
+        let gaps = coverage.gaps(since, to);
+        let listened = coverage.intervals().within(Interval { from: since, until: to });
         let oldest_listed = listened.len().checked_sub(LISTED).filter(|left_out| *left_out > 0);
-        let listed_from = oldest_listed.map_or(*since, |oldest| listened[oldest].from);
+        let listed_from = oldest_listed.map_or(since, |oldest| listened[oldest].from);
         let listed_gaps = gaps.iter().rev().take_while(|gap| gap.interval.until > listed_from);
         let listed_gaps: Vec<_> = listed_gaps.take(LISTED).map(GapInWords::from).collect();
         Self {
             from,
             to,
-            known_from: *since,
+            known_from: since,
+            first_listened_at: known.first,
             listed_from,
             instance: instance.to_owned(),
             listened_seconds: listened.iter().map(Interval::length).sum(),
@@ -118,5 +133,51 @@ impl From<&Gap> for GapInWords {
             cause: gap.cause.map(GapCause::as_str),
             sentence: gap_in_words(gap),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::Listened;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).expect("small")
+    }
+
+    /// The first 1,000 seconds of a service that listened in one interval, if at all.
+    fn listening(interval: Option<(i64, i64)>) -> Value {
+        let listened = interval.map(|(from, until)| Listened {
+            interval: Interval { from: at(from), until: at(until) },
+            after: None,
+        });
+        let known = KnownListening {
+            coverage: Coverage::new(Duration::from_secs(5)).with(listened),
+            since: at(0),
+            first: interval.map(|(from, _)| at(from)),
+        };
+        let view = ListeningView::new((at(0), at(1_000)), "x", &known, EchoLatency::default());
+        serde_json::to_value(view).expect("it is JSON")
+    }
+
+    #[test]
+    fn time_before_the_first_start_is_neither_listened_to_nor_a_gap() {
+        let fresh = listening(Some((900, 960)));
+        assert_eq!(fresh["from"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(fresh["known_from"], "1970-01-01T00:15:00.000Z");
+        assert_eq!(fresh["first_listened_at"], fresh["known_from"]);
+        assert_eq!(fresh["listed_from"], fresh["known_from"]);
+        assert_eq!(fresh["listened_seconds"], 60.0);
+        assert_eq!(fresh["gaps"].as_array().map(Vec::len), Some(1), "{fresh}");
+        assert_eq!(fresh["gaps"][0]["from"], "1970-01-01T00:16:00.000Z");
+        let older = listening(Some((-50, 960)));
+        assert_eq!(older["known_from"], older["from"]);
+        let never = listening(None);
+        assert_eq!((&never["known_from"], &never["gaps"]), (&never["to"], &json!([])));
+        assert_eq!(never["first_listened_at"], Value::Null);
     }
 }

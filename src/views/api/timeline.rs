@@ -197,7 +197,7 @@ mod tests {
         let intervals = intervals.iter().map(interval);
         let listened = intervals.map(|interval| Listened { interval, after: None });
         let coverage = Coverage::new(Duration::from_secs(5)).with(listened);
-        KnownListening { coverage, since: at(0) }
+        KnownListening { coverage, since: at(0), first: Some(at(0)) }
     }
 
     fn transition(seconds: i64, from: Status, to: Status, last_seen_at: i64) -> Transition {

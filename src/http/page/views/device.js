@@ -2,7 +2,7 @@
 import { html, useSignal } from '../html.js';
 import { mayChange, path, useAnswer } from '../api.js';
 import { bytes, duration, skew } from '../format.js';
-import { now } from '../live.js';
+import { beginning, now } from '../live.js';
 import { go } from '../route.js';
 import { strings } from '../strings.js';
 import { Ago, For, Foreign, Heading, Id, Sentence, Shape, Time, Trouble } from '../parts.js';
@@ -77,10 +77,12 @@ function Claim({ device }) {
 function Spans({ base, status, span }) {
   const chosen = SPANS[span] ? span : 'day';
   const [length, buckets] = SPANS[chosen];
-  const answer = useAnswer(`${base}/timeline#${chosen},${status}`, {
+  const whole = beginning(length, now.value) <= now.value - length;
+  const answer = useAnswer(`${base}/timeline#${chosen},${status},${whole}`, {
     onChange: false,
+    every: whole ? 60_000 : 10_000,
     fresh: () => path(`${base}/timeline`, {
-      from: new Date(now.peek() - length).toISOString(), buckets,
+      from: new Date(beginning(length, now.peek())).toISOString(), buckets,
     }),
   });
   const choose = (event) => {
@@ -105,7 +107,8 @@ function Spans({ base, status, span }) {
         ? html`<${Timeline} timeline=${answer.data} name=${strings.device.spanNames[chosen]} />
             <${Ticks} from=${answer.data.from} to=${answer.data.to} />`
         : html`<div class="bar"></div><div class="ticks"></div>`}</div>
-      <p class="quiet">${answer.data && html`${strings.device.heard} <${Share} timeline=${answer.data} /> ${strings.device.ofKnown}`}</p>
+      <p class="quiet">${answer.data && html`${strings.device.heard} <${Share} timeline=${answer.data} /> ${strings.device.ofKnown}.`}
+        ${answer.data && !whole && html` ${strings.device.firstStart} <${Time} at=${answer.data.from} />.`}</p>
       ${answer.data && answer.data.known_from !== answer.data.from && html`
         <p class="quiet">${strings.listening.tooMany} <${Time} at=${answer.data.known_from} />.</p>`}
     </section>`;

@@ -1,10 +1,10 @@
 // The first screen: is it bad, is it one thing or many, since when.
-import { html, useEffect, useRef } from '../html.js';
+import { html, useEffect, useRef, useSignal } from '../html.js';
 import { get, path, useAnswer } from '../api.js';
 import { count } from '../format.js';
-import { proven, summary } from '../live.js';
+import { beginning, now, proven, summary } from '../live.js';
 import { strings } from '../strings.js';
-import { Ago, DeviceLink, For, Shape, Time, Trouble } from '../parts.js';
+import { Ago, DeviceLink, For, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
 import { Share, Timeline } from '../bar.js';
 
 const SMALL_FLEET = 50;
@@ -12,6 +12,7 @@ const CHANGES = 9;
 const SINGLES = 8;
 const AT_ONCE = 100;
 const STEPS = 4;
+const DAY = 86_400_000;
 
 export function Fleet() {
   const of = summary.value;
@@ -166,8 +167,21 @@ function Who({ of }) {
     : html`<span>${said}</span>`;
 }
 
+// Samples are kept with each check, at most one in ten seconds. A part of the chart without one
+// would be drawn as not known.
+const BUCKETS = 96;
 function History() {
-  const answer = useAnswer('/fleet', { onChange: false });
+  const every = Math.max(10, summary.value.check_interval_seconds) * 1000;
+  const answer = useAnswer('/fleet', {
+    onChange: false,
+    fresh: () => {
+      const from = beginning(DAY, now.peek());
+      const buckets = Math.floor((now.peek() - from) / (2 * every));
+      return path('/fleet', {
+        from: new Date(from).toISOString(), buckets: Math.min(BUCKETS, Math.max(1, buckets)),
+      });
+    },
+  });
   const place = useRef(null);
   const chart = useRef(null);
   const { data } = answer;
@@ -183,7 +197,8 @@ function History() {
   useEffect(() => () => chart.current?.destroy(), []);
   return html`
     <section class="history" aria-labelledby="history">
-      <h2 id="history">${strings.fleet.chart}</h2>
+      <h2 id="history"><${Since} at=${data && Date.parse(data.from)} end=${data && Date.parse(data.to)}
+        whole=${strings.fleet.chart} since=${strings.fleet.since} /></h2>
       <${Trouble} answer=${answer} />
       <div class="chart" ref=${place} role="img" aria-label=${strings.fleet.chartOf}></div>
     </section>`;
@@ -191,30 +206,51 @@ function History() {
 
 // A small fleet: each device as a line with its day.
 const ORDER = ['offline', 'error', 'late', 'provisioning', 'online'];
-const rank = (device) => ORDER.indexOf(shapeOf(device));
-const shapeOf = (device) => (device.late ? 'late' : device.status);
+const rank = (device) => ORDER.indexOf(shapesOf(device)[0]);
+
+// A stretch of time that may begin with the first start.
+const Since = ({ at, end, whole, since }) =>
+  (at && end - at < DAY - DRAWN_MS ? html`${since}<${Time} at=${new Date(at).toISOString()} />` : whole);
+
+// All bars have the same stretch of time, so that what happened at once stands in one line. It
+// ends with what is proven and written, for the last moments would be hatched as not known.
+const DRAWN_MS = 60_000;
+const WRITTEN_MS = 1_500;
+function useFrame() {
+  const frame = useSignal(null);
+  const end = proven.value
+    ? Math.min(now.value, Date.parse(summary.value.as_of)) - WRITTEN_MS : now.value;
+  const from = beginning(DAY, end);
+  const every = Math.min(DRAWN_MS, Math.max(5_000, (end - from) / 100));
+  const old = frame.peek();
+  if (!old || Math.abs(end - old.end) >= every || Math.abs(from - old.from) > every) {
+    frame.value = { from, end };
+  }
+  return frame.peek();
+}
 
 function Each() {
+  const frame = useFrame();
   const answer = useAnswer(path('/devices', { limit: SMALL_FLEET }), { rest: 2_000 });
   const items = [...(answer.data?.items ?? [])].sort((a, b) => rank(a) - rank(b));
   return html`
     <section aria-labelledby="each">
-      <h2 id="each">${strings.fleet.each}</h2>
+      <h2 id="each"><${Since} at=${frame.from} end=${frame.end}
+        whole=${strings.fleet.each} since=${strings.fleet.eachSince} /></h2>
       <${Trouble} answer=${answer} />
       <ul class="lines each">${items.map((device) => html`
-        <${Line} key=${device.id} device=${device} />`)}</ul>
+        <${Line} key=${device.id} device=${device} frame=${frame} />`)}</ul>
     </section>`;
 }
 
-function Line({ device }) {
-  const address = `/devices/${encodeURIComponent(device.id)}/timeline`;
-  // Asked again when its status changes, and besides only now and then.
-  const answer = useAnswer(`${address}#${device.status}`, {
-    onChange: false, every: 120_000, fresh: () => address,
-  });
-  const shape = shapeOf(device);
+function Line({ device, frame }) {
+  const answer = useAnswer(path(`/devices/${encodeURIComponent(device.id)}/timeline`, {
+    from: new Date(frame.from).toISOString(), to: new Date(frame.end).toISOString(),
+  }), { onChange: false, every: 3_600_000 });
+  const [shape] = shapesOf(device);
   return html`
-    <li class=${shape}><${Shape} of=${shape} /><${DeviceLink} id=${device.id} row />
+    <li class=${shape}><span class="shapes"><${Shapes} of=${device} /></span>
+      <${DeviceLink} id=${device.id} row />
       <span class="to">${shape === 'online' ? '' : strings.status[shape]}</span>
       <span class="day">${answer.data
         ? html`<${Timeline} timeline=${answer.data} name=${device.id} />`

@@ -18,6 +18,9 @@ const useListening = (span) => useAnswer(`/listening#${span}`, {
   fresh: () => path('/listening', { from: new Date(now.peek() - SPANS[span]).toISOString() }),
 });
 
+// A service that was first started within a day has listened in no other time.
+const isFresh = ({ data }) => Boolean(data) && begins(data) > Date.parse(data.from);
+
 export function Listening() {
   const day = useListening('day');
   const month = useListening('month');
@@ -27,14 +30,21 @@ export function Listening() {
     <p class="lead">${text.why}</p>
     <${Trouble} answer=${day} />
     <${Span} answer=${day} name="day" />
-    <${Span} answer=${month} name="month" />
+    ${!isFresh(day) && html`<${Span} answer=${month} name="month" />`}
     <div class="columns wide-first"><${Gaps} answer=${month} /><${Latency} answer=${day} /></div>`;
+}
+
+// The beginning of a stretch, which is not before the first start: that is neither listened to
+// nor missed.
+function begins({ from, to, first_listened_at: first }) {
+  return Math.max(Date.parse(from), first === null ? Date.parse(to) : Date.parse(first));
 }
 
 // Intervals and what lies between them, as segments of a bar. Nothing is drawn where they are
 // not listed.
-function segments({ from, to, listed_from: listed, intervals }) {
-  const start = Date.parse(from);
+function segments(of) {
+  const { to, listed_from: listed, intervals } = of;
+  const start = begins(of);
   const end = Date.parse(to);
   const out = [];
   let at = Date.parse(listed);
@@ -57,15 +67,19 @@ function Span({ answer, name }) {
   const of = answer.data;
   if (!of) return html`<section class="spans"><h2>${text.spans[name]}</h2><div class="big"><div class="bar"></div></div></section>`;
   const { out, total } = segments(of);
-  const share = of.listened_seconds / ((Date.parse(of.to) - Date.parse(of.known_from)) / 1000);
-  const said = text.lead(duration(of.listened_seconds), text.spans[name]);
+  const from = new Date(begins(of)).toISOString();
+  const isWhole = begins(of) === Date.parse(of.from);
+  const known = (Date.parse(of.to) - Date.parse(of.known_from)) / 1000;
+  const share = known > 0 ? of.listened_seconds / known : null;
+  const span = isWhole ? text.spans[name] : text.sinceFirst(duration(total / 1000));
+  const said = text.lead(duration(of.listened_seconds), span);
   return html`
     <section class="spans listened">
       <h2><span class="n">${percent(share)}</span> ${text.share}
-        <span class="quiet">${duration(of.listened_seconds)} of ${text.spans[name]}</span></h2>
-      <div class="big"><${Segments} segments=${out} total=${total} from=${of.from} label=${said} />
-        <${Ticks} from=${of.from} to=${of.to} /></div>
-      ${of.listed_from !== of.from && html`
+        <span class="quiet">${duration(of.listened_seconds)} of ${span}</span></h2>
+      <div class="big"><${Segments} segments=${out} total=${Math.max(1, total)} from=${from} label=${said} />
+        <${Ticks} from=${from} to=${of.to} /></div>
+      ${Date.parse(of.listed_from) > begins(of) && html`
         <p class="quiet">${text.tooMany} <${Time} at=${of.listed_from} />.</p>`}
     </section>`;
 }
