@@ -44,6 +44,7 @@ pub struct Board {
 struct Facts {
     counts: BTreeMap<Status, u64>,
     late: Option<u64>,
+    checked_at: Option<DateTime<Utc>>,
     /// The outages that last.
     outages: Arc<Outages>,
     /// Those of them that began together, newest first.
@@ -99,6 +100,8 @@ pub struct Snapshot {
     pub counts: BTreeMap<Status, u64>,
     /// The number of late devices as of the last check; `None` before the first.
     pub late: Option<u64>,
+    /// The time of that check.
+    pub checked_at: Option<DateTime<Utc>>,
     /// The outages that last and that began together, newest first.
     pub bursts: Arc<[Burst]>,
     /// The alerts in the outbox as of the last check or delivery.
@@ -158,6 +161,7 @@ impl Board {
             told,
             bursts: facts.bursts,
             late: facts.late,
+            checked_at: facts.checked_at,
             undelivered_alerts: facts.undelivered,
             undelivered_since: facts.undelivered_since,
             pending_heartbeats: facts.pending,
@@ -283,9 +287,9 @@ impl Changes<'_> {
         self.facts.outages.count()
     }
 
-    /// Sets what a check has found out.
-    pub(crate) fn checked(&mut self, late: u64) {
-        self.facts.late = Some(late);
+    /// Sets what the check of `at` has found out.
+    pub(crate) fn checked(&mut self, at: DateTime<Utc>, late: u64) {
+        (self.facts.checked_at, self.facts.late) = (Some(at), Some(late));
     }
 
     /// Sets the alerts in the outbox, and the time of the oldest one.
@@ -364,6 +368,7 @@ impl Facts {
             missing_after: TimeDelta::from_std(missing_after).unwrap_or(TimeDelta::MAX),
             counts: Status::ALL.into_iter().map(|status| (status, 0)).collect(),
             late: None,
+            checked_at: None,
             outages: Arc::default(),
             bursts: Arc::default(),
             window: together::window(timeout),

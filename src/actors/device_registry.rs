@@ -549,7 +549,7 @@ impl DeviceRegistry {
         metrics.set_devices(&counts);
         self.shared.board.change(|facts| {
             facts.counts(counts);
-            facts.checked(late);
+            facts.checked(at, late);
             facts.undelivered(outbox.alerts, outbox.oldest);
             if let Some(outages) = outages {
                 facts.outages(outages);

@@ -78,6 +78,7 @@ fn a_list_has_filters_a_search_and_pages_each_with_an_address() {
     browser.open(&page(&service, "/devices"));
     browser.await_text(".chip.on", |text| text.replace(char::is_whitespace, "") == "All251");
     browser.await_value(rows, &ROWS.into());
+    browser.await_text(".pager .shown", |text| text.starts_with("100 shown: pump-"));
     let first = browser.text("tbody tr:first-child .id");
     browser.click("[data-next]");
     browser.await_text("tbody tr:first-child .id", |text| text > first.as_str());
@@ -92,6 +93,8 @@ fn a_list_has_filters_a_search_and_pages_each_with_an_address() {
     assert!(browser.url().ends_with("/devices?q=pump-24"), "{}", browser.url());
     browser.open(&page(&service, "/devices?q=pump-249"));
     browser.await_text("tbody", |text| text.starts_with("pump-249"));
+    // The counts would be those of the whole fleet.
+    assert_eq!(browser.text(".chips .n"), "");
     assert_eq!(browser.value("document.querySelector('#search').value"), json!("pump-249"));
 
     // What a device says is text, whatever it looks like.

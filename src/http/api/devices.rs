@@ -52,15 +52,13 @@ pub(super) async fn list(context: &Context, query: &Query) -> Answered {
     Ok(Answer::ok(&DevicePage { items, next, partial: page.partial }))
 }
 
-/// The cutoffs by which a device is late; `None` as long as nothing was checked.
+/// The cutoffs by which a device is late, as of the last check, which has counted the late ones:
+/// no list shows more of them. `None` as long as nothing was checked.
 pub(super) async fn late_cutoffs(context: &Context) -> Result<Option<Cutoffs>, Problem> {
-    let now = (context.clock)();
-    let snapshot = context.board.snapshot(now);
-    if snapshot.late.is_none() {
-        return Ok(None);
-    }
+    let snapshot = context.board.snapshot((context.clock)());
+    let Some(at) = snapshot.checked_at else { return Ok(None) };
     let own = context.reader.reads().own_timeouts().await?;
-    Ok(Some(snapshot.coverage.late_cutoffs(now.wall, context.settings.timeout(), &own)))
+    Ok(Some(snapshot.coverage.late_cutoffs(at, context.settings.timeout(), &own)))
 }
 
 pub(super) fn is_late(device: &Device, cutoffs: &Cutoffs) -> bool {

@@ -5,7 +5,7 @@ import { bytes, duration, skew } from '../format.js';
 import { beginning, now } from '../live.js';
 import { go } from '../route.js';
 import { strings } from '../strings.js';
-import { Ago, For, Foreign, Heading, Id, Sentence, Shape, Time, Trouble } from '../parts.js';
+import { For, Foreign, Heading, Id, Sentence, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
 import { Share, Ticks, Timeline } from '../bar.js';
 import { Change } from './change.js';
 
@@ -17,7 +17,7 @@ const CHANGES = 10;
 export function Device({ id, query }) {
   const base = `/devices/${encodeURIComponent(id)}`;
   const at = query.get('at');
-  const answer = useAnswer(path(base, { at }), { every: 10_000, rest: 1_000 });
+  const answer = useAnswer(path(base, { at }), { every: 2_000, rest: 1_000 });
   const removed = useSignal(null);
   const device = answer.data;
   const gone = answer.problem?.status === 404;
@@ -53,11 +53,11 @@ function evidence({ status, sentence }) {
 }
 
 function Claim({ device }) {
-  const shape = device.late ? 'late' : device.status;
+  const [shape] = shapesOf(device);
   const since = device.outage?.silent_since ?? device.outage?.found_at;
   return html`
     <section class=${`claim ${shape}`}>
-      <${Heading} focusKey=${device.id}><${Shape} of=${shape} /><${Id} id=${device.id} />
+      <${Heading} focusKey=${device.id}><${Shapes} of=${device} /><${Id} id=${device.id} />
         <span class="verdict">${strings.status[device.status]}${
           device.late ? ` · ${strings.device.late}` : ''}</span>
         ${device.status === 'offline' && since && html`
@@ -119,7 +119,7 @@ function Facts({ device }) {
   const off = device.clock_skew_seconds;
   const rows = [
     [facts.seen, device.last_seen_at
-      ? html`<${Ago} at=${device.last_seen_at} parts=${2} />, <${Time} at=${device.last_seen_at} />`
+      ? html`<${Time} at=${device.last_seen_at} />`
       : device.status === 'provisioning' ? strings.device.never : strings.device.notKept],
     [facts.timeout, html`${duration(device.effective_timeout_seconds)} <span class="quiet">${
       device.timeout_seconds === null ? strings.device.defaultTimeout : strings.device.ownTimeout}</span>

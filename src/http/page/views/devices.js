@@ -5,7 +5,7 @@ import { bytes, count, duration, skew } from '../format.js';
 import { summary } from '../live.js';
 import { back, canGoBack, go } from '../route.js';
 import { strings } from '../strings.js';
-import { Ago, DeviceLink, Foreign, Heading, Id, Shape, Time, Trouble } from '../parts.js';
+import { Ago, DeviceLink, Foreign, Heading, Id, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
 
 const PAGE = 100;
 // A search that takes longer goes on only if somebody wants it to.
@@ -65,7 +65,8 @@ function List({ query }) {
 }
 
 function Chips({ asked }) {
-  const of = summary.value;
+  // The counts are those of the whole fleet. What a search finds is not counted.
+  const of = asked.q ? null : summary.value;
   const n = { ...of?.devices, late: of?.late };
   const none = asked.status.length === 0 && !asked.late;
   const toggle = (chip) => {
@@ -111,12 +112,12 @@ function Table({ items, waiting }) {
 }
 
 function Row({ device }) {
-  const shape = device.late ? 'late' : device.status;
+  const [shape] = shapesOf(device);
   const off = device.clock_skew_seconds;
   const note = device.error ?? (device.payload_error && strings.devices.unreadable);
   return html`
     <tr class=${shape} onClick=${openRow}>
-      <th scope="row"><span class="cell"><${Shape} of=${shape} /><${DeviceLink} id=${device.id} row /></span>
+      <th scope="row"><span class="cell"><${Shapes} of=${device} /><${DeviceLink} id=${device.id} row /></span>
         ${note && html`<${Foreign} text=${note} class="note under" />`}</th>
       <td class="c-status">${strings.status[device.status]}${
         device.late ? html` <span class="quiet">${strings.status.late}</span>` : ''}</td>
@@ -135,10 +136,10 @@ function Row({ device }) {
 
 function Pager({ items, ids, first, next, atFirst }) {
   const { devices } = strings;
-  if (items.length === 0 && atFirst) return null;
+  if (items.length === 0 && atFirst && !next) return null;
   return html`
     <nav class="pager" aria-label=${devices.title}>
-      <span class="shown">${devices.shown(count(items.length))}${items.length > 1 && html`:
+      <span class="shown">${devices.shown(count(items.length))}${items.length > 1 && html`${': '}
         <${Id} id=${ids(items[0])} /> ${devices.to} <${Id} id=${ids(items.at(-1))} />`}</span>
       ${!atFirst && html`<a class="button" href=${first}>${devices.first}</a>`}
       ${!atFirst && canGoBack() && html`
