@@ -324,6 +324,11 @@ impl DeviceRegistry {
             facts.outages(outages);
             facts.stands_by_for(None);
         });
+        // The other one may have proven more since the last look, and what it has written is newer.
+        if let Some(until) = sight.vouched_for(now.wall) {
+            self.coverage.begin_at(until);
+            self.buffer.forget_before(until);
+        }
         let memory = std::mem::replace(&mut self.coverage, saved.clone());
         let (coverage, gaps) = memory.after(saved.clone());
         self.coverage = coverage;

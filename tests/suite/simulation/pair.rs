@@ -47,6 +47,8 @@ const FAULTS: std::ops::Range<i64> = 4_000..40_000;
 const HORIZON: i64 = 75_000;
 /// The most by which a clock differs from the true time.
 const SKEW: i64 = 50;
+/// The same, where the clocks are bad.
+const FAR: i64 = 600;
 /// The time that a heartbeat takes.
 const WAY: i64 = 60;
 const DEVICES: usize = 30;
@@ -236,7 +238,8 @@ impl World {
     pub async fn new(seed: u64, url: &str, folder: &std::path::Path) -> Self {
         let mut rng = Rng::with_seed(seed);
         NOW.set(0);
-        OFFSETS.set([0; 3].map(|_: i64| rng.i64(-SKEW..=SKEW)));
+        let skew = if rng.u8(0..3) == 0 { FAR } else { SKEW };
+        OFFSETS.set([0; 3].map(|_: i64| rng.i64(-skew..=skew)));
         let mut config = Config::default();
         let millis = |millis: i64| non_zero(Duration::from_millis(millis.unsigned_abs()));
         config.heartbeat.timeout = millis(TIMEOUT);
@@ -681,11 +684,14 @@ impl World {
             |true_time: i64| start() + TimeDelta::milliseconds(true_time + OFFSETS.get()[marker]);
         let now = here(NOW.get());
         let seen = transition.last_seen_at.expect("it was heard");
-        let error = TimeDelta::milliseconds(WAY + 2 * SKEW);
+        let clocks = OFFSETS.get();
+        let apart = clocks.iter().max().expect("three") - clocks.iter().min().expect("three");
+        let error = TimeDelta::milliseconds(WAY + apart);
+        self.is_not_too_early(transition, device, error, here(0));
         for &published in self.published[device].iter().rev() {
             let at = here(published);
             let silent = coverage.covered(at, now);
-            if silent > TimeDelta::milliseconds(TIMEOUT + 4 * SKEW) {
+            if silent > TimeDelta::milliseconds(TIMEOUT) + error * 2 {
                 break;
             }
             let listened = coverage.iter().any(|i| i.from + error <= at && at + error <= i.until);
@@ -700,6 +706,32 @@ impl World {
                 );
                 break;
             }
+        }
+    }
+
+    /// Checks that the last heartbeat that was known is truly older than the timeout, whosever
+    /// clock has dated it.
+    fn is_not_too_early(
+        &mut self,
+        transition: &Transition,
+        device: usize,
+        error: TimeDelta,
+        beginning: DateTime<Utc>,
+    ) {
+        let seen = transition.last_seen_at.expect("it was heard");
+        let is_known = |published: &&i64| {
+            let at = beginning + TimeDelta::milliseconds(**published);
+            (seen - at).abs() <= error
+        };
+        let Some(&published) = self.published[device].iter().rev().find(is_known) else { return };
+        if NOW.get() - published <= TIMEOUT - STEP {
+            self.outcome.unsound += 1;
+            println!(
+                "seed {}: {} published at {published} and is marked at {}: {transition:?}",
+                self.seed,
+                transition.device_id,
+                NOW.get()
+            );
         }
     }
 
