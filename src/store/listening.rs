@@ -94,7 +94,8 @@ impl DeviceStore {
                     proven.listener, proven.started_at, proven.ended_at, proven.gap_cause \
              FROM listener LEFT JOIN {proven} \
              WHERE proven.started_at IS NOT NULL OR left_at IS NULL \
-             ORDER BY proven.started_at DESC NULLS FIRST LIMIT {limit}"
+             ORDER BY proven.started_at DESC NULLS FIRST \
+             LIMIT {limit} + (SELECT count(*) FROM listener WHERE left_at IS NULL)"
         );
         let values = [millis(from).into(), millis(until).into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
@@ -103,12 +104,16 @@ impl DeviceStore {
             // Row by row, because a row takes ten times the memory of what it says.
             let mut rows = fate.tell(db.stream_raw(statement.clone()).await?)?;
             let mut stays: BTreeMap<i64, Stay> = BTreeMap::new();
+            let mut read = 0;
             while let Some(row) = rows.try_next().await? {
                 let Some(stay) = self.readable("a listener", read_stay(&row)) else { continue };
-                let stay = stays.entry(stay.listener).or_insert(stay);
                 // An interval that cannot be read proves nothing.
-                let interval = self.readable("a listening interval", read_interval(&row));
-                stay.listened.extend(interval.flatten());
+                let interval = self.readable("a listening interval", read_interval(&row)).flatten();
+                read += usize::from(interval.is_some());
+                if read > limit {
+                    break;
+                }
+                stays.entry(stay.listener).or_insert(stay).listened.extend(interval);
             }
             stays.values_mut().for_each(|stay| stay.listened.reverse());
             Ok(stays.into_values().collect())

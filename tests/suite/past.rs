@@ -93,9 +93,9 @@ fn of_too_many_intervals_the_newest_are_read_and_the_answer_says_from_when() {
         &format!(
             "WITH RECURSIVE number(n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM number \
                WHERE n < 20009) \
-             INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) \
-             SELECT 'heartbeatd', {millis} + n * 100000, {millis} + n * 100000 + 60000, 'no_echo' \
-             FROM number; \
+             INSERT INTO listening_interval (listener, started_at, ended_at, gap_cause) \
+             SELECT 1000, {millis} + n * 100000, {millis} + n * 100000 + 60000, 'no_echo' \
+             FROM number; {STAY}\
              UPDATE device SET status = 'online', registered_at = {millis}, \
                last_seen_at = {millis} + 20009 * 100000 + 60000;"
         ),
@@ -124,6 +124,10 @@ fn of_too_many_intervals_the_newest_are_read_and_the_answer_says_from_when() {
     assert_eq!(listening["listened_seconds"], json!(50.0 * 60.0));
 }
 
+/// The earlier stay to which the intervals belong.
+const STAY: &str = "INSERT INTO listener (id, instance, incarnation, joined_at, left_at, left_how) \
+    VALUES (1000, 'heartbeatd', 1, 0, 1, 'left'); ";
+
 /// A device that was offline for ten minutes an hour ago, after a gap of two minutes, and was
 /// heard a minute ago.
 fn fallen_and_returned(now: DateTime<Utc>) -> String {
@@ -133,9 +137,9 @@ fn fallen_and_returned(now: DateTime<Utc>) -> String {
     format!(
         "UPDATE device SET status = 'error', registered_at = {registered}, last_seen_at = {last}, \
            uptime_seconds = 7, error = 'hot', timeout_seconds = 240; \
-         INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) VALUES \
-           ('heartbeatd', {registered}, {lost}, NULL), \
-           ('heartbeatd', {again}, {last}, 'disconnected'); \
+         INSERT INTO listening_interval (listener, started_at, ended_at, gap_cause) VALUES \
+           (1000, {registered}, {lost}, NULL), \
+           (1000, {again}, {last}, 'disconnected'); {STAY}\
          INSERT INTO status_transition (device_id, from_status, to_status, at, last_seen_at, \
            timeout_ms, listened_ms, instance, ended_at, delivered_at) VALUES \
            ('pump', 'provisioning', 'online', {heard}, {heard}, NULL, NULL, NULL, NULL, 0), \
