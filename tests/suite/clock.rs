@@ -224,10 +224,10 @@ async fn a_heartbeat_that_is_written_while_a_check_waits_is_not_in_the_future(
     database: TestDatabase,
 ) {
     let next_commit = Arc::new(NextCommit::default());
-    let release = next_commit.waits();
-    let store = database.open().await.interfere(next_commit);
+    let store = database.open().await.interfere(next_commit.clone());
     let fleet = Fleet::with_store(database, store, |_| ()).await;
     fleet.heartbeat("pump", "", at(10)).await;
+    let release = next_commit.waits();
     let check = fleet.registry.send(CheckOffline { now: reading(at(20)) });
     let later = async {
         fleet.heartbeat("pump", "", at(25)).await;
