@@ -4,9 +4,9 @@
 //! one period before it, and several checks may find them. So devices belong together by the
 //! times at which they fell silent, whichever check found them:
 //!
-//! - They fell silent within a [window](window) of half the timeout. A device that sends three
+//! - They fell silent within a [`window`] of half the timeout. A device that sends three
 //!   heartbeats in each timeout, with the usual jitter, does so within four tenths of it.
-//! - They are at [least](least) three, a thousandth of the fleet, or a hundred. If each of 2,000
+//! - They are at [`least`] three, a thousandth of the fleet, or a hundred. If each of 2,000
 //!   devices fails once in a month, three of them share a window of 90 s by chance once in two
 //!   months; of 10,000 devices, ten never do.
 //! - They are at least as many as fell silent in the ten windows around them together. That is
