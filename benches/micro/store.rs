@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use criterion::{BatchSize, Criterion, Throughput};
 use heartbeatd::domain::{Cutoff, Cutoffs, Heartbeat};
 use heartbeatd::store::{DeviceStore, OpenMode, Proven, RecordingRules, StaleFrom};
@@ -14,6 +15,7 @@ const RULES: RecordingRules = RecordingRules {
     room: u64::MAX,
     registrations: u64::MAX,
     max_clock_skew: Duration::from_secs(30),
+    now: DateTime::<Utc>::MAX_UTC,
 };
 
 /// The number of heartbeats that a flush writes in one transaction.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use nonmax::NonMaxI64;
 
 use super::DeviceId;
@@ -72,6 +72,28 @@ impl Heartbeat {
     }
 }
 
+/// The time by which a stored instant may lie in the future, because another machine's clock may
+/// be ahead. A later one was stored by a clock that has been set back since.
+pub const TOLERATED_FUTURE: TimeDelta = TimeDelta::minutes(1);
+
+/// The latest instant that can have been stored by a clock that is right, if it is `now`.
+pub fn latest_credible(now: DateTime<Utc>) -> DateTime<Utc> {
+    now.checked_add_signed(TOLERATED_FUTURE).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// True if a heartbeat changes nothing, because a later one of its device is stored already, at
+/// `last_seen_at`. So the time of a device's last heartbeat never moves back.
+///
+/// One of the same instant is not overtaken: times are stored in milliseconds, and it may be the
+/// later one. Neither is any if `last_seen_at` is from a clock that has been set back since.
+pub fn is_overtaken(
+    received_at: DateTime<Utc>,
+    last_seen_at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> bool {
+    last_seen_at.is_some_and(|seen| received_at < seen && seen <= latest_credible(now))
+}
+
 /// True if a clock skew is worth a warning: it exceeds the bound, and the previous skew did
 /// not, or differs from it by more than the bound.
 pub fn is_new_skew(before_ms: Option<i64>, now_ms: i64, bound: Duration) -> bool {
@@ -100,6 +122,12 @@ pub enum Rejection {
     /// It was received before the device was removed.
     #[error("the device has been removed since")]
     Removed {
+        /// The device that sent it.
+        device_id: DeviceId,
+    },
+    /// It was received in the silence that took the device offline, and arrives only now.
+    #[error("the device is offline for a silence that is later; its next heartbeat counts")]
+    Outdated {
         /// The device that sent it.
         device_id: DeviceId,
     },
@@ -143,11 +171,12 @@ pub enum Rejection {
 
 impl Rejection {
     /// The values of the `reason` label in the metrics.
-    pub const REASONS: [&str; 9] = [
+    pub const REASONS: [&str; 10] = [
         "retained",
         "invalid_device_id",
         "invalid_topic",
         "removed",
+        "outdated",
         "unknown_device",
         "registration_rate",
         "fleet_full",
@@ -162,6 +191,7 @@ impl Rejection {
             Self::InvalidDeviceId(_) => "invalid_device_id",
             Self::InvalidTopic(_) => "invalid_topic",
             Self::Removed { .. } => "removed",
+            Self::Outdated { .. } => "outdated",
             Self::UnknownDevice { .. } => "unknown_device",
             Self::RegistrationRate { .. } => "registration_rate",
             Self::FleetFull { .. } => "fleet_full",
@@ -176,6 +206,7 @@ impl Rejection {
             Self::InvalidDeviceId(_) | Self::InvalidTopic(_) => None,
             Self::Retained { device_id }
             | Self::Removed { device_id }
+            | Self::Outdated { device_id }
             | Self::RegistrationRate { device_id }
             | Self::UnknownDevice { device_id }
             | Self::FleetFull { device_id }
@@ -295,6 +326,24 @@ mod tests {
         assert_eq!(heartbeat.free_memory, number(2), "what was told stays");
         heartbeat.merge(readable.clone());
         assert_eq!(heartbeat, readable);
+    }
+
+    #[test]
+    fn a_heartbeat_is_overtaken_by_a_later_one_unless_that_is_from_a_clock_set_back_since() {
+        let now = received_at();
+        let at = |millis| now + TimeDelta::milliseconds(millis);
+        for (received, stored, overtaken) in [
+            (-5_000, None, false),
+            (-5_000, Some(-5_001), false),
+            (-5_000, Some(-5_000), false),
+            (-5_000, Some(-4_999), true),
+            (0, Some(60_000), true),
+            (0, Some(60_001), false),
+        ] {
+            let is = is_overtaken(at(received), stored.map(at), now);
+            assert_eq!(is, overtaken, "{received} after {stored:?}");
+        }
+        assert!(is_overtaken(now, Some(at(1)), DateTime::<Utc>::MAX_UTC));
     }
 
     #[test]

@@ -43,6 +43,6 @@ pub use registration::RegistrationBudget;
 pub use rounds::{EchoIgnored, EchoToken, Proof, Rounds};
 pub use service_state::ServiceState;
 pub use similar_id::{likest, spellings};
-pub use status::{EndedOutage, GivenUp, Recovery, Status, Transition};
+pub use status::{EndedOutage, GivenUp, OpenOutage, Recovery, Status, Transition};
 pub use together::{Burst, Outages};
 pub use topic::{InvalidTopicPattern, TopicPattern};

@@ -119,6 +119,29 @@ pub struct EndedOutage {
     pub found_at: DateTime<Utc>,
 }
 
+/// An outage that lasts, as far as the heartbeat that may end it is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOutage {
+    /// The sequence number of the offline transition that began it.
+    pub sequence: i64,
+    /// The instant that the last heartbeat was older than; `None` if that was not stored.
+    pub cutoff: Option<DateTime<Utc>>,
+    /// The time of the check that found it.
+    pub found_at: DateTime<Utc>,
+}
+
+impl OpenOutage {
+    /// True if a heartbeat that is written at `now` ends it. One that was received before the
+    /// cutoff does not, because it is as old as the silence: another process held it back, or was
+    /// stopped over it.
+    ///
+    /// An outage from the future of `now` was found by a clock that has been set back since, so
+    /// its cutoff says nothing.
+    pub fn is_ended_by(&self, received_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        self.found_at > now || self.cutoff.is_none_or(|cutoff| received_at >= cutoff)
+    }
+}
+
 /// The end of an outage, as a sink gets it. The device was down for a time between
 /// `ended_at - found_at` and `ended_at - silent_since`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +190,9 @@ pub struct GivenUp {
 
 #[cfg(test)]
 mod tests {
+    use chrono::{DateTime, TimeDelta};
+
+    use super::OpenOutage;
     use super::Status::{self, *};
 
     #[test]
@@ -196,5 +222,21 @@ mod tests {
         assert_eq!(Online.on_silence(), Offline);
         assert_eq!(Error.on_silence(), Offline);
         assert_eq!(Offline.on_silence(), Offline);
+    }
+    #[test]
+    fn a_heartbeat_that_is_as_old_as_the_silence_ends_no_outage() {
+        let at = |second| DateTime::UNIX_EPOCH + TimeDelta::seconds(second);
+        let (found_at, cutoff) = (at(200), Some(at(20)));
+        for (cutoff, received, now, ends) in [
+            (cutoff, 19, 200, false),
+            (cutoff, 20, 200, true),
+            (cutoff, 210, 210, true),
+            (None, 0, 200, true),
+            // The clock was set back, so that the outage is of its future.
+            (cutoff, 10, 199, true),
+        ] {
+            let outage = OpenOutage { sequence: 1, cutoff, found_at };
+            assert_eq!(outage.is_ended_by(at(received), at(now)), ends, "{received} at {now}");
+        }
     }
 }

@@ -77,7 +77,8 @@ async fn is_there(
         let row = |heartbeat: &&Heartbeat| {
             Condition::all()
                 .add(Device::Id.eq(heartbeat.device_id.as_str()))
-                .add(Device::LastSeenAt.eq(millis(heartbeat.received_at)))
+                // Another process may have written a later one.
+                .add(Device::LastSeenAt.gte(millis(heartbeat.received_at)))
         };
         let rows = heartbeats.iter().map(row).fold(Condition::any(), Condition::add);
         if device::Entity::find().filter(rows).count(db).await? == 0 {

@@ -6,11 +6,20 @@ use std::path::Path;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
 
-/// True if PostgreSQL aborted the transaction in favour of another one: a serialization
-/// failure (40001), a deadlock (40P01), or a device that was just registered by another
-/// transaction (23505).
+const CONTENDED: &str = "other transactions keep changing the same devices";
+
+/// The error of a transaction that has to begin again, because another one changes, registers or
+/// removes the same devices.
+pub(super) fn contended() -> DbErr {
+    DbErr::Custom(CONTENDED.to_owned())
+}
+
+/// True if a transaction is to be run again because of another one: it says so itself, or
+/// PostgreSQL has aborted it for a serialization failure (40001), a deadlock (40P01), or a row
+/// that another one has just inserted (23505).
 pub(super) fn is_conflict(error: &DbErr) -> bool {
-    code(error).is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
+    matches!(error, DbErr::Custom(why) if why == CONTENDED)
+        || code(error).is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
 }
 
 /// True if the database works but refuses the data: a text that its encoding does not

@@ -6,11 +6,18 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use entity::device::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, Set, TryInsertResult};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, Set,
+    TryInsertResult,
+};
 
 use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id};
 use crate::domain::{DeviceId, Entry, Happening, OwnTimeout, Status};
+
+/// The key of the advisory lock of whoever registers devices on PostgreSQL. It is taken before
+/// any row is locked.
+pub(super) const REGISTRATION_LOCK: i64 = i64::from_be_bytes(*b"register");
 
 /// A registered device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +73,10 @@ impl DeviceStore {
         };
         let inserted = self
             .write("register the device", async |transaction| {
+                if self.backend() == DbBackend::Postgres {
+                    let lock = format!("SELECT pg_advisory_xact_lock({REGISTRATION_LOCK})");
+                    transaction.execute_unprepared(&lock).await?;
+                }
                 let insert = Entity::insert(row.clone()).on_conflict_do_nothing_on([Column::Id]);
                 let inserted = insert.exec_without_returning(transaction).await?;
                 if matches!(inserted, TryInsertResult::Inserted(rows) if rows > 0) {

@@ -9,11 +9,15 @@ mod sql;
 mod upsert;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 
 use self::batch::Batch;
 use super::listening::Proven;
-use super::{DeviceStore, Result, millis};
+use super::removal::is_removed;
+use super::{DeviceStore, Result};
 use crate::domain::{Change, DeviceId, Heartbeat, Rejection, Transition};
 
 /// The rules that a batch of heartbeats is recorded by.
@@ -27,6 +31,9 @@ pub struct RecordingRules {
     pub registrations: u64,
     /// The clock skew above which a device is warned about (`heartbeat.max_clock_skew`).
     pub max_clock_skew: Duration,
+    /// The time by the service's clock. Stored instants that are well after it are from a clock
+    /// that has been set back since.
+    pub now: DateTime<Utc>,
 }
 
 impl RecordingRules {
@@ -43,11 +50,8 @@ impl RecordingRules {
         unknown: Vec<&'a Heartbeat>,
         removals: &HashMap<String, i64>,
     ) -> (Vec<&'a Heartbeat>, Vec<Rejection>) {
-        let is_removed = |heartbeat: &&Heartbeat| {
-            let removed_at = removals.get(heartbeat.device_id.as_str());
-            removed_at.is_some_and(|&at| millis(heartbeat.received_at) <= at)
-        };
-        let (removed, mut admitted): (Vec<_>, Vec<_>) = unknown.into_iter().partition(is_removed);
+        let (removed, mut admitted): (Vec<_>, Vec<_>) =
+            unknown.into_iter().partition(|heartbeat| is_removed(heartbeat, removals));
         let allowed = usize::try_from(self.allowed()).unwrap_or(usize::MAX);
         let too_many = admitted.split_off(admitted.len().min(allowed));
         let id = |heartbeat: &Heartbeat| heartbeat.device_id.clone();
@@ -111,7 +115,9 @@ impl DeviceStore {
     /// `heartbeats` has at most one heartbeat per device and is sorted by device id, so
     /// that neighbouring rows are written together.
     ///
-    /// A heartbeat that the database refuses is rejected if it accepts the others.
+    /// A heartbeat that is [overtaken](crate::domain::heartbeat::is_overtaken) changes nothing. One
+    /// that is as old as the silence for which its device is offline is rejected, and so is one
+    /// that the database refuses although it accepts the others.
     ///
     /// # Errors
     ///
@@ -148,8 +154,13 @@ impl DeviceStore {
         rules: RecordingRules,
         proven: &Proven,
     ) -> Result<Recorded> {
+        let again = AtomicBool::new(false);
         self.write("record heartbeats", async |transaction| {
-            let recorded = Batch::new(self, transaction, heartbeats, rules).record().await?;
+            let batch = Batch::new(self, transaction, heartbeats, rules);
+            if again.swap(true, Ordering::Relaxed) {
+                batch.lock_all().await?;
+            }
+            let recorded = batch.record().await?;
             self.save_listened(transaction, proven).await?;
             Ok(recorded)
         })

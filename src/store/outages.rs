@@ -10,7 +10,7 @@ use super::history::NewTransition;
 use super::raw_id::{ID, bind};
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, millis, time};
-use crate::domain::{Burst, EndedOutage, Outages, Status};
+use crate::domain::{Burst, EndedOutage, OpenOutage, Outages, Status};
 
 /// Matches the outages that last, word for word as their indexes do.
 pub(super) const IS_OPEN: &str = "to_status = 'offline' AND ended_at IS NULL";
@@ -55,6 +55,36 @@ impl DeviceStore {
             transition.ends = outages.get(transition.device_id.as_str()).copied();
         }
         Ok(())
+    }
+
+    /// The outages of these devices that last; of several of one device the newest. A device whose
+    /// outage cannot be read has none.
+    pub(super) async fn outages_of<'a>(
+        &self,
+        transaction: &DatabaseTransaction,
+        devices: impl Iterator<Item = &'a str>,
+    ) -> Result<HashMap<String, OpenOutage>, DbErr> {
+        let mut devices = devices.peekable();
+        let mut outages: HashMap<String, OpenOutage> = HashMap::new();
+        if devices.peek().is_none() {
+            return Ok(outages);
+        }
+        // Raw, because the devices are a list.
+        let sql = format!(
+            "SELECT device_id, sequence, cutoff, at FROM status_transition WHERE {IS_OPEN} \
+             AND device_id IN (SELECT id FROM ({rows}) AS offline)",
+            rows = rows::select(self.backend(), "$1", ID),
+        );
+        for row in &self.select(transaction, &sql, [bind(devices)]).await? {
+            let Some((device, outage)) = self.readable("an outage", open_outage(row)) else {
+                continue;
+            };
+            let newest = outages.entry(device).or_insert(outage);
+            if newest.sequence < outage.sequence {
+                *newest = outage;
+            }
+        }
+        Ok(outages)
     }
 
     /// Ends the outages of devices that are removed, in the transaction of the removal.
@@ -107,6 +137,12 @@ fn ended_outage(row: &QueryResult) -> Result<(String, EndedOutage), DbErr> {
     let silent_since = time("last_seen_at", row)?.unwrap_or(found_at);
     let sequence = row.try_get("", "sequence")?;
     Ok((row.try_get("", "device_id")?, EndedOutage { sequence, silent_since, found_at }))
+}
+
+fn open_outage(row: &QueryResult) -> Result<(String, OpenOutage), DbErr> {
+    let (sequence, cutoff) = (row.try_get("", "sequence")?, time("cutoff", row)?);
+    let outage = OpenOutage { sequence, cutoff, found_at: required("at", row)? };
+    Ok((row.try_get("", "device_id")?, outage))
 }
 
 fn burst(row: &QueryResult) -> Result<Burst, DbErr> {

@@ -12,9 +12,12 @@ use sea_orm::{
     QueryFilter, QueryResult, Value,
 };
 
+use super::driver_error::contended;
 use super::raw_id::{self, ID, RawId, bind};
 use super::rows;
+use super::values::id_in_order;
 use super::{DeviceStore, Result, millis, time};
+use crate::domain::heartbeat::latest_credible;
 use crate::domain::{Entry, Happening, Heartbeat, OwnTimeout};
 
 /// The number of devices that one transaction removes. The service waits no longer than that
@@ -24,10 +27,6 @@ pub const REMOVED_AT_ONCE: usize = 1_000;
 /// The time for which a removal is remembered. A heartbeat that waited for longer would
 /// register the device again.
 const REMEMBERED: TimeDelta = TimeDelta::days(1);
-
-/// The time by which a removal may lie in the future, because another machine's clock may be
-/// ahead. A later one was stored by a clock that has been set back since.
-const TOLERATED_FUTURE: TimeDelta = TimeDelta::minutes(1);
 
 /// The devices that meet all of these conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,8 +65,10 @@ impl DeviceStore {
         selection: &Selection,
         after: Option<&RawId>,
     ) -> Result<Vec<Selected>> {
-        self.read("select devices", async |db| self.select_devices(db, selection, after).await)
-            .await
+        self.read("select devices", async |db| {
+            self.select_devices(db, selection, after, false).await
+        })
+        .await
     }
 
     /// Removes the devices that [`selected`](Self::selected) returns; their history stays.
@@ -83,14 +84,23 @@ impl DeviceStore {
         at: DateTime<Utc>,
     ) -> Result<Vec<Selected>> {
         self.write("remove devices", async |transaction| {
-            let selected = self.select_devices(transaction, selection, after).await?;
-            // By the same condition, not by what was read, and raw: an id may be anything.
-            let (condition, values) = condition(self.backend(), selection, after);
-            let forget =
-                format!("DELETE FROM device WHERE id IN (SELECT id FROM device WHERE {condition})");
-            self.execute(transaction, &forget, values).await?;
+            let selected = self.select_devices(transaction, selection, after, true).await?;
             // Only texts, because no heartbeat has another id.
             let texts = || selected.iter().filter_map(|device| device.id.text());
+            let (these, values) = match self.backend() {
+                // Those that are locked. By now others may meet the condition.
+                DbBackend::Postgres => {
+                    let rows = rows::select(self.backend(), "$1", ID);
+                    (format!("SELECT id FROM ({rows}) AS selected"), vec![bind(texts())])
+                }
+                // By the same condition, because an id may be anything.
+                _ => {
+                    let (condition, values) = condition(self.backend(), selection, after);
+                    (format!("SELECT id FROM device WHERE {condition}"), values)
+                }
+            };
+            let forget = format!("DELETE FROM device WHERE id IN ({these})");
+            self.execute(transaction, &forget, values).await?;
             self.end_outages_of_removed(transaction, texts(), at).await?;
             let rows = rows::select(self.backend(), "$1", ID);
             let remember = format!(
@@ -110,16 +120,21 @@ impl DeviceStore {
         .await
     }
 
+    /// Reads the selected devices, and with `locks` keeps others from changing them until the
+    /// transaction ends.
     async fn select_devices(
         &self,
         db: &impl ConnectionTrait,
         selection: &Selection,
         after: Option<&RawId>,
+        locks: bool,
     ) -> Result<Vec<Selected>, DbErr> {
         let (condition, values) = condition(self.backend(), selection, after);
+        let locked = locks && self.backend() == DbBackend::Postgres;
+        let lock = if locked { "FOR UPDATE" } else { "" };
         // Raw, because an entity cannot hold an id that is not a text.
         let sql = format!(
-            "SELECT {id}, last_seen_at, timeout_seconds FROM device WHERE {condition}",
+            "SELECT {id}, last_seen_at, timeout_seconds FROM device WHERE {condition} {lock}",
             id = RawId::columns(self.backend()),
         );
         self.select(db, &sql, values).await?.iter().map(Selected::read).collect()
@@ -143,31 +158,39 @@ impl DeviceStore {
         );
         let ids = bind(devices.iter().map(|heartbeat| heartbeat.device_id.as_str()));
         let rows = self.select(transaction, &sql, [ids]).await?;
+        Ok(self.read_removals(&rows))
+    }
+
+    /// Forgets the removals of devices that these heartbeats have just registered again. Fails as
+    /// a conflict if one of them was removed after its heartbeat was received. That is certain
+    /// only now: as long as the device was not registered, it could be added and removed.
+    pub(super) async fn forget_removals(
+        &self,
+        transaction: &DatabaseTransaction,
+        registered: &[&Heartbeat],
+    ) -> Result<(), DbErr> {
+        if registered.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "DELETE FROM device_removal WHERE device_id IN (SELECT id FROM ({rows}) AS back) \
+             RETURNING device_id, removed_at",
+            rows = rows::select(self.backend(), "$1", ID),
+        );
+        let ids = bind(registered.iter().map(|heartbeat| heartbeat.device_id.as_str()));
+        let rows = self.select(transaction, &sql, [ids]).await?;
+        let forgotten = self.read_removals(&rows);
+        let is_removed = registered.iter().any(|heartbeat| is_removed(heartbeat, &forgotten));
+        if is_removed { Err(contended()) } else { Ok(()) }
+    }
+
+    fn read_removals(&self, rows: &[QueryResult]) -> HashMap<String, i64> {
         let read = |row: &QueryResult| {
             let id: String = row.try_get("", "device_id")?;
             Ok((id, row.try_get("", "removed_at")?))
         };
         // A removal that cannot be read must not prevent the others from being used.
-        let readable = |row| self.readable("a removal", read(row));
-        Ok(rows.iter().filter_map(readable).collect())
-    }
-
-    /// Forgets the removals of devices that are registered again.
-    pub(super) async fn forget_removals(
-        &self,
-        transaction: &DatabaseTransaction,
-        devices: impl Iterator<Item = &str>,
-    ) -> Result<(), DbErr> {
-        let ids: Vec<&str> = devices.collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let sql = format!(
-            "DELETE FROM device_removal WHERE device_id IN (SELECT id FROM ({rows}) AS back)",
-            rows = rows::select(self.backend(), "$1", ID),
-        );
-        self.execute(transaction, &sql, [bind(ids)]).await?;
-        Ok(())
+        rows.iter().filter_map(|row| self.readable("a removal", read(row))).collect()
     }
 
     /// Moves removals from the future to `now` after the clock was set back, because until
@@ -181,7 +204,7 @@ impl DeviceStore {
     pub async fn clamp_removals(&self, now: DateTime<Utc>) -> Result<()> {
         let update = Entity::update_many()
             .col_expr(Column::RemovedAt, Expr::value(millis(now)))
-            .filter(Column::RemovedAt.gt(millis(now + TOLERATED_FUTURE)));
+            .filter(Column::RemovedAt.gt(millis(latest_credible(now))));
         self.write("clamp removals from the future", async |transaction| {
             update.clone().exec(transaction).await.map(drop)
         })
@@ -197,7 +220,7 @@ impl DeviceStore {
     pub async fn prune_removals(&self, now: DateTime<Utc>) -> Result<u64> {
         let old = Condition::any()
             .add(Column::RemovedAt.lt(millis(now - REMEMBERED)))
-            .add(Column::RemovedAt.gt(millis(now + TOLERATED_FUTURE)));
+            .add(Column::RemovedAt.gt(millis(latest_credible(now))));
         let pruned = self
             .write("prune removals", async |transaction| {
                 Entity::delete_many().filter(old.clone()).exec(transaction).await
@@ -205,6 +228,13 @@ impl DeviceStore {
             .await?;
         Ok(pruned.rows_affected)
     }
+}
+
+/// True if a device was removed after its heartbeat was received. `removals` has the instants of
+/// removals, in milliseconds.
+pub(super) fn is_removed(heartbeat: &Heartbeat, removals: &HashMap<String, i64>) -> bool {
+    let removed_at = removals.get(heartbeat.device_id.as_str());
+    removed_at.is_some_and(|&at| millis(heartbeat.received_at) <= at)
 }
 
 impl Selected {
@@ -231,9 +261,10 @@ fn condition(
         values.push(value);
         format!("${}", values.len())
     };
+    let id = id_in_order(backend);
     let mut all = vec!["true".to_owned()];
     if let Some(after) = after {
-        all.push(format!("id > {}", after.bind(&mut placeholder)));
+        all.push(format!("{id} > {}", after.bind(&mut placeholder)));
     }
     if let Some(ids) = ids {
         all.push(format!("id IN ({})", raw_id::listed(backend, ids, &mut placeholder)));
@@ -250,7 +281,7 @@ fn condition(
     if let Some(instant) = registered_since {
         all.push(format!("{registered} >= {}", placeholder(millis(*instant).into())));
     }
-    (format!("{} ORDER BY id LIMIT {REMOVED_AT_ONCE}", all.join(" AND ")), values)
+    (format!("{} ORDER BY {id} LIMIT {REMOVED_AT_ONCE}", all.join(" AND ")), values)
 }
 
 /// The instant in a column. Null for any other value, which SQLite would order after every

@@ -14,7 +14,7 @@ use sea_orm::{
 use super::history::NewTransition;
 use super::rows::{self, Columns, Type};
 use super::unreadable::named;
-use super::values::{at_most, listed};
+use super::values::{at_most, listed, locked_in_order};
 use super::{DeviceStore, Result, device_id, millis, time};
 use crate::domain::{Coverage, Cutoffs, DeviceId, OwnTimeout, Status, Transition};
 
@@ -111,7 +111,9 @@ impl DeviceStore {
             .limit(at_most(limit));
         let clamp = Entity::update_many()
             .col_expr(Column::LastSeenAt, Expr::value(millis(now)))
-            .filter(Column::Id.in_subquery(ahead.into_query()));
+            .filter(Column::Id.in_subquery(ahead.into_query()))
+            // Again, because another transaction may have changed it meanwhile.
+            .filter(Column::LastSeenAt.gt(millis(now)));
         self.write("clamp heartbeats from the future", async |transaction| {
             self.execute_built(transaction, &clamp).await
         })
@@ -248,11 +250,13 @@ impl DeviceStore {
         let select = format!(
             "{with} SELECT id, status, last_seen_at, device.timeout_seconds, {cutoff} AS cutoff \
              FROM device {join} \
-             WHERE id IN (SELECT id FROM candidate) AND {stale} ORDER BY id",
+             WHERE id IN (SELECT id FROM candidate) AND {stale} {locked}",
             with = own.with(&[("candidate", &candidates)]),
             join = own.join,
             cutoff = own.cutoff("$1"),
             stale = own.stale("$1"),
+            // A row that has to be waited for is looked at again, and may not be silent any more.
+            locked = locked_in_order(self.backend()),
         );
         let update = format!(
             "WITH marked AS ({rows}) \

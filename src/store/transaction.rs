@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    IsolationLevel, QueryResult, QueryTrait, SqliteTransactionMode, Statement, TransactionOptions,
+    QueryResult, QueryTrait, SqliteTransactionMode, Statement, TransactionOptions,
     TransactionTrait, Value,
 };
 
@@ -70,8 +70,7 @@ impl From<DbErr> for Failed {
 }
 
 impl DeviceStore {
-    /// Runs `body` in an isolated transaction, and runs it again if that conflicts with
-    /// another one.
+    /// Runs `body` in a transaction, and runs it again if that conflicts with another one.
     ///
     /// A connection on which a transaction failed is never used again, see
     /// [`Pool::replace`](super::pool::Pool::replace), unless its ROLLBACK succeeded.
@@ -148,12 +147,12 @@ impl DeviceStore {
     }
 
     /// Begins a transaction. SQLite takes the write lock at once, because a transaction that
-    /// reads first cannot wait for it later. PostgreSQL reads from a snapshot and fails with
-    /// 40001 if a row that it updates has changed since.
+    /// reads first cannot wait for it later. On PostgreSQL each statement sees what was committed
+    /// before it began (READ COMMITTED, which the connection has set): a transaction that relies on
+    /// what it has read locks it, in the order of [`locked_in_order`](super::values::locked_in_order).
     async fn begin(&self, db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
         let sqlite = self.backend() == DbBackend::Sqlite;
         db.begin_with_options(TransactionOptions {
-            isolation_level: (!sqlite).then_some(IsolationLevel::RepeatableRead),
             sqlite_transaction_mode: sqlite.then_some(SqliteTransactionMode::Immediate),
             ..Default::default()
         })

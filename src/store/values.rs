@@ -1,7 +1,7 @@
 //! Conversions between the database's values and those of the service.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{DbErr, QueryResult};
+use sea_orm::{DbBackend, DbErr, QueryResult};
 
 use crate::domain::{DeviceId, Status};
 
@@ -26,6 +26,26 @@ pub(super) fn time(column: &str, row: &QueryResult) -> Result<Option<DateTime<Ut
 pub(super) fn device_id(text: &str) -> Result<DeviceId, DbErr> {
     DeviceId::of_device(text)
         .map_err(|why| DbErr::Type(format!("the database holds device {text:?}: {why}")))
+}
+
+/// A device's id as an expression that orders by its bytes, which is how heartbeats are sorted.
+/// PostgreSQL would order by its language.
+pub(super) fn id_in_order(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => "device.id COLLATE \"C\"",
+        _ => "device.id",
+    }
+}
+
+/// The end of a query that locks rows of `device` until the transaction ends: in the order of
+/// their ids, so that two transactions never wait for each other. On SQLite, where one
+/// transaction writes at a time, only the order.
+pub(super) fn locked_in_order(backend: DbBackend) -> String {
+    let order = format!("ORDER BY {}", id_in_order(backend));
+    match backend {
+        DbBackend::Postgres => format!("{order} FOR NO KEY UPDATE OF device"),
+        _ => order,
+    }
 }
 
 /// A list of statuses in SQL, for `IN`.

@@ -71,6 +71,7 @@ async fn write(store: &DeviceStore, heartbeats: &[Heartbeat]) -> Result<Recorded
         room: 10_000,
         registrations: 10_000,
         max_clock_skew: Duration::from_secs(30),
+        now: at(1),
     };
     store.update_last_seen(heartbeats, rules, &proven()).await
 }
@@ -132,6 +133,21 @@ async fn after_a_failure_a_flush_succeeds_only_if_another_connection_reads_what_
     let missing = store.confirm_written(&never_written, &Proven::default()).await;
     assert!(matches!(missing, Err(StoreError::Unconfirmed)), "{missing:?}");
     store.confirm_written(&heartbeats(&["device"]), &proven()).await.expect("it is there");
+}
+
+#[actix_rt::test]
+async fn after_a_failure_a_heartbeat_that_a_later_one_has_overtaken_counts_as_written() {
+    let database = TestDatabase::sqlite();
+    let once = Arc::new(Once(Mutex::new(None)));
+    let store = database.open().await.interfere(once.clone());
+    let later = Heartbeat::parse(id("device"), b"", at(2));
+    write(&store, &[later]).await.expect("it writes");
+    let fails: (IsMeant, Outcome) = (|point| matches!(point, Point::Commit(_)), Outcome::Fail);
+    *once.0.lock().expect("no test panics") = Some(fails);
+    write(&store, &heartbeats(&["device"])).await.expect_err("it does not commit");
+    write(&store, &heartbeats(&["device"])).await.expect("there is nothing left to write");
+    let row = store.device(&id("device")).await.expect("it reads").expect("it is registered");
+    assert_eq!(row.last_seen_at, Some(at(2)));
 }
 
 /// Limits the size of files that the service may write.

@@ -25,6 +25,7 @@ mod faults;
 mod fleet_history;
 mod http;
 mod instances;
+mod interleavings;
 mod large_fleet;
 mod late;
 mod limits;

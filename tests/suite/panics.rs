@@ -100,6 +100,7 @@ fn a_panic_in_a_custom_sink_names_it() {
             room: 1,
             registrations: 1,
             max_clock_skew: Default::default(),
+            now: system_clock().wall,
         };
         store.update_last_seen(&[heartbeat], rules, &Default::default()).await.expect("it writes");
         // Leaves an outbox as of an earlier run, which the first check delivers.

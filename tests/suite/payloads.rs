@@ -40,6 +40,7 @@ async fn record(store: &DeviceStore, heartbeat: Heartbeat, room: u64) -> Recorde
         room,
         registrations: 1,
         max_clock_skew: Duration::from_secs(30),
+        now: at(0),
     };
     let recorded = store.update_last_seen(&[heartbeat], rules, &Proven::default()).await;
     recorded.expect("it writes")

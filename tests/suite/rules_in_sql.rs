@@ -1,6 +1,13 @@
 //! The rules exist twice: as functions, and set-wise in SQL. These tests compare the two.
 
-use heartbeatd::domain::Status;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use heartbeatd::domain::heartbeat::is_overtaken;
+use heartbeatd::domain::{
+    Coverage, Cutoff, Cutoffs, DeviceId, Heartbeat, OpenOutage, Rejection, Status,
+};
+use heartbeatd::store::{DeviceStore, Grounds, Proven, Recorded, RecordingRules};
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
@@ -8,6 +15,8 @@ use crate::support::fleet::{Fleet, at, id};
 
 on_both_databases! {
     sql_changes_every_status_as_the_functions_do
+    sql_takes_a_heartbeat_for_overtaken_as_the_function_does
+    a_heartbeat_as_old_as_the_silence_ends_no_outage_as_the_function_says
     a_large_flush_writes_what_small_ones_would
     a_new_device_becomes_the_same_row_whether_or_not_there_is_room_for_all_of_a_flush
 }
@@ -45,6 +54,103 @@ async fn sql_changes_every_status_as_the_functions_do(database: TestDatabase) {
         }
     }
     assert_eq!(went_offline, ["error-falls-silent", "online-falls-silent"]);
+}
+
+/// Writes a heartbeat of each of these devices, which are sorted.
+async fn record(
+    store: &DeviceStore,
+    devices: &[DeviceId],
+    received_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+    room: u64,
+) -> Recorded {
+    let parse = |id: &DeviceId| Heartbeat::parse(id.clone(), b"", received_at);
+    let heartbeats: Vec<_> = devices.iter().map(parse).collect();
+    let max_clock_skew = Duration::from_secs(30);
+    let rules =
+        RecordingRules { auto_register: true, room, registrations: room, max_clock_skew, now };
+    let recorded = store.update_last_seen(&heartbeats, rules, &Proven::default()).await;
+    recorded.expect("it writes")
+}
+
+async fn sql_takes_a_heartbeat_for_overtaken_as_the_function_does(database: TestDatabase) {
+    let store = database.open().await;
+    let now = at(100);
+    let after = |millis: i64| now + TimeDelta::milliseconds(millis);
+    let stored =
+        [None, Some(-9_000), Some(-5_001), Some(-5_000), Some(-4_999), Some(60_000), Some(60_001)];
+    let status = |number: usize| [Status::Online, Status::Error, Status::Offline][number % 3];
+    // Without room for new devices, SQLite uses another statement.
+    for room in [1, 0] {
+        let devices: Vec<_> =
+            (0..3 * stored.len()).map(|number| id(&format!("d-{room}-{number:02}"))).collect();
+        for (number, device) in devices.iter().enumerate() {
+            let (status, seen) = (status(number), stored[number / 3].map(after));
+            let seen = seen.map_or("NULL".to_owned(), |seen| seen.timestamp_millis().to_string());
+            let columns = "id, status, last_seen_at, registered_at";
+            database
+                .execute(&format!(
+                    "INSERT INTO device ({columns}) VALUES ('{device}', '{status}', {seen}, 0)"
+                ))
+                .await;
+        }
+        let received_at = after(-5_000);
+        let recorded = record(&store, &devices, received_at, now, room).await;
+        assert!(recorded.rejections.is_empty(), "{recorded:?}");
+        for (number, device) in devices.iter().enumerate() {
+            let seen = stored[number / 3].map(after);
+            let overtaken = is_overtaken(received_at, seen, now);
+            let row = store.device(device).await.expect("it reads").expect("it is there");
+            let expected = if overtaken { seen } else { Some(received_at) };
+            assert_eq!(row.last_seen_at, expected, "{device}, seen at {seen:?}");
+            let expected = if overtaken { status(number) } else { Status::Online };
+            assert_eq!(row.status, expected, "{device}, seen at {seen:?}");
+        }
+    }
+}
+
+async fn a_heartbeat_as_old_as_the_silence_ends_no_outage_as_the_function_says(
+    database: TestDatabase,
+) {
+    let store = database.open().await;
+    let (found_at, cutoff) = (at(200), at(20));
+    for (number, (received, now)) in [
+        (cutoff - TimeDelta::milliseconds(1), at(250)),
+        (cutoff, at(250)),
+        (at(240), at(250)),
+        // The clock was set back.
+        (at(10), at(199)),
+        (at(3), at(199)),
+        (at(19), at(200)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let device = id(&format!("d-{number}"));
+        let devices = std::slice::from_ref(&device);
+        record(&store, devices, at(5), at(5), 1).await;
+        let timeout = Duration::from_secs(180);
+        let cutoffs =
+            Cutoffs { default: Cutoff { timeout, instant: Some(cutoff) }, own: Vec::new() };
+        let coverage = Coverage::new(timeout);
+        let grounds = Grounds { cutoffs: &cutoffs, coverage: &coverage, instance: "test" };
+        let marked = store.mark_devices_offline(devices, grounds, found_at).await;
+        let [marked] = &marked.expect("it writes")[..] else { panic!("it is silent") };
+
+        let recorded = record(&store, devices, received, now, 1).await;
+        let outage = OpenOutage { sequence: marked.sequence, cutoff: Some(cutoff), found_at };
+        let row = store.device(&device).await.expect("it reads").expect("it is there");
+        if outage.is_ended_by(received, now) {
+            assert_eq!((row.status, row.last_seen_at), (Status::Online, Some(received)));
+            assert!(recorded.rejections.is_empty(), "{recorded:?}");
+            let ends = recorded.transitions[0].ends.map(|ended| ended.sequence);
+            assert_eq!(ends, Some(marked.sequence));
+        } else {
+            assert_eq!((row.status, row.last_seen_at), (Status::Offline, Some(at(5))));
+            assert_eq!(recorded.rejections, [Rejection::Outdated { device_id: device }]);
+            assert!(recorded.transitions.is_empty(), "{recorded:?}");
+        }
+    }
 }
 
 async fn a_large_flush_writes_what_small_ones_would(database: TestDatabase) {

@@ -68,6 +68,8 @@ impl Flush {
             room: buffer.room(),
             registrations: buffer.registrations(began),
             max_clock_skew: *max_clock_skew,
+            // Whoever has received a heartbeat has read the clock.
+            now: shared.clock.lock().now().unwrap_or_default(),
         };
         Self { shared, in_flight: buffer.in_flight(), rules, proof, journal, began }
     }

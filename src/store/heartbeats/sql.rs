@@ -75,12 +75,29 @@ pub(super) fn status_on_heartbeat(row: &str) -> String {
     format!("CASE WHEN {row}.error IS NULL THEN '{online}' ELSE '{error}' END")
 }
 
-/// True for a heartbeat that changes nothing but the columns in [`reported`].
+/// The opposite of [`is_overtaken`](crate::domain::heartbeat::is_overtaken), set-wise; a test
+/// compares the two. `credible` is the parameter with the latest credible instant. On SQLite a
+/// stored value that is not a number is later than any instant, and so is replaced.
+pub(super) fn is_current(row: &str, credible: &str) -> String {
+    format!(
+        "(device.last_seen_at IS NULL OR device.last_seen_at <= {row}.last_seen_at \
+          OR device.last_seen_at > {credible})"
+    )
+}
+
+/// Matches the rows that a steady heartbeat has been written to.
+pub(super) fn is_written(row: &str, max_clock_skew: Duration) -> String {
+    let is_steady = is_steady(row, max_clock_skew);
+    format!("device.last_seen_at IS NOT DISTINCT FROM {row}.last_seen_at AND {is_steady}")
+}
+
+/// True for a heartbeat that changes nothing but the columns in [`reported`], and is not older than
+/// the last one.
 pub(super) fn is_steady(row: &str, max_clock_skew: Duration) -> String {
     let bound = milliseconds(max_clock_skew);
     let status = status_on_heartbeat(row);
     format!(
-        "device.status = {status} \
+        "device.status = {status} AND device.last_seen_at <= {row}.last_seen_at \
          AND ({row}.clock_skew_ms IS NULL OR abs({row}.clock_skew_ms) <= {bound}) \
          AND device.payload_error IS NOT DISTINCT FROM {row}.payload_error"
     )

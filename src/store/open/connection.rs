@@ -125,7 +125,9 @@ async fn set_bounds(
 
 /// The limits that PostgreSQL enforces itself, so that its errors give the reason and no lock
 /// outlives its holder.
-const POSTGRES_BOUNDS: [(&str, &str); 7] = [
+const POSTGRES_BOUNDS: [(&str, &str); 8] = [
+    // Whatever the role's default is. Set here, it costs no round trip of its own.
+    ("default_transaction_isolation", "read committed"),
     // A scan of ten million devices takes a few seconds.
     ("statement_timeout", "30s"),
     // This service never holds a lock for a second, but VACUUM FULL, REINDEX and ALTER

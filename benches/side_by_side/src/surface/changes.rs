@@ -24,6 +24,7 @@ const RULES: RecordingRules = RecordingRules {
     room: u64::MAX,
     registrations: u64::MAX,
     max_clock_skew: Duration::from_secs(3_600_000),
+    now: DateTime::<Utc>::MAX_UTC,
 };
 
 /// The processor time for which all of them fell, and for which all returned; with that of
