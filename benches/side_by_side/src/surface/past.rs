@@ -59,10 +59,14 @@ pub fn make(database: &Database, devices: u64) -> anyhow::Result<()> {
         "INSERT INTO journal (kind, at, device_id) \
          SELECT 'registered', {now} - {DAY}, id FROM device ORDER BY id"
     );
+    let stay = format!(
+        "INSERT INTO listener (instance, incarnation, joined_at, left_at, left_how, proven_until) \
+         VALUES ('heartbeatd', 0, {now} - {DAY}, {now}, 'left', {now})"
+    );
     let listened = format!(
-        "INSERT INTO listening_interval (instance, started_at, ended_at, gap_cause) \
-         VALUES ('heartbeatd', {now} - {DAY}, {now} - 5 * {HOUR}, NULL), \
-             ('heartbeatd', {now} - 5 * {HOUR} + {MINUTE}, {now}, 'disconnected')"
+        "INSERT INTO listening_interval (listener, started_at, ended_at, gap_cause) \
+         SELECT max(id), {now} - {DAY}, {now} - 5 * {HOUR}, NULL FROM listener UNION ALL \
+         SELECT max(id), {now} - 5 * {HOUR} + {MINUTE}, {now}, 'disconnected' FROM listener"
     );
     let samples = match database.server {
         Server::Sqlite => {
@@ -85,9 +89,27 @@ pub fn make(database: &Database, devices: u64) -> anyhow::Result<()> {
         "UPDATE device SET last_seen_at = {now} - 45 * {MINUTE} WHERE {} AND status = 'online'",
         one_of(LATE),
     );
-    for sql in [outages, returns, lasting, errors, journal, listened, samples, fallen, faulty, late]
-    {
+    let coverage = [stay, listened];
+    let devices = [samples, fallen, faulty, late];
+    let transitions = [outages, returns, lasting, errors, journal];
+    for sql in transitions.into_iter().chain(coverage).chain(devices) {
         database.execute(&sql)?;
     }
     database.settle()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_past_fits_the_newest_schema_of_both_databases() {
+        for server in [Server::Sqlite, Server::Postgresql] {
+            let database = Database::new(server).expect("it opens");
+            make(&database, 1_000).expect("it is written");
+            let listened = "SELECT count(*) FROM listening_interval \
+                            JOIN listener ON listener.id = listening_interval.listener";
+            assert_eq!(database.number(listened).expect("it reads"), Some(2));
+        }
+    }
 }
