@@ -31,7 +31,7 @@ pub struct Extent {
     #[arg(long, default_value_t = 10_000)]
     pub per_second: u64,
     /// The number of times that each request is made, one after the other
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 60)]
     pub rounds: usize,
     /// The number of clients that ask at once for the memory of it
     #[arg(long, default_value_t = 8)]

@@ -106,10 +106,12 @@ fn requests(outcomes: &[Outcome]) -> String {
     format!("{table}\n{rates}")
 }
 
-/// A path as it is shown: the cursor is long, and says nothing.
+/// A path as it is shown: a cursor is long, and a time is another one in each run.
 fn shown(path: &str) -> String {
-    match path.split_once("cursor=") {
-        Some((before, _)) => format!("{before}cursor=…"),
+    let ends =
+        ["cursor=", "until=", "found_at="].map(|name| path.find(name).map(|at| at + name.len()));
+    match ends.into_iter().flatten().min() {
+        Some(end) => format!("{}…", &path[..end]),
         None => path.to_owned(),
     }
 }
