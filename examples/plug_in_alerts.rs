@@ -3,16 +3,18 @@
 //! This one prints a line for each device that went offline or came back; yours would call a
 //! pager. Run `cargo run --example plug_in_alerts`, send heartbeats, then stop sending them.
 
+use std::collections::HashSet;
+
 use actix::prelude::*;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline, DevicesRecovered};
 use heartbeatd::actors::on_own_thread;
+use heartbeatd::domain::IdempotencyKey;
 use heartbeatd::{App, Config};
 
-/// The sink. It remembers the last transition, because it may get one twice.
+/// The sink. It remembers the keys of what it has handled, because it may get a transition twice.
+/// Yours may pass the key on to a pager that remembers it.
 #[derive(Default)]
-struct Pager {
-    handled: i64,
-}
+struct Pager(HashSet<IdempotencyKey>);
 
 impl Actor for Pager {
     type Context = Context<Self>;
@@ -23,9 +25,8 @@ impl Handler<DevicesOffline> for Pager {
 
     fn handle(&mut self, offline: DevicesOffline, _: &mut Context<Self>) -> Self::Result {
         for transition in offline.transitions {
-            if transition.sequence > self.handled {
+            if self.0.insert(transition.key()) {
                 println!("page somebody: {} is offline", transition.device_id);
-                self.handled = transition.sequence;
             }
         }
         // After an error the transitions would be delivered again.

@@ -157,7 +157,9 @@ async fn lists(reader: &Reader, late: &Cutoffs, devices: usize) {
         })
         .await;
     }
-    let place = EventPlace { transition: devices as i64 / 2, journal: devices as i64 / 2 };
+    let half = devices as i64 / 2;
+    let timeline = reader.reads().timeline().await.expect("it reads");
+    let place = EventPlace { transition: half, journal: half, timeline };
     time("1,000 events", async || {
         reader.events(place, 1_000).await.expect("it reads").expect("they are kept").len()
     })

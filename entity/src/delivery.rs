@@ -12,6 +12,8 @@ pub struct Model {
     pub id: i32,
     /// The sequence number of the first alert in the outbox.
     pub head: i64,
+    /// The timeline of the database on which that alert was written.
+    pub head_timeline: String,
     /// The number of alerts that were delivered with it.
     pub size: i64,
     /// The number of times that the head was delivered alone.

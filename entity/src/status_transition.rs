@@ -9,10 +9,13 @@ use crate::Status;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "status_transition")]
 pub struct Model {
-    /// The sequence number, which grows and is never reused. Receivers of the transition
-    /// use it as the idempotency key.
+    /// The sequence number, which grows and is never reused on one timeline of the database.
+    /// Together with the timeline it is the idempotency key for receivers of the transition.
     #[sea_orm(primary_key)]
     pub sequence: i64,
+    /// The timeline of the database on which it was written; empty if the database has none, and
+    /// for transitions from before this was stored.
+    pub timeline: String,
     /// The device, which may have been removed since.
     pub device_id: String,
     /// The status that was left.
@@ -37,6 +40,10 @@ pub struct Model {
     /// For a transition that ends an outage: the sequence number of the one that began it.
     /// `None` also for transitions from before this was stored.
     pub outage_sequence: Option<i64>,
+    /// For a transition that ends an outage: the timeline of the one that began it. `None` also
+    /// for transitions from before this was stored, which were written on none.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub outage_timeline: Option<String>,
     /// For a transition that ends an outage: the last heartbeat before it.
     pub outage_silent_since: Option<ChronoUnixTimestampMillis>,
     /// For a transition that ends an outage: the time of the check that found it.

@@ -25,6 +25,7 @@ mod m20261126_000013_add_recovery;
 mod m20261126_000014_create_journal;
 mod m20261126_000015_create_fleet_sample;
 mod m20261126_000016_create_listener;
+mod m20261126_000017_add_timeline;
 
 /// Brings a database to the schema of this version.
 pub struct Migrator;
@@ -49,6 +50,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261126_000014_create_journal::Migration),
             Box::new(m20261126_000015_create_fleet_sample::Migration),
             Box::new(m20261126_000016_create_listener::Migration),
+            Box::new(m20261126_000017_add_timeline::Migration),
         ]
     }
 }

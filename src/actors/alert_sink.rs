@@ -14,7 +14,9 @@ const TARGET: &str = "alert_sink";
 /// A sink gets every offline transition at least once, in the order of the sequence numbers,
 /// and normally exactly once. It gets them again, fewer at once, if it replies with an error
 /// or if the service dies before it has noted the reply. A sink for which that matters
-/// remembers the [`sequence`](Transition::sequence) of each transition that it has handled.
+/// remembers the [`key`](Transition::key) of each transition that it has handled, or passes it on
+/// to a pager that does. The sequence number alone is not enough: a PostgreSQL that loses commits
+/// in a failover gives the same numbers to other transitions, on another timeline.
 /// No transition comes again while the sink may still be handling it, however long that takes.
 ///
 /// An alert that the sink refuses five times on its own, while it takes the one after it, is
@@ -29,7 +31,8 @@ pub struct DevicesOffline {
 /// Reports that devices came back: each outage that a heartbeat has ended.
 ///
 /// Recoveries go through the same outbox as [`DevicesOffline`], and both come in the one order
-/// of their sequence numbers. A sink therefore never gets a recovery before its offline
+/// of their sequence numbers. Each has a [`key`](Recovery::key) of its own, and names that of the
+/// offline transition whose outage it ends ([`offline_key`](Recovery::offline_key)). A sink therefore never gets a recovery before its offline
 /// transition, unless that was given up. All that is said there holds here, too: at least once,
 /// normally exactly once, again after an error, given up if the sink refuses it while it takes
 /// others. For a recovery these others may also be offline transitions, because no alert waits
@@ -80,10 +83,11 @@ impl Handler<DevicesOffline> for AlertSink {
         _: &mut Context<Self>,
     ) -> Result<(), AlertError> {
         self.offline.log(&transitions, |level, transition| {
-            let Transition { device_id: device, sequence, last_seen_at, .. } = transition;
+            let Transition { device_id: device, last_seen_at, .. } = transition;
+            let key = transition.key();
             let last_seen_at = last_seen_at.map(|time| time.to_rfc3339());
             let last_seen_at = last_seen_at.as_deref().unwrap_or("never");
-            log::log!(target: TARGET, level, device, sequence, last_seen_at; "device offline");
+            log::log!(target: TARGET, level, device, key, last_seen_at; "device offline");
         });
         Ok(())
     }
@@ -98,10 +102,10 @@ impl Handler<DevicesRecovered> for AlertSink {
         _: &mut Context<Self>,
     ) -> Result<(), AlertError> {
         self.recovered.log(&recoveries, |level, recovery| {
-            let Recovery { device_id: device, sequence, silent_since, ended_at, .. } = recovery;
+            let Recovery { key, device_id: device, silent_since, ended_at, .. } = recovery;
             let seconds = (*ended_at - *silent_since).num_seconds();
             let silent_since = silent_since.to_rfc3339();
-            log::log!(target: TARGET, level, device, sequence, silent_since, seconds; "device recovered");
+            log::log!(target: TARGET, level, device, key, silent_since, seconds; "device recovered");
         });
         Ok(())
     }

@@ -23,8 +23,8 @@ use super::device_registry::{
 use crate::actors::bounds::Bounds;
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::domain::Transition;
 use crate::domain::delivery::{self, Attempt, Pace, Probe, Step};
+use crate::domain::{IdempotencyKey, Transition};
 use crate::logging::outage::{Mention, Outage};
 use crate::metrics::Metrics;
 use crate::store::StoreError;
@@ -300,26 +300,27 @@ impl Round {
         let kind = Kind::of(head);
         let run = transitions.iter().take_while(|other| Kind::of(other) == kind).count();
         if kind == Kind::Recovered && self.sinks.recoveries.is_none() {
-            let sequences = transitions[..run].iter().map(|t| t.sequence).collect();
-            self.acknowledge(kind, sequences).await?;
+            let keys = transitions[..run].iter().map(Transition::key).collect();
+            self.acknowledge(kind, keys).await?;
             return Ok(Turn::Done);
         }
         let is_first = !self.has_begun.replace(true);
-        let other = if delivery::asks_for_another(last, head.sequence) {
+        let key = head.key();
+        let other = if delivery::asks_for_another(last, key) {
             self.ask(ReadBesideHead(head.clone())).await??
         } else {
             None
         };
-        if is_first && delivery::asks_for_another(last, head.sequence) && other.is_none() {
-            let (device, sequence) = (&head.device_id, head.sequence);
+        if is_first && delivery::asks_for_another(last, key) && other.is_none() {
+            let device = &head.device_id;
             warn!(
-                target: TARGET, device, sequence;
+                target: TARGET, device, key;
                 "the service ended each time that {} got this; it is delivered again in a \
                  minute, or when there is something else to deliver", kind.sink()
             );
             return Ok(Turn::Pause(delivery::MAX_PAUSE));
         }
-        match delivery::next(last, head.sequence, run, other.is_some(), limit) {
+        match delivery::next(last, key, run, other.is_some(), limit) {
             Step::Page(attempt) => {
                 size.set(attempt.size);
                 let mut page = transitions;
@@ -345,12 +346,12 @@ impl Round {
         page: Vec<Transition>,
     ) -> Result<(), CourierError> {
         self.note(attempt).await?;
-        let sequences: Vec<_> = page.iter().map(|transition| transition.sequence).collect();
-        let (began, size) = (Instant::now(), sequences.len());
+        let keys: Vec<_> = page.iter().map(Transition::key).collect();
+        let (began, size) = (Instant::now(), keys.len());
         let delivered = self.hand_over(kind, page).await?;
         delivered.map_err(|why| CourierError::Sink(kind.sink(), why))?;
         let took = began.elapsed();
-        self.acknowledge(kind, sequences).await?;
+        self.acknowledge(kind, keys).await?;
         self.pace.borrow_mut().took(size, took > self.patience);
         let duration_ms = took.as_millis();
         match kind {
@@ -417,12 +418,12 @@ impl Round {
 
     /// Acknowledges what the sink took, however long the database is away. Otherwise the sink
     /// would get it again.
-    async fn acknowledge(&self, kind: Kind, sequences: Vec<i64>) -> Result<(), CourierError> {
+    async fn acknowledge(&self, kind: Kind, keys: Vec<IdempotencyKey>) -> Result<(), CourierError> {
         let mut pace = Pace::default();
-        let alerts = if kind == Kind::Offline { sequences.len() as u64 } else { 0 };
+        let alerts = if kind == Kind::Offline { keys.len() as u64 } else { 0 };
         loop {
             let at = (self.clock)().wall;
-            let acknowledge = Acknowledge { sequences: sequences.clone(), alerts, at };
+            let acknowledge = Acknowledge { keys: keys.clone(), alerts, at };
             let Err(error) = self.ask(acknowledge).await? else { return Ok(()) };
             // Then another instance delivers, also this.
             let is_lost = matches!(error, StoreError::TakenOver { .. } | StoreError::StandingBy);
@@ -442,14 +443,14 @@ impl Round {
             || format!("the service ended each time that {} got it", Kind::of(head).sink()),
             str::to_owned,
         );
-        let give_up = GiveUp { sequence: head.sequence, at: (self.clock)().wall, why: why.clone() };
+        let (device, key) = (&head.device_id, head.key());
+        let give_up = GiveUp { key, at: (self.clock)().wall, why: why.clone() };
         self.ask(give_up).await??;
-        let (device, sequence) = (&head.device_id, head.sequence);
         match Kind::of(head) {
             Kind::Offline => {
                 self.metrics.gave_up();
                 error!(
-                    target: TARGET, device, sequence, why;
+                    target: TARGET, device, key, why;
                     "gave up an alert: the alert sink takes others but never this one; \
                      `heartbeatd history` shows it"
                 );
@@ -457,7 +458,7 @@ impl Round {
             Kind::Recovered => {
                 self.metrics.gave_up_recovery();
                 error!(
-                    target: TARGET, device, sequence, why;
+                    target: TARGET, device, key, why;
                     "gave up a recovery: the sinks take others but never this one"
                 );
             }

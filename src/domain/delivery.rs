@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use super::IdempotencyKey;
+
 /// The maximum number of alerts that are delivered at once. Bounds the memory of a delivery.
 pub const MAX_PAGE: usize = 10_000;
 
@@ -25,8 +27,8 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// A delivery that was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The sequence number of the first alert in the outbox.
-    pub head: i64,
+    /// The key of the first alert in the outbox.
+    pub head: IdempotencyKey,
     /// The number of alerts that were delivered with it.
     pub size: usize,
     /// The number of times that the head was delivered alone.
@@ -62,9 +64,17 @@ pub enum Step {
 
 /// Decides what to do with an outbox that begins with `head` and `run - 1` others of its kind, of
 /// which at most `limit` go at once. `last` is the delivery that was begun last. If it has the
-/// same head, it failed. `has_another` says whether something else can be delivered before the
+/// same head, it failed. An alert with the same number on another timeline is another head: a
+/// process that was delivering when the database lost commits may have noted a head that is lost.
+/// `has_another` says whether something else can be delivered before the
 /// head; it only matters if [`asks_for_another`].
-pub fn next(last: Option<Attempt>, head: i64, run: usize, has_another: bool, limit: usize) -> Step {
+pub fn next(
+    last: Option<Attempt>,
+    head: IdempotencyKey,
+    run: usize,
+    has_another: bool,
+    limit: usize,
+) -> Step {
     let fresh = Attempt { head, size: run.min(limit), tries: 0, probe: Probe::Not };
     let Some(last) = last.filter(|last| last.head == head) else {
         return Step::Page(Attempt { tries: u32::from(fresh.size == 1), ..fresh });
@@ -91,7 +101,7 @@ pub fn next(last: Option<Attempt>, head: i64, run: usize, has_another: bool, lim
 ///
 /// If there is nothing, earlier processes may have died over this alert, again and again. That
 /// cannot be found out then, and the delivery is not urgent.
-pub fn asks_for_another(last: Option<Attempt>, head: i64) -> bool {
+pub fn asks_for_another(last: Option<Attempt>, head: IdempotencyKey) -> bool {
     let alone = |last: Attempt| last.size == 1 && last.tries >= TRIES && last.probe == Probe::Not;
     last.is_some_and(|last| last.head == head && alone(last))
 }
@@ -143,6 +153,11 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::DatabaseTimeline;
+
+    fn key(sequence: i64) -> IdempotencyKey {
+        IdempotencyKey { timeline: DatabaseTimeline::NONE, sequence }
+    }
 
     /// Delivers alerts with numbers from 1 up to a sink that takes an alert in a turn if
     /// `takes` says so. Returns the alerts that were taken, in order, and those that were
@@ -157,7 +172,7 @@ mod tests {
         let (mut pace, mut last) = (Pace::default(), None);
         for turn in 0..turns {
             let Some(&head) = outbox.first() else { break };
-            match next(last, head, outbox.len(), outbox.len() > 1, pace.limit()) {
+            match next(last, key(head), outbox.len(), outbox.len() > 1, pace.limit()) {
                 Step::Page(attempt) => {
                     last = Some(attempt);
                     if outbox[..attempt.size].iter().all(|alert| takes(*alert, turn)) {
@@ -208,9 +223,21 @@ mod tests {
 
     #[test]
     fn a_process_that_dies_while_it_probes_blames_the_sink() {
-        let probing = Attempt { head: 1, size: 1, tries: TRIES, probe: Probe::UnderWay };
+        let probing = Attempt { head: key(1), size: 1, tries: TRIES, probe: Probe::UnderWay };
         let again = Attempt { tries: 1, probe: Probe::Not, ..probing };
-        assert_eq!(next(Some(probing), 1, 9, true, MAX_PAGE), Step::Page(again));
+        assert_eq!(next(Some(probing), key(1), 9, true, MAX_PAGE), Step::Page(again));
+    }
+
+    #[test]
+    fn what_was_noted_of_an_alert_on_a_lost_timeline_is_not_held_against_another_one() {
+        let timeline = "00000002".parse().expect("a timeline");
+        let head = IdempotencyKey { timeline, ..key(1) };
+        for probe in [Probe::Not, Probe::UnderWay, Probe::Delivered, Probe::Retried] {
+            let lost = Some(Attempt { head: key(1), size: 1, tries: TRIES, probe });
+            let first = Attempt { head, size: 1, tries: 1, probe: Probe::Not };
+            assert_eq!(next(lost, head, 1, true, MAX_PAGE), Step::Page(first), "{probe:?}");
+            assert!(!asks_for_another(lost, head), "{probe:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{GapCause, Transition};
+use super::{DatabaseTimeline, GapCause, Transition};
 
 /// Something that is no status change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,13 +45,23 @@ pub enum Happening {
 }
 
 /// A place between two events: all up to it are known. Transitions and the journal have numbers
-/// of their own, and a place names the last one of each.
+/// of their own, and a place names the last one of each, and the timeline of the database on which
+/// they were read. On a later timeline the same numbers may be those of other events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventPlace {
     /// The sequence number of the last transition.
     pub transition: i64,
     /// The number of the last entry of the journal.
     pub journal: i64,
+    /// The timeline of the database on which both were read.
+    pub timeline: DatabaseTimeline,
+}
+
+impl EventPlace {
+    /// The place before all events, which is the same on every timeline.
+    pub fn is_beginning(self) -> bool {
+        (self.transition, self.journal) == (0, 0)
+    }
 }
 
 /// An event with the place after it.

@@ -157,6 +157,7 @@ mod tests {
     fn an_offline_device_is_weighed_as_of_the_check_that_found_it() {
         let offline = Transition {
             sequence: 1,
+            timeline: crate::domain::DatabaseTimeline::NONE,
             device_id: "pump".parse().expect("an id"),
             from: Status::Online,
             to: Status::Offline,

@@ -55,6 +55,7 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::DatabaseTimeline;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("small")
@@ -63,6 +64,7 @@ mod tests {
     fn change(seconds: i64, from: Status, to: Status, last_seen_at: i64) -> Transition {
         Transition {
             sequence: seconds,
+            timeline: DatabaseTimeline::NONE,
             device_id: "pump".parse().expect("an id"),
             from,
             to,

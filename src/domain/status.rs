@@ -11,7 +11,7 @@ use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::DeviceId;
+use super::{DatabaseTimeline, DeviceId, IdempotencyKey};
 
 /// The status of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,9 +76,11 @@ impl log::kv::ToValue for Status {
 /// One status change of one device, as in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// A number that only grows and is never reused, so that receivers can recognise a
-    /// transition that they already have.
+    /// A number that only grows. It is never reused, unless the database loses commits in a
+    /// failover: receivers recognise a transition that they already have by its [`key`](Self::key).
     pub sequence: i64,
+    /// The timeline of the database on which it was written.
+    pub timeline: DatabaseTimeline,
     /// The device whose status changed.
     pub device_id: DeviceId,
     /// The status that was left.
@@ -111,8 +113,8 @@ pub struct Transition {
 /// An outage, as the transition that ends it remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedOutage {
-    /// The sequence number of the offline transition that began it.
-    pub sequence: i64,
+    /// The key of the offline transition that began it.
+    pub key: IdempotencyKey,
     /// The time of the last heartbeat before it.
     pub silent_since: DateTime<Utc>,
     /// The time of the check that found it.
@@ -146,13 +148,14 @@ impl OpenOutage {
 /// `ended_at - found_at` and `ended_at - silent_since`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// The sequence number of the transition that ends the outage. Offline transitions and
-    /// recoveries share these numbers.
-    pub sequence: i64,
+    /// The key of the transition that ends the outage. Offline transitions and recoveries share
+    /// these keys.
+    pub key: IdempotencyKey,
     /// The device that is back.
     pub device_id: DeviceId,
-    /// The sequence number of the offline transition that began the outage.
-    pub offline_sequence: i64,
+    /// The key of the offline transition that began the outage, which is the one that the sink got
+    /// with it.
+    pub offline_key: IdempotencyKey,
     /// The time of the last heartbeat before the outage.
     pub silent_since: DateTime<Utc>,
     /// The time of the check that found the silence.
@@ -164,13 +167,18 @@ pub struct Recovery {
 }
 
 impl Transition {
+    /// The key by which a receiver recognises it.
+    pub fn key(&self) -> IdempotencyKey {
+        IdempotencyKey { timeline: self.timeline, sequence: self.sequence }
+    }
+
     /// The end of an outage, if it is one.
     pub fn recovery(&self) -> Option<Recovery> {
-        let EndedOutage { sequence: offline_sequence, silent_since, found_at } = self.ends?;
+        let EndedOutage { key: offline_key, silent_since, found_at } = self.ends?;
         Some(Recovery {
-            sequence: self.sequence,
+            key: self.key(),
             device_id: self.device_id.clone(),
-            offline_sequence,
+            offline_key,
             silent_since,
             found_at,
             ended_at: self.at,

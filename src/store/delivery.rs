@@ -2,9 +2,10 @@
 
 use entity::delivery;
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryTrait, Set};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryTrait, Set};
 
-use super::{DeviceStore, Result};
+use super::{DeviceStore, Result, timeline};
+use crate::domain::IdempotencyKey;
 use crate::domain::delivery::{Attempt, Probe};
 
 /// The id of the table's only row: there is one delivery at a time.
@@ -21,8 +22,8 @@ impl DeviceStore {
         self.read("read the last delivery", async |db| {
             let last = delivery::Entity::find_by_id(ONLY).build(self.backend());
             let Some(row) = db.query_one_raw(last).await? else { return Ok(None) };
-            let read = delivery::Model::from_query_result(&row, "");
-            Ok(self.readable("delivery", read).map(Attempt::from))
+            let read = delivery::Model::from_query_result(&row, "").and_then(Attempt::try_from);
+            Ok(self.readable("delivery", read))
         })
         .await
     }
@@ -37,12 +38,14 @@ impl DeviceStore {
         use delivery::{ActiveModel, Column, Entity};
         let row = ActiveModel {
             id: Set(ONLY),
-            head: Set(attempt.head),
+            head: Set(attempt.head.sequence),
+            head_timeline: Set(timeline::text(attempt.head.timeline)),
             size: Set(i64::try_from(attempt.size).unwrap_or(i64::MAX)),
             tries: Set(attempt.tries.into()),
             probe: Set(attempt.probe.into()),
         };
-        let columns = [Column::Head, Column::Size, Column::Tries, Column::Probe];
+        let columns =
+            [Column::Head, Column::HeadTimeline, Column::Size, Column::Tries, Column::Probe];
         let update = OnConflict::column(Column::Id).update_columns(columns).to_owned();
         self.write("note the delivery", async |transaction| {
             let insert = Entity::insert(row.clone()).on_conflict(update.clone());
@@ -52,14 +55,17 @@ impl DeviceStore {
     }
 }
 
-impl From<delivery::Model> for Attempt {
-    fn from(row: delivery::Model) -> Self {
-        Self {
-            head: row.head,
+impl TryFrom<delivery::Model> for Attempt {
+    type Error = DbErr;
+
+    fn try_from(row: delivery::Model) -> Result<Self, DbErr> {
+        let timeline = timeline::read(&row.head_timeline)?;
+        Ok(Self {
+            head: IdempotencyKey { timeline, sequence: row.head },
             size: usize::try_from(row.size).unwrap_or(1),
             tries: u32::try_from(row.tries).unwrap_or(u32::MAX),
             probe: row.probe.into(),
-        }
+        })
     }
 }
 

@@ -36,6 +36,19 @@ pub(super) fn refuses_data(error: &DbErr) -> bool {
     }
 }
 
+/// True if a connection fails for a reason that passes: it was cut, or the server is starting,
+/// stopping, full or out of order. The database has then not said what it can do.
+pub(super) fn is_transient(error: &sqlx::Error) -> bool {
+    // Connections, insufficient resources, operator intervention and system errors.
+    const PASSING: [&str; 4] = ["08", "53", "57", "58"];
+    let code = error.as_database_error().map(sqlx::error::DatabaseError::code);
+    match code {
+        Some(Some(code)) => PASSING.iter().any(|class| code.starts_with(class)),
+        Some(None) => false,
+        None => true,
+    }
+}
+
 /// The database's own code, if the error comes from the database.
 fn code(error: &DbErr) -> Option<Cow<'_, str>> {
     driver_error(error)?.as_database_error()?.code()

@@ -11,11 +11,14 @@ use sea_orm::{
 
 use super::outbox::IN_OUTBOX;
 use super::rows::{self, Columns, Type};
+use super::timeline;
 use super::unreadable::Key;
 use super::{DeviceStore, Result, device_id, millis};
-use crate::domain::{DeviceId, EndedOutage, GivenUp, Heartbeat, Status, Transition};
+use crate::domain::{
+    DeviceId, EndedOutage, GivenUp, Heartbeat, IdempotencyKey, Status, Transition,
+};
 
-/// A transition that has no sequence number yet.
+/// A transition that has no key yet.
 #[derive(Clone, Debug)]
 pub(super) struct NewTransition {
     pub device_id: DeviceId,
@@ -48,8 +51,8 @@ impl NewTransition {
         })
     }
 
-    /// The transition, with the number that the database gave it.
-    fn numbered(&self, sequence: i64) -> Transition {
+    /// The transition, with the key that the database gave it.
+    fn with_key(&self, IdempotencyKey { timeline, sequence }: IdempotencyKey) -> Transition {
         let Self {
             device_id,
             from,
@@ -64,6 +67,7 @@ impl NewTransition {
         } = self.clone();
         Transition {
             sequence,
+            timeline,
             device_id,
             from,
             to,
@@ -92,7 +96,8 @@ impl NewTransition {
             self.timeout.map(|timeout| timeout.num_milliseconds()).into(),
             self.listened.map(|listened| listened.num_milliseconds()).into(),
             self.instance.as_deref().into(),
-            self.ends.map(|outage| outage.sequence).into(),
+            self.ends.map(|outage| outage.key.sequence).into(),
+            self.ends.map(|outage| timeline::text(outage.key.timeline)).into(),
             self.ends.map(|outage| millis(outage.silent_since)).into(),
             self.ends.map(|outage| millis(outage.found_at)).into(),
         ]
@@ -110,6 +115,7 @@ const TRANSITION: Columns = &[
     ("listened_ms", Type::Integer),
     ("instance", Type::Text),
     ("outage_sequence", Type::Integer),
+    ("outage_timeline", Type::Text),
     ("outage_silent_since", Type::Integer),
     ("outage_found_at", Type::Integer),
 ];
@@ -126,26 +132,27 @@ impl DeviceStore {
             return Ok(Vec::new());
         }
         let (listed, rest) = rows::split(self.backend(), transitions);
-        let mut sequences = HashMap::with_capacity(transitions.len());
+        let timeline = self.timeline_sql();
+        let mut keys = HashMap::with_capacity(transitions.len());
         if !listed.is_empty() {
-            let sql = insert_sql(&rows::list(TRANSITION));
+            let sql = insert_sql(&rows::list(TRANSITION), timeline);
             for transitions in listed {
                 let values = transitions.iter().flat_map(NewTransition::values);
-                note_sequences(&mut sequences, &self.select(transaction, &sql, values).await?)?;
+                note_keys(&mut keys, &self.select(transaction, &sql, values).await?)?;
             }
         }
         if !rest.is_empty() {
-            let sql = insert_sql(&rows::select(self.backend(), "$1", TRANSITION));
+            let sql = insert_sql(&rows::select(self.backend(), "$1", TRANSITION), timeline);
             let rows = rows::bind(rest.iter().map(NewTransition::values));
-            note_sequences(&mut sequences, &self.select(transaction, &sql, [rows]).await?)?;
+            note_keys(&mut keys, &self.select(transaction, &sql, [rows]).await?)?;
         }
-        let numbered = transitions.iter().map(|transition| {
-            let sequence = sequences.get(transition.device_id.as_str());
-            sequence.map(|&sequence| transition.numbered(sequence)).ok_or(DbErr::RecordNotInserted)
+        let inserted = transitions.iter().map(|transition| {
+            let key = keys.get(transition.device_id.as_str());
+            key.map(|&key| transition.with_key(key)).ok_or(DbErr::RecordNotInserted)
         });
-        let mut numbered: Vec<_> = numbered.collect::<Result<_, _>>()?;
-        numbered.sort_unstable_by_key(|transition| transition.sequence);
-        Ok(numbered)
+        let mut inserted: Vec<_> = inserted.collect::<Result<_, _>>()?;
+        inserted.sort_unstable_by_key(|transition| transition.sequence);
+        Ok(inserted)
     }
 
     /// The newest transitions of one device or of all, newest first, with sequence numbers
@@ -202,23 +209,30 @@ impl DeviceStore {
     }
 }
 
-/// Notes the numbers that transitions got, by their devices.
-fn note_sequences(
-    sequences: &mut HashMap<String, i64>,
+/// Notes the keys that transitions got, by their devices.
+fn note_keys(
+    keys: &mut HashMap<String, IdempotencyKey>,
     inserted: &[QueryResult],
 ) -> Result<(), DbErr> {
     for row in inserted {
-        sequences.insert(row.try_get("", "device_id")?, row.try_get("", "sequence")?);
+        keys.insert(row.try_get("", "device_id")?, key(row)?);
     }
     Ok(())
 }
 
-/// An `INSERT` of these rows that returns their devices and sequence numbers.
-fn insert_sql(rows: &str) -> String {
+/// The key in the columns `sequence` and `timeline`.
+pub(super) fn key(row: &QueryResult) -> Result<IdempotencyKey, DbErr> {
+    let timeline = timeline::of_column("timeline", row)?;
+    Ok(IdempotencyKey { timeline, sequence: row.try_get("", "sequence")? })
+}
+
+/// An `INSERT` of these rows on this timeline that returns their devices and keys.
+fn insert_sql(rows: &str, timeline: &str) -> String {
     let columns = TRANSITION.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     format!(
-        "WITH transition AS ({rows}) INSERT INTO status_transition ({columns}) \
-         SELECT {columns} FROM transition WHERE true RETURNING device_id, sequence"
+        "WITH transition AS ({rows}) INSERT INTO status_transition ({columns}, timeline) \
+         SELECT {columns}, {timeline} FROM transition WHERE true \
+         RETURNING device_id, sequence, timeline"
     )
 }
 
@@ -228,6 +242,7 @@ impl TryFrom<Model> for Transition {
     fn try_from(row: Model) -> Result<Self, DbErr> {
         Ok(Self {
             sequence: row.sequence,
+            timeline: timeline::read(&row.timeline)?,
             device_id: device_id(&row.device_id)?,
             from: row.from_status.into(),
             to: row.to_status.into(),
@@ -240,7 +255,10 @@ impl TryFrom<Model> for Transition {
             ended_at: row.ended_at.map(|time| time.0),
             ends: match (row.outage_sequence, row.outage_silent_since, row.outage_found_at) {
                 (Some(sequence), Some(silent_since), Some(found_at)) => Some(EndedOutage {
-                    sequence,
+                    key: IdempotencyKey {
+                        timeline: timeline::read(&row.outage_timeline.unwrap_or_default())?,
+                        sequence,
+                    },
                     silent_since: silent_since.0,
                     found_at: found_at.0,
                 }),

@@ -13,6 +13,7 @@ use sea_orm::{
 
 use super::reading::Reader;
 use super::rows::{self, Columns, Type};
+use super::timeline;
 use super::unreadable::{Key, named};
 use super::{DeviceStore, Result, millis, time};
 use crate::domain::event::{self, Entry, Event, EventPlace, Happening};
@@ -110,13 +111,18 @@ impl DeviceStore {
 
 impl Reader {
     /// Up to `limit` events after `after`, in order. `None` if some of them were deleted as
-    /// old meanwhile.
+    /// old meanwhile, or if the database is on another timeline than that of `after`: it may then
+    /// have lost events up to that place, and have given their numbers to others.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn events(&self, after: EventPlace, limit: u64) -> Result<Option<Vec<Event>>> {
         self.read("read the events", async |db| {
+            let timeline = match after {
+                after if after.is_beginning() => self.0.timeline_of(db).await?,
+                after => after.timeline,
+            };
             let transitions = Transitions::find()
                 .filter(Column::Sequence.gt(after.transition))
                 .order_by_asc(Column::Sequence);
@@ -128,13 +134,16 @@ impl Reader {
             let rows = self.0.select(db, &sql, [after.journal.into()]).await?;
             let read = |row| self.0.readable(&named("number", &number(row).ok()), entry(row));
             let journal = rows.iter().filter_map(read).collect();
-            // Afterwards, because something may have been deleted in between.
-            if self.pruned(db).await?.is_some_and(|pruned| {
-                after.transition < pruned.transition || after.journal < pruned.journal
-            }) {
+            // Afterwards, because something may have been deleted in between, or lost.
+            let pruned = self.pruned(db).await?;
+            if after.transition < pruned.transition
+                || after.journal < pruned.journal
+                || timeline != pruned.timeline
+            {
                 return Ok(None);
             }
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let after = EventPlace { timeline, ..after };
             Ok(Some(event::merge(after, transitions, journal, limit)))
         })
         .await
@@ -146,29 +155,43 @@ impl Reader {
     ///
     /// If the database fails.
     pub async fn newest_event(&self) -> Result<EventPlace> {
-        let sql = "SELECT coalesce((SELECT max(sequence) FROM status_transition), 0) AS transitions, \
-                   coalesce((SELECT max(number) FROM journal), 0) AS journal";
+        let sql = format!(
+            "SELECT coalesce((SELECT max(sequence) FROM status_transition), 0) AS transitions, \
+             coalesce((SELECT max(number) FROM journal), 0) AS journal, {timeline} AS timeline",
+            timeline = self.0.timeline_sql(),
+        );
         self.read("read the newest event", async |db| {
-            let row = self.0.select(db, sql, []).await?.pop();
+            let row = self.0.select(db, &sql, []).await?.pop();
             let newest = row.as_ref().map(place).transpose()?.unwrap_or_default();
-            let pruned = self.pruned(db).await?.unwrap_or_default();
+            let pruned = self.pruned(db).await?;
             Ok(EventPlace {
                 transition: newest.transition.max(pruned.transition),
                 journal: newest.journal.max(pruned.journal),
+                timeline: newest.timeline,
             })
         })
         .await
     }
 
-    async fn pruned(&self, db: &impl ConnectionTrait) -> Result<Option<EventPlace>, DbErr> {
-        let sql = format!("SELECT transitions, journal FROM pruned WHERE id = {ONLY}");
-        self.0.select(db, &sql, []).await?.first().map(place).transpose()
+    /// The place after the newest of those that were deleted as old.
+    async fn pruned(&self, db: &impl ConnectionTrait) -> Result<EventPlace, DbErr> {
+        let sql = format!(
+            "SELECT coalesce(max(transitions), 0) AS transitions, \
+             coalesce(max(journal), 0) AS journal, {timeline} AS timeline \
+             FROM pruned WHERE id = {ONLY}",
+            timeline = self.0.timeline_sql(),
+        );
+        let row = self.0.select(db, &sql, []).await?.pop();
+        Ok(row.as_ref().map(place).transpose()?.unwrap_or_default())
     }
 }
 
 fn place(row: &QueryResult) -> Result<EventPlace, DbErr> {
-    let (transition, journal) = (row.try_get("", "transitions")?, row.try_get("", "journal")?);
-    Ok(EventPlace { transition, journal })
+    Ok(EventPlace {
+        transition: row.try_get("", "transitions")?,
+        journal: row.try_get("", "journal")?,
+        timeline: timeline::of_column("timeline", row)?,
+    })
 }
 
 /// A row of [`ENTRY`], value by value.

@@ -14,6 +14,7 @@
 //! | `reading`, `listing`, `newest`, `similar` | the reads of the API, on connections of their own: pages of devices and of transitions, ids like another |
 //! | `open`, `exclusive`, `file` | opening a database, for one service at a time |
 //! | `device_store`, `pool`, `transaction`, `confirmation` | the ways to it: connections, transactions, retries |
+//! | `timeline` | the timeline of the database, for whatever a failover must not confuse |
 //! | `error`, `driver_error`, `hint`, `unreadable` | what can go wrong |
 //! | `rows`, `values`, `raw_id` | Rust values as SQL and back |
 //! | `interference` | a way for tests to come between two steps |
@@ -46,6 +47,7 @@ mod rows;
 mod samples;
 mod silence;
 mod similar;
+mod timeline;
 mod transaction;
 mod unreadable;
 mod values;

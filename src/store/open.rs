@@ -10,7 +10,7 @@ mod server;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sea_orm::{Database, DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr};
 
 pub(crate) use self::connection::open_files;
 use self::connection::{
@@ -21,6 +21,7 @@ use self::schema::{Schema, await_schema, migrate, newest_known};
 use super::driver_error::unopened;
 use super::file::{self, DatabaseFile};
 use super::reading::{ReadingLimits, Replacement};
+use super::timeline::Timelines;
 use super::transaction::BOUND;
 use super::{PATIENCE, Result, StoreError, Unusable, hint};
 use crate::secrets::DatabaseUrl;
@@ -53,6 +54,7 @@ pub(super) struct Origin {
     reading: Option<ReadingLimits>,
     /// The last replacement of connections that only read.
     replacement: Replacement,
+    timelines: Timelines,
 }
 
 impl std::fmt::Debug for Origin {
@@ -70,8 +72,15 @@ impl Origin {
         // The driver's error for a URL that it cannot parse would quote it.
         url.check().map_err(StoreError::Url)?;
         let path = file::of_url(&url);
-        let replacement = Replacement::default();
-        let mut origin = Self { url, mode, file: None, created: false, reading: None, replacement };
+        let mut origin = Self {
+            url,
+            mode,
+            file: None,
+            created: false,
+            reading: None,
+            replacement: Replacement::default(),
+            timelines: Timelines::unknown(mode),
+        };
         if let Some(path) = &path {
             let create = matches!(mode, OpenMode::Migrate | OpenMode::Create)
                 && file::may_be_created(&origin.url);
@@ -122,7 +131,13 @@ impl Origin {
             created: false,
             reading: Some(limits),
             replacement: Replacement::default(),
+            timelines: self.timelines.clone(),
         }
+    }
+
+    /// Whether the database tells its timeline.
+    pub(super) fn timelines(&self) -> &Timelines {
+        &self.timelines
     }
 
     /// Notes that the connections that were made before `at` are replaced.
@@ -147,9 +162,12 @@ impl Origin {
 
     /// Connections that only read.
     pub(super) async fn connect_reading(&self) -> Result<DatabaseConnection, DbErr> {
-        let limits = self.reading.unwrap_or_default();
-        let mut options = reading_options(self.url.reveal(), limits, &self.replacement);
+        let mut options = self.reading_options(self.reading.unwrap_or_default());
         Database::connect(options.min_connections(READING_CONNECTIONS).to_owned()).await
+    }
+
+    fn reading_options(&self, limits: ReadingLimits) -> ConnectOptions {
+        reading_options(self.url.reveal(), limits, &self.replacement, &self.timelines)
     }
 
     /// New connections to the same database, which are made with the first query or in the
@@ -172,15 +190,15 @@ impl Origin {
     async fn connect_lazily(&self, kept: u32) -> Result<DatabaseConnection, DbErr> {
         self.verify_file().map_err(|error| DbErr::Custom(error.to_string()))?;
         let mut options = match self.reading {
-            Some(limits) => reading_options(self.url.reveal(), limits, &self.replacement),
-            None => connect_options(self.url.reveal(), OpenMode::Existing),
+            Some(limits) => self.reading_options(limits),
+            None => connect_options(self.url.reveal(), OpenMode::Existing, &self.timelines),
         };
         Database::connect(options.connect_lazy(true).min_connections(kept).to_owned()).await
     }
 
     async fn connect(&self) -> Result<DatabaseConnection, DbErr> {
         while_busy(async || {
-            let mut options = connect_options(self.url.reveal(), self.mode);
+            let mut options = connect_options(self.url.reveal(), self.mode, &self.timelines);
             options.min_connections(self.kept_connections());
             Database::connect(options).await
         })

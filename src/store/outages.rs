@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseTransaction, DbErr, QueryResult};
 
-use super::history::NewTransition;
+use super::history::{NewTransition, key};
 use super::raw_id::{ID, bind};
 use super::rows::{self, Columns, Type};
 use super::{DeviceStore, Result, millis, time};
@@ -37,7 +37,7 @@ impl DeviceStore {
              UPDATE status_transition SET ended_at = back.ended_at FROM back \
              WHERE to_status = 'offline' AND status_transition.ended_at IS NULL \
              AND status_transition.device_id = back.device_id \
-             RETURNING status_transition.device_id AS device_id, sequence, last_seen_at, at",
+             RETURNING status_transition.device_id AS device_id, sequence, timeline, last_seen_at, at",
             rows = rows::select(self.backend(), "$1", BACK),
         );
         let ended = self.select(transaction, &sql, [rows::bind(back.into_iter())]).await?;
@@ -47,7 +47,7 @@ impl DeviceStore {
                 continue;
             };
             let newest = outages.entry(device).or_insert(outage);
-            if newest.sequence < outage.sequence {
+            if newest.key.sequence < outage.key.sequence {
                 *newest = outage;
             }
         }
@@ -135,8 +135,7 @@ impl DeviceStore {
 fn ended_outage(row: &QueryResult) -> Result<(String, EndedOutage), DbErr> {
     let found_at = required("at", row)?;
     let silent_since = time("last_seen_at", row)?.unwrap_or(found_at);
-    let sequence = row.try_get("", "sequence")?;
-    Ok((row.try_get("", "device_id")?, EndedOutage { sequence, silent_since, found_at }))
+    Ok((row.try_get("", "device_id")?, EndedOutage { key: key(row)?, silent_since, found_at }))
 }
 
 fn open_outage(row: &QueryResult) -> Result<(String, OpenOutage), DbErr> {

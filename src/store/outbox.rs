@@ -12,10 +12,10 @@ use sea_orm::{
 
 use super::rows::{self, Columns, Type};
 use super::unreadable::Key;
-use super::{DeviceStore, Result, millis};
-use crate::domain::Transition;
+use super::{DeviceStore, Result, millis, timeline};
+use crate::domain::{IdempotencyKey, Transition};
 
-const SEQUENCE: Columns = &[("sequence", Type::Integer)];
+const KEY: Columns = &[("sequence", Type::Integer), ("timeline", Type::Text)];
 
 /// The number of alerts that are read to find the unreadable ones among them. These come
 /// to the front of the outbox in time, because the others are delivered past them.
@@ -113,20 +113,24 @@ impl DeviceStore {
         .await
     }
 
-    /// Removes transitions from the outbox after the sink has taken them.
+    /// Removes transitions from the outbox after the sink has taken them. One that the database
+    /// has lost meanwhile is none, and another one with its number stays.
     ///
     /// # Errors
     ///
     /// If the database fails. They are then delivered again.
-    pub async fn acknowledge(&self, sequences: &[i64], at: DateTime<Utc>) -> Result<()> {
+    pub async fn acknowledge(&self, keys: &[IdempotencyKey], at: DateTime<Utc>) -> Result<()> {
         // Raw, because a list of parameters would be another statement for each length.
         let sql = format!(
             "WITH acknowledged AS ({rows}) UPDATE status_transition SET delivered_at = $2 \
-             WHERE sequence IN (SELECT sequence FROM acknowledged) AND delivered_at IS NULL",
-            rows = rows::select(self.backend(), "$1", SEQUENCE),
+             FROM acknowledged WHERE status_transition.sequence = acknowledged.sequence \
+             AND status_transition.timeline = acknowledged.timeline AND delivered_at IS NULL",
+            rows = rows::select(self.backend(), "$1", KEY),
         );
         self.write("acknowledge transitions", async |transaction| {
-            let rows = rows::bind(sequences.iter().map(|&sequence| [sequence.into()]));
+            let rows =
+                keys.iter().map(|key| [key.sequence.into(), timeline::text(key.timeline).into()]);
+            let rows = rows::bind(rows);
             self.execute(transaction, &sql, [rows, millis(at).into()]).await
         })
         .await
@@ -138,11 +142,12 @@ impl DeviceStore {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn give_up(&self, sequence: i64, at: DateTime<Utc>, why: &str) -> Result<()> {
+    pub async fn give_up(&self, key: IdempotencyKey, at: DateTime<Utc>, why: &str) -> Result<()> {
         let update = Entity::update_many()
             .col_expr(Column::GivenUpAt, Expr::value(millis(at)))
             .col_expr(Column::GivenUpWhy, Expr::value(why))
-            .filter(Column::Sequence.eq(sequence))
+            .filter(Column::Sequence.eq(key.sequence))
+            .filter(Column::Timeline.eq(timeline::text(key.timeline)))
             .filter(Expr::cust(IN_OUTBOX));
         self.write("give up an alert", async |transaction| {
             update.clone().exec(transaction).await.map(drop)

@@ -5,14 +5,16 @@ use serde::Serialize;
 
 use super::as_text;
 use super::paging::PAGE;
-use crate::domain::{DeviceId, GivenUp, Status, Transition};
+use crate::domain::{DeviceId, GivenUp, IdempotencyKey, Status, Transition};
 use crate::store::{Position, Reader, StoreError, TransitionQuery};
 
 /// A status change.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TransitionView {
-    /// The key by which a receiver recognises a transition that it already has.
     pub(crate) sequence: i64,
+    /// The key by which a receiver recognises a transition that it already has.
+    #[serde(serialize_with = "as_text")]
+    key: IdempotencyKey,
     #[serde(serialize_with = "as_text")]
     pub(crate) device_id: DeviceId,
     #[serde(serialize_with = "as_text")]
@@ -41,6 +43,7 @@ impl From<Transition> for TransitionView {
     fn from(transition: Transition) -> Self {
         Self {
             sequence: transition.sequence,
+            key: transition.key(),
             device_id: transition.device_id,
             from: transition.from,
             to: transition.to,

@@ -11,7 +11,8 @@ use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
 use heartbeatd::actors::courier::{AwaitEnd, Courier, Deliver, Stop};
 use heartbeatd::actors::ticker::{CheckNow, Ticker};
 use heartbeatd::clock::Reading;
-use heartbeatd::domain::Transition;
+use heartbeatd::domain::delivery::{Attempt, Probe, TRIES};
+use heartbeatd::domain::{IdempotencyKey, Transition};
 use heartbeatd::metrics::Metrics;
 use tokio::sync::{Notify, mpsc};
 
@@ -32,6 +33,7 @@ on_both_databases! {
     an_alert_over_which_the_process_dies_is_skipped
     a_sink_that_is_out_of_order_loses_nothing
     a_courier_that_is_stopped_lets_the_delivery_under_way_finish
+    what_was_noted_of_a_lost_alert_is_not_held_against_the_one_with_its_number
     what_a_killed_process_had_marked_is_delivered_once_by_the_next_one
 }
 
@@ -330,6 +332,22 @@ async fn a_courier_that_is_stopped_lets_the_delivery_under_way_finish(database: 
     assert!(delivery.told.lock().await.try_recv().is_err(), "nothing begins any more");
 }
 
+async fn what_was_noted_of_a_lost_alert_is_not_held_against_the_one_with_its_number(
+    database: TestDatabase,
+) {
+    let fleet = silent_fleet(database, &["a", "b"]).await;
+    let found = fleet.undelivered().await;
+    // The database failed over between the reading of the outbox and this note.
+    let timeline = "0000000A".parse().expect("a timeline");
+    let head = IdempotencyKey { timeline, ..found[0].key() };
+    let lost = Attempt { head, size: 1, tries: TRIES, probe: Probe::Retried };
+    fleet.store.begin_delivery(&lost).await.expect("it writes");
+    let delivery = Delivery::begin(&fleet, |_| Reply::Takes);
+    assert_eq!(delivery.to_the_end(&fleet).await, ["a", "b"]);
+    let history = fleet.store.history(None, None, 10).await.expect("it reads");
+    assert!(history.iter().all(|transition| transition.given_up.is_none()), "{history:?}");
+}
+
 async fn what_a_killed_process_had_marked_is_delivered_once_by_the_next_one(
     database: TestDatabase,
 ) {
@@ -347,8 +365,8 @@ async fn what_a_killed_process_had_marked_is_delivered_once_by_the_next_one(
         service.signal("TERM");
         assert_eq!(service.await_exit(), Some(0));
         for transition in &marked {
-            let (device, sequence) = (&transition.device_id, transition.sequence);
-            let reported = format!("INFO alert_sink device={device} sequence={sequence}");
+            let (device, key) = (&transition.device_id, transition.key());
+            let reported = format!("INFO alert_sink device={device} key={key}");
             let (reports, log) = (service.events(&reported).len(), service.log());
             assert_eq!(reports, usize::from(run == "the next process"), "{run}: {log:#?}");
         }

@@ -98,8 +98,8 @@ async fn the_board_follows_flushes_and_checks(database: TestDatabase) {
     let undelivered = || fleet.board.snapshot(now()).undelivered_alerts;
     let found = fleet.undelivered().await;
     let acknowledge = |of: &[Transition]| {
-        let sequences: Vec<_> = of.iter().map(|transition| transition.sequence).collect();
-        fleet.registry.send(Acknowledge { alerts: of.len() as u64, sequences, at: at(200) })
+        let keys = of.iter().map(Transition::key).collect();
+        fleet.registry.send(Acknowledge { alerts: of.len() as u64, keys, at: at(200) })
     };
     acknowledge(&found[..1]).await.expect("it lives").expect("it writes");
     assert_eq!(undelivered(), 3, "before the next check");

@@ -26,6 +26,7 @@ mod fleet_history;
 mod http;
 mod instances;
 mod interleavings;
+mod keys;
 mod large_fleet;
 mod late;
 mod limits;

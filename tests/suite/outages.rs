@@ -34,10 +34,10 @@ async fn a_heartbeat_ends_the_outage_and_its_transition_says_which(database: Tes
     assert_eq!(outage.ended_at, Some(at(300)));
     assert_eq!(offline(&fleet, "b").await[0].ended_at, None, "it is still offline");
     let back = fleet.store.history(Some(&id("a")), None, 1).await.expect("it reads");
-    let ended = EndedOutage { sequence: outage.sequence, silent_since: at(0), found_at: at(200) };
+    let ended = EndedOutage { key: outage.key(), silent_since: at(0), found_at: at(200) };
     assert_eq!((back[0].to, back[0].ends), (Status::Error, Some(ended)));
     let recovery = back[0].recovery().expect("it is one");
-    assert_eq!((recovery.sequence, recovery.ended_at), (back[0].sequence, at(300)));
+    assert_eq!((recovery.key, recovery.ended_at), (back[0].key(), at(300)));
     assert_eq!(fleet.recoveries().await, [recovery]);
 
     // From error to online is no recovery.

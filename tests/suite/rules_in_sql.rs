@@ -143,7 +143,7 @@ async fn a_heartbeat_as_old_as_the_silence_ends_no_outage_as_the_function_says(
         if outage.is_ended_by(received, now) {
             assert_eq!((row.status, row.last_seen_at), (Status::Online, Some(received)));
             assert!(recorded.rejections.is_empty(), "{recorded:?}");
-            let ends = recorded.transitions[0].ends.map(|ended| ended.sequence);
+            let ends = recorded.transitions[0].ends.map(|ended| ended.key.sequence);
             assert_eq!(ends, Some(marked.sequence));
         } else {
             assert_eq!((row.status, row.last_seen_at), (Status::Offline, Some(at(5))));

@@ -260,8 +260,7 @@ async fn an_offline_transition_is_delivered_until_it_is_acknowledged(database: T
     assert_eq!((again.newly_offline, again.undelivered), (0, 2));
     assert_eq!(fleet.undelivered().await, found, "they are not acknowledged yet");
 
-    let one = vec![found[0].sequence];
-    let acknowledge = Acknowledge { sequences: one, alerts: 1, at: at(242) };
+    let acknowledge = Acknowledge { keys: vec![found[0].key()], alerts: 1, at: at(242) };
     fleet.registry.send(acknowledge).await.expect("it lives").expect("it writes");
     assert_eq!(fleet.undelivered().await, found[1..]);
     let history = fleet.store.history(None, None, 10).await.expect("it reads");

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::support::http::{change, get, send};
 use crate::support::service::{Place, Service};
 use publishers::RawClient;
+use servers::postgresql::PostgreSql;
 use servers::{PATIENCE, eventually};
 
 const TOKEN: &str = "a-token-of-an-admin";
@@ -237,6 +238,27 @@ fn whoever_comes_with_a_place_that_is_not_kept_is_told_so() {
     let odd = send(&service, "GET", "/api/v1/events/stream", &odd, None);
     assert_eq!(odd.problem(), "invalid-parameter");
     assert_eq!(odd.json()["errors"][0]["pointer"], "/headers/Last-Event-ID");
+}
+
+#[test]
+fn after_a_failover_of_the_database_a_place_from_before_is_told_so() {
+    let server = PostgreSql::start();
+    let place = place().with("DATABASE__URL", &server.new_database());
+    let service = place.start();
+    service.await_listening();
+    change(&service, "PUT", "/api/v1/devices/pump", TOKEN, "{}");
+    let before = get(&service, "/api/v1/events").ok()["next"].as_str().expect("a place").to_owned();
+    assert!(before.ends_with("-00000001"), "{before}");
+    let mut stream = Stream::open(&service, "", Some(&before));
+    server.promote();
+    let reset = stream.await_event("reset");
+    assert_eq!(reset.data["id"], reset.id);
+    assert!(reset.id.ends_with("-00000002"), "{}", reset.id);
+    let gone = get(&service, &format!("/api/v1/events?after={before}"));
+    assert_eq!((gone.status, gone.problem().as_str()), (410, "gone"));
+    // The stream goes on from where it was reset.
+    change(&service, "PUT", "/api/v1/devices/valve", TOKEN, "{}");
+    assert_eq!(stream.await_event("registered").data["data"]["device_id"], "valve");
 }
 
 /// The number of times that the client is cut off, at least.

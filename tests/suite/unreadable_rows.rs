@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use heartbeatd::domain::Status;
 use heartbeatd::domain::coverage::{Cutoff, Cutoffs};
 use heartbeatd::domain::delivery::{Attempt, Probe};
+use heartbeatd::domain::{DatabaseTimeline, IdempotencyKey, Status};
 use heartbeatd::store::{Found, OutboxSize, Stale, StaleFrom};
 
 use crate::specification::on_both_databases;
@@ -86,7 +86,8 @@ async fn a_delivery_that_cannot_be_read_does_not_hold_up_the_next(database: Test
     assert_eq!(fleet.store.last_delivery().await.expect("it reads"), None);
     let named = fleet.store.take_unreadable().examples.join("; ");
     assert!(named.contains("delivery") && named.contains("zz"), "{named}");
-    let next = Attempt { head: 1, size: 1, tries: 1, probe: Probe::Not };
+    let head = IdempotencyKey { timeline: DatabaseTimeline::NONE, sequence: 1 };
+    let next = Attempt { head, size: 1, tries: 1, probe: Probe::Not };
     fleet.store.begin_delivery(&next).await.expect("it writes");
     assert_eq!(fleet.store.last_delivery().await.expect("it reads"), Some(next));
 }

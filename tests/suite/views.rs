@@ -121,9 +121,9 @@ const DEVICE_OFFLINE: &str = r#"{
 "#;
 
 const HISTORY: &str = r#"[
-{"sequence":3,"device_id":"valve","from":"online","to":"offline","at":"2026-11-23T12:03:40Z","last_seen_at":"2026-11-23T12:01:00Z","delivered_at":"2026-11-23T12:03:40.005Z","given_up":null},
-{"sequence":2,"device_id":"valve","from":"provisioning","to":"online","at":"2026-11-23T12:01:00Z","last_seen_at":"2026-11-23T12:01:00Z","delivered_at":null,"given_up":null},
-{"sequence":1,"device_id":"fan","from":"online","to":"offline","at":"2026-11-23T12:00:50Z","last_seen_at":"2026-11-23T11:56:40Z","delivered_at":null,"given_up":{"at":"2026-11-23T12:01:00Z","why":"too long"}}
+{"sequence":3,"key":"0-3","device_id":"valve","from":"online","to":"offline","at":"2026-11-23T12:03:40Z","last_seen_at":"2026-11-23T12:01:00Z","delivered_at":"2026-11-23T12:03:40.005Z","given_up":null},
+{"sequence":2,"key":"0-2","device_id":"valve","from":"provisioning","to":"online","at":"2026-11-23T12:01:00Z","last_seen_at":"2026-11-23T12:01:00Z","delivered_at":null,"given_up":null},
+{"sequence":1,"key":"0-1","device_id":"fan","from":"online","to":"offline","at":"2026-11-23T12:00:50Z","last_seen_at":"2026-11-23T11:56:40Z","delivered_at":null,"given_up":{"at":"2026-11-23T12:01:00Z","why":"too long"}}
 ]
 "#;
 

@@ -6,8 +6,8 @@ use actix::prelude::*;
 use chrono::{DateTime, Utc};
 
 use super::{DeviceRegistry, Shared};
-use crate::domain::Transition;
 use crate::domain::delivery::Attempt;
+use crate::domain::{IdempotencyKey, Transition};
 use crate::store::{DeviceStore, StoreError};
 
 /// Reads the head of the outbox.
@@ -43,8 +43,8 @@ pub struct BeginDelivery(pub Attempt);
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct Acknowledge {
-    /// Their sequence numbers.
-    pub sequences: Vec<i64>,
+    /// Their keys.
+    pub keys: Vec<IdempotencyKey>,
     /// The number of alerts among them; the others are recoveries.
     pub alerts: u64,
     /// The time of the acknowledgement.
@@ -55,8 +55,8 @@ pub struct Acknowledge {
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct GiveUp {
-    /// Its sequence number.
-    pub sequence: i64,
+    /// Its key.
+    pub key: IdempotencyKey,
     /// The time at which it is given up.
     pub at: DateTime<Utc>,
     /// The reason that the sink gave last.
@@ -113,10 +113,10 @@ impl Handler<Acknowledge> for DeviceRegistry {
     type Result = ResponseFuture<Result<(), StoreError>>;
 
     fn handle(&mut self, message: Acknowledge, _: &mut Context<Self>) -> Self::Result {
-        let Acknowledge { sequences, alerts, at } = message;
+        let Acknowledge { keys, alerts, at } = message;
         let shared = self.shared.clone();
         self.in_turn(async move |store| {
-            store.acknowledge(&sequences, at).await?;
+            store.acknowledge(&keys, at).await?;
             let left = shared.board.change(|facts| facts.delivered(alerts));
             shared.metrics.set_undelivered(left);
             Ok(())
@@ -128,8 +128,8 @@ impl Handler<GiveUp> for DeviceRegistry {
     type Result = ResponseFuture<Result<(), StoreError>>;
 
     fn handle(&mut self, message: GiveUp, _: &mut Context<Self>) -> Self::Result {
-        let GiveUp { sequence, at, why } = message;
-        self.in_turn(async move |store| store.give_up(sequence, at, &why).await)
+        let GiveUp { key, at, why } = message;
+        self.in_turn(async move |store| store.give_up(key, at, &why).await)
     }
 }
 

@@ -12,6 +12,10 @@ use crate::views::api::{EventItem, EventPage, place_as_text, place_of_text};
 /// The pause between two looks while the service waits for news.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The reason why nothing follows a place.
+pub(super) const NOT_KEPT: &str = "events after this one are not kept any more, or the database \
+    was replaced, restored or failed over, so that some may be lost";
+
 /// Answers with the events after a place, or without one with the place after the newest event.
 pub(super) async fn list(api: &Api, query: &Query) -> Answered {
     let wait = Duration::from_secs(query.number("wait").unwrap_or(0));
@@ -61,8 +65,10 @@ async fn page(
         return Ok((Vec::new(), context.reader.newest_event().await?));
     };
     let Some(events) = after_place(context, after, limit).await? else {
-        let detail = "events after this one are not kept any more; read the current state, and \
-                      leave `after` out to continue with the newest events";
+        let detail = format!(
+            "{NOT_KEPT}; read the current state, and leave `after` out to continue with the newest \
+             events"
+        );
         return Err(Problem::new(Kind::Gone, detail));
     };
     let place = events.last().map_or(after, |event| event.place);
@@ -76,8 +82,8 @@ pub(super) async fn after_place(
     after: EventPlace,
     limit: u64,
 ) -> Result<Option<Vec<crate::domain::Event>>, Problem> {
-    // A place that is ahead in anything was given out before the database was replaced. What
-    // follows it would be events of long ago.
+    // A place that is ahead in anything was given out before the database was replaced by one
+    // that tells no timelines. What follows it would be events of long ago.
     let newest = context.reader.newest_event().await?;
     if after.transition > newest.transition || after.journal > newest.journal {
         return Ok(None);

@@ -196,7 +196,7 @@ mod tests {
     use crate::domain::{Entry, EventKind, Happening};
 
     fn place(transition: i64, journal: i64) -> EventPlace {
-        EventPlace { transition, journal }
+        EventPlace { transition, journal, ..EventPlace::default() }
     }
 
     fn event(place: EventPlace) -> Event {
@@ -216,6 +216,10 @@ mod tests {
         assert_eq!(after(place(8, 4)), Some((place(8, 4), 0)));
         for unknown in [place(4, 2), place(4, 3), place(6, 2), place(7, 4), place(9, 9)] {
             assert_eq!(after(unknown), None, "{unknown:?}");
+        }
+        let timeline = "00000002".parse().expect("a timeline");
+        for numbers in [place(5, 2), place(8, 3)] {
+            assert_eq!(after(EventPlace { timeline, ..numbers }), None, "on another timeline");
         }
     }
 

@@ -44,8 +44,8 @@ pub(super) enum Takes {
     Seconds(u64),
 }
 
-/// A place as text: two numbers of at most 18 digits.
-const PLACE: &str = "^(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})$";
+/// A place as text: two numbers of at most 18 digits, and perhaps a timeline.
+const PLACE: &str = "^(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})(-[0-9A-F]{8})?$";
 
 const STATUS: &str = "#/components/schemas/Status";
 const DEVICE_ID: &str = "#/components/schemas/DeviceId";

@@ -133,9 +133,10 @@ impl Kind {
                 "gone",
                 410,
                 "The events after this one are not kept any more",
-                "Events are kept for as long as the history (history.retention). Read the \
-                 current state, for example with GET /api/v1/devices, and continue with the \
-                 newest events by leaving out `after`.",
+                "Events are kept for as long as the history (history.retention). After a failover \
+                 of PostgreSQL, or if the database was replaced or restored, some may be lost \
+                 and their numbers those of others. Read the current state, for example with \
+                 GET /api/v1/devices, and continue with the newest events by leaving out `after`.",
             ),
             Self::TooSlow => (
                 "too-slow",

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::events::after_place;
+use super::events::{NOT_KEPT, after_place};
 use super::feed::{Chunk, READ_AT_ONCE, summary_message};
 use super::parameters::Query;
 use super::{Api, Kind, Problem};
@@ -143,7 +143,7 @@ struct Events {
 /// What follows a place.
 enum Following {
     Events(Chunk),
-    /// Some of it is not kept any more.
+    /// Some of it is not kept any more, or may be lost.
     Gone {
         newest: EventPlace,
     },
@@ -231,7 +231,7 @@ async fn has_ended(ending: &mut watch::Receiver<bool>) {
 /// Says that events are missing, and where the stream goes on.
 fn reset(newest: EventPlace) -> Bytes {
     let id = place_as_text(newest);
-    let why = "events after the last one you have are not kept any more: read the current state";
+    let why = format!("{NOT_KEPT}: read the current state");
     message(Some(&id), "reset", &json!({"id": id, "detail": why})).into()
 }
 

@@ -103,15 +103,17 @@ impl DeviceStore {
         member: &Member,
     ) -> Result<i64, DbErr> {
         // Raw, because the number that the database gives is returned at once.
-        let sql = "INSERT INTO listener (instance, incarnation, timeline, joined_at) \
-                   VALUES ($1, $2, $3, $4) RETURNING id";
-        let values: [Value; 4] = [
+        let sql = format!(
+            "INSERT INTO listener (instance, incarnation, timeline, joined_at) \
+             VALUES ($1, $2, {timeline}, $3) RETURNING id",
+            timeline = self.timeline_sql(),
+        );
+        let values: [Value; 3] = [
             member.instance.as_str().into(),
             member.incarnation.into(),
-            "".into(),
             millis(system_clock().wall).into(),
         ];
-        let row = self.select(transaction, sql, values).await?.pop();
+        let row = self.select(transaction, &sql, values).await?.pop();
         let row = row.ok_or(DbErr::RecordNotInserted)?;
         row.try_get("", "id")
     }

@@ -8,6 +8,7 @@ use crate::secrets::DatabaseUrl;
 use crate::store::PATIENCE;
 use crate::store::driver_error::connection_error;
 use crate::store::reading::{ReadingLimits, Replacement};
+use crate::store::timeline::Timelines;
 
 /// The number of connections. Flushes and checks take turns, so one connection writes and
 /// the others are for readers: on SQLite the one of a check, because each connection there has
@@ -36,7 +37,8 @@ const PAGE_SIZE: u32 = 16_384;
 /// wake each other all the time.
 const ROWS_AHEAD: usize = 1_000;
 
-pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
+pub(super) fn connect_options(url: &str, mode: OpenMode, timelines: &Timelines) -> ConnectOptions {
+    let timelines = timelines.clone();
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(max_connections(url))
@@ -53,8 +55,15 @@ pub(super) fn connect_options(url: &str, mode: OpenMode) -> ConnectOptions {
             // fraction, so it is not needed.
             postgres.application_name("heartbeatd").extra_float_digits(None)
         })
-        .map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_connect(|connection, _| Box::pin(set_bounds(connection, &[])))
+        .map_sqlx_postgres_pool_opts(move |pool| {
+            let timelines = timelines.clone();
+            pool.after_connect(move |connection, _| {
+                let timelines = timelines.clone();
+                Box::pin(async move {
+                    set_bounds(connection, &[]).await?;
+                    timelines.ask(connection).await
+                })
+            })
         });
     options
 }
@@ -69,10 +78,11 @@ pub(super) fn reading_options(
     url: &str,
     limits: ReadingLimits,
     replacement: &Replacement,
+    timelines: &Timelines,
 ) -> ConnectOptions {
     let ReadingLimits { bound, patience } = limits;
-    let replacement = replacement.clone();
-    let mut options = connect_options(url, OpenMode::Existing);
+    let (replacement, timelines) = (replacement.clone(), timelines.clone());
+    let mut options = connect_options(url, OpenMode::Existing, &timelines);
     options
         .max_connections(READING_CONNECTIONS)
         .acquire_timeout(patience)
@@ -91,9 +101,9 @@ pub(super) fn reading_options(
             })
         })
         .map_sqlx_postgres_pool_opts(move |pool| {
-            let bound = format!("{}ms", bound.as_millis());
+            let (bound, timelines) = (format!("{}ms", bound.as_millis()), timelines.clone());
             pool.after_connect(move |connection, _| {
-                let bound = bound.clone();
+                let (bound, timelines) = (bound.clone(), timelines.clone());
                 Box::pin(async move {
                     set_bounds(
                         connection,
@@ -104,7 +114,8 @@ pub(super) fn reading_options(
                             ("jit", "off"),
                         ],
                     )
-                    .await
+                    .await?;
+                    timelines.ask(connection).await
                 })
             })
         });

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::as_seconds;
 use crate::domain::{
-    DeviceId, Evidence, Gap, GapCause, OwnTimeout, Status, Transition, UnusableTimeout,
+    DeviceId, Evidence, Gap, GapCause, IdempotencyKey, OwnTimeout, Status, Transition,
+    UnusableTimeout,
 };
 use crate::store::Device;
 use crate::views::{Explanation, as_millis, as_optional_millis, as_optional_text, as_text};
@@ -136,6 +137,9 @@ pub(crate) struct GapItem {
 struct OutageOfDevice {
     /// The number of its transition.
     sequence: i64,
+    /// The key with which the alert sink got it.
+    #[serde(serialize_with = "as_text")]
+    key: IdempotencyKey,
     #[serde(serialize_with = "as_millis")]
     found_at: DateTime<Utc>,
     /// The last heartbeat before it.
@@ -163,6 +167,7 @@ impl DeviceDetail {
             not_counted,
             outage: outage.map(|outage| OutageOfDevice {
                 sequence: outage.sequence,
+                key: outage.key(),
                 found_at: outage.at,
                 silent_since: outage.last_seen_at,
                 ended_at: outage.ended_at,

@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::TransitionItem;
-use crate::domain::{Event, EventKind, EventPlace, Gap, GapCause, Happening, Interval};
+use crate::domain::{
+    DatabaseTimeline, Event, EventKind, EventPlace, Gap, GapCause, Happening, Interval,
+};
 use crate::views::{as_millis, gap_in_words};
 
 /// A page of events. Its `next` is the `after` of the next page, and is always there.
@@ -50,21 +52,35 @@ enum Data {
     },
 }
 
-/// A place as clients get it.
+/// A place as clients get it, with the timeline of the database if that has one.
 pub(crate) fn place_as_text(place: EventPlace) -> String {
-    format!("{}-{}", place.transition, place.journal)
+    let EventPlace { transition, journal, timeline } = place;
+    if timeline.is_none() {
+        format!("{transition}-{journal}")
+    } else {
+        format!("{transition}-{journal}-{timeline}")
+    }
 }
 
 /// The place of a text that [`place_as_text`] has made.
 pub(crate) fn place_of_text(text: &str) -> Option<EventPlace> {
-    let (transition, journal) = text.split_once('-')?;
+    let mut parts = text.split('-');
+    let (transition, journal) = (parts.next()?, parts.next()?);
+    let timeline = match parts.next() {
+        // The second has the form of a timeline, as the documentation of the API describes it.
+        None | Some("00000000") => DatabaseTimeline::NONE,
+        Some(timeline) => timeline.parse().ok()?,
+    };
+    if parts.next().is_some() {
+        return None;
+    }
     let number = |digits: &str| {
         let number: i64 = digits.parse().ok()?;
         // All that a client may send is what it got, and no number gets that large.
         let fits = (0..1_000_000_000_000_000_000).contains(&number);
         (fits && number.to_string() == digits).then_some(number)
     };
-    Some(EventPlace { transition: number(transition)?, journal: number(journal)? })
+    Some(EventPlace { transition: number(transition)?, journal: number(journal)?, timeline })
 }
 
 impl From<Event> for EventItem {
@@ -125,10 +141,16 @@ mod tests {
 
     #[test]
     fn a_place_is_a_text_and_no_other_text_is_a_place() {
-        let place = EventPlace { transition: 1234, journal: 0 };
-        assert_eq!(place_as_text(place), "1234-0");
-        assert_eq!(place_of_text("1234-0"), Some(place));
+        let place = EventPlace { transition: 1234, ..EventPlace::default() };
+        let later = EventPlace { timeline: "0000000A".parse().expect("a timeline"), ..place };
+        for (place, text) in [(place, "1234-0"), (later, "1234-0-0000000A")] {
+            assert_eq!(place_as_text(place), text);
+            assert_eq!(place_of_text(text), Some(place));
+        }
         for wrong in ["", "-", "1", "1-", "-1", "1-2-3", "+1-2", "01-2", " 1-2", "1--2", "x-y"] {
+            assert_eq!(place_of_text(wrong), None, "{wrong}");
+        }
+        for wrong in ["1-2-", "1-2-0", "1-2-0000000a", "1-2-00000002-3"] {
             assert_eq!(place_of_text(wrong), None, "{wrong}");
         }
         assert_eq!(place_of_text("99999999999999999999-1"), None);
@@ -141,7 +163,7 @@ mod tests {
             at,
             what: Happening::Registered { device: "a\u{2028}b\"".to_owned() },
         });
-        let place = EventPlace { transition: 1, journal: 2 };
+        let place = EventPlace { transition: 1, journal: 2, ..EventPlace::default() };
         let message = EventItem::from(Event { place, what }).as_message();
         let expected = "id: 1-2\nevent: registered\ndata: {\"id\":\"1-2\",\"type\":\"registered\",\
                         \"at\":\"2026-11-23T14:08:22.000Z\",\

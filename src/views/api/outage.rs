@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{Page, as_optional_seconds};
-use crate::domain::{DeviceId, Transition};
+use crate::domain::{DeviceId, IdempotencyKey, Transition};
 use crate::views::{as_millis, as_optional_millis, as_text};
 
 /// A page of outages.
@@ -14,6 +14,9 @@ pub(crate) type OutagePage = Page<OutageItem>;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct OutageItem {
     sequence: i64,
+    /// The key with which the alert sink got it.
+    #[serde(serialize_with = "as_text")]
+    key: IdempotencyKey,
     #[serde(serialize_with = "as_text")]
     device_id: DeviceId,
     /// The time of the check that found it.
@@ -42,6 +45,7 @@ impl From<Transition> for OutageItem {
     fn from(transition: Transition) -> Self {
         Self {
             sequence: transition.sequence,
+            key: transition.key(),
             device_id: transition.device_id,
             found_at: transition.at,
             silent_since: transition.last_seen_at,

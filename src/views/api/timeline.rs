@@ -186,7 +186,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::{Coverage, Listened};
+    use crate::domain::{Coverage, DatabaseTimeline, Listened};
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("small")
@@ -203,6 +203,7 @@ mod tests {
     fn transition(seconds: i64, from: Status, to: Status, last_seen_at: i64) -> Transition {
         Transition {
             sequence: seconds,
+            timeline: DatabaseTimeline::NONE,
             device_id: "pump".parse().expect("an id"),
             from,
             to,

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{Page, as_optional_seconds};
-use crate::domain::{DeviceId, GivenUp, Status, Transition};
+use crate::domain::{DeviceId, GivenUp, IdempotencyKey, Status, Transition};
 use crate::views::{as_millis, as_optional_millis, as_text};
 
 /// A page of transitions.
@@ -13,8 +13,10 @@ pub(crate) type TransitionPage = Page<TransitionItem>;
 /// A status change.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TransitionItem {
-    /// The number by which it can be recognised.
     pub(crate) sequence: i64,
+    /// The key by which it can be recognised.
+    #[serde(serialize_with = "as_text")]
+    key: IdempotencyKey,
     #[serde(serialize_with = "as_text")]
     device_id: DeviceId,
     #[serde(serialize_with = "as_text")]
@@ -56,6 +58,7 @@ impl From<Transition> for TransitionItem {
     fn from(transition: Transition) -> Self {
         Self {
             sequence: transition.sequence,
+            key: transition.key(),
             device_id: transition.device_id,
             from: transition.from,
             to: transition.to,

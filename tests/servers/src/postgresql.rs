@@ -1,9 +1,10 @@
 //! PostgreSQL.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use super::eventually;
 use super::process::{as_user, free_port, output, program};
@@ -15,15 +16,34 @@ pub struct PostgreSql {
     psql: PathBuf,
     /// The shell that holds the server as long as the shell's input is open.
     shell: Child,
+    /// Its input, to which orders go, and its output, which says when one is carried out; `None`
+    /// once the server is to end.
+    orders: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
 }
 
+/// Each order stops the server, does something with its data, and starts it again.
 const HOLD: &str = r#"
-"$1/postgres" -D "$2/data" -p "$3" -k "$2" -c listen_addresses=127.0.0.1 \
-    -c fsync=off -c full_page_writes=off -c max_connections=200 >"$2/log" 2>&1 &
-server=$!
-cat >/dev/null
-kill -INT $server
-wait $server
+serve() {
+    "$1/postgres" -D "$2/data" -p "$3" -k "$2" -c listen_addresses=127.0.0.1 \
+        -c fsync=off -c full_page_writes=off -c max_connections=200 >>"$2/log" 2>&1 &
+    server=$!
+}
+stop() {
+    kill -INT $server
+    wait $server
+}
+serve "$@"
+while read -r order; do
+    stop
+    case $order in
+    keep_standby) cp -a "$2/data" "$2/standby" ;;
+    fail_over) rm -rf "$2/data" && mv "$2/standby" "$2/data" && : >"$2/data/standby.signal" ;;
+    promote) : >"$2/data/standby.signal" ;;
+    esac
+    serve "$@"
+    echo done
+done
+stop
 rm -rf "$2"
 "#;
 
@@ -34,7 +54,8 @@ impl PostgreSql {
         SERVER.get_or_init(Self::start)
     }
 
-    fn start() -> Self {
+    /// Starts a server of its own, for a test that stops or promotes it.
+    pub fn start() -> Self {
         let bin = bin_folder();
         let folder = tempfile::tempdir().expect("a temporary folder").keep();
         let data = folder.join("data");
@@ -47,15 +68,52 @@ impl PostgreSql {
         let port = free_port();
         let mut hold = Command::new("sh");
         hold.args(["-c", HOLD, "sh"]).arg(&bin).arg(&folder).arg(port.to_string());
-        hold.current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::null());
+        hold.current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::piped());
         as_user(&mut hold, "postgres", &folder);
-        let shell = hold.spawn().expect("sh starts");
-        let server = Self { port, psql: bin.join("psql"), shell };
+        let mut shell = hold.spawn().expect("sh starts");
+        let input = shell.stdin.take().expect("it is piped");
+        let output = BufReader::new(shell.stdout.take().expect("it is piped"));
+        let orders = Mutex::new(Some((input, output)));
+        let server = Self { port, psql: bin.join("psql"), shell, orders };
+        server.await_answer();
+        server
+    }
+
+    fn await_answer(&self) {
         eventually("PostgreSQL answers", || {
-            let answer = server.command("postgres", "SELECT 1").output().ok()?;
+            let answer = self.command("postgres", "SELECT 1").output().ok()?;
             answer.status.success().then_some(())
         });
-        server
+    }
+
+    /// Keeps a copy of the server as it is now, as a standby that receives nothing more has it.
+    /// Connections are closed.
+    pub fn keep_standby(&self) {
+        self.order("keep_standby");
+    }
+
+    /// Ends the server for good and promotes the standby that was kept. What was committed since
+    /// then is lost, and the timeline is the next one. Connections are closed.
+    pub fn fail_over(&self) {
+        self.order("fail_over");
+        self.psql("postgres", "SELECT pg_promote()");
+    }
+
+    /// Promotes a standby that has received everything: nothing is lost, and the timeline is the
+    /// next one. Connections are closed.
+    pub fn promote(&self) {
+        self.order("promote");
+        self.psql("postgres", "SELECT pg_promote()");
+    }
+
+    fn order(&self, order: &str) {
+        let mut orders = self.orders.lock().expect("no thread panics");
+        let (input, output) = orders.as_mut().expect("it has not ended");
+        writeln!(input, "{order}").expect("the shell lives");
+        let mut done = String::new();
+        output.read_line(&mut done).expect("it is text");
+        assert_eq!(done, "done\n", "{order}");
+        self.await_answer();
     }
 
     /// The port on which it listens, on loopback.
@@ -90,6 +148,16 @@ impl PostgreSql {
 
     fn psql(&self, database: &str, sql: &str) {
         output(&mut self.command(database, sql));
+    }
+}
+
+impl Drop for PostgreSql {
+    fn drop(&mut self) {
+        // The shell stops the server and removes its folder.
+        if let Ok(mut orders) = self.orders.lock() {
+            *orders = None;
+        }
+        let _ = self.shell.wait();
     }
 }
 

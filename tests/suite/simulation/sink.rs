@@ -55,7 +55,7 @@ impl Handler<DevicesRecovered> for Sink {
     type Result = ResponseFuture<Result<(), AlertError>>;
 
     fn handle(&mut self, recovered: DevicesRecovered, _: &mut Context<Self>) -> Self::Result {
-        let sequences = recovered.recoveries.iter().map(|r| r.sequence).collect();
+        let sequences = recovered.recoveries.iter().map(|r| r.key.sequence).collect();
         self.take(sequences, Some(recovered.recoveries))
     }
 }

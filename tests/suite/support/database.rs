@@ -30,6 +30,16 @@ impl TestDatabase {
         Self { url: PostgreSql::shared().new_database(), _folder: None }
     }
 
+    /// A database in a server of the test's own.
+    pub fn on(server: &PostgreSql) -> Self {
+        Self { url: server.new_database(), _folder: None }
+    }
+
+    /// The database with this URL.
+    pub fn with_url(url: String) -> Self {
+        Self { url, _folder: None }
+    }
+
     /// A database in PostgreSQL with these options of `CREATE DATABASE`.
     pub fn of_language(options: &str) -> Self {
         Self { url: PostgreSql::shared().new_database_with(options), _folder: None }

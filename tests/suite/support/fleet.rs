@@ -139,9 +139,9 @@ impl Fleet {
                 break;
             }
             ids.extend(page.iter().map(|transition| transition.device_id.to_string()));
-            let sequences = page.iter().map(|transition| transition.sequence).collect();
+            let keys = page.iter().map(Transition::key).collect();
             let alerts = page.len() as u64;
-            let acknowledge = Acknowledge { sequences, alerts, at: now };
+            let acknowledge = Acknowledge { keys, alerts, at: now };
             self.registry.send(acknowledge).await.expect("it lives").expect("it acknowledges");
         }
         ids.sort();
@@ -170,8 +170,8 @@ impl Fleet {
     pub async fn recoveries(&self) -> Vec<Recovery> {
         let outbox = self.outbox().await;
         let recoveries: Vec<_> = outbox.iter().filter_map(Transition::recovery).collect();
-        let sequences = recoveries.iter().map(|recovery| recovery.sequence).collect();
-        let acknowledge = Acknowledge { sequences, alerts: 0, at: start() };
+        let keys = recoveries.iter().map(|recovery| recovery.key).collect();
+        let acknowledge = Acknowledge { keys, alerts: 0, at: start() };
         self.registry.send(acknowledge).await.expect("it lives").expect("it acknowledges");
         recoveries
     }

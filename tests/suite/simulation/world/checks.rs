@@ -86,7 +86,7 @@ impl World {
     async fn came_back(&mut self, transition: &Transition) {
         let device = number(transition.device_id.as_str());
         let outage = self.open.remove(&device);
-        let ends = transition.ends.map(|ended| ended.sequence);
+        let ends = transition.ends.map(|ended| ended.key.sequence);
         self.assert(
             outage.is_some() && ends == outage,
             format_args!("{transition:?} does not end {outage:?}"),
@@ -279,7 +279,7 @@ impl World {
             format_args!("{:?} is delivered, not {recoveries:?}", delivery.recoveries),
         );
         for recovery in &recoveries {
-            let offline = &self.alerts[&recovery.offline_sequence];
+            let offline = &self.alerts[&recovery.offline_key.sequence];
             self.assert(
                 offline.struck,
                 format_args!("{recovery:?} comes before its alert: {offline:?}"),
@@ -315,7 +315,7 @@ impl World {
             (None, other) => other.is_none(),
             (Some(_), None) => alert.device != of_head.device,
             (Some(_), Some(other)) => {
-                alert.device != of_head.device && is_struck(other.offline_sequence)
+                alert.device != of_head.device && is_struck(other.offline_key.sequence)
             }
         };
         let beside: Vec<_> =
