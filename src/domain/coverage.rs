@@ -18,6 +18,7 @@
 //! machine and a clock that jumps forward. None of them has to be noticed: the gap is
 //! where the proof is missing. The cause of a gap is kept only for people to read.
 
+mod group;
 mod intervals;
 mod saved;
 mod stays;
@@ -25,12 +26,15 @@ mod stays;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use self::group::Unproven;
 use super::Status;
 
+pub use self::group::MAX_WIDTH;
 pub use self::intervals::{Interval, Intervals};
 pub use self::saved::{Saved, Saving};
 pub use self::stays::{ClockOffset, Judge, Stay};
@@ -114,12 +118,22 @@ pub struct Listened {
 }
 
 /// A stretch of time in which silence does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// The time from the last proof to the next one.
     pub interval: Interval,
     /// The cause. `None` if it is unknown, as it is after the newest proof.
     pub cause: Option<GapCause>,
+    /// The members of a share group that may have been given heartbeats in it and have not proven
+    /// it, by their `mqtt.client_id`. Empty without a share group.
+    pub unproven_by: Vec<Arc<str>>,
+}
+
+impl Gap {
+    /// A gap of an instance that shares its heartbeats with no others.
+    pub fn new(interval: Interval, cause: Option<GapCause>) -> Self {
+        Self { interval, cause, unproven_by: Vec::new() }
+    }
 }
 
 /// The coverage of one instance, as it grows, beside what others have proven before it.
@@ -127,8 +141,11 @@ pub struct Gap {
 pub struct Coverage {
     intervals: Intervals,
     /// The intervals that other instances have proven, as far as they are certain by this
-    /// clock. They never grow, because only one instance at a time saves anything.
+    /// clock, and those of share groups. They never grow, because only one instance at a time
+    /// saves anything, and because those of a group are read for each check.
     others: Intervals,
+    /// The stretches that members of share groups have not proven.
+    unproven: Vec<Unproven>,
     /// The most by which the clocks of the others may differ from this one.
     others_width: TimeDelta,
     /// The most by which the clocks of those that listen beside this one differ from it.
@@ -184,6 +201,7 @@ impl Coverage {
         Self {
             intervals: Intervals::default(),
             others: Intervals::default(),
+            unproven: Vec::new(),
             others_width: TimeDelta::zero(),
             beside_width: TimeDelta::zero(),
             others_cut: None,
@@ -407,6 +425,7 @@ impl Coverage {
         Self {
             intervals,
             others: self.others.clone(),
+            unproven: self.unproven.clone(),
             others_width: self.others_width,
             beside_width: self.beside_width,
             others_cut: None,
@@ -436,8 +455,10 @@ impl Coverage {
     /// The gaps in the time from `from` until `until`, oldest first.
     pub fn gaps(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Gap> {
         let gaps = self.intervals().gaps(from, until).into_iter();
-        gaps.map(|interval| Gap { interval, cause: self.causes.get(&interval.until).copied() })
-            .collect()
+        let cause = |gap: &Interval| self.causes.get(&gap.until).copied();
+        let mut gaps: Vec<_> = gaps.map(|gap| Gap::new(gap, cause(&gap))).collect();
+        self.name_unproven(&mut gaps);
+        gaps
     }
 
     /// Drops what no timeout up to `longest` needs. If a connection breaks all the time,
@@ -640,7 +661,7 @@ mod tests {
         coverage.confirm(100, 50);
         coverage.proves(&[(0, 10), (50, 50)]);
         let cause = Some(GapCause::ClockStep);
-        assert_eq!(coverage.0.gaps(at(0), at(50)), [Gap { interval: interval(10, 50), cause }]);
+        assert_eq!(coverage.0.gaps(at(0), at(50)), [Gap::new(interval(10, 50), cause)]);
         coverage.confirm(-99, -7);
         coverage.proves(&[(-7, -7)]);
     }
@@ -757,7 +778,7 @@ mod tests {
         standby.confirm(104, 108);
         let (_, gaps) = standby.0.after(beside(&[(0, 100)], &[]));
         let cause = Some(GapCause::NotRunning);
-        assert_eq!(gaps, [Gap { interval: interval(100, 104), cause }]);
+        assert_eq!(gaps, [Gap::new(interval(100, 104), cause)]);
     }
 
     #[test]

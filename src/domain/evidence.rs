@@ -137,8 +137,8 @@ mod tests {
         let evidence = online(Some(40), 565).expect("it was heard");
         assert_eq!(evidence.verdict, Verdict::NotSilent);
         assert_eq!(evidence.listened, TimeDelta::seconds(120));
-        let restart = Gap { interval: interval(100, 500), cause: Some(GapCause::NotRunning) };
-        let newest = Gap { interval: interval(560, 565), cause: None };
+        let restart = Gap::new(interval(100, 500), Some(GapCause::NotRunning));
+        let newest = Gap::new(interval(560, 565), None);
         assert_eq!(evidence.gaps, [restart, newest]);
     }
 

@@ -8,18 +8,23 @@ use entity::listening_interval::Model;
 use futures::TryStreamExt;
 use sea_orm::{
     DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult, Statement, StreamTrait,
+    Value,
 };
 
 use super::interference::Point;
 use super::rows::{self, Columns, Type};
 use super::values::at_most;
 use super::{DeviceStore, Result, millis, time};
-use crate::domain::coverage::MAX_INTERVALS;
+use crate::domain::coverage::{MAX_INTERVALS, MAX_WIDTH};
 use crate::domain::{Change, ClockOffset, Entry, GapCause, Interval, Listened, Stay};
 
 /// Matches the intervals of listener `$1`, and those of earlier ones of the same instance.
 const OWN: &str = "(listener = $1 OR listener IN (SELECT other.id FROM listener AS own \
                    JOIN listener AS other ON other.instance = own.instance WHERE own.id = $1))";
+
+/// The columns of a stay.
+const STAY: &str = "listener.id, instance, share_group, share_group IS NOT NULL AS is_member, \
+                    timeline, joined_at, left_at, clock_offset_ms, clock_spread_ms";
 
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
@@ -53,7 +58,8 @@ impl Proven {
 
 impl DeviceStore {
     /// The stays of all listeners, as far as they have listened between `from` and `until` or
-    /// have not left. If there are more than [`MAX_INTERVALS`] intervals, only the newest.
+    /// have not left, and those of members of share groups that lasted in that time. If there are
+    /// more than [`MAX_INTERVALS`] intervals, only the newest.
     ///
     /// # Errors
     ///
@@ -66,59 +72,74 @@ impl DeviceStore {
     /// window. It reads no others: those of a listener are disjoint, so at most one that began
     /// before the window reaches into it.
     ///
+    /// The limit takes away no stay that has not left, and none of a member of a share group:
+    /// without its proofs less counts, but without the member more would.
+    ///
     /// # Errors
     ///
-    /// If the database fails.
+    /// If the database fails, or the row of a member of a share group cannot be read.
     pub async fn newest_stays(
         &self,
         (from, until): (DateTime<Utc>, DateTime<Utc>),
         limit: usize,
     ) -> Result<Vec<Stay>> {
-        // Raw, because the builder has no condition in a join. The stays that have not left and
-        // have no interval come first, so that no limit takes them away.
+        // Raw, because the builder has no condition in a join. In one statement, so that stays and
+        // intervals are of one moment.
         const RANGE: &str = "proven.listener = listener.id \
              AND proven.ended_at >= $1 AND proven.started_at <= $2 \
              AND proven.started_at >= COALESCE(\
                  (SELECT max(earlier.started_at) FROM listening_interval AS earlier \
                   WHERE earlier.listener = listener.id AND earlier.started_at < $1), $1)";
-        let proven = match self.backend() {
+        let joined = match self.backend() {
             // One range of the key after the other, whatever the statistics say.
             DbBackend::Postgres => format!(
-                "LATERAL (SELECT * FROM listening_interval AS proven WHERE {RANGE} OFFSET 0) \
+                "JOIN LATERAL (SELECT * FROM listening_interval AS proven WHERE {RANGE} OFFSET 0) \
                  AS proven ON true"
             ),
-            _ => format!("listening_interval AS proven ON {RANGE}"),
+            // One listener after the other.
+            _ => format!("CROSS JOIN listening_interval AS proven ON {RANGE}"),
         };
         let sql = format!(
-            "SELECT listener.id, instance, left_at, clock_offset_ms, clock_spread_ms, \
-                    proven.listener, proven.started_at, proven.ended_at, proven.gap_cause \
-             FROM listener LEFT JOIN {proven} \
-             WHERE proven.started_at IS NOT NULL OR left_at IS NULL \
-             ORDER BY proven.started_at DESC NULLS FIRST \
-             LIMIT {limit} + (SELECT count(*) FROM listener WHERE left_at IS NULL)"
+            "SELECT {STAY}, NULL AS listener, NULL AS started_at, NULL AS ended_at, \
+                    NULL AS gap_cause \
+             FROM listener WHERE left_at IS NULL OR (share_group IS NOT NULL \
+                 AND joined_at <= $4 AND left_at >= $3) \
+             UNION ALL SELECT * FROM (\
+                 SELECT {STAY}, proven.listener, proven.started_at, proven.ended_at, \
+                        proven.gap_cause \
+                 FROM listener {joined} ORDER BY proven.started_at DESC LIMIT {limit}\
+             ) AS newest"
         );
-        let values = [millis(from).into(), millis(until).into()];
+        let (from, until, apart) = (millis(from), millis(until), MAX_WIDTH.num_milliseconds());
+        let values = [from, until, from - apart, until + apart].map(Value::from);
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.read("read the coverage", async |db| {
             let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
             // Row by row, because a row takes ten times the memory of what it says.
             let mut rows = fate.tell(db.stream_raw(statement.clone()).await?)?;
             let mut stays: BTreeMap<i64, Stay> = BTreeMap::new();
-            let mut read = 0;
             while let Some(row) = rows.try_next().await? {
-                let Some(stay) = self.readable("a listener", read_stay(&row)) else { continue };
+                let Some(stay) = self.known_stay(&row)? else { continue };
                 // An interval that cannot be read proves nothing.
                 let interval = self.readable("a listening interval", read_interval(&row)).flatten();
-                read += usize::from(interval.is_some());
-                if read > limit {
-                    break;
-                }
                 stays.entry(stay.listener).or_insert(stay).listened.extend(interval);
             }
-            stays.values_mut().for_each(|stay| stay.listened.reverse());
+            for stay in stays.values_mut() {
+                stay.listened.sort_unstable_by_key(|listened| listened.interval.from);
+            }
             Ok(stays.into_values().collect())
         })
         .await
+    }
+
+    /// The stay in a row, without its intervals. `None` if it cannot be read and hears everything,
+    /// because then it only proves nothing.
+    fn known_stay(&self, row: &QueryResult) -> Result<Option<Stay>, DbErr> {
+        let stay = read_stay(row);
+        if stay.is_err() && row.try_get::<bool>("", "is_member")? {
+            return stay.map(Some);
+        }
+        Ok(self.readable("a listener", stay))
     }
 
     /// The intervals in which the listeners of `instance` were listening between `from` and
@@ -263,7 +284,11 @@ fn read_stay(row: &QueryResult) -> Result<Stay, DbErr> {
         listener: row.try_get("", "id")?,
         instance: row.try_get("", "instance")?,
         clock,
-        is_open: row.try_get::<Option<i64>>("", "left_at")?.is_none(),
+        share_group: row.try_get("", "share_group")?,
+        timeline: row.try_get("", "timeline")?,
+        // A time that is none is as early, or as late, as can be.
+        joined_at: time("joined_at", row)?.unwrap_or(DateTime::<Utc>::MIN_UTC),
+        left_at: time("left_at", row)?,
         listened: Vec::new(),
     })
 }

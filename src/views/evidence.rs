@@ -59,7 +59,7 @@ impl From<Evidence> for EvidenceView {
 }
 
 impl From<Gap> for GapView {
-    fn from(Gap { interval, cause }: Gap) -> Self {
+    fn from(Gap { interval, cause, .. }: Gap) -> Self {
         Self { from: interval.from, until: interval.until, cause: cause.map(GapCause::as_str) }
     }
 }
@@ -284,17 +284,24 @@ fn gaps_are_forgotten(evidence: &Evidence, fresh: TimeDelta) -> bool {
 }
 
 /// A gap as a sentence without its full stop.
-pub(crate) fn gap_in_words(Gap { interval, cause }: &Gap) -> String {
+pub(crate) fn gap_in_words(Gap { interval, cause, unproven_by }: &Gap) -> String {
     let (from, until) = (text::time(Some(interval.from)), text::time(Some(interval.until)));
     let cause = cause.map_or_else(
         || "nothing proves that the service was listening".to_owned(),
         |cause| cause.to_string(),
     );
-    format!("{} from {from} to {until}: {cause}", text::duration(interval.length()))
+    let by = if unproven_by.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", unproven_by.join(", "))
+    };
+    format!("{} from {from} to {until}: {cause}{by}", text::duration(interval.length()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::Interval;
 
@@ -303,7 +310,7 @@ mod tests {
     }
 
     fn gap(from: i64, until: i64, cause: Option<GapCause>) -> Gap {
-        Gap { interval: Interval { from: at(from), until: at(until) }, cause }
+        Gap::new(Interval { from: at(from), until: at(until) }, cause)
     }
 
     /// A device that was silent for 300 s, of which 120 s were listened to.
@@ -381,12 +388,20 @@ mod tests {
                 ],
             ),
         ] {
-            let evidence = evidence(Verdict::NotSilent, 180, vec![restart, newest]);
+            let evidence = evidence(Verdict::NotSilent, 180, vec![restart.clone(), newest]);
             let told = explain(Status::Online, Some(&evidence)).not_counted;
             let first = "2 min 50 s from 2026-11-23T12:01:40Z to 2026-11-23T12:04:30Z: the service was \
                          not running or not connected yet";
             assert_eq!(told, [&[first], expected].concat());
         }
+    }
+
+    #[test]
+    fn a_gap_of_a_group_names_the_members_that_have_not_proven_it() {
+        let names = ["hall-2", "hall-3"].map(Arc::from).to_vec();
+        let stuck = Gap { unproven_by: names, ..gap(0, 60, Some(GapCause::NoEcho)) };
+        let words = gap_in_words(&stuck);
+        assert!(words.ends_with(": no echo came back in time (hall-2, hall-3)"), "{words}");
     }
 
     #[test]

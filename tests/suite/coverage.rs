@@ -25,6 +25,7 @@ on_both_databases! {
     the_database_keeps_the_coverage_that_memory_prunes_until_it_is_old
     a_clock_set_back_over_pruned_coverage_takes_it_out_of_the_database
     a_window_of_the_coverage_is_a_range_of_its_key_and_bounded
+    no_limit_takes_a_member_of_a_share_group_away
 }
 
 async fn confirm(fleet: &Fleet, since: i64, until: i64) {
@@ -197,6 +198,60 @@ async fn a_window_of_the_coverage_is_a_range_of_its_key_and_bounded(database: Te
             || (line.contains("Index Cond") && line.contains(">=") && line.contains("<="))
     };
     assert!(plan.iter().any(is_range), "{plan:#?}");
+}
+
+async fn no_limit_takes_a_member_of_a_share_group_away(database: TestDatabase) {
+    drop(database.open().await);
+    let time = |seconds: i64| at(seconds).timestamp_millis();
+    let listener = |id: i64, group: &str, joined: i64, left: Option<i64>| {
+        let left = left.map_or("NULL".to_owned(), |left| time(left).to_string());
+        format!("({id}, 'hall-{id}', 1, {group}, '00000002', {}, {left})", time(joined))
+    };
+    let listeners = [
+        listener(1, "'halls'", 0, None),
+        listener(2, "'halls'", 5_000, Some(5_010)),
+        listener(3, "'halls'", 5_000, Some(5_020)),
+        // Neither of a group, nor with an interval.
+        listener(4, "NULL", 5_000, Some(5_020)),
+        // Its clock may differ by less than an hour, or has to differ by more.
+        listener(5, "'halls'", 0, Some(1_500)),
+        listener(6, "'halls'", 0, Some(1_300)),
+        listener(7, "'halls'", 9_500, Some(9_600)),
+        listener(8, "'halls'", 9_700, Some(9_800)),
+    ];
+    let columns = "id, instance, incarnation, share_group, timeline, joined_at, left_at";
+    database
+        .execute(&format!("INSERT INTO listener ({columns}) VALUES {}", listeners.join(", ")))
+        .await;
+    let rows = (0..5).map(|n| format!("(1, {}, {})", time(5_100 + 10 * n), time(5_105 + 10 * n)));
+    let rows = rows.chain([format!("(3, {}, {})", time(5_001), time(5_002))]);
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    let columns = "listener, started_at, ended_at";
+    database.execute(&format!("INSERT INTO listening_interval ({columns}) VALUES {rows}")).await;
+
+    let store = database.open().await;
+    let stays = store.newest_stays((at(5_000), at(6_000)), 2).await.expect("it reads");
+    let read: Vec<_> = stays.iter().map(|stay| (stay.listener, stay.listened.len())).collect();
+    assert_eq!(read, [(1, 2), (2, 0), (3, 0), (5, 0), (7, 0)]);
+    let starts = stays[0].listened.iter().map(|listened| listened.interval.from);
+    assert_eq!(starts.collect::<Vec<_>>(), [at(5_130), at(5_140)], "the newest, in order");
+    let second = &stays[1];
+    assert_eq!((second.share_group.as_deref(), &*second.timeline), (Some("halls"), "00000002"));
+    assert_eq!((second.joined_at, second.left_at), (at(5_000), Some(at(5_010))));
+}
+
+#[actix_rt::test]
+async fn a_member_of_a_share_group_that_cannot_be_read_is_not_left_out() {
+    let database = TestDatabase::sqlite();
+    let store = database.open().await;
+    let columns = "id, instance, incarnation, share_group, joined_at, clock_offset_ms";
+    let listeners = "(1, 'hall-1', 1, NULL, 0, 'fast'), (2, 'hall-2', 1, 'halls', 0, 0)";
+    database.execute(&format!("INSERT INTO listener ({columns}) VALUES {listeners}")).await;
+    let stays = store.stays(at(0), at(1)).await.expect("it reads what can be read");
+    assert_eq!(stays.iter().map(|stay| stay.listener).collect::<Vec<_>>(), [2]);
+    database.execute("UPDATE listener SET clock_offset_ms = 'fast' WHERE id = 2").await;
+    let error = store.stays(at(0), at(1)).await.expect_err("it would make nothing uncertain");
+    assert!(error.to_string().contains("clock_offset_ms"), "{error}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ enum Looked {
     /// This one goes on writing.
     Writes(Sight),
     /// This one writes from now on.
-    TookOver(Sight, Found),
+    TookOver(Sight, Box<Found>),
     /// This process must end.
     Ends(Sight),
     Failed(StoreError),
@@ -188,7 +188,7 @@ impl Looking {
         let found =
             Found::of(self.store(), &self.shared.settings, sight.me, self.meter.clock()).await?;
         self.store().hold(sight.me, taken);
-        Ok(Looked::TookOver(sight, found))
+        Ok(Looked::TookOver(sight, Box::new(found)))
     }
 }
 
@@ -245,7 +245,7 @@ impl DeviceRegistry {
         match looked {
             Looked::StandsBy(sight) => self.stands_by(sight, now),
             Looked::Writes(sight) => self.sees(sight, now),
-            Looked::TookOver(sight, found) => self.takes_over(sight, found, now),
+            Looked::TookOver(sight, found) => self.takes_over(sight, *found, now),
             Looked::Ends(sight) => {
                 let name = sight.own().map(|own| own.instance.clone()).unwrap_or_default();
                 self.shared.store.end_for_name(&name);
@@ -333,7 +333,7 @@ impl DeviceRegistry {
         let (coverage, gaps) = memory.after(saved.clone());
         self.coverage = coverage;
         self.saved = Saved::new(saved);
-        for Gap { interval, cause } in gaps {
+        for Gap { interval, cause, .. } in gaps {
             self.note_gap(interval, cause.unwrap_or(GapCause::NotRunning));
         }
         // Another clock may have written what is in the future of this one.

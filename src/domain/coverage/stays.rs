@@ -1,13 +1,17 @@
 //! The stays of listeners, and what several of them have listened to together.
 //!
-//! Each listener hears everything, so an instant counts if any of them has proven it. Their
-//! clocks differ a little. So what another clock has measured counts only as far as it is
+//! A listener without a share group hears everything, so an instant counts if any of them has
+//! proven it. Members of a share group each hear a part, so that an instant counts by the rule of
+//! [`group`](super::group). Between groups, and between groups and other listeners, any one is
+//! enough.
+//!
+//! Their clocks differ a little. So what another clock has measured counts only as far as it is
 //! certain by one's own, and a device is silent only if its silence exceeds the timeout by as
 //! much.
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Coverage, Interval, Intervals, Listened};
 
@@ -27,7 +31,13 @@ pub struct ClockOffset {
 impl ClockOffset {
     /// The most by which two clocks may differ.
     pub fn width(self, other: Self) -> TimeDelta {
-        (self.offset - other.offset).abs() + self.spread + other.spread + UNMEASURED
+        self.checked_width(other).unwrap_or(TimeDelta::MAX)
+    }
+
+    /// The same, unless it is longer than can be said.
+    fn checked_width(self, other: Self) -> Option<TimeDelta> {
+        let apart = self.offset.checked_sub(&other.offset)?.abs();
+        apart.checked_add(&self.spread)?.checked_add(&other.spread)?.checked_add(&UNMEASURED)
     }
 }
 
@@ -41,10 +51,24 @@ pub struct Stay {
     pub instance: String,
     /// Its clock.
     pub clock: ClockOffset,
-    /// True if it has not left.
-    pub is_open: bool,
+    /// The group that shares the heartbeats; `None` if it hears all of them.
+    pub share_group: Option<String>,
+    /// The timeline of the database when it joined; empty if the database has none.
+    pub timeline: String,
+    /// Its beginning by its own clock, before it subscribed to anything.
+    pub joined_at: DateTime<Utc>,
+    /// Its end, by its own clock or by that of whoever has found it gone. `None` while it may be
+    /// listening.
+    pub left_at: Option<DateTime<Utc>>,
     /// The time in which it has provably listened, oldest first.
     pub listened: Vec<Listened>,
+}
+
+impl Stay {
+    /// True if it has not left.
+    pub fn is_open(&self) -> bool {
+        self.left_at.is_none()
+    }
 }
 
 /// The instance for which something is judged, with its clock.
@@ -76,9 +100,12 @@ impl<'a> Judge<'a> {
 
 impl Coverage {
     /// What all listeners have listened to together, as it is certain by the judge's clock.
+    ///
+    /// Of a share group `stays` has to have each stay that lasted in the time that is asked for,
+    /// also if it has no intervals. Intervals may be missing: each one less is less that counts.
     pub fn of_stays(echo_interval: Duration, stays: &[Stay], judge: Judge<'_>) -> Self {
         let mut coverage = Self::new(echo_interval);
-        for stay in stays {
+        for stay in stays.iter().filter(|stay| stay.share_group.is_none()) {
             let width = judge.width(stay);
             if width.is_zero() {
                 coverage = coverage.with(stay.listened.iter().copied());
@@ -86,6 +113,7 @@ impl Coverage {
                 coverage.count_also(stay, width);
             }
         }
+        coverage.count_groups(stays, &judge);
         coverage
     }
 
@@ -104,7 +132,7 @@ impl Coverage {
             self.causes.entry(from).or_insert(cause);
         }
         self.others_width = self.others_width.max(width);
-        if stay.is_open {
+        if stay.is_open() {
             self.beside_width = self.beside_width.max(width);
         }
     }
@@ -112,14 +140,15 @@ impl Coverage {
 
 impl Interval {
     /// The interval without `width` at both ends. `None` if nothing is left.
-    fn shortened(&self, width: TimeDelta) -> Option<Self> {
-        let shortened = Self { from: self.from + width, until: self.until - width };
-        (shortened.from <= shortened.until).then_some(shortened)
+    pub(super) fn shortened(&self, width: TimeDelta) -> Option<Self> {
+        let from = self.from.checked_add_signed(width)?;
+        let until = self.until.checked_sub_signed(width)?;
+        (from <= until).then_some(Self { from, until })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -129,17 +158,32 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn clock(offset: i64) -> ClockOffset {
+    pub(in crate::domain::coverage) fn clock(offset: i64) -> ClockOffset {
         ClockOffset { offset: TimeDelta::milliseconds(offset), spread: TimeDelta::zero() }
     }
 
-    fn stay(listener: i64, instance: &str, offset: i64, listened: &[(i64, i64)]) -> Stay {
+    /// A stay without a share group that lasted for all of its intervals.
+    pub(in crate::domain::coverage) fn stay(
+        listener: i64,
+        instance: &str,
+        offset: i64,
+        listened: &[(i64, i64)],
+    ) -> Stay {
+        let ends = listened.iter().map(|&(_, until)| until).max();
         let listened = listened.iter().map(|&(from, until)| Listened {
             interval: interval(from, until),
             after: Some(GapCause::Disconnected),
         });
-        let (instance, clock) = (instance.to_owned(), clock(offset));
-        Stay { listener, instance, clock, is_open: false, listened: listened.collect() }
+        Stay {
+            listener,
+            instance: instance.to_owned(),
+            clock: clock(offset),
+            share_group: None,
+            timeline: String::new(),
+            joined_at: at(0),
+            left_at: Some(at(ends.unwrap_or_default())),
+            listened: listened.collect(),
+        }
     }
 
     fn of(stays: &[Stay]) -> Coverage {
@@ -178,11 +222,20 @@ mod tests {
     fn a_clock_that_was_set_during_a_stay_differs_by_that_much_more() {
         let set = ClockOffset { spread: TimeDelta::seconds(9), ..clock(0) };
         assert_eq!(set.width(clock(900)), TimeDelta::seconds(10));
+        let damaged = ClockOffset { offset: TimeDelta::MAX, spread: TimeDelta::MAX };
+        assert_eq!(damaged.width(clock(-900)), TimeDelta::MAX);
+        let stays =
+            [stay(1, "a", 0, &[(0, 10)]), Stay { clock: damaged, ..stay(2, "b", 0, &[(0, 9)]) }];
+        assert_eq!(
+            of(&stays).intervals().iter().count(),
+            1,
+            "what nothing is certain of is left out"
+        );
     }
 
     #[test]
     fn an_open_stay_that_has_proven_nothing_counts_for_the_width() {
-        let standby = Stay { is_open: true, ..stay(2, "b", 1_900, &[]) };
+        let standby = Stay { left_at: None, ..stay(2, "b", 1_900, &[]) };
         let coverage = of(&[stay(1, "a", 0, &[(0, 10)]), standby]);
         assert_eq!(coverage.width(), TimeDelta::seconds(2));
         let gone = stay(2, "b", 1_900, &[]);

@@ -199,7 +199,7 @@ impl From<Evidence> for EvidenceItem {
 }
 
 impl From<Gap> for GapItem {
-    fn from(Gap { interval, cause }: Gap) -> Self {
+    fn from(Gap { interval, cause, .. }: Gap) -> Self {
         Self { from: interval.from, to: interval.until, cause: cause.map(GapCause::as_str) }
     }
 }

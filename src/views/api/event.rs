@@ -105,7 +105,7 @@ fn happening(what: Happening, at: DateTime<Utc>) -> (&'static str, Data) {
         Happening::Registered { device } => ("registered", Data::Device { device_id: device }),
         Happening::Removed { device } => ("removed", Data::Device { device_id: device }),
         Happening::Gap { from, cause } => {
-            let gap = Gap { interval: Interval { from, until: at }, cause: Some(cause) };
+            let gap = Gap::new(Interval { from, until: at }, Some(cause));
             let sentence = gap_in_words(&gap);
             let cause = GapCause::as_str(cause);
             ("gap", Data::Gap { from, to: at, cause, sentence })
