@@ -18,6 +18,9 @@
 mod clocks;
 mod database;
 mod pair;
+mod share_broker;
+mod share_faults;
+mod share_model;
 mod sink;
 mod truth;
 mod world;
@@ -83,6 +86,38 @@ fn random_schedules_of_a_pair_make_no_mark_that_its_rows_contradict() {
     assert!(failed.is_empty(), "SIMULATION_SEED={failed:?} fail, each by itself");
     assert_eq!(sum(|t| t.unsound), 0);
     assert!(sum(|t| t.takeovers) * 2 > tallies.len(), "instances must take over");
+}
+
+/// The number of schedules of a group's model that `cargo test` runs.
+const SCHEDULES_OF_A_MODEL: u64 = 150;
+
+#[test]
+fn random_schedules_of_a_group_make_no_mark_that_its_rows_contradict() {
+    let run = |seed| share_model::World::new(seed, share_model::Rule::Whole).run();
+    let (tallies, failed) = schedules(SCHEDULES_OF_A_MODEL, "of a group", run);
+    let sum = |of: fn(&share_model::Tally) -> usize| tallies.iter().map(of).sum::<usize>();
+    println!(
+        "{} marks, {} live devices once marked, {} fences",
+        sum(|t| t.marks),
+        sum(|t| t.live_marked),
+        sum(|t| t.fences),
+    );
+    assert!(failed.is_empty(), "SIMULATION_SEED={failed:?} fail, each by itself");
+    let wrong = tallies.iter().flat_map(|tally| tally.unsound.iter().chain(&tally.wrong));
+    assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&String>::new());
+    assert!(sum(|t| t.fences) > tallies.len(), "members must be taken out");
+    assert!(sum(|t| t.marks) >= 6 * tallies.len(), "devices must die for anything to be shown");
+}
+
+#[test]
+fn each_part_of_the_rule_of_a_group_is_needed() {
+    use share_model::Rule::{LateRow, Union, WithoutCount, WithoutTakeover};
+    for rule in [Union, WithoutTakeover, LateRow, WithoutCount] {
+        let tally = |seed| share_model::World::new(FIRST_SEED + seed, rule).run();
+        let found = (0..400).position(|seed| !tally(seed).unsound.is_empty());
+        println!("{rule:?}: unsound after {found:?} schedules");
+        assert!(found.is_some(), "{rule:?} is as sound as the whole");
+    }
 }
 
 fn random_schedules(to: To) {
