@@ -10,6 +10,7 @@ mod architecture;
 mod bad_input;
 mod client_library;
 mod clock;
+mod compose;
 mod configuration;
 mod conformance;
 mod connecting;

@@ -27,15 +27,21 @@ impl Mosquitto {
 
     /// Starts a mosquitto with more lines in its configuration.
     pub fn start_with(more: &str) -> Self {
+        // Started by root, it would switch to a user that cannot read the folder.
+        Self::configured(|port| {
+            format!(
+                "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n\
+                 max_queued_messages 0\nmax_inflight_messages 0\n{more}\n"
+            )
+        })
+    }
+
+    /// Starts a mosquitto with the configuration for this port.
+    pub fn configured(text: impl FnOnce(u16) -> String) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port = free_port();
         let config = folder.path().join("mosquitto.conf");
-        // Started by root, it would switch to a user that cannot read the folder.
-        let text = format!(
-            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n\
-             max_queued_messages 0\nmax_inflight_messages 0\n{more}\n"
-        );
-        std::fs::write(&config, text).expect("a file");
+        std::fs::write(&config, text(port)).expect("a file");
         let mut broker = Self { port, process: None, config, _folder: folder };
         broker.go_on();
         broker
