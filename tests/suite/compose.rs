@@ -153,7 +153,7 @@ impl Copy {
 
     /// An instance with its environment, but with this broker and this database.
     fn start(&self, name: &str, broker: &Mosquitto, database: &TestDatabase) -> Service {
-        let url_file = self.folder.path().join("url");
+        let url_file = self.folder.path().join(format!("{name}-url"));
         fs::write(&url_file, &database.url).expect("a file");
         let mut place = Place::new();
         for (key, value) in self.environment(name) {
@@ -262,6 +262,8 @@ fn three_instances_behind_mosquitto_become_ready_and_one_of_them_writes() {
     broker.go_on();
     for (name, service) in INSTANCES.iter().zip(&instances) {
         eventually("it is ready", || copy.ask_health(name, service).status.success().then_some(()));
+        // Ready is also who has only just subscribed.
+        service.await_metric("heartbeatd_echo_latency_seconds_count", 1.0);
     }
     let active = |service: &&Service| service.metric("heartbeatd_active") > 0.0;
     let writing = eventually("one of them writes", || {
