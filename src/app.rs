@@ -27,7 +27,7 @@ use crate::board::Board;
 use crate::clock::{Clock, system_clock};
 use crate::config::{Config, Listen};
 use crate::http::{self, HttpServer};
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, ticks};
 use crate::metrics::Metrics;
 use crate::mqtt::{self, Broker, Client};
 use crate::process::open_files::{self, Needed};
@@ -216,6 +216,7 @@ impl AppBuilder {
             }
         };
         let inbox = Arc::new(Inbox::new(config.mqtt.max_backlog));
+        ticks::begin(&inbox, clock);
         let (receiver, broker) = match Broker::configured(&config.mqtt) {
             Some(broker) => (None, broker),
             None => {

@@ -3,6 +3,7 @@
 //! paho's thread cannot be made to wait: what exceeds `mqtt.max_backlog` is thrown away, and
 //! counted. The receiver's publishers take turns instead ([`turns`]), and nothing is lost.
 
+pub(crate) mod ticks;
 pub mod turns;
 
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use self::turns::{Share, Turns};
-use crate::clock::Clock;
-use crate::domain::{EchoToken, Heartbeat, Rejection};
+use crate::clock::{Clock, Reading};
+use crate::domain::{EchoToken, Heartbeat, Rejection, Stop, Stops};
 
 /// The time for which the first event waits for others. Each time the inbox is emptied,
 /// two threads wake up. Without the wait, 190,000 heartbeats a second came in handfuls
@@ -53,6 +54,9 @@ pub enum Event {
     Shed(u64),
     /// The receiver had no room for devices that wanted to connect.
     ShutOut,
+    /// The process was stopped. What had waited for it is dated at the beginning of the stop, as
+    /// is everything until somebody says that it [has arrived](Inbox::all_arrived).
+    Stopped(Stop),
 }
 
 /// What has not been handled yet. paho's thread takes a short lock for each message; the ingest
@@ -81,6 +85,7 @@ struct Waiting {
     /// True if devices were shut out.
     shut_out: bool,
     turns: Turns<oneshot::Sender<Turn>>,
+    stops: Stops,
     /// True once nothing more is taken in.
     closed: bool,
 }
@@ -121,6 +126,7 @@ impl Inbox {
             shed: 0,
             shut_out: false,
             turns: Turns::new(max_backlog),
+            stops: Stops::default(),
             closed: false,
         };
         let waiting = Mutex::new(waiting);
@@ -165,35 +171,58 @@ impl Inbox {
         }
     }
 
-    /// Adds a message from a device, or throws it away if too many are waiting.
+    /// Takes a reading of the clocks, as has to be done again and again for a stop of the process
+    /// to be noticed.
     #[doc(hidden)]
-    pub fn offer(&self, message: Result<Heartbeat, Rejection>) {
-        self.offer_message(|waiting| match message {
-            Ok(heartbeat) => waiting.heartbeats.push(heartbeat),
+    pub fn tick(&self, now: Reading) {
+        let mut waiting = self.waiting.lock();
+        if let Some(stop) = waiting.stops.tick(now) {
+            waiting.events.push(Event::Stopped(stop));
+            drop(waiting);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Notes that everything has arrived that had waited for the end of this stop. False if
+    /// there was a later one.
+    pub fn all_arrived(&self, stop: Stop) -> bool {
+        self.waiting.lock().stops.all_arrived(stop)
+    }
+
+    /// Adds a message from a device that was read at `now`, or throws it away if too many are
+    /// waiting.
+    #[doc(hidden)]
+    pub fn offer(&self, message: Result<Heartbeat, Rejection>, now: Reading) {
+        self.offer_message(now, |waiting| match message {
+            Ok(mut heartbeat) => {
+                heartbeat.date(waiting.stops.date(now));
+                waiting.heartbeats.push(heartbeat);
+            }
             Err(rejection) => waiting.events.push(Event::Rejected(rejection)),
         });
     }
 
-    /// Adds a message from the echo topic, or throws it away if too many are waiting,
-    /// because any client may be able to publish there. It is also thrown away while
+    /// Adds a message from the echo topic that was read at `now`, or throws it away if too many are
+    /// waiting, because any client may be able to publish there. It is also thrown away while
     /// publishers wait for a turn, because it proves that what came before it is in the inbox.
     #[doc(hidden)]
-    pub fn offer_echo(&self, token: EchoToken) {
+    pub fn offer_echo(&self, token: EchoToken, now: Reading) {
         if !self.waiting.lock().turns.is_free() {
             return;
         }
-        self.offer_message(|waiting| waiting.events.push(Event::Echo(token)));
+        self.offer_message(now, |waiting| waiting.events.push(Event::Echo(token)));
     }
 
-    fn offer_message(&self, add: impl FnOnce(&mut Waiting)) {
+    fn offer_message(&self, now: Reading, add: impl FnOnce(&mut Waiting)) {
         let first = {
             let mut waiting = self.waiting.lock();
+            let first = waiting.has_nothing_to_handle();
+            waiting.is_read(now);
             if waiting.messages >= self.max_backlog {
                 waiting.shed += 1;
                 return;
             }
             waiting.messages += 1;
-            let first = waiting.has_nothing_to_handle();
             add(&mut waiting);
             first
         };
@@ -297,7 +326,8 @@ impl Inbox {
 impl Turn {
     /// Ends the turn with these messages, which were received now. The heartbeats get the time
     /// at which the inbox has them, so that no proof that is in it is later than a heartbeat
-    /// behind it. The batch is empty then, and keeps its capacity.
+    /// behind it; or that of a stop of the process. The batch is empty then, and keeps its
+    /// capacity.
     ///
     /// # Errors
     ///
@@ -308,20 +338,22 @@ impl Turn {
         let first = {
             let mut waiting = inbox.waiting.lock();
             // If it panics, the turn is given back with all of its room.
-            let now = clock().wall;
+            let now = clock();
             self.holds = false;
             let taken = if waiting.closed { 0 } else { batch.places() };
             waiting.turns.end(taken, share);
             if waiting.closed {
                 return Err(Closed);
             }
-            let first = waiting.has_nothing_to_handle() && !batch.is_empty();
+            let had_nothing = waiting.has_nothing_to_handle();
+            waiting.is_read(now);
+            let date = waiting.stops.date(now);
             for heartbeat in &mut batch.heartbeats {
-                heartbeat.received_at = now;
+                heartbeat.date(date);
             }
             waiting.take_in(batch);
             waiting.give_turns(&inbox);
-            first
+            had_nothing && !waiting.has_nothing_to_handle()
         };
         if first {
             inbox.filled.notify_one();
@@ -373,6 +405,11 @@ impl Waiting {
 
     fn has_nothing_to_handle(&self) -> bool {
         self.heartbeats.is_empty() && self.events.is_empty()
+    }
+
+    /// Notes that messages were read at `now`.
+    fn is_read(&mut self, now: Reading) {
+        self.events.extend(self.stops.read(now).map(Event::Stopped));
     }
 
     fn take_in(&mut self, Batch { heartbeats, rejections, echo }: &mut Batch) {
@@ -446,6 +483,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_after_a_stop_has_its_time_and_tells_no_skew_until_all_has_arrived() {
+        let began = std::time::Instant::now();
+        let noon = at_noon().wall;
+        let now = |seconds| Reading {
+            wall: noon + chrono::TimeDelta::seconds(seconds),
+            monotonic: began + Duration::from_secs(seconds.unsigned_abs()),
+        };
+        let told = |seconds| {
+            let payload = format!(r#"{{"timestamp":"{}"}}"#, now(seconds).wall.to_rfc3339());
+            Heartbeat::parse("pump".parse().expect("an id"), payload.as_bytes(), now(seconds).wall)
+        };
+        let inbox = Arc::new(Inbox::new(10).at_once());
+        inbox.tick(now(0));
+        for _ in 0..2 {
+            inbox.offer(Ok(told(20)), now(20));
+        }
+        let Content { heartbeats, events } = inbox.rest();
+        let [Event::Stopped(stop)] = events[..] else { panic!("{events:?}") };
+        for heartbeat in &heartbeats {
+            assert_eq!((heartbeat.received_at, heartbeat.clock_skew_ms), (noon, None));
+        }
+        assert!(inbox.all_arrived(stop));
+        inbox.offer(Ok(told(20)), now(20));
+        let heartbeats = inbox.rest().heartbeats;
+        assert_eq!(heartbeats[0].received_at, now(20).wall);
+        assert!(heartbeats[0].clock_skew_ms.is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_events_is_woken_by_a_stop_and_by_nothing_else_of_a_tick() {
+        let inbox = inbox();
+        let now = at_noon();
+        inbox.tick(now);
+        let mut taking = Box::pin(inbox.take());
+        assert!(taking.as_mut().now_or_never().is_none());
+        inbox.tick(Reading { monotonic: now.monotonic + Duration::from_millis(200), ..now });
+        assert!(taking.as_mut().now_or_never().is_none());
+        inbox.tick(Reading { monotonic: now.monotonic + Duration::from_secs(2), ..now });
+        assert!(matches!(taking.await.events[..], [Event::Stopped(_)]));
+    }
+
+    #[test]
     fn a_full_inbox_makes_publishers_wait_and_loses_nothing() {
         let inbox = inbox();
         let mut share = Share::default();
@@ -489,7 +568,7 @@ mod tests {
         let mut filled = Vec::new();
         for count in [turns::ROOM + 1, 1, 1, 1, 1] {
             let Batch { heartbeats, .. } = heartbeats("pump", count);
-            heartbeats.into_iter().for_each(|heartbeat| inbox.offer(Ok(heartbeat)));
+            heartbeats.into_iter().for_each(|heartbeat| inbox.offer(Ok(heartbeat), at_noon()));
             let taken = inbox.rest().heartbeats;
             filled.push((taken.as_ptr(), taken.capacity()));
             inbox.give_back(taken);

@@ -30,6 +30,8 @@ pub enum GapCause {
     Disconnected,
     /// No echo came back in time.
     NoEcho,
+    /// The process was stopped.
+    Stopped,
     /// Messages were discarded.
     Shed,
     /// Devices could not connect to the embedded broker.

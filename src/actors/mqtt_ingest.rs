@@ -17,13 +17,13 @@ use futures::stream;
 use log::{error, info, warn};
 
 use self::connecting::{Connecting, DOUBTED_AFTER};
-use self::echoes::Echoes;
+use self::echoes::{Came, Echoes};
 use self::lines::Lines;
 use self::sorted::Sorted;
 use super::device_registry::DeviceRegistry;
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::domain::GapCause;
+use crate::domain::{GapCause, Stop};
 use crate::inbox::{Content, Event};
 use crate::logging::outage;
 use crate::metrics::Metrics;
@@ -331,9 +331,12 @@ impl MqttIngest {
                     self.metrics.rejected(&rejection);
                     self.lines.rejected(&rejection);
                 }
-                Event::Echo(token) => {
-                    confirmed = self.echoes.take(token, (self.clock)()).or(confirmed);
-                }
+                Event::Echo(token) => match self.echoes.take(token, (self.clock)()) {
+                    Came::Proves(proof) => confirmed = Some(proof),
+                    Came::CaughtUp(stop) => self.catch_up(stop),
+                    Came::Nothing => (),
+                },
+                Event::Stopped(stop) => self.was_stopped(stop, ctx),
                 Event::Connected { connection } => self.connected(connection, ctx),
                 Event::Disconnected { connection, why } => self.lost(connection, &why),
                 Event::Shed(count) => {
@@ -357,6 +360,25 @@ impl MqttIngest {
             self.echoes.have_proven(proof);
         }
         Sorted { heartbeats, confirmed, now: (self.clock)() }
+    }
+
+    /// Begins a new round after a stop of the process, with an echo that comes back behind
+    /// everything that has waited. Where none is published, being connected is the evidence.
+    fn was_stopped(&mut self, stop: Stop, ctx: &mut Context<Self>) {
+        self.echoes.stopped(stop, (self.clock)());
+        if self.connection.echo_topic().is_none() {
+            self.catch_up(stop);
+        } else {
+            self.echo_if_subscribed(ctx);
+        }
+    }
+
+    /// Lets messages be dated as they come again, and listens from then on: what was dated
+    /// otherwise has come before.
+    fn catch_up(&mut self, stop: Stop) {
+        if self.connection.inbox().all_arrived(stop) {
+            self.echoes.caught_up((self.clock)());
+        }
     }
 
     /// Hands the content of the inbox over to the registry. It is done when the registry has it.

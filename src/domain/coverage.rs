@@ -55,8 +55,10 @@ pub enum GapCause {
     /// The connection to the broker was lost.
     Disconnected,
     /// The connection was up, but no echo came back in time: the process, the machine or
-    /// the broker was stuck or stopped, or the subscription was lost.
+    /// the broker was stuck, or the subscription was lost.
     NoEcho,
+    /// The process was stopped for a while, with everything in it.
+    Stopped,
     /// Messages were thrown away because more than `mqtt.max_backlog` were waiting.
     Shed,
     /// The embedded broker had no room for devices that wanted to connect.
@@ -67,10 +69,11 @@ pub enum GapCause {
 
 impl GapCause {
     /// Every cause.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NotRunning,
         Self::Disconnected,
         Self::NoEcho,
+        Self::Stopped,
         Self::Shed,
         Self::ShutOut,
         Self::ClockStep,
@@ -87,6 +90,7 @@ impl GapCause {
             Self::NotRunning => "not_running",
             Self::Disconnected => "disconnected",
             Self::NoEcho => "no_echo",
+            Self::Stopped => "stopped",
             Self::Shed => "shed",
             Self::ShutOut => "shut_out",
             Self::ClockStep => "clock_step",
@@ -101,6 +105,7 @@ impl fmt::Display for GapCause {
             Self::NotRunning => "the service was not running or not connected yet",
             Self::Disconnected => "the connection to the broker was lost",
             Self::NoEcho => "no echo came back in time",
+            Self::Stopped => "the process was stopped",
             Self::Shed => "messages were thrown away because too many were waiting",
             Self::ShutOut => "the embedded broker had no room for devices that wanted to connect",
             Self::ClockStep => "the clock was set, or the machine slept",

@@ -9,9 +9,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use nonmax::NonMaxI64;
 
-use super::DeviceId;
 use super::device_id::InvalidDeviceId;
 use super::payload::{PayloadError, Report};
+use super::{Dated, DeviceId};
 
 /// A sign of life from a device.
 ///
@@ -51,6 +51,15 @@ impl Heartbeat {
             free_memory: report.free_memory,
             error: report.error,
             payload_error: payload_error.map(Box::new),
+        }
+    }
+
+    /// Dates it. If that is the beginning of a stop of the process, the time that the device told
+    /// says nothing about its clock.
+    pub fn date(&mut self, date: Dated) {
+        match date {
+            Dated::When(at) => self.received_at = at,
+            Dated::AtStop(at) => (self.received_at, self.clock_skew_ms) = (at, None),
         }
     }
 

@@ -1,8 +1,12 @@
 //! Rounds: the time that one connection may claim to have listened.
 //!
 //! A round is a stretch of listening that nothing has interrupted. A reconnect, messages
-//! thrown away and a clock that is set each begin a new one. An echo belongs to the round
-//! in which it was sent, and proves something only if it comes back in the same round.
+//! thrown away, a stop of the process and a clock that is set each begin a new one. An echo
+//! belongs to the round in which it was sent, and proves something only if it comes back in the
+//! same round.
+//!
+//! After a stop of the process the first echo of the new round proves nothing yet: it tells that
+//! everything has arrived that had waited, and the listening begins with it.
 //!
 //! An echo is a random token that proves something once. Its time and its round are
 //! remembered here and never read from the message. So another client that publishes to
@@ -15,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
+use super::stops::Stop;
 use super::{GapCause, Reading};
 
 /// The number of intervals without an echo after which something must be wrong. They are
@@ -79,6 +84,8 @@ pub struct Rounds {
     /// The newest echoes, oldest first.
     echoes: VecDeque<Echo>,
     missing: Missing,
+    /// The stop of the process after which not everything that waited has arrived yet.
+    stop: Option<Stop>,
 }
 
 /// An echo that was sent.
@@ -108,6 +115,21 @@ struct Missing {
     total: Duration,
     /// The time since the last report.
     unsaid: Duration,
+}
+
+/// The meaning of an echo that has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echoed {
+    /// It proves that the service has listened.
+    Proves(Proof),
+    /// Everything has arrived that had waited for the end of a stop of the process. Whoever dates
+    /// messages has to know it, and then [`Rounds::caught_up`].
+    CaughtUp {
+        /// The stop.
+        stop: Stop,
+        /// The time for which the echo was on its way.
+        latency: Duration,
+    },
 }
 
 /// The proof that an echo gives when it comes back.
@@ -167,6 +189,7 @@ impl Rounds {
             clocks: None,
             echoes: VecDeque::with_capacity(ECHOES_KEPT),
             missing: Missing::default(),
+            stop: None,
         }
     }
 
@@ -190,6 +213,25 @@ impl Rounds {
     pub fn restart(&mut self, now: Reading, cause: GapCause) {
         if self.since.is_some() {
             self.after = cause;
+            self.begin(now);
+        }
+    }
+
+    /// Begins a new round because the process was stopped. What waited for it still arrives.
+    pub fn stopped(&mut self, stop: Stop, now: Reading) {
+        // A sleeping machine shows as a clock that was set.
+        if !self.watch_the_clock(now) {
+            self.restart(now, GapCause::Stopped);
+        }
+        overtake(&mut self.echoes);
+        self.stop = Some(stop);
+    }
+
+    /// Begins a new round because everything has arrived that had waited for the end of a stop,
+    /// and messages are dated as they come again.
+    pub fn caught_up(&mut self, now: Reading) {
+        self.stop = None;
+        if self.since.is_some() {
             self.begin(now);
         }
     }
@@ -224,7 +266,7 @@ impl Rounds {
     /// # Errors
     ///
     /// The reason why it proves nothing. Then nothing changes.
-    pub fn take(&mut self, token: EchoToken, now: Reading) -> Result<Proof, EchoIgnored> {
+    pub fn take(&mut self, token: EchoToken, now: Reading) -> Result<Echoed, EchoIgnored> {
         self.watch_the_clock(now);
         let known = self.echoes.iter().position(|echo| echo.token == token);
         let index = known.ok_or(EchoIgnored::Unknown)?;
@@ -241,14 +283,22 @@ impl Rounds {
         self.echoes[index].fate = Fate::Used;
         self.missing = Missing::default();
         let latency = now.monotonic.saturating_duration_since(sent.monotonic);
-        Ok(Proof { since, until: sent.wall, after: self.after, latency })
+        Ok(match self.stop {
+            Some(stop) => Echoed::CaughtUp { stop, latency },
+            None => {
+                let until = sent.wall;
+                Echoed::Proves(Proof { since, until, after: self.after, latency })
+            }
+        })
     }
 
-    /// Begins a new round if the wall clock was set since the last echo was sent.
-    fn watch_the_clock(&mut self, now: Reading) {
-        if self.clocks.is_some_and(|last| now.set_since(&last).is_some()) {
+    /// Begins a new round if the wall clock was set since the last echo was sent. True if it was.
+    fn watch_the_clock(&mut self, now: Reading) -> bool {
+        let was_set = self.clocks.is_some_and(|last| now.set_since(&last).is_some());
+        if was_set {
             self.restart(now, GapCause::ClockStep);
         }
+        was_set
     }
 }
 
@@ -266,6 +316,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
+    use crate::domain::stops::Stops;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("small")
@@ -308,7 +359,9 @@ mod tests {
         }
 
         fn take(&mut self, token: EchoToken) -> Result<(i64, i64, GapCause), EchoIgnored> {
-            let proof = self.rounds.take(token, self.now)?;
+            let Echoed::Proves(proof) = self.rounds.take(token, self.now)? else {
+                panic!("nothing has waited");
+            };
             Ok((proof.since.timestamp(), proof.until.timestamp(), proof.after))
         }
     }
@@ -373,6 +426,43 @@ mod tests {
     }
 
     #[test]
+    fn after_a_stop_the_first_echo_tells_that_all_has_arrived_and_the_next_one_proves() {
+        let (mut stops, mut clocks) = (Stops::default(), Clocks::listening_since(10));
+        stops.tick(clocks.now);
+        let before = clocks.send_after(2, 12);
+        clocks.pass(8 * SECOND);
+        let stop = stops.tick(clocks.now).expect("ten seconds without a reading");
+        clocks.rounds.stopped(stop, clocks.now);
+        assert_eq!(clocks.take(before), Err(EchoIgnored::Late));
+        let first = clocks.send();
+        clocks.pass(SECOND);
+        let echoed = clocks.rounds.take(first, clocks.now);
+        assert_eq!(echoed, Ok(Echoed::CaughtUp { stop, latency: SECOND }));
+        clocks.rounds.caught_up(clocks.now);
+        let next = clocks.send_after(4, 25);
+        assert_eq!(clocks.take(next), Ok((21, 25, GapCause::Stopped)));
+    }
+
+    #[test]
+    fn a_machine_that_slept_is_told_as_a_clock_that_was_set_and_a_reconnect_ends_no_doubt() {
+        let (mut stops, mut clocks) = (Stops::default(), Clocks::listening_since(10));
+        stops.tick(clocks.now);
+        clocks.now.wall = at(3_600);
+        let stop = stops.tick(clocks.now).expect("the wall clock ran on");
+        clocks.rounds.stopped(stop, clocks.now);
+        clocks.rounds.interrupt(GapCause::Disconnected);
+        clocks.rounds.begin(clocks.now);
+        let first = clocks.send();
+        assert!(matches!(clocks.rounds.take(first, clocks.now), Ok(Echoed::CaughtUp { .. })));
+        let mut clocks = Clocks::listening_since(10);
+        clocks.now.wall = at(3_600);
+        clocks.rounds.stopped(stop, clocks.now);
+        clocks.rounds.caught_up(clocks.now);
+        let next = clocks.send();
+        assert_eq!(clocks.take(next), Ok((3_600, 3_600, GapCause::ClockStep)));
+    }
+
+    #[test]
     fn a_clock_that_is_set_begins_a_round_and_one_that_is_slewed_does_not() {
         for (reading, since, after) in [
             (20, 10, GapCause::NotRunning),
@@ -405,7 +495,8 @@ mod tests {
         for passed in [0, 1_u32] {
             clocks.pass(passed * SECOND);
             let echo = clocks.send();
-            let proof = clocks.rounds.take(echo, clocks.now).expect("it is of this round");
+            let echoed = clocks.rounds.take(echo, clocks.now);
+            let Ok(Echoed::Proves(proof)) = echoed else { panic!("it is of this round") };
             assert_eq!(proof.until - proof.since, TimeDelta::seconds(i64::from(passed)));
         }
     }

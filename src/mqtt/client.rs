@@ -16,7 +16,7 @@ use super::broker::Broker;
 use super::connection::{ClientError, Connection, Granted, PATIENCE};
 use super::diagnosis::Probe;
 use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed};
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::config::{MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
 use crate::domain::{EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
@@ -41,6 +41,7 @@ pub struct Client {
     echo_topic: Option<String>,
     inbox: Arc<Inbox>,
     connections: Arc<AtomicU64>,
+    clock: Clock,
     /// The quality of service of echoes: the lower of what the broker accepts and grants.
     qos: Arc<AtomicU8>,
     /// The highest quality of service that the broker accepts, as its CONNACK said.
@@ -109,6 +110,7 @@ impl Client {
             echo_topic,
             inbox,
             connections,
+            clock,
             qos: Arc::new(AtomicU8::new(config.qos.into())),
             max_qos: Arc::new(AtomicU8::new(2)),
             probe: Probe::new(broker, config),
@@ -208,7 +210,7 @@ impl Connection for Client {
 
     fn send_echo(&self, token: EchoToken) {
         let Some(topic) = &self.echo_topic else {
-            return self.inbox.offer_echo(token);
+            return self.inbox.offer_echo(token, (self.clock)());
         };
         let qos = i32::from(self.qos.load(Ordering::SeqCst));
         let message = paho::Message::new(topic, token.to_string(), qos);
@@ -385,37 +387,43 @@ struct Receiver {
 
 impl Receiver {
     fn receive(&self, message: &paho::Message, inbox: &Inbox) {
+        let now = (self.clock)();
         if let Some(topic) = message.invalid_topic() {
-            return inbox.offer(Err(Rejection::InvalidTopic(shown(topic))));
+            return inbox.offer(Err(Rejection::InvalidTopic(shown(topic))), now);
         }
         let topic = message.topic();
         if self.echo_topic.as_deref() == Some(topic) {
-            return self.receive_echo(message, inbox);
+            return self.receive_echo(message, now, inbox);
         }
         match self.topic.device_level(topic) {
             // The echo of an instance, this one or another.
             Some(device) if is_reserved(device) => self.metrics.unmatched(),
-            Some(device) => inbox.offer(self.read(device, message)),
+            Some(device) => inbox.offer(self.read(device, message, now), now),
             None => self.metrics.unmatched(),
         }
     }
 
-    fn read(&self, device: &str, message: &paho::Message) -> Result<Heartbeat, Rejection> {
+    fn read(
+        &self,
+        device: &str,
+        message: &paho::Message,
+        now: Reading,
+    ) -> Result<Heartbeat, Rejection> {
         let device_id = device.parse().map_err(Rejection::InvalidDeviceId)?;
         if message.retained() {
             return Err(Rejection::Retained { device_id });
         }
-        let heartbeat = Heartbeat::parse(device_id, message.payload(), (self.clock)().wall);
+        let heartbeat = Heartbeat::parse(device_id, message.payload(), now.wall);
         if let Some(error) = &heartbeat.payload_error {
             self.metrics.payload_unreadable(error);
         }
         Ok(heartbeat)
     }
 
-    fn receive_echo(&self, message: &paho::Message, inbox: &Inbox) {
+    fn receive_echo(&self, message: &paho::Message, now: Reading, inbox: &Inbox) {
         let token = str::from_utf8(message.payload()).ok().and_then(|text| text.parse().ok());
         match token {
-            Some(token) if !message.retained() => inbox.offer_echo(token),
+            Some(token) if !message.retained() => inbox.offer_echo(token, now),
             _ => {
                 let why =
                     if message.retained() { EchoIgnored::Retained } else { EchoIgnored::Unknown };

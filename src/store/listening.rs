@@ -317,6 +317,7 @@ impl From<entity::listening_interval::GapCause> for GapCause {
             Saved::NotRunning => Self::NotRunning,
             Saved::Disconnected => Self::Disconnected,
             Saved::NoEcho => Self::NoEcho,
+            Saved::Stopped => Self::Stopped,
             Saved::Shed => Self::Shed,
             Saved::ShutOut => Self::ShutOut,
             Saved::ClockStep => Self::ClockStep,

@@ -56,6 +56,7 @@ mod secrets;
 mod simulation;
 mod specification;
 mod status;
+mod stops;
 mod stream;
 mod support;
 mod tls;

@@ -251,7 +251,7 @@ impl Scene {
     /// machine.
     async fn assert_never_blind(&self) {
         let mut blind = self.blind().await;
-        blind.retain(|gap| gap.cause != Some(GapCause::NoEcho));
+        blind.retain(|gap| !matches!(gap.cause, Some(GapCause::NoEcho | GapCause::Stopped)));
         assert_eq!(blind, [], "in\n{}", self.log().join("\n"));
     }
 
@@ -390,6 +390,42 @@ async fn a_standby_takes_over_from_one_that_is_stopped_for_three_seconds() {
 #[actix_rt::test]
 async fn a_standby_takes_over_from_one_that_is_stopped_for_longer_than_the_timeout() {
     the_active_one_is_stopped_for(10.0).await;
+}
+
+/// Devices die while one of two is stopped, and are found by the other. The stopped one goes on, reads
+/// what they had published, and takes over at once, because the other one is killed.
+async fn what_a_stopped_one_reads_late_revives_nobody(stopped: usize) {
+    let other = 1 - stopped;
+    let mut scene = Scene::of(&PAIR);
+    scene.instances[stopped].service.signal("STOP");
+    let_pass(Duration::from_secs(1));
+    scene.some_die(4);
+    let place = &scene.instances[other].place;
+    let outages = || {
+        let history = place.json(&["history", "--json"]);
+        let all = history.as_array().expect("an array").iter();
+        all.filter(|transition| transition["to"] == "offline").count()
+    };
+    eventually("the dead are found", || (outages() == 4).then_some(()));
+    scene.instances[stopped].service.signal("CONT");
+    if stopped == 0 {
+        scene.instances[stopped].service.await_event("WARN standby");
+    }
+    scene.instances[other].service.signal("KILL");
+    scene.instances[stopped].service.await_event(TOOK_OVER);
+    // Stopped in a transaction, it kept the row until the server ended that.
+    scene.late = 15.0;
+    scene.assert_all_is_well(stopped).await;
+}
+
+#[actix_rt::test]
+async fn what_a_stopped_standby_reads_late_revives_nobody() {
+    what_a_stopped_one_reads_late_revives_nobody(1).await;
+}
+
+#[actix_rt::test]
+async fn what_the_stopped_active_one_reads_late_revives_nobody() {
+    what_a_stopped_one_reads_late_revives_nobody(0).await;
 }
 
 /// Its threads wait for the database, and its connection to the broker lives.

@@ -214,17 +214,17 @@ async fn an_echo_proves_something_once_and_only_in_its_order() {
     let scene = Scene::with_echo().await;
     scene.subscribed(1, 1).await;
     let (first, second, third) = (scene.echo().await, scene.echo().await, scene.echo().await);
-    scene.broker.inbox.offer_echo(second);
+    scene.broker.inbox.offer_echo(second, system_clock());
     scene.await_proofs(1.0).await;
     let proven = scene.metric("heartbeatd_proven_timestamp_seconds");
-    scene.broker.inbox.offer_echo(first);
+    scene.broker.inbox.offer_echo(first, system_clock());
     scene.await_ignored("late", 1.0).await;
-    scene.broker.inbox.offer_echo(second);
+    scene.broker.inbox.offer_echo(second, system_clock());
     scene.await_ignored("used", 1.0).await;
-    scene.broker.inbox.offer_echo(EchoToken::new(7));
+    scene.broker.inbox.offer_echo(EchoToken::new(7), system_clock());
     scene.await_ignored("unknown", 1.0).await;
     assert_eq!(scene.metric("heartbeatd_proven_timestamp_seconds"), proven);
-    scene.broker.inbox.offer_echo(third);
+    scene.broker.inbox.offer_echo(third, system_clock());
     scene.await_proofs(2.0).await;
     assert!(scene.metric("heartbeatd_proven_timestamp_seconds") > proven);
 }
@@ -236,7 +236,7 @@ async fn an_echo_before_the_answer_to_a_repeated_subscription_proves_nothing() {
     // The broker has lost the subscription: none of the echoes comes back.
     let second = scene.subscription(2).await;
     let echo = scene.echo().await;
-    scene.broker.inbox.offer_echo(echo);
+    scene.broker.inbox.offer_echo(echo, system_clock());
     scene.await_ignored("late", 1.0).await;
     assert_eq!(scene.proofs(), 0.0);
     second.send(Ok(GRANTED)).expect("it is awaited");
@@ -244,7 +244,7 @@ async fn an_echo_before_the_answer_to_a_repeated_subscription_proves_nothing() {
     while scene.proofs() < 1.0 {
         assert!(Instant::now() < deadline, "no echo after the answer proves anything");
         let echo = scene.echo().await;
-        scene.broker.inbox.offer_echo(echo);
+        scene.broker.inbox.offer_echo(echo, system_clock());
     }
 }
 
@@ -255,11 +255,11 @@ async fn an_echo_that_was_sent_before_devices_were_shut_out_proves_nothing() {
     let echo = scene.echo().await;
     scene.broker.inbox.shut_out();
     scene.await_listening(Listening::Incomplete).await;
-    scene.broker.inbox.offer_echo(echo);
+    scene.broker.inbox.offer_echo(echo, system_clock());
     scene.await_ignored("late", 1.0).await;
     assert_eq!(scene.proofs(), 0.0);
     let echo = scene.echo().await;
-    scene.broker.inbox.offer_echo(echo);
+    scene.broker.inbox.offer_echo(echo, system_clock());
     scene.await_proofs(1.0).await;
     assert_eq!(scene.listening().await, Listening::Subscribed);
 }
@@ -270,7 +270,7 @@ async fn an_echo_of_an_earlier_connection_proves_nothing_on_a_later_one() {
     scene.subscribed(1, 1).await;
     let echo = scene.echo().await;
     scene.subscribed(2, 2).await;
-    scene.broker.inbox.offer_echo(echo);
+    scene.broker.inbox.offer_echo(echo, system_clock());
     scene.await_ignored("late", 1.0).await;
     assert_eq!(scene.proofs(), 0.0);
 }

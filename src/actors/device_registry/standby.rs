@@ -23,9 +23,6 @@ const TARGET: &str = "standby";
 /// everything.
 const PROVING: i32 = 3;
 
-/// The time between two looks of the watch after which the process must have been stopped.
-const STOPPED: Duration = Duration::from_secs(3);
-
 /// The width of the clocks above which a standby's proofs are worth nothing.
 const MAX_WIDTH: TimeDelta = TimeDelta::seconds(5);
 
@@ -61,7 +58,6 @@ pub(super) struct Part {
     stale_since: Option<DateTime<Utc>>,
     /// The time since which another instance writes.
     standing_by_since: Option<Instant>,
-    watched_at: Option<Instant>,
     clocks_differ: bool,
 }
 
@@ -78,7 +74,6 @@ impl Part {
             sight: Sight::default(),
             stale_since: None,
             standing_by_since: None,
-            watched_at: None,
             clocks_differ: false,
         }
     }
@@ -415,16 +410,6 @@ impl DeviceRegistry {
             self.coverage.interrupt(now, GapCause::NoEcho);
         } else {
             self.coverage.begin_at(now);
-        }
-    }
-
-    /// Notices that the process was stopped. What is read afterwards may be old, and a standby
-    /// can do without it.
-    pub(super) fn watch_for_stops(&mut self, now: Instant) {
-        let last = self.part.watched_at.replace(now);
-        let passed = last.map(|last| now.saturating_duration_since(last));
-        if !self.part.writes && passed.is_some_and(|passed| passed >= STOPPED) {
-            self.forget_everything();
         }
     }
 }

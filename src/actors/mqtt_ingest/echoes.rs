@@ -8,12 +8,23 @@ use log::{debug, error, info};
 
 use super::TARGET;
 use crate::actors::device_registry::ConfirmListening;
-use crate::domain::{EchoIgnored, EchoToken, GapCause, Proof, Reading, Rounds};
+use crate::domain::{EchoIgnored, EchoToken, Echoed, GapCause, Proof, Reading, Rounds, Stop};
 use crate::duration::human;
 use crate::logging::line_budget::LineBudget;
 use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
 use crate::mqtt;
+
+/// The meaning of an echo that has come back.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// It proves this; what comes after it may still take that back.
+    Proves(ConfirmListening),
+    /// Everything has arrived that had waited for the end of this stop of the process.
+    CaughtUp(Stop),
+    /// It proves nothing.
+    Nothing,
+}
 
 /// The echoes on their way, and the time in which none comes back.
 pub(super) struct Echoes {
@@ -58,6 +69,17 @@ impl Echoes {
         self.rounds.restart(now, cause);
         self.incomplete = true;
         self.metrics.set_listening(false);
+    }
+
+    /// Notes that the process was stopped. What is on its way proves nothing, and messages that
+    /// have waited still arrive.
+    pub(super) fn stopped(&mut self, stop: Stop, now: Reading) {
+        self.rounds.stopped(stop, now);
+    }
+
+    /// Notes that nothing arrives any more that had waited for the end of a stop.
+    pub(super) fn caught_up(&mut self, now: Reading) {
+        self.rounds.caught_up(now);
     }
 
     /// Notes a proof that nothing has come after which takes it back.
@@ -110,14 +132,16 @@ impl Echoes {
         }
     }
 
-    /// Takes an echo that has come back. Returns what it proves, if anything; what comes after
-    /// it may still take that back.
-    pub(super) fn take(&mut self, token: EchoToken, now: Reading) -> Option<ConfirmListening> {
-        let Proof { since, until, after, latency } = match self.rounds.take(token, now) {
-            Ok(proof) => proof,
+    /// Takes an echo that has come back.
+    pub(super) fn take(&mut self, token: EchoToken, now: Reading) -> Came {
+        let (latency, came) = match self.rounds.take(token, now) {
+            Ok(Echoed::Proves(Proof { since, until, after, latency })) => {
+                (latency, Came::Proves(ConfirmListening { since, until, after }))
+            }
+            Ok(Echoed::CaughtUp { stop, latency }) => (latency, Came::CaughtUp(stop)),
             Err(why) => {
                 self.ignore(why);
-                return None;
+                return Came::Nothing;
             }
         };
         self.metrics.echoed(latency.as_secs_f64());
@@ -131,7 +155,7 @@ impl Echoes {
                 "echoes come back again, after {}", human(lasted)
             );
         }
-        Some(ConfirmListening { since, until, after })
+        came
     }
 
     fn ignore(&self, why: EchoIgnored) {
@@ -165,6 +189,13 @@ mod tests {
         }
     }
 
+    fn proof(came: Came) -> ConfirmListening {
+        match came {
+            Came::Proves(proof) => proof,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn token(number: u32) -> EchoToken {
         EchoToken::new(number.into())
     }
@@ -176,11 +207,11 @@ mod tests {
         let sent = [0, 5, 10, 15, 20].map(|second| echoes.send(token(second), at(second)));
         assert_eq!(sent, [false, false, false, false, true]);
         assert!(echoes.are_missing());
-        assert_eq!(echoes.take(token(20), at(21)).map(|proof| proof.until), None);
+        assert_eq!(echoes.take(token(20), at(21)), Came::Nothing);
 
         echoes.begin(at(22));
         assert!(!echoes.send(token(25), at(25)) && echoes.are_missing());
-        let proof = echoes.take(token(25), at(26)).expect("it is new");
+        let proof = proof(echoes.take(token(25), at(26)));
         assert_eq!((proof.since, proof.until), (at(22).wall, at(25).wall));
         assert_eq!(proof.after, GapCause::NoEcho);
         assert!(!echoes.are_missing());
@@ -200,9 +231,9 @@ mod tests {
         echoes.begin(at(0));
         echoes.send(token(5), at(5));
         echoes.missed(at(6), GapCause::Shed);
-        assert!(echoes.take(token(5), at(7)).is_none());
+        assert_eq!(echoes.take(token(5), at(7)), Came::Nothing);
         echoes.send(token(10), at(10));
-        let proof = echoes.take(token(10), at(11)).expect("it is new");
+        let proof = proof(echoes.take(token(10), at(11)));
         assert_eq!((proof.since, proof.after), (at(6).wall, GapCause::Shed));
     }
 }

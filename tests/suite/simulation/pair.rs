@@ -26,8 +26,8 @@ use heartbeatd::actors::device_registry::{
 };
 use heartbeatd::clock::{Clock, Reading};
 use heartbeatd::domain::{
-    ClockOffset, Coverage, EchoToken, GapCause, Heartbeat, Intervals, Judge, Rounds, Status,
-    Transition,
+    ClockOffset, Coverage, Dated, EchoToken, Echoed, GapCause, Heartbeat, Intervals, Judge, Rounds,
+    Status, Stop, Stops, Transition,
 };
 use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{DeviceStore, Interference, Interfering, OpenMode, Outcome, Point};
@@ -136,6 +136,7 @@ impl Interference for Gate {
 enum Message {
     Heartbeat(usize),
     Echo(EchoToken),
+    Stopped(Stop),
 }
 
 /// One process of an instance.
@@ -143,13 +144,14 @@ struct Process {
     registry: Addr<DeviceRegistry>,
     wire: Arc<Wire>,
     rounds: Rounds,
+    stops: Stops,
     work: FuturesUnordered<JoinHandle<()>>,
     echo_at: i64,
     flush_at: i64,
     look_at: i64,
     check_at: i64,
     /// What has reached the process and no actor has taken.
-    inbox: VecDeque<(Message, Reading)>,
+    inbox: VecDeque<(Message, Dated)>,
 }
 
 struct Node {
@@ -523,6 +525,7 @@ impl World {
             registry,
             wire,
             rounds: Rounds::new(Duration::from_millis(ECHO.unsigned_abs())),
+            stops: Stops::default(),
             work: FuturesUnordered::new(),
             echo_at: now + self.rng.i64(0..ECHO),
             flush_at: now + self.rng.i64(0..FLUSH),
@@ -564,27 +567,42 @@ impl World {
         }
     }
 
-    /// What paho's thread does, also while the actors hang.
+    /// What paho's thread and that of the ticks do, also while the actors hang.
     async fn take_in(&mut self, number: usize) {
         let node = &mut self.nodes[number];
-        if !node.net {
-            return;
-        }
-        let (Some(socket), Some(process)) = (&mut node.socket, &mut node.process) else { return };
+        let Some(process) = &mut node.process else { return };
         let now = CLOCKS[number]();
-        process.inbox.extend(socket.drain(..).map(|message| (message, now)));
+        let stop = process.stops.tick(now).map(Message::Stopped);
+        let date = process.stops.date(now);
+        process.inbox.extend(stop.map(|stop| (stop, date)));
+        if let (Some(socket), true) = (&mut node.socket, node.net) {
+            process.inbox.extend(socket.drain(..).map(|message| (message, date)));
+        }
     }
 
     async fn hand_over(&mut self, number: usize) {
         let Some(process) = &mut self.nodes[number].process else { return };
         let (mut heartbeats, mut proof) = (Vec::new(), None);
-        for (message, at) in process.inbox.drain(..) {
+        for (message, date) in process.inbox.drain(..) {
+            let now = CLOCKS[number]();
             match message {
                 Message::Heartbeat(device) => {
-                    heartbeats.push(Heartbeat::parse(id(&name(device)), b"", at.wall));
+                    let mut heartbeat = Heartbeat::parse(id(&name(device)), b"", now.wall);
+                    heartbeat.date(date);
+                    heartbeats.push(heartbeat);
                 }
-                Message::Echo(token) => {
-                    proof = process.rounds.take(token, CLOCKS[number]()).ok().or(proof);
+                Message::Echo(token) => match process.rounds.take(token, now) {
+                    Ok(Echoed::Proves(proves)) => proof = Some(proves),
+                    Ok(Echoed::CaughtUp { stop, .. }) => {
+                        if process.stops.all_arrived(stop) {
+                            process.rounds.caught_up(now);
+                        }
+                    }
+                    Err(_) => (),
+                },
+                Message::Stopped(stop) => {
+                    process.rounds.stopped(stop, now);
+                    process.echo_at = NOW.get();
                 }
             }
         }

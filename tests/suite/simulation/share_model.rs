@@ -14,7 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fastrand::Rng;
 use heartbeatd::clock::Reading;
 use heartbeatd::domain::{
-    ClockOffset, Coverage, EchoToken, GapCause, Intervals, Judge, Rounds, Stay,
+    ClockOffset, Coverage, EchoToken, Echoed, GapCause, Intervals, Judge, Rounds, Stay,
 };
 
 use super::share_broker::{ConnectionId, Routing, ShareBroker, Subscription};
@@ -368,7 +368,7 @@ impl Member {
                     *seen = received.wall.max(*seen);
                 }
                 Message::Echo(token) => {
-                    if let Ok(proof) = self.rounds.take(token, now) {
+                    if let Ok(Echoed::Proves(proof)) = self.rounds.take(token, now) {
                         self.coverage.confirm(proof.since, proof.until, proof.after);
                     }
                 }

@@ -39,6 +39,8 @@ const CHECK_INTERVAL: i64 = 15 * SECOND;
 const FLUSH_INTERVAL: i64 = 10 * SECOND;
 const ECHO_INTERVAL: i64 = 4 * SECOND;
 const HEARTBEAT_INTERVAL: i64 = 12 * SECOND;
+/// The time between two readings by which a process notices that it was stopped.
+const TICK: i64 = 100;
 
 /// The most by which an echo, or the first proof on a new connection, may be late.
 const LAG: i64 = 3 * ECHO_INTERVAL;
@@ -518,7 +520,7 @@ impl World {
     async fn pass(&mut self, millis: i64) {
         let from = self.now;
         self.now += millis;
-        clocks::pass(millis, self.asleep && from < self.paused_until);
+        self.tick(from);
         if self.asleep && from < self.paused_until {
             self.truth.clock_steps(self.now, millis);
         }
@@ -543,6 +545,22 @@ impl World {
         }
         self.ingest().await;
         self.timers().await;
+    }
+
+    /// Lets the clocks run until now, and the process take its readings of them if it runs.
+    fn tick(&self, from: i64) {
+        let pauses = from < self.paused_until;
+        let mut left = self.now - from;
+        while left > 0 {
+            let step = left.min(TICK);
+            clocks::pass(step, self.asleep && pauses);
+            left -= step;
+            if let Some(process) = &self.process
+                && !pauses
+            {
+                process.asked.inbox.tick(clocks::read());
+            }
+        }
     }
 
     fn until_something_is_due(&mut self) -> i64 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
+use heartbeatd::clock::system_clock;
 use heartbeatd::domain::EchoToken;
 use heartbeatd::mqtt::{ClientError, Connection, Granted, Inbox};
 
@@ -107,7 +108,7 @@ impl Connection for Line {
         self.0.sent.update(|sent| sent + 1);
         match self.0.echo_topic {
             Some(_) => self.0.echoes.borrow_mut().push(token),
-            None => self.0.inbox.offer_echo(token),
+            None => self.0.inbox.offer_echo(token, system_clock()),
         }
     }
 

@@ -334,7 +334,8 @@ impl World {
                 Message::Heartbeat { device, error } => {
                     let payload = if error { r#"{"error":"hot"}"# } else { "" };
                     let payload = payload.as_bytes();
-                    inbox.offer(Ok(Heartbeat::parse(device_id(device), payload, clocks::wall())));
+                    let now = clocks::read();
+                    inbox.offer(Ok(Heartbeat::parse(device_id(device), payload, now.wall)), now);
                     if room == 0 {
                         handed.shed += 1;
                     } else {
@@ -344,7 +345,7 @@ impl World {
                     }
                 }
                 Message::Echo(token) => {
-                    inbox.offer_echo(token);
+                    inbox.offer_echo(token, clocks::read());
                     handed.shed += u32::from(room == 0);
                     room = room.saturating_sub(1);
                 }
