@@ -122,6 +122,16 @@ pub struct Listened {
     pub after: Option<GapCause>,
 }
 
+impl Listened {
+    /// The part that is in `stretch`; `None` if there is none. Unless its beginning is, there is no
+    /// gap before it.
+    pub fn within(&self, stretch: &Interval) -> Option<Self> {
+        let interval = self.interval.within(stretch)?;
+        let begins = interval.from == self.interval.from;
+        Some(Self { interval, after: self.after.filter(|_| begins) })
+    }
+}
+
 /// A stretch of time in which silence does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {

@@ -73,7 +73,8 @@ impl DeviceStore {
     /// before the window reaches into it.
     ///
     /// The limit takes away no stay that has not left, and none of a member of a share group:
-    /// without its proofs less counts, but without the member more would.
+    /// without its proofs less counts, but without the member more would. Of the time outside of
+    /// the window not all members are read, so that their proofs of it are left out.
     ///
     /// # Errors
     ///
@@ -83,6 +84,9 @@ impl DeviceStore {
         (from, until): (DateTime<Utc>, DateTime<Utc>),
         limit: usize,
     ) -> Result<Vec<Stay>> {
+        // Whatever the clocks of members show, as far as they may differ.
+        let counted = Interval { from, until }.widened(MAX_WIDTH);
+        let members = counted.widened(MAX_WIDTH);
         // Raw, because the builder has no condition in a join. In one statement, so that stays and
         // intervals are of one moment.
         const RANGE: &str = "proven.listener = listener.id \
@@ -110,8 +114,8 @@ impl DeviceStore {
                  FROM listener {joined} ORDER BY proven.started_at DESC LIMIT {limit}\
              ) AS newest"
         );
-        let (from, until, apart) = (millis(from), millis(until), MAX_WIDTH.num_milliseconds());
-        let values = [from, until, from - apart, until + apart].map(Value::from);
+        let times = [from, until, members.from, members.until];
+        let values = times.map(|time| Value::from(millis(time)));
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.read("read the coverage", async |db| {
             let fate = self.pass(|| Point::Statement(statement.sql.clone())).await?;
@@ -121,8 +125,12 @@ impl DeviceStore {
             while let Some(row) = rows.try_next().await? {
                 let Some(stay) = self.known_stay(&row)? else { continue };
                 // An interval that cannot be read proves nothing.
-                let interval = self.readable("a listening interval", read_interval(&row)).flatten();
-                stays.entry(stay.listener).or_insert(stay).listened.extend(interval);
+                let listened = self.readable("a listening interval", read_interval(&row)).flatten();
+                let listened = match stay.share_group {
+                    Some(_) => listened.and_then(|listened| listened.within(&counted)),
+                    None => listened,
+                };
+                stays.entry(stay.listener).or_insert(stay).listened.extend(listened);
             }
             for stay in stays.values_mut() {
                 stay.listened.sort_unstable_by_key(|listened| listened.interval.from);

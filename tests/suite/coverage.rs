@@ -14,7 +14,7 @@ use servers::mosquitto::{Mosquitto, heartbeat};
 
 use heartbeatd::actors::device_registry::{CheckOffline, ConfirmListening};
 use heartbeatd::clock::Reading;
-use heartbeatd::domain::{GapCause, Status};
+use heartbeatd::domain::{GapCause, Interval, Status};
 
 on_both_databases! {
     no_silence_counts_while_the_service_was_not_listening
@@ -213,18 +213,20 @@ async fn no_limit_takes_a_member_of_a_share_group_away(database: TestDatabase) {
         listener(3, "'halls'", 5_000, Some(5_020)),
         // Neither of a group, nor with an interval.
         listener(4, "NULL", 5_000, Some(5_020)),
-        // Its clock may differ by less than an hour, or has to differ by more.
-        listener(5, "'halls'", 0, Some(1_500)),
-        listener(6, "'halls'", 0, Some(1_300)),
-        listener(7, "'halls'", 9_500, Some(9_600)),
-        listener(8, "'halls'", 9_700, Some(9_800)),
+        // An hour outside of the window may count, and clocks may differ by another one.
+        listener(5, "'halls'", -20_000, Some(-2_100)),
+        listener(6, "'halls'", -20_000, Some(-2_300)),
+        listener(7, "'halls'", 13_100, Some(13_300)),
+        listener(8, "'halls'", 13_300, Some(13_400)),
+        listener(9, "NULL", -20_000, None),
     ];
     let columns = "id, instance, incarnation, share_group, timeline, joined_at, left_at";
     database
         .execute(&format!("INSERT INTO listener ({columns}) VALUES {}", listeners.join(", ")))
         .await;
     let rows = (0..5).map(|n| format!("(1, {}, {})", time(5_100 + 10 * n), time(5_105 + 10 * n)));
-    let rows = rows.chain([format!("(3, {}, {})", time(5_001), time(5_002))]);
+    let older = |id: i64, from, until| format!("({id}, {}, {})", time(from), time(until));
+    let rows = rows.chain([older(3, 5_001, 5_002), older(9, 4_000, 5_000)]);
     let rows = rows.collect::<Vec<_>>().join(", ");
     let columns = "listener, started_at, ended_at";
     database.execute(&format!("INSERT INTO listening_interval ({columns}) VALUES {rows}")).await;
@@ -232,12 +234,31 @@ async fn no_limit_takes_a_member_of_a_share_group_away(database: TestDatabase) {
     let store = database.open().await;
     let stays = store.newest_stays((at(5_000), at(6_000)), 2).await.expect("it reads");
     let read: Vec<_> = stays.iter().map(|stay| (stay.listener, stay.listened.len())).collect();
-    assert_eq!(read, [(1, 2), (2, 0), (3, 0), (5, 0), (7, 0)]);
+    assert_eq!(read, [(1, 2), (2, 0), (3, 0), (5, 0), (7, 0), (9, 0)]);
     let starts = stays[0].listened.iter().map(|listened| listened.interval.from);
     assert_eq!(starts.collect::<Vec<_>>(), [at(5_130), at(5_140)], "the newest, in order");
     let second = &stays[1];
     assert_eq!((second.share_group.as_deref(), &*second.timeline), (Some("halls"), "00000002"));
     assert_eq!((second.joined_at, second.left_at), (at(5_000), Some(at(5_010))));
+
+    // Outside of the window a member of another time may be missing.
+    database.execute("UPDATE listening_interval SET gap_cause = 'no_echo'").await;
+    let long = format!(
+        "UPDATE listening_interval SET started_at = {} WHERE listener IN (3, 9)",
+        time(-9_000)
+    );
+    database.execute(&long).await;
+    let longer = format!(
+        "UPDATE listening_interval SET ended_at = {} WHERE listener IN (3, 9)",
+        time(19_000)
+    );
+    database.execute(&longer).await;
+    let stays = store.newest_stays((at(5_000), at(6_000)), 9).await.expect("it reads");
+    let of = |id| stays.iter().find(|stay| stay.listener == id).expect("it is read").listened[0];
+    let whole = Interval { from: at(-9_000), until: at(19_000) };
+    assert_eq!((of(9).interval, of(9).after), (whole, Some(GapCause::NoEcho)));
+    let counted = Interval { from: at(1_400), until: at(9_600) };
+    assert_eq!((of(3).interval, of(3).after), (counted, None));
 }
 
 #[actix_rt::test]

@@ -24,7 +24,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Coverage, Gap, GapCause, Interval, Intervals, Judge, Listened, Stay};
 
 /// The most by which clocks may differ for a group to prove anything. A stay that ended earlier
-/// than this before a stretch of time has no effect on it.
+/// than this before an instant, by whichever clock, has no effect on it.
 pub const MAX_WIDTH: TimeDelta = TimeDelta::hours(1);
 
 /// A stretch of time in which a member may have been given heartbeats that it has not proven.
@@ -47,7 +47,7 @@ impl Stay {
     /// The time in which the broker may give it heartbeats, by the clocks that have dated it.
     fn listed(&self) -> Interval {
         let left_at = self.left_at.unwrap_or(DateTime::<Utc>::MAX_UTC);
-        // The end may be by another clock, which is behind.
+        // The end may be by another clock, which is behind, or its own may have been set back.
         Interval { from: self.joined_at.min(left_at), until: self.joined_at.max(left_at) }
     }
 
@@ -157,13 +157,14 @@ impl Coverage {
 
 impl Interval {
     /// The part of this interval that is in `other`; `None` if there is none.
-    fn within(&self, other: &Self) -> Option<Self> {
+    pub fn within(&self, other: &Self) -> Option<Self> {
         let (from, until) = (self.from.max(other.from), self.until.min(other.until));
         (from <= until).then_some(Self { from, until })
     }
 
     /// The interval with `width` more at both ends, as far as there is time.
-    fn widened(&self, width: TimeDelta) -> Self {
+    #[must_use]
+    pub fn widened(&self, width: TimeDelta) -> Self {
         Self {
             from: self.from.checked_sub_signed(width).unwrap_or(DateTime::<Utc>::MIN_UTC),
             until: self.until.checked_add_signed(width).unwrap_or(DateTime::<Utc>::MAX_UTC),
@@ -269,6 +270,17 @@ mod tests {
     fn a_proof_from_before_a_stay_is_another_groups_and_does_not_count() {
         let coverage = of(&[member(1, "a", (50, Some(70)), &[(0, 60), (65, 90)])]);
         assert_eq!(list(&coverage), [interval(50, 60), interval(65, 70)]);
+    }
+
+    #[test]
+    fn a_stay_that_ends_before_it_has_begun_makes_the_time_between_uncertain() {
+        // Its clock was set back.
+        let coverage = of(&[
+            member(1, "a", (0, None), &[(0, 100)]),
+            member(2, "a", (50, Some(40)), &[(45, 48)]),
+        ]);
+        assert_eq!(coverage.gaps(at(1), at(100)).len(), 2);
+        assert_eq!(coverage.intervals().covered(at(0), at(100)), TimeDelta::seconds(93));
     }
 
     #[test]
@@ -453,7 +465,11 @@ mod tests {
                 let instant = at(second) + TimeDelta::milliseconds(500);
                 let around = (-45..=45).map(|tenth| instant + TimeDelta::milliseconds(100 * tenth));
                 let long = |stay: &True| around.clone().all(|near| stay.has_proven(near));
-                let near = |stay: &True| around.clone().any(|near| stay.is_listed(near));
+                let far = TimeDelta::milliseconds(4_500);
+                let near = |stay: &True| {
+                    let left = stay.left.map_or(DateTime::<Utc>::MAX_UTC, at);
+                    at(stay.joined) <= instant + far && instant - far <= left
+                };
                 let certain = some.iter().filter(|stay| long(stay)).any(|one| {
                     let beside = |other: &&True| other.view == one.view && near(other);
                     one.view.is_none() || some.iter().filter(beside).all(long)
