@@ -197,11 +197,10 @@ impl AppBuilder {
         let board = Arc::new(Board::new(config.mqtt.confirm_interval(), timeout));
 
         let settings = device_registry::Settings::from(&config);
-        let url = config.database.url.reveal();
         let store = if config.may_stand_by() {
-            DeviceStore::open_standby(url, &settings.member()).await?
+            DeviceStore::open_standby(&config.database, &settings.member()).await?
         } else {
-            DeviceStore::open_exclusive(url).await?
+            DeviceStore::open_exclusive(&config.database).await?
         };
         let reader = store.reader().await?;
         let found = Found::read(&store, &settings).await?;
@@ -352,7 +351,7 @@ pub(crate) fn needed_files(config: &Config) -> Needed {
     let embeds = config.mqtt.url.is_none();
     let needed = Needed::default()
         .runtimes(ACTORS + http::RUNTIMES * u64::from(serves) + u64::from(embeds))
-        .with("the database", store::open_files(&config.database.url))
+        .with("the database", store::open_files(&config.database))
         .with("the MQTT client", mqtt::CLIENT_OPEN_FILES);
     let streams = streams(config);
     let needed = if serves {

@@ -16,12 +16,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod consistency;
+mod database;
 mod error;
 mod files;
 mod load;
 mod tokens;
 mod values;
 
+pub use self::database::DatabaseConfig;
 pub use self::error::{ConfigError, Place};
 pub(crate) use self::files::ServerTls;
 pub use self::load::Loaded;
@@ -276,16 +278,6 @@ fn tls_listen<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Socket
         let expected = &"an IP address with a port, such as \"0.0.0.0:8883\" or \"[::]:8883\"";
         serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), expected)
     })
-}
-
-/// `[database]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DatabaseConfig {
-    /// `sqlite://PATH?mode=rwc` or `postgres://USER@HOST/NAME`.
-    pub url: DatabaseUrl,
-    /// A file that holds the URL instead.
-    pub url_file: Option<PathBuf>,
 }
 
 /// `[http]`

@@ -145,7 +145,7 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
             demo::files().with("the main thread", open_files::MAIN_RUNTIME)
         }
         Command::Device(_) | Command::Group(_) | Command::History(_) => {
-            Needed::by_command(store::open_files(&config.database.url))
+            Needed::by_command(store::open_files(&config.database))
         }
         Command::Simulate(_) => {
             let client = crate::mqtt::CLIENT_OPEN_FILES;
@@ -162,7 +162,7 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
 
 /// Opens the database for a command.
 async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<DeviceStore> {
-    Ok(DeviceStore::open(config.database.url.reveal(), mode).await?)
+    Ok(DeviceStore::open(&config.database, mode).await?)
 }
 
 /// Prints what a command has done.

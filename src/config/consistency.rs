@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::values::{MAX_MQTT_BYTES, is_unseen};
-use super::{Config, ConfigError, EmbeddedConfig, HttpConfig, InvalidUrl, MqttConfig, Secret};
+use super::{Config, ConfigError, EmbeddedConfig, HttpConfig, MqttConfig, Secret};
 use crate::domain::device_id::{RESERVED_PREFIX, is_reserved};
 use crate::secrets::HIDDEN;
 
@@ -20,12 +20,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         validate_mqtt(&self.mqtt)?;
         validate_http(&self.http)?;
-        self.database.url.check().map_err(|InvalidUrl { shown, expected }| ConfigError::Value {
-            key: "database.url".to_owned(),
-            value: shown,
-            expected,
-            place: None,
-        })
+        self.database.validate()
     }
 }
 

@@ -27,6 +27,7 @@ impl Config {
             pair(("mqtt.cert_file", certificate), ("mqtt.key_file", key))?;
         }
         mqtt.embedded.read_tls()?;
+        self.database.check_files()?;
         if let Some(file) = &mqtt.embedded.users_file {
             users(file)?;
         }
@@ -62,15 +63,19 @@ impl Config {
     pub(super) fn file_warnings(&self, own: Option<&Path>) -> Vec<String> {
         let mqtt = &self.mqtt;
         let mut warnings = unused(mqtt);
+        warnings.extend(self.database.unused());
+        warnings.extend(self.database.tls_warnings());
         if mqtt.url.is_none() {
             warnings.extend(mqtt.embedded.warn_of_plain_text());
         }
+        let ssl_key = self.database.ssl_key_file();
         let secret = [
             ("mqtt.password_file", &mqtt.password_file),
             ("mqtt.key_file", &mqtt.key_file),
             ("mqtt.embedded.users_file", &mqtt.embedded.users_file),
             ("mqtt.embedded.tls_key_file", &mqtt.embedded.tls_key_file),
             ("database.url_file", &self.database.url_file),
+            ("sslkey in database.url", &ssl_key),
             ("http.token_file", &self.http.token_file),
         ];
         let named = secret.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)));
@@ -173,7 +178,7 @@ fn readable_by_others(key: &str, file: &Path) -> Option<String> {
     (mode & 0o077 != 0).then_some(line)
 }
 
-fn unusable(key: &str, file: &Path, why: impl ToString) -> ConfigError {
+pub(super) fn unusable(key: &str, file: &Path, why: impl ToString) -> ConfigError {
     ConfigError::Value {
         key: key.to_owned(),
         value: file.display().to_string(),
@@ -210,7 +215,7 @@ fn not_pem(file: &Path, why: &str, what: &str) -> String {
     format!("it is not PEM; if it is DER: openssl {command} -inform der -in {file} -out FILE.pem")
 }
 
-fn certificates(key: &str, file: &Path) -> Result<Vec<X509>, ConfigError> {
+pub(super) fn certificates(key: &str, file: &Path) -> Result<Vec<X509>, ConfigError> {
     let bytes = pem(key, file, "CERTIFICATE")?;
     match X509::stack_from_pem(&bytes) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -222,7 +227,7 @@ fn certificates(key: &str, file: &Path) -> Result<Vec<X509>, ConfigError> {
 }
 
 /// Reads a certificate with its chain and its key, each given with the key of its file.
-fn pair(
+pub(super) fn pair(
     (certificate_key, certificate): (&str, &Path),
     (key_key, key): (&str, &Path),
 ) -> Result<(Vec<X509>, PKey<Private>), ConfigError> {

@@ -15,8 +15,8 @@ use crate::domain::device_id::is_invisible;
 use crate::duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -205,7 +205,7 @@ pub(super) fn retention<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroDur
 }
 
 /// Reads a duration within bounds, as the type that the code needs.
-fn duration_within<'de, D, T>(
+pub(super) fn duration_within<'de, D, T>(
     bounds: RangeInclusive<Duration>,
     why: &str,
     from: D,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 mod url;
 
 pub use self::url::{BrokerUrl, DatabaseUrl, InvalidUrl};
+pub(crate) use self::url::{SSL_CERT, SSL_KEY, SSL_MODE, SSL_ROOT_CERT, is_local_host};
 
 /// Stands in a secret's place in logs, errors and the output of `check-config`.
 pub(crate) const HIDDEN: &str = "***";

@@ -170,8 +170,8 @@ fn is_host(text: &str) -> bool {
 /// ```
 /// use heartbeatd::config::DatabaseUrl;
 ///
-/// let url = DatabaseUrl::from("postgres://me:hunter2@db/fleet?sslkey=/k".to_owned());
-/// assert_eq!(url.to_string(), "postgres://me:***@db/fleet?sslkey=***");
+/// let url = DatabaseUrl::from("postgres://me:hunter2@db/fleet?password=/p".to_owned());
+/// assert_eq!(url.to_string(), "postgres://me:***@db/fleet?password=***");
 /// let url = DatabaseUrl::from("postgres://me:hunter/2@db/fleet".to_owned());
 /// assert_eq!(url.to_string(), "postgres://***");
 /// assert!(url.check().is_err());
@@ -198,6 +198,21 @@ impl DatabaseUrl {
     /// An [`InvalidUrl`] that says which form is expected.
     pub fn check(&self) -> Result<(), InvalidUrl> {
         self.taken_apart().map(drop)
+    }
+
+    /// The value of a parameter of a PostgreSQL URL, which may have several names. Of several
+    /// values the last one counts.
+    pub(crate) fn parameter(&self, names: &[&str]) -> Option<String> {
+        let url = (!self.is_sqlite()).then(|| Url::parse(self.reveal()).ok())??;
+        let named = url.query_pairs().filter(|(name, _)| names.contains(&&**name));
+        named.last().map(|(_, value)| value.into_owned())
+    }
+
+    /// True if the server is on this machine, as far as the URL says.
+    pub(crate) fn is_local(&self) -> bool {
+        let named = self.parameter(&["host", "hostaddr"]);
+        let host = named.or_else(|| Url::parse(self.reveal()).ok()?.host_str().map(str::to_owned));
+        host.is_none_or(|host| is_local_host(&host))
     }
 
     /// True if part of the URL is hidden when it is shown.
@@ -247,6 +262,19 @@ impl Serialize for DatabaseUrl {
     }
 }
 
+/// True for a socket, and for a name or an address that leads to this machine.
+pub(crate) fn is_local_host(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_socket = host.is_empty() || host.starts_with('/') || host.starts_with("%2F");
+    is_socket || host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback())
+}
+
+/// The names of the parameters for TLS, as the driver knows them.
+pub(crate) const SSL_MODE: [&str; 2] = ["sslmode", "ssl-mode"];
+pub(crate) const SSL_ROOT_CERT: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+pub(crate) const SSL_CERT: [&str; 2] = ["sslcert", "ssl-cert"];
+pub(crate) const SSL_KEY: [&str; 2] = ["sslkey", "ssl-key"];
+
 /// Checks an SQLite URL and returns the form that may be shown.
 fn sqlite(raw: &str) -> Result<String, InvalidUrl> {
     let invalid = |expected: &str| InvalidUrl::new(raw, expected);
@@ -290,6 +318,14 @@ fn postgres(raw: &str) -> Result<String, InvalidUrl> {
     for (key, value) in url.query_pairs() {
         check_postgres_parameter(&key, &value).map_err(invalid)?;
     }
+    let has = |names: [&str; 2]| url.query_pairs().any(|(key, _)| names.contains(&&*key));
+    if has(SSL_CERT) != has(SSL_KEY) {
+        let expected = "sslcert=FILE and sslkey=FILE need each other: the driver would use neither";
+        return Err(invalid(expected.to_owned()));
+    }
+    if url.host_str().is_some_and(|host| host.contains(',')) {
+        return Err(invalid(ONE_HOST.to_owned()));
+    }
     let password = url.password().map(|_| format!(":{HIDDEN}")).unwrap_or_default();
     let user = format!("{}{password}", url.username());
     let at = if user.is_empty() { "" } else { "@" };
@@ -301,6 +337,10 @@ fn postgres(raw: &str) -> Result<String, InvalidUrl> {
     Ok(format!("{scheme}://{user}{at}{host}{port}{path}{query}"))
 }
 
+/// The driver would take several hosts for the name of one.
+const ONE_HOST: &str = "one host is expected: the driver does not try several; give a name or an \
+                        address that always leads to the primary";
+
 fn check_postgres_parameter(key: &str, value: &str) -> Result<(), String> {
     const SSL_MODES: [&str; 6] =
         ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -309,6 +349,7 @@ fn check_postgres_parameter(key: &str, value: &str) -> Result<(), String> {
         "port" => value.parse::<u16>().is_ok(),
         "hostaddr" => value.parse::<IpAddr>().is_ok(),
         "statement-cache-capacity" => value.parse::<usize>().is_ok(),
+        "host" if value.contains(',') => return Err(ONE_HOST.to_owned()),
         "sslrootcert" | "ssl-root-cert" | "ssl-ca" | "sslcert" | "ssl-cert" | "sslkey"
         | "ssl-key" | "host" | "dbname" | "user" | "password" | "application_name" | "options" => {
             true
@@ -381,8 +422,8 @@ mod tests {
             ("postgres://me:p@ss@db/fleet", "postgres://me:***@db/fleet"),
             ("postgres:///fleet?host=/run/postgresql", "postgres:///fleet?host=/run/postgresql"),
             (
-                "postgres://db/fleet?sslmode=require&password=s3cret&sslkey=s3cret",
-                "postgres://db/fleet?sslmode=require&password=***&sslkey=***",
+                "postgres://db/fleet?sslmode=require&password=s3cret&sslcert=s3cret&sslkey=s3cret",
+                "postgres://db/fleet?sslmode=require&password=***&sslcert=***&sslkey=***",
             ),
             ("postgres://db/f?options=-c%20a%3Ds3cret", "postgres://db/f?options=***"),
         ] {
@@ -417,6 +458,10 @@ mod tests {
             "postgres://me:s3cret@db:port/fleet",
             "postgres://me:s3cret\n@db/fleet",
             "postgres://me:s3cret%ff@db/fleet",
+            "postgres://me:s3cret@one,two/fleet",
+            "postgres://me:s3cret@/fleet?host=one,two",
+            "postgres://me:s3cret@db/fleet?sslcert=s3cret.pem",
+            "postgres://me:s3cret@db/fleet?sslkey=s3cret.key",
         ] {
             let url = database(raw);
             let error = url.check().expect_err(raw).to_string();
@@ -426,6 +471,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_database_on_this_machine_is_told_from_one_elsewhere() {
+        for (raw, local) in [
+            ("postgres:///fleet", true),
+            ("postgres://localhost/fleet", true),
+            ("postgres://127.0.0.9:5433/fleet", true),
+            ("postgres://[::1]/fleet", true),
+            ("postgres://me@%2Frun%2Fpostgresql/fleet", true),
+            ("postgres://db/fleet?host=/run/postgresql", true),
+            ("postgres://db/fleet", false),
+            ("postgres://localhost/fleet?hostaddr=10.0.0.7", false),
+            ("postgres://[2001:db8::1]/fleet", false),
+        ] {
+            assert_eq!(database(raw).is_local(), local, "{raw}");
+        }
+        let url = database("postgres://db/fleet?sslmode=prefer&ssl-mode=require&sslrootcert=%2Fa");
+        assert_eq!(url.parameter(&SSL_MODE).as_deref(), Some("require"));
+        assert_eq!(url.parameter(&SSL_ROOT_CERT).as_deref(), Some("/a"));
+        assert_eq!(url.parameter(&SSL_KEY), None);
     }
 
     #[test]
@@ -471,7 +537,7 @@ mod tests {
             let raw = match place {
                 0 => format!("{scheme}://me:{password}@db:5432/fleet?sslmode=require"),
                 1 => format!("{scheme}://db/fleet?password={password}"),
-                2 => format!("{scheme}://db/fleet?sslmode=require&sslkey={password}&user=me"),
+                2 => format!("{scheme}://db/fleet?sslmode=require&sslcert=/c&sslkey={password}&user=me"),
                 _ => format!("{password}:{scheme}@db"),
             };
             let url = database(&raw);

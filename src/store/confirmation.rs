@@ -8,7 +8,7 @@ use sea_orm::{
 use super::interference::Point;
 use super::listening::Proven;
 use super::pool;
-use super::transaction::{BOUND, Why};
+use super::transaction::Why;
 use super::{DeviceStore, Result, StoreError, millis};
 use crate::domain::Heartbeat;
 
@@ -53,7 +53,7 @@ impl DeviceStore {
             tokio::spawn(pool::close(db));
             fate.tell(there?)
         };
-        let error = match tokio::time::timeout(BOUND, looking).await {
+        let error = match tokio::time::timeout(self.pool.origin().bound(), looking).await {
             Ok(Ok(true)) => {
                 self.pool.trust();
                 return Ok(());

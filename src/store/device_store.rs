@@ -11,6 +11,7 @@ use super::interference::Interference;
 use super::open::{OpenMode, Origin};
 use super::pool::Pool;
 use super::unreadable::Collector;
+use crate::config::DatabaseConfig;
 
 /// The devices, their history and the outbox, in a database.
 ///
@@ -24,16 +25,17 @@ pub struct DeviceStore {
 }
 
 impl DeviceStore {
-    /// Connects, and creates or migrates the schema as far as `mode` allows.
+    /// Connects to a database as it is configured, or to that of a URL, and creates or migrates
+    /// the schema as far as `mode` allows.
     ///
     /// # Errors
     ///
-    /// [`Open`](super::StoreError::Open) if the database at `url` does not answer within
-    /// five seconds, or cannot be migrated. [`Url`](super::StoreError::Url) if `url` is not
-    /// that of a database. [`Unusable`](super::StoreError::Unusable) if it has the wrong
+    /// [`Open`](super::StoreError::Open) if the database does not answer within its
+    /// `connect_timeout`, or cannot be migrated. [`Url`](super::StoreError::Url) if the URL is
+    /// not that of a database. [`Unusable`](super::StoreError::Unusable) if it has the wrong
     /// schema or encoding.
-    pub async fn open(url: &str, mode: OpenMode) -> Result<Self> {
-        let (db, origin) = Origin::open(url.to_owned().into(), mode).await?;
+    pub async fn open(database: impl Into<DatabaseConfig>, mode: OpenMode) -> Result<Self> {
+        let (db, origin) = Origin::open(database.into(), mode).await?;
         Ok(Self {
             pool: Arc::new(Pool::new(db, origin)),
             interference: None,

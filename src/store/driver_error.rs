@@ -59,6 +59,11 @@ pub(super) fn is_closed(error: &DbErr) -> bool {
     matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed))
 }
 
+/// True if no connection could be made or became free in time.
+pub(super) fn is_pool_timeout(error: &DbErr) -> bool {
+    matches!(driver_error(error), Some(sqlx::Error::PoolTimedOut))
+}
+
 /// True if the database answered with something that cannot be decoded.
 pub(super) fn is_unreadable(error: &DbErr) -> bool {
     use sqlx::Error::{ColumnDecode, ColumnIndexOutOfBounds, ColumnNotFound, Decode};
@@ -92,13 +97,23 @@ pub(super) fn is_busy(error: &DbErr) -> bool {
     code.is_some_and(|code| IN_THE_WAY.contains(&(code & 0xff)))
 }
 
-/// The innermost cause, which every layer above repeats.
-pub(super) fn root(error: &DbErr) -> &dyn std::error::Error {
+/// The innermost cause, which every layer above repeats. Of a failed TLS handshake it is the
+/// reason, which OpenSSL's own error lacks.
+pub(super) fn root(error: &DbErr) -> String {
+    if let Some(sqlx::Error::Tls(why)) = driver_error(error) {
+        return format!("TLS: {}", tls_reason(&why.to_string()));
+    }
     let mut root: &dyn std::error::Error = error;
     while let Some(source) = root.source() {
         root = source;
     }
-    root
+    root.to_string()
+}
+
+/// The result of the verification at the end of an error, in brackets; without one the whole.
+fn tls_reason(text: &str) -> &str {
+    let verified = text.strip_suffix(')').and_then(|text| text.rsplit_once('('));
+    verified.map_or(text, |(_, reason)| reason)
 }
 
 /// An error of a connection.
@@ -109,4 +124,25 @@ pub(super) fn connection_error(error: sqlx::Error) -> DbErr {
 /// An error of opening a file.
 pub(super) fn unopened(path: &Path, error: &std::io::Error) -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_handshake_is_told_by_its_reason() {
+        for (why, told) in [
+            (
+                "error:0A000086:SSL routines::verify failed: (certificate has expired)",
+                "certificate has expired",
+            ),
+            ("server does not support TLS", "server does not support TLS"),
+        ] {
+            let error = connection_error(sqlx::Error::Tls(why.into()));
+            assert_eq!(root(&error), format!("TLS: {told}"));
+        }
+        let error = connection_error(sqlx::Error::Protocol("cut off".to_owned()));
+        assert!(root(&error).contains("cut off"));
+    }
 }

@@ -126,9 +126,7 @@ impl StoreError {
     /// The database's reason for refusing the data; `None` if the database itself failed.
     pub(super) fn refused(&self) -> Option<String> {
         match self {
-            Self::Statement { source, .. } if refuses_data(source) => {
-                Some(root(source).to_string())
-            }
+            Self::Statement { source, .. } if refuses_data(source) => Some(root(source)),
             _ => None,
         }
     }

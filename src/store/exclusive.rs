@@ -24,7 +24,7 @@ pub use self::listener::{Beat, Listener, Member, Taken};
 use self::lock::{Lock, Refused};
 use super::error::Unusable;
 use super::{DeviceStore, OpenMode, Result, StoreError};
-use crate::secrets::DatabaseUrl;
+use crate::config::DatabaseConfig;
 
 /// The right of this process to a database, or its wait for it, until it is dropped.
 pub(super) struct Exclusive {
@@ -34,7 +34,7 @@ pub(super) struct Exclusive {
     /// True if the service may stand by.
     stands_by: bool,
     /// The database of which it takes the lock once it writes.
-    url: Option<DatabaseUrl>,
+    database: Option<DatabaseConfig>,
 }
 
 impl Exclusive {
@@ -56,15 +56,16 @@ impl DeviceStore {
     ///
     /// Those of [`DeviceStore::open`]; [`StoreError::InUse`] or
     /// [`StoreError::InUseByAnotherName`] if another service uses it.
-    pub async fn open_exclusive(url: &str) -> Result<Self> {
-        let url = DatabaseUrl::from(url.to_owned());
-        url.check().map_err(StoreError::Url)?;
+    pub async fn open_exclusive(database: impl Into<DatabaseConfig>) -> Result<Self> {
+        let database = database.into();
+        database.url.check().map_err(StoreError::Url)?;
         // Before the schema is touched, because an older service may be using it.
-        let lock = Lock::take(&url).await?;
-        let mut store = Self::open(url.reveal(), OpenMode::Migrate).await?;
+        let lock = Lock::take(&database).await?;
+        let mut store = Self::open(database, OpenMode::Migrate).await?;
         let fence = Fence::put_up(&store).await?;
         let lock = Mutex::new(Some(lock));
-        store.exclusive = Some(Arc::new(Exclusive { fence, lock, stands_by: false, url: None }));
+        let exclusive = Exclusive { fence, lock, stands_by: false, database: None };
+        store.exclusive = Some(Arc::new(exclusive));
         Ok(store)
     }
 
@@ -77,21 +78,24 @@ impl DeviceStore {
     /// Those of [`DeviceStore::open`]; [`StoreError::InUse`] if a service uses the database
     /// whose version knows nothing of standing by; [`StoreError::SameName`] if one of the same
     /// name does.
-    pub async fn open_standby(url: &str, member: &Member) -> Result<Self> {
-        let url = DatabaseUrl::from(url.to_owned());
-        url.check().map_err(StoreError::Url)?;
-        let (mut lock, mut store) = Self::open_beside(&url).await?;
+    pub async fn open_standby(
+        database: impl Into<DatabaseConfig>,
+        member: &Member,
+    ) -> Result<Self> {
+        let database = database.into();
+        database.url.check().map_err(StoreError::Url)?;
+        let (mut lock, mut store) = Self::open_beside(&database).await?;
         let mut waiting = lock::Waiting::begin();
         // One that was just killed may not be gone yet.
         while lock.is_none() && store.is_active(member).await? && waiting.a_moment().await {
-            lock = Lock::attempt(&url).await?.ok();
+            lock = Lock::attempt(&database).await?.ok();
         }
         store.await_namesakes(member, lock.is_some()).await?;
         store.exclusive = Some(Arc::new(Exclusive {
             fence: Fence::standing_by(),
             lock: Mutex::new(None),
             stands_by: true,
-            url: Some(url),
+            database: Some(database),
         }));
         Ok(store)
     }
@@ -101,18 +105,19 @@ impl DeviceStore {
     #[must_use]
     pub fn standing_by(self) -> Self {
         let (fence, lock) = (Fence::standing_by(), Mutex::new(None));
-        let exclusive = Exclusive { fence, lock, stands_by: true, url: None };
+        let exclusive = Exclusive { fence, lock, stands_by: true, database: None };
         Self { exclusive: Some(Arc::new(exclusive)), ..self }
     }
 
     /// Opens the database, with its lock if nobody has that, and otherwise as whoever has it has
     /// left the schema.
-    async fn open_beside(url: &DatabaseUrl) -> Result<(Option<Lock>, Self)> {
+    async fn open_beside(database: &DatabaseConfig) -> Result<(Option<Lock>, Self)> {
         let mut waiting = lock::Waiting::begin();
+        let mut newest = None;
         loop {
-            let holder = match Lock::attempt(url).await? {
+            let holder = match Lock::attempt(database).await? {
                 Ok(lock) => {
-                    let store = Self::open(url.reveal(), OpenMode::Migrate).await?;
+                    let store = Self::open(database, OpenMode::Migrate).await?;
                     return Ok((Some(lock), store));
                 }
                 Err(Refused::By(holder)) => holder,
@@ -120,7 +125,7 @@ impl DeviceStore {
                     return Err(StoreError::InUseByAnotherName { path });
                 }
             };
-            match Self::open(url.reveal(), OpenMode::Beside).await {
+            match Self::open(database, OpenMode::Beside).await {
                 Ok(store) => return Ok((None, store)),
                 // The other one may be about to create or to leave it.
                 Err(StoreError::Unusable(Unusable::Older { found, .. }))
@@ -128,9 +133,16 @@ impl DeviceStore {
                 {
                     waiting.for_older_version(&found).await;
                 }
+                Err(StoreError::Unusable(Unusable::Older { found, .. }))
+                    if newest.as_ref() != Some(&found) =>
+                {
+                    // It is being migrated, step by step.
+                    newest = Some(found);
+                    waiting = lock::Waiting::begin();
+                }
                 Err(StoreError::Unusable(Unusable::Older { .. } | Unusable::NoSchema { .. })) => {
                     if !waiting.a_moment().await {
-                        return Err(StoreError::InUse { url: url.clone(), holder });
+                        return Err(StoreError::InUse { url: database.url.clone(), holder });
                     }
                 }
                 Err(error) => return Err(error),

@@ -41,17 +41,82 @@ pub(super) fn on_opening(url: &str, mode: OpenMode, error: &DbErr) -> &'static s
             "; this looks like PgBouncer: connect to PostgreSQL directly, or set \
              pool_mode = session in PgBouncer"
         }
-        _ if url.starts_with("postgres") => {
-            "; is PostgreSQL running there, and may this user use that database?"
-        }
+        // With TLS 1.3 the alert may be lost with the connection.
+        _ if url.contains("sslcert=") && text.contains("reset by peer") => UNKNOWN_CLIENT,
+        _ if url.starts_with("postgres") => on_postgresql(&text),
         _ => "",
     }
 }
 
+/// The remedy for a server that only reads.
+const STANDBY: &str = "; the server is a standby, which only reads: database.url has to lead to \
+                       the primary";
+
+/// The remedy for a server that refuses the certificate of this service.
+const UNKNOWN_CLIENT: &str = "; the server may not know the authority that has signed the \
+                              certificate in sslcert, which ssl_ca_file in postgresql.conf names";
+
+/// What PostgreSQL and OpenSSL say, each with its remedy.
+const POSTGRESQL: [(&str, &str); 13] = [
+    (
+        "server does not support TLS",
+        "; sslmode asks for it: set ssl = on, ssl_cert_file and ssl_key_file in postgresql.conf",
+    ),
+    (
+        "local issuer certificate",
+        "; no authority that is trusted has signed the server's certificate: \
+         sslrootcert=FILE in database.url names the one that has (PEM, one certificate)",
+    ),
+    (
+        "self-signed certificate",
+        "; no authority that is trusted has signed the server's certificate: \
+         sslrootcert=FILE in database.url names the one that has (PEM, one certificate)",
+    ),
+    (
+        " mismatch)",
+        "; the server's certificate is for other names: connect by one of its subject alternative \
+         names, or give the server a certificate with this one",
+    ),
+    ("has expired)", "; renew the server's certificate, or that of its authority"),
+    (
+        "requires a valid client certificate",
+        "; give it one: sslcert=FILE&sslkey=FILE in database.url",
+    ),
+    (
+        "certificate authentication failed",
+        "; the common name of the certificate in sslcert has to be the user in database.url, or \
+         pg_ident.conf has to map it",
+    ),
+    ("alert unknown ca", UNKNOWN_CLIENT),
+    ("alert certificate expired", "; the certificate in sslcert has expired: renew it"),
+    ("read-only transaction", STANDBY),
+    ("during recovery", STANDBY),
+    (
+        "too many clients",
+        "; raise max_connections in postgresql.conf, or lower database.max_connections",
+    ),
+    (
+        "remaining connection slots",
+        "; raise max_connections in postgresql.conf, or lower database.max_connections",
+    ),
+];
+
+fn on_postgresql(text: &str) -> &'static str {
+    let known = POSTGRESQL.iter().find(|(symptom, _)| text.contains(symptom));
+    known.map_or(
+        "; is PostgreSQL running there, and may this user use that database?",
+        |(_, hint)| hint,
+    )
+}
+
 /// The hint for a failed statement; empty if there is none.
 pub(super) fn on_statement(error: &DbErr) -> &'static str {
-    let read_only = error.to_string().contains("attempt to write a readonly database");
-    if read_only { NOT_WRITABLE } else { "" }
+    let text = error.to_string();
+    match () {
+        () if text.contains("attempt to write a readonly database") => NOT_WRITABLE,
+        () if text.contains("in a read-only transaction") => STANDBY,
+        () => "",
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +124,27 @@ mod tests {
     use sea_orm::RuntimeErr;
 
     use super::*;
+
+    #[test]
+    fn what_postgresql_and_openssl_say_gets_the_hint_that_fits() {
+        for (why, remedy) in [
+            ("server does not support TLS", "ssl = on"),
+            ("verify failed: (unable to get local issuer certificate)", "sslrootcert=FILE"),
+            ("verify failed: (self-signed certificate in certificate chain)", "sslrootcert=FILE"),
+            ("verify failed: (hostname mismatch)", "subject alternative names"),
+            ("verify failed: (IP address mismatch)", "subject alternative names"),
+            ("verify failed: (certificate has expired)", "renew the server's"),
+            ("connection requires a valid client certificate", "sslcert=FILE&sslkey=FILE"),
+            ("SSL routines::tlsv1 alert unknown ca", "ssl_ca_file"),
+            ("cannot execute INSERT in a read-only transaction", "a standby"),
+            ("sorry, too many clients already", "database.max_connections"),
+            ("password authentication failed for user", "may this user"),
+        ] {
+            let error = DbErr::Conn(RuntimeErr::Internal(why.to_owned()));
+            let hint = on_opening("postgres://h/d", OpenMode::Migrate, &error);
+            assert!(hint.contains(remedy), "{why}: {hint}");
+        }
+    }
 
     #[test]
     fn a_file_that_cannot_be_opened_gets_the_hint_that_fits() {

@@ -79,7 +79,7 @@ pub use silence::{Grounds, OwnTimeouts, Stale, StaleFrom};
 pub use unreadable::Unreadable;
 use values::{device_id, millis, time};
 
-/// The time within which a connection must be made or become free, and for which SQLite
-/// waits for another process's lock. After it a statement fails; writes are retried with
-/// the next flush.
+/// The time for which SQLite waits for another process's lock, and within which one of its
+/// connections must become free. After it a statement fails; writes are retried with the next
+/// flush. PostgreSQL has its own limits.
 const PATIENCE: Duration = Duration::from_secs(5);

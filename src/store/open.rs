@@ -3,6 +3,7 @@
 //! Any number of processes may open the same database at once.
 
 mod connection;
+mod limits;
 mod retry;
 mod schema;
 mod server;
@@ -12,18 +13,17 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr};
 
-pub(crate) use self::connection::open_files;
-use self::connection::{
-    READING_CONNECTIONS, connect_options, max_connections, open_all_connections, reading_options,
-};
+pub(super) use self::connection::postgres_options;
+use self::connection::{connect_options, open_all_connections, reading_options};
+pub(crate) use self::limits::{Limits, open_files};
 use self::retry::while_busy;
 use self::schema::{Schema, await_schema, migrate, newest_known};
-use super::driver_error::unopened;
+use super::driver_error::{is_pool_timeout, unopened};
 use super::file::{self, DatabaseFile};
 use super::reading::{ReadingLimits, Replacement};
 use super::timeline::Timelines;
-use super::transaction::BOUND;
-use super::{PATIENCE, Result, StoreError, Unusable, hint};
+use super::{Result, StoreError, Unusable, hint};
+use crate::config::DatabaseConfig;
 use crate::secrets::DatabaseUrl;
 
 /// The changes that opening may make to a database.
@@ -45,6 +45,7 @@ pub enum OpenMode {
 /// The origin of a store: everything that connecting to it again needs.
 pub(super) struct Origin {
     url: DatabaseUrl,
+    limits: Limits,
     mode: OpenMode,
     /// `None` if the database is not a file.
     file: Option<Arc<DatabaseFile>>,
@@ -66,14 +67,16 @@ impl std::fmt::Debug for Origin {
 impl Origin {
     /// Opens the database.
     pub(super) async fn open(
-        url: DatabaseUrl,
+        database: DatabaseConfig,
         mode: OpenMode,
     ) -> Result<(DatabaseConnection, Self)> {
+        let (limits, url) = (Limits::of(&database), database.url);
         // The driver's error for a URL that it cannot parse would quote it.
         url.check().map_err(StoreError::Url)?;
         let path = file::of_url(&url);
         let mut origin = Self {
             url,
+            limits,
             mode,
             file: None,
             created: false,
@@ -122,14 +125,15 @@ impl Origin {
     }
 
     /// The origin of connections to the same database that only read.
-    pub(super) fn for_reading(&self, limits: ReadingLimits) -> Self {
+    pub(super) fn for_reading(&self, reading: ReadingLimits) -> Self {
         let Self { url, mode, file, .. } = self;
         Self {
             url: url.clone(),
+            limits: self.limits,
             mode: *mode,
             file: file.clone(),
             created: false,
-            reading: Some(limits),
+            reading: Some(reading),
             replacement: Replacement::default(),
             timelines: self.timelines.clone(),
         }
@@ -152,22 +156,25 @@ impl Origin {
 
     /// The time that is waited for a connection.
     pub(super) fn patience(&self) -> Duration {
-        self.reading.map_or(PATIENCE, |limits| limits.patience)
+        self.reading.map_or(self.limits.connect, |reading| reading.patience)
     }
 
     /// The time after which a transaction or a read on these connections counts as failed.
     pub(super) fn bound(&self) -> Duration {
-        self.reading.map_or(BOUND, |limits| limits.bound)
+        self.reading.map_or(self.limits.transaction(), |reading| reading.bound)
     }
 
     /// Connections that only read.
     pub(super) async fn connect_reading(&self) -> Result<DatabaseConnection, DbErr> {
-        let mut options = self.reading_options(self.reading.unwrap_or_default());
-        Database::connect(options.min_connections(READING_CONNECTIONS).to_owned()).await
-    }
-
-    fn reading_options(&self, limits: ReadingLimits) -> ConnectOptions {
-        reading_options(self.url.reveal(), limits, &self.replacement, &self.timelines)
+        let connected = self.connect_lazily(self.limits.read_connections).await?;
+        let deadline = Instant::now() + self.limits.connect;
+        // They are being made beside this, which may take longer than a read waits for one.
+        loop {
+            match open_all_connections(&connected).await {
+                Err(error) if is_pool_timeout(&error) && Instant::now() < deadline => (),
+                done => return done.map(|()| connected),
+            }
+        }
     }
 
     /// New connections to the same database, which are made with the first query or in the
@@ -190,15 +197,24 @@ impl Origin {
     async fn connect_lazily(&self, kept: u32) -> Result<DatabaseConnection, DbErr> {
         self.verify_file().map_err(|error| DbErr::Custom(error.to_string()))?;
         let mut options = match self.reading {
-            Some(limits) => self.reading_options(limits),
-            None => connect_options(self.url.reveal(), OpenMode::Existing, &self.timelines),
+            Some(reading) => self.reading_options(reading),
+            None => self.connect_options(OpenMode::Existing),
         };
         Database::connect(options.connect_lazy(true).min_connections(kept).to_owned()).await
     }
 
+    fn connect_options(&self, mode: OpenMode) -> ConnectOptions {
+        connect_options(self.url.reveal(), self.limits, mode, &self.timelines)
+    }
+
+    fn reading_options(&self, reading: ReadingLimits) -> ConnectOptions {
+        let (url, replacement, timelines) = (&self.url, &self.replacement, &self.timelines);
+        reading_options(url.reveal(), self.limits, reading, replacement, timelines)
+    }
+
     async fn connect(&self) -> Result<DatabaseConnection, DbErr> {
         while_busy(async || {
-            let mut options = connect_options(self.url.reveal(), self.mode, &self.timelines);
+            let mut options = self.connect_options(self.mode);
             options.min_connections(self.kept_connections());
             Database::connect(options).await
         })
@@ -209,8 +225,8 @@ impl Origin {
     /// command needs one at a time.
     fn kept_connections(&self) -> u32 {
         match self.mode {
-            _ if self.reads_only() => READING_CONNECTIONS,
-            OpenMode::Migrate | OpenMode::Beside => max_connections(self.url.reveal()),
+            _ if self.reads_only() => self.limits.read_connections,
+            OpenMode::Migrate | OpenMode::Beside => self.limits.connections,
             OpenMode::Create | OpenMode::Existing => 0,
         }
     }
@@ -231,6 +247,9 @@ impl Origin {
         self.accept(await_schema(db).await.map_err(failed)?)?;
         if matches!(self.mode, OpenMode::Migrate | OpenMode::Beside) {
             open_all_connections(db).await.map_err(failed)?;
+            if db.get_database_backend() == DbBackend::Postgres {
+                server::warn_of_plain_text(db, &self.url).await.map_err(failed)?;
+            }
         }
         Ok(created)
     }

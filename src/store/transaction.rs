@@ -1,8 +1,6 @@
 //! The only two ways to the database: a transaction that writes, and a read. Both are bounded
 //! in time, and both replace the connections if these may be damaged.
 
-use std::time::Duration;
-
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
     QueryResult, QueryTrait, SqliteTransactionMode, Statement, TransactionOptions,
@@ -13,10 +11,6 @@ use super::driver_error::{is_closed, is_conflict, is_unreadable, refuses_data};
 use super::interference::Point;
 use super::pool::{Lease, Pool};
 use super::{DeviceStore, Result, StoreError};
-
-/// The time after which a transaction or a read counts as failed. It is longer than
-/// PostgreSQL lets a statement run, so that PostgreSQL's own reason is known if it answers.
-pub(super) const BOUND: Duration = Duration::from_secs(35);
 
 /// The number of times that a transaction is run if PostgreSQL aborts it in favour of another
 /// one. The others are commands or another instance, so conflicts are rare and short.
@@ -34,7 +28,7 @@ struct Failed {
 pub(super) enum Why {
     /// The driver's error.
     Db(DbErr),
-    /// [`BOUND`] has passed.
+    /// Its time limit has passed.
     NoAnswer,
     /// The database no longer belongs to this store.
     Lost(StoreError),
@@ -77,8 +71,8 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// If `body` or the database fails, or if it takes longer than [`BOUND`]. Then nothing is
-    /// written, unless the answer to COMMIT was lost: in that case it is unknown.
+    /// If `body` or the database fails, or if it takes longer than
+    /// [`Origin::bound`](super::open::Origin::bound). Then nothing is written, unless the answer to COMMIT was lost: in that case it is unknown.
     pub(super) async fn write<T>(
         &self,
         action: &'static str,
@@ -105,7 +99,7 @@ impl DeviceStore {
         self.verify_file().map_err(Why::Lost)?;
         let lease = self.pool.lease();
         let transaction = self.transact(&lease, action, body);
-        let in_time = tokio::time::timeout(BOUND, transaction).await;
+        let in_time = tokio::time::timeout(self.pool.origin().bound(), transaction).await;
         let Failed { why, rolled_back } = match in_time {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(failed)) => failed,

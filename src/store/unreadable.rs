@@ -159,7 +159,7 @@ fn reason(why: &DbErr) -> String {
         Some(sqlx::Error::ColumnDecode { index, .. }) => {
             format!("column {index} holds something of another type")
         }
-        _ => root(why).to_string(),
+        _ => root(why),
     }
 }
 

@@ -64,7 +64,7 @@ fn every_key_in_config_toml_is_known_and_every_known_key_is_there() {
             assert!(keys.contains(&key), "config.toml does not have {key}");
         }
     }
-    assert_eq!(keys.len(), 48, "{keys:?}");
+    assert_eq!(keys.len(), 54, "{keys:?}");
 }
 
 #[test]
@@ -152,6 +152,15 @@ fn every_duration_and_number_has_bounds() {
         ("MQTT__EMBEDDED__MAX_KEEP_ALIVE", "9s", "10s", "at least 10s and at most 18h 12m 15s"),
         ("MQTT__EMBEDDED__MAX_KEEP_ALIVE", "65536s", "65535s", "two bytes"),
         ("MQTT__EMBEDDED__MAX_MESSAGES_PER_SECOND", "0", "1", "at least 1"),
+        ("DATABASE__MAX_CONNECTIONS", "1", "2", "at least 2 and at most 100"),
+        ("DATABASE__MAX_CONNECTIONS", "101", "100", "a process of the server"),
+        ("DATABASE__MAX_READ_CONNECTIONS", "0", "1", "at least 1 and at most 32"),
+        ("DATABASE__MAX_READ_CONNECTIONS", "33", "32", "32 requests at once"),
+        ("DATABASE__CONNECT_TIMEOUT", "999ms", "1s", "at least 1s and at most 1m"),
+        ("DATABASE__STATEMENT_TIMEOUT", "11m", "10m", "at least 1s and at most 10m"),
+        ("DATABASE__LOCK_TIMEOUT", "30s", "29s", "less than database.statement_timeout = 30s"),
+        ("DATABASE__LOCK_TIMEOUT", "500ms", "1s", "at least 1s and at most 10m"),
+        ("DATABASE__IDLE_IN_TRANSACTION_SESSION_TIMEOUT", "0s", "1s", "at least 1s"),
     ] {
         let name = key.to_lowercase().replace("__", ".");
         let (code, text) = checked(key, refused);
@@ -183,10 +192,36 @@ fn a_value_that_is_nearly_right_is_refused_with_the_expected_form() {
             "mqtt.key_file is not set: set it as well, because mqtt.cert_file",
         ),
         ("MQTT__KEY_FILE", "x", "mqtt.cert_file is not set: set it as well, because mqtt.key_file"),
+        (
+            "DATABASE__STATEMENT_TIMEOUT",
+            "5s",
+            "database.lock_timeout = 5s: less than database.statement_timeout = 5s",
+        ),
     ] {
         let (code, text) = checked(key, value);
         assert_eq!(code, Some(78), "{text}");
         assert!(text.contains(expected), "{key} = {value}: no {expected:?} in {text}");
+    }
+}
+
+#[test]
+fn limits_of_postgresql_are_said_to_be_unused_with_sqlite() {
+    for (key, value) in [
+        ("MAX_CONNECTIONS", "8"),
+        ("MAX_READ_CONNECTIONS", "4"),
+        ("CONNECT_TIMEOUT", "10s"),
+        ("STATEMENT_TIMEOUT", "1m"),
+        ("LOCK_TIMEOUT", "2s"),
+        ("IDLE_IN_TRANSACTION_SESSION_TIMEOUT", "20s"),
+    ] {
+        let name = format!("database.{}", key.to_lowercase());
+        let (code, text) = checked(&format!("DATABASE__{key}"), value);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains(&format!("{name} is not used: it is for PostgreSQL")), "{text}");
+        let place = Place::new().with("DATABASE__URL", "postgres://db/fleet");
+        let out = place.with(&format!("DATABASE__{key}"), value).run(&["check-config"]);
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(!errors.contains("is not used"), "{errors}");
     }
 }
 

@@ -63,7 +63,7 @@ async fn an_alert_and_its_recovery_have_keys_of_the_timeline_and_their_numbers(
 
 #[actix_rt::test]
 async fn after_a_failover_that_lost_commits_the_same_number_is_another_key() {
-    let server = PostgreSql::start();
+    let mut server = PostgreSql::start();
     let database = TestDatabase::on(&server);
     let url = database.url.clone();
     let before = Fleet::on(database).await;
@@ -113,14 +113,14 @@ async fn after_a_failover_that_lost_commits_the_same_number_is_another_key() {
 
 #[actix_rt::test]
 async fn a_transition_keeps_its_key_when_the_database_goes_on_with_another_timeline() {
-    let server = PostgreSql::start();
+    let mut server = PostgreSql::start();
     let database = TestDatabase::on(&server);
     let url = database.url.clone();
     let before = Fleet::on(database).await;
     before.heartbeat("pump", "", at(0)).await;
     assert_eq!(before.check(at(200)).await, ["pump"]);
     let [alert, ..] = &history(&before, "pump").await[..] else { panic!("it is offline") };
-    server.promote();
+    server.switch_over();
 
     let after = Fleet::on(TestDatabase::with_url(url)).await;
     after.heartbeat("pump", "", at(210)).await;

@@ -9,7 +9,8 @@ use crate::support::events::CANNOT_CONNECT;
 use crate::support::service::{Place, Service};
 use publishers::RawClient;
 use servers::eventually;
-use servers::mosquitto::Mosquitto;
+use servers::mosquitto::{Mosquitto, heartbeat};
+use servers::postgresql::PostgreSql;
 use servers::process::run_to_end;
 
 /// The exit code after which a supervisor should not start the process again.
@@ -106,6 +107,19 @@ fn too_few_open_files_for_the_embedded_broker_end_the_start() {
         let mut pump = Device::connect(service.broker_port(), "pump").expect("it is let in");
         pump.heartbeat("pump");
         healthy(service);
+    });
+}
+
+#[test]
+fn too_few_open_files_for_many_connections_to_the_database_end_the_start() {
+    let broker = Mosquitto::start();
+    let place = Place::new()
+        .with("MQTT__URL", &broker.url())
+        .with("DATABASE__URL", &PostgreSql::shared().new_database())
+        .with("DATABASE__MAX_CONNECTIONS", "30")
+        .with("DATABASE__MAX_READ_CONNECTIONS", "20");
+    the_least_number_is_right(&place, 64, |_| {
+        heartbeat(broker.port, "pump", b"");
     });
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use heartbeatd::store::{DeviceStore, Interference, Interfering, OpenMode, Outcome, Point};
+use migration::{Migrator, MigratorTrait};
 use sea_orm::{ConnectionTrait, Database, Statement};
 
 use crate::support::database::TestDatabase;
@@ -73,6 +74,49 @@ fn five_processes_open_a_fresh_file_at_once() {
 #[test]
 fn five_processes_open_a_fresh_postgresql_database_at_once() {
     all_open(TestDatabase::postgres);
+}
+
+/// Three services, which may stand by, are started at once on a schema with the first
+/// migrations. All of them listen in the end, and one writes.
+async fn three_services_start_at_once(migrations_before: &[u32]) {
+    let broker = Mosquitto::start();
+    let newest = TestDatabase::postgres();
+    newest.open().await.close().await.expect("it closes");
+    let all = migrations(&newest).await;
+    for before in migrations_before {
+        let database = TestDatabase::postgres();
+        if *before > 0 {
+            let db = Database::connect(&database.url).await.expect("the database opens");
+            Migrator::up(&db, Some(*before)).await.expect("it migrates");
+            db.close().await.expect("it closes");
+        }
+        let start = |name: &str| {
+            let place = place_on(&database).with("MQTT__URL", &broker.url());
+            place.with("MQTT__CLIENT_ID", &format!("{name}-{before}")).start()
+        };
+        let services = ["a", "b", "c"].map(start);
+        for service in &services {
+            service.await_listening();
+        }
+        let active = || services.iter().map(|s| s.metric("heartbeatd_active")).sum::<f64>();
+        eventually("one of them writes", || (active() == 1.0).then_some(()));
+        for service in &services {
+            let log = service.log();
+            let errors: Vec<_> = log.iter().filter(|line| line.contains("ERROR")).collect();
+            assert!(errors.is_empty(), "from {before} migrations on: {errors:?}");
+        }
+        assert_eq!(migrations(&database).await, all, "from {before} migrations on");
+    }
+}
+
+#[actix_rt::test]
+async fn three_services_start_at_once_on_an_empty_database() {
+    three_services_start_at_once(&[0; 5]).await;
+}
+
+#[actix_rt::test]
+async fn three_services_start_at_once_on_an_older_schema() {
+    three_services_start_at_once(&[1, 5, 9, 13, 15]).await;
 }
 
 #[test]

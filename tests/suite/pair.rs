@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use heartbeatd::clock::system_clock;
 use heartbeatd::domain::{Coverage, Gap, GapCause, Judge, Status};
 use heartbeatd::store::{DeviceStore, OpenMode, TransitionQuery};
 use serde_json::Value;
@@ -21,7 +22,7 @@ use servers::eventually;
 use servers::log::is_event;
 use servers::mosquitto::Mosquitto;
 
-const TIMEOUT: f64 = 4.0;
+pub const TIMEOUT: f64 = 4.0;
 const CHECK_INTERVAL: f64 = 0.5;
 
 /// The time for which the row of the active instance stands still before another takes over.
@@ -79,11 +80,11 @@ impl Drop for Fleet {
 }
 
 /// One instance, with proxies in front of its broker and its database.
-struct Instance {
-    place: Place,
-    service: Service,
-    broker: Proxy,
-    database: Proxy,
+pub struct Instance {
+    pub place: Place,
+    pub service: Service,
+    pub broker: Proxy,
+    pub database: Proxy,
     /// The log of its earlier processes.
     log: Vec<String>,
 }
@@ -128,24 +129,25 @@ impl Instance {
     }
 }
 
-struct Scene {
-    instances: Vec<Instance>,
-    database: TestDatabase,
+pub struct Scene {
+    pub instances: Vec<Instance>,
+    pub database: TestDatabase,
     devices: Fleet,
     dead: Vec<String>,
-    died: usize,
+    /// The times of the deaths so far.
+    deaths: Vec<DateTime<Utc>>,
     /// The time for which nobody could mark a device.
-    late: f64,
+    pub late: f64,
     _broker: Mosquitto,
 }
 
 impl Scene {
     /// Starts instances one after the other, so that the first is the active one.
-    fn of(names: &[&str]) -> Self {
+    pub fn of(names: &[&str]) -> Self {
         Self::on(names, TestDatabase::postgres())
     }
 
-    fn on(names: &[&str], database: TestDatabase) -> Self {
+    pub fn on(names: &[&str], database: TestDatabase) -> Self {
         let broker = Mosquitto::start();
         let mut instances = Vec::new();
         for name in names {
@@ -161,34 +163,34 @@ impl Scene {
         let devices = Fleet::live(broker.port, live.chain(dead.clone()));
         let online = r#"heartbeatd_devices{status="online"}"#;
         instances[0].service.await_metric(online, (LIVE + DEAD) as f64);
-        Self { instances, database, devices, dead, died: 0, late: 0.0, _broker: broker }
+        Self { instances, database, devices, dead, deaths: Vec::new(), late: 0.0, _broker: broker }
     }
 
     /// Lets the next few devices die.
-    fn some_die(&mut self, count: usize) {
-        let ids: Vec<_> =
-            self.dead[self.died..self.died + count].iter().map(String::as_str).collect();
+    pub fn some_die(&mut self, count: usize) {
+        let died = self.deaths.len();
+        let ids: Vec<_> = self.dead[died..died + count].iter().map(String::as_str).collect();
         self.devices.die(&ids);
-        self.died += count;
+        self.deaths.resize(died + count, system_clock().wall);
     }
 
     /// Lets a fault last for so long. Some have died just before it, and others die in it.
-    fn endure(&mut self, seconds: f64) {
+    pub fn endure(&mut self, seconds: f64) {
         let_pass(Duration::from_secs_f64(seconds / 2.0));
         self.some_die(4);
         let_pass(Duration::from_secs_f64(seconds / 2.0));
     }
 
-    fn log(&self) -> Vec<String> {
+    pub fn log(&self) -> Vec<String> {
         self.instances.iter().flat_map(Instance::all_of_its_log).collect()
     }
 
-    async fn store(&self) -> DeviceStore {
+    pub async fn store(&self) -> DeviceStore {
         DeviceStore::open(&self.database.url, OpenMode::Existing).await.expect("it opens")
     }
 
     /// The times at which nobody has listened, by all rows.
-    async fn blind(&self) -> Vec<Gap> {
+    pub async fn blind(&self) -> Vec<Gap> {
         let store = self.store().await;
         let stays = store.stays(DateTime::UNIX_EPOCH, DateTime::<Utc>::MAX_UTC).await;
         let stays = stays.expect("it reads");
@@ -201,13 +203,13 @@ impl Scene {
     }
 
     /// Asserts what must be true after any fault. `well` is an instance that writes.
-    async fn assert_all_is_well(&mut self, well: usize) {
+    pub async fn assert_all_is_well(&mut self, well: usize) {
         let waiting = Instant::now();
         eventually("an instance writes", || {
             (self.instances[well].service.metric("heartbeatd_active") > 0.0).then_some(())
         });
         println!("active after {:?}", waiting.elapsed());
-        self.some_die(DEAD - self.died);
+        self.some_die(DEAD - self.deaths.len());
         let store = self.store().await;
         let query = || TransitionQuery { to: Some(Status::Offline), ..Default::default() };
         let reader = store.reader().await.expect("it opens");
@@ -247,16 +249,29 @@ impl Scene {
         store.close().await.expect("it closes");
     }
 
+    /// Asserts that the last heartbeat of each dead device is in the database.
+    pub async fn assert_nothing_lost(&self) {
+        let store = self.store().await;
+        for (device, died) in self.dead.iter().zip(&self.deaths) {
+            let row = store.device(&device.parse().expect("an id")).await.expect("it reads");
+            let seen = row.and_then(|row| row.last_seen_at).expect("it was heard");
+            // One is published every half second, later on a busy machine.
+            let before = (*died - seen).num_milliseconds();
+            assert!(before < 1_500, "{device} was last heard {before} ms before its death");
+        }
+        store.close().await.expect("it closes");
+    }
+
     /// Asserts that at no time nobody has listened, but for echoes that were late on a busy
     /// machine.
-    async fn assert_never_blind(&self) {
+    pub async fn assert_never_blind(&self) {
         let mut blind = self.blind().await;
         blind.retain(|gap| !matches!(gap.cause, Some(GapCause::NoEcho | GapCause::Stopped)));
         assert_eq!(blind, [], "in\n{}", self.log().join("\n"));
     }
 
     /// Waits until one of these instances writes, and returns which.
-    fn await_active(&self, among: &[usize]) -> usize {
+    pub fn await_active(&self, among: &[usize]) -> usize {
         eventually("an instance writes", || {
             let writes = |&&number: &&usize| {
                 self.instances[number].service.metric("heartbeatd_active") > 0.0
@@ -285,12 +300,12 @@ impl Scene {
 }
 
 /// Waits. That time passes is the fault.
-fn let_pass(time: Duration) {
+pub fn let_pass(time: Duration) {
     let (_nobody_sends, never) = mpsc::channel::<()>();
     assert!(never.recv_timeout(time).is_err());
 }
 
-const PAIR: [&str; 2] = ["hall-a", "hall-b"];
+pub const PAIR: [&str; 2] = ["hall-a", "hall-b"];
 
 async fn the_active_one_is_killed_and_restarted_after(pause: Option<f64>) {
     let mut scene = Scene::of(&PAIR);

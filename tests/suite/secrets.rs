@@ -36,7 +36,7 @@ fn no_command_shows_a_secret_whatever_is_wrong_with_it() {
         ("DATABASE__URL", "postgres://me:1?QQ@127.0.0.1:1/fleet"),
         ("DATABASE__URL", "postgres://me:x/QQ@127.0.0.1:1/fleet"),
         ("DATABASE__URL", "postgres://127.0.0.1:1/fleet?password=QQ"),
-        ("DATABASE__URL", "postgres://127.0.0.1:1/fleet?sslkey=QQ"),
+        ("DATABASE__URL", "postgres://127.0.0.1:1/fleet?sslcert=/c&sslkey=QQ"),
         ("DATABASE__URL", "postgres://127.0.0.1:1/fleet?sslpassword=QQ"),
         ("DATABASE__URL", "postgres://me:QQ@127.0.0.1:port/fleet"),
         ("DATABASE__URL", "mysql://me:QQ@127.0.0.1/fleet"),

@@ -242,7 +242,7 @@ fn whoever_comes_with_a_place_that_is_not_kept_is_told_so() {
 
 #[test]
 fn after_a_failover_of_the_database_a_place_from_before_is_told_so() {
-    let server = PostgreSql::start();
+    let mut server = PostgreSql::start();
     let place = place().with("DATABASE__URL", &server.new_database());
     let service = place.start();
     service.await_listening();
@@ -250,7 +250,7 @@ fn after_a_failover_of_the_database_a_place_from_before_is_told_so() {
     let before = get(&service, "/api/v1/events").ok()["next"].as_str().expect("a place").to_owned();
     assert!(before.ends_with("-00000001"), "{before}");
     let mut stream = Stream::open(&service, "", Some(&before));
-    server.promote();
+    server.switch_over();
     let reset = stream.await_event("reset");
     assert_eq!(reset.data["id"], reset.id);
     assert!(reset.id.ends_with("-00000002"), "{}", reset.id);

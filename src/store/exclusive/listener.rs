@@ -284,8 +284,8 @@ impl DeviceStore {
     pub fn hold(&self, listener: i64, taken: Taken) {
         if let Some(exclusive) = &self.exclusive {
             exclusive.fence.hold(taken.token, Some(listener), taken.saves);
-            if let Some(url) = &exclusive.url {
-                *exclusive.lock.lock() = Some(Lock::pursue(url.clone()));
+            if let Some(database) = &exclusive.database {
+                *exclusive.lock.lock() = Some(Lock::pursue(database.clone()));
             }
         }
     }

@@ -17,11 +17,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::holder::{self, Holder};
-use crate::secrets::DatabaseUrl;
+use crate::config::DatabaseConfig;
 use crate::store::driver_error::{connection_error, unopened};
 use crate::store::file::{self, PRIVATE};
-use crate::store::open::Origin;
-use crate::store::{OpenMode, PATIENCE, Result, StoreError};
+use crate::store::open::{Limits, Origin, postgres_options};
+use crate::store::{OpenMode, Result, StoreError};
 
 /// The time for which a starting service waits for the lock, because a service that was
 /// just killed may not be gone yet.
@@ -32,6 +32,9 @@ const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// The interval at which the session with the lock is checked.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The time within which that session must answer.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The first half of the advisory lock's key: "beat" in ASCII. The other half is the
 /// schema's.
@@ -113,16 +116,16 @@ impl Drop for Lock {
 
 impl Lock {
     /// Takes the lock of a database, waiting for it if necessary.
-    pub(super) async fn take(url: &DatabaseUrl) -> Result<Self> {
+    pub(super) async fn take(database: &DatabaseConfig) -> Result<Self> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
-            let refused = match Self::attempt(url).await? {
+            let refused = match Self::attempt(database).await? {
                 Ok(lock) => return Ok(lock),
                 Err(refused) => refused,
             };
             if Instant::now() >= deadline {
                 return Err(match refused {
-                    Refused::By(holder) => StoreError::InUse { url: url.clone(), holder },
+                    Refused::By(holder) => StoreError::InUse { url: database.url.clone(), holder },
                     Refused::UnderAnotherName(path) => StoreError::InUseByAnotherName { path },
                 });
             }
@@ -131,13 +134,16 @@ impl Lock {
     }
 
     /// Takes the lock if nobody has it.
-    pub(super) async fn attempt(url: &DatabaseUrl) -> Result<Result<Self, Refused>> {
+    pub(super) async fn attempt(database: &DatabaseConfig) -> Result<Result<Self, Refused>> {
+        let url = &database.url;
         let failed = |error| Origin::failed_to_open(url, OpenMode::Migrate, error);
         if !url.is_sqlite() {
-            let session = lock_session(url).await.map_err(|error| failed(connection_error(error)));
-            return session.map(|locked| match locked {
-                Ok(session) => Ok(Self::hold(url.clone(), session)),
-                Err(holder) => Err(Refused::By(holder)),
+            let session = lock_session(database).await;
+            return session.map_err(|error| failed(connection_error(error))).map(|locked| {
+                match locked {
+                    Ok(session) => Ok(Self::hold(database.clone(), session)),
+                    Err(holder) => Err(Refused::By(holder)),
+                }
             });
         }
         let Some(path) = file::of_url(url) else { return Ok(Ok(Self::Private)) };
@@ -157,33 +163,33 @@ impl Lock {
 
     /// Takes the lock of a PostgreSQL database as soon as nobody has it, and keeps it while this
     /// lives. The service that had it may be stopped, or its machine be gone.
-    pub(super) fn pursue(url: DatabaseUrl) -> Self {
+    pub(super) fn pursue(database: DatabaseConfig) -> Self {
         Self::Session(tokio::spawn(async move {
-            let session = lock_as_soon_as_possible(&url).await;
-            keep(url, session).await;
+            let session = lock_as_soon_as_possible(&database).await;
+            keep(database, session).await;
         }))
     }
 
     /// Keeps a session with the lock while this lives. When it ends, takes the lock in a new
     /// one; until that succeeds, the fence protects the database.
-    fn hold(url: DatabaseUrl, session: PgConnection) -> Self {
-        Self::Session(tokio::spawn(keep(url, session)))
+    fn hold(database: DatabaseConfig, session: PgConnection) -> Self {
+        Self::Session(tokio::spawn(keep(database, session)))
     }
 }
 
 /// Keeps a session with the lock, or another one if that ends.
-async fn keep(url: DatabaseUrl, mut session: PgConnection) {
+async fn keep(configured: DatabaseConfig, mut session: PgConnection) {
     loop {
         sleep(PROBE_INTERVAL).await;
         if is_alive(&mut session).await {
             continue;
         }
-        let (ended, database) = (Instant::now(), url.to_string());
+        let (ended, database) = (Instant::now(), configured.url.to_string());
         log::warn!(
             target: "heartbeatd", database;
             "the session that held the database's lock has ended"
         );
-        session = lock_as_soon_as_possible(&url).await;
+        session = lock_as_soon_as_possible(&configured).await;
         let seconds = ended.elapsed().as_secs();
         log::info!(
             target: "heartbeatd", database, seconds;
@@ -193,9 +199,10 @@ async fn keep(url: DatabaseUrl, mut session: PgConnection) {
 }
 
 /// Takes the lock in a new session once nobody has it.
-async fn lock_as_soon_as_possible(url: &DatabaseUrl) -> PgConnection {
+async fn lock_as_soon_as_possible(database: &DatabaseConfig) -> PgConnection {
+    let patience = Limits::of(database).connect;
     loop {
-        match timeout(PATIENCE, lock_session(url)).await {
+        match timeout(patience, lock_session(database)).await {
             Ok(Ok(Ok(session))) => return session,
             // Perhaps by our own session, which the server believes to be alive.
             Ok(Ok(Err(_held))) => log::debug!("the database's lock is held"),
@@ -207,7 +214,7 @@ async fn lock_as_soon_as_possible(url: &DatabaseUrl) -> PgConnection {
 }
 
 async fn is_alive(session: &mut PgConnection) -> bool {
-    matches!(timeout(PATIENCE, session.ping()).await, Ok(Ok(())))
+    matches!(timeout(PROBE_PATIENCE, session.ping()).await, Ok(Ok(())))
 }
 
 /// The lock file, which is beside the database's own, even if the URL names a link.
@@ -261,13 +268,11 @@ fn lock_database(path: &Path) -> io::Result<Result<Option<File>, ()>> {
 
 /// A session with the lock. `Err` if another one has it.
 async fn lock_session(
-    url: &DatabaseUrl,
+    database: &DatabaseConfig,
 ) -> Result<Result<PgConnection, Option<Holder>>, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url.reveal())?
-        .application_name("heartbeatd lock")
-        .extra_float_digits(None)
-        .disable_statement_logging();
-    let connecting = timeout(PATIENCE, options.connect()).await;
+    let options = PgConnectOptions::from_str(database.url.reveal())?;
+    let options = postgres_options(options, "heartbeatd lock").disable_statement_logging();
+    let connecting = timeout(Limits::of(database).connect, options.connect()).await;
     let mut session = connecting.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
     // The server notices within 25 s if the machine of this process is gone.
     let keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \

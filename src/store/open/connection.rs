@@ -1,32 +1,17 @@
 //! The options of connections.
 
+use std::time::Duration;
+
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, DatabaseConnection, DbBackend, DbErr, sqlx};
 
 use super::OpenMode;
-use crate::secrets::DatabaseUrl;
+use super::limits::Limits;
 use crate::store::PATIENCE;
 use crate::store::driver_error::connection_error;
 use crate::store::reading::{ReadingLimits, Replacement};
 use crate::store::timeline::Timelines;
-
-/// The number of connections. Flushes and checks take turns, so one connection writes and
-/// the others are for readers: on SQLite the one of a check, because each connection there has
-/// a thread whose heap keeps what a flush needs, and all of them write in turns.
-pub(super) fn max_connections(url: &str) -> u32 {
-    if DatabaseUrl::from(url.to_owned()).is_sqlite() { 2 } else { 4 }
-}
-
-/// The number of connections for the reads of people and programs.
-pub(super) const READING_CONNECTIONS: u32 = 2;
-
-/// The greatest number of files that a store has open: those of its connections, twice
-/// because they are replaced before they are closed, and its lock. A connection to SQLite
-/// has the database and its log open; all share an index of the log.
-pub(crate) fn open_files(url: &DatabaseUrl) -> u64 {
-    let (per_connection, shared) = if url.is_sqlite() { (2, 2) } else { (1, 1) };
-    2 * per_connection * u64::from(max_connections(url.reveal()) + READING_CONNECTIONS) + shared
-}
 
 /// The page size of a new SQLite file, in bytes; an existing file keeps its own. A flush of
 /// a large fleet writes a few rows on nearly every page, twice. With SQLite's default of
@@ -37,35 +22,38 @@ const PAGE_SIZE: u32 = 16_384;
 /// wake each other all the time.
 const ROWS_AHEAD: usize = 1_000;
 
-pub(super) fn connect_options(url: &str, mode: OpenMode, timelines: &Timelines) -> ConnectOptions {
+pub(super) fn connect_options(
+    url: &str,
+    limits: Limits,
+    mode: OpenMode,
+    timelines: &Timelines,
+) -> ConnectOptions {
     let timelines = timelines.clone();
     let mut options = ConnectOptions::new(url);
     options
-        .max_connections(max_connections(url))
-        .connect_timeout(PATIENCE)
-        .acquire_timeout(PATIENCE)
+        .max_connections(limits.connections)
+        .connect_timeout(limits.connect)
+        .acquire_timeout(limits.connect)
         // A connection that was closed for its age could not come back without a free
         // descriptor.
         .idle_timeout(None)
         .max_lifetime(None)
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(move |sqlite| sqlite_options(sqlite, mode))
-        .map_sqlx_postgres_opts(|postgres| {
-            // PgBouncer refuses the parameter that sqlx would send. No number here has a
-            // fraction, so it is not needed.
-            postgres.application_name("heartbeatd").extra_float_digits(None)
-        })
+        .map_sqlx_postgres_opts(|postgres| postgres_options(postgres, "heartbeatd"))
         .map_sqlx_postgres_pool_opts(move |pool| {
-            let timelines = timelines.clone();
-            pool.after_connect(move |connection, _| {
-                let timelines = timelines.clone();
-                Box::pin(async move {
-                    set_bounds(connection, &[]).await?;
-                    timelines.ask(connection).await
-                })
-            })
+            prepare_sessions(pool, settings(limits).to_vec(), timelines.clone())
         });
     options
+}
+
+/// The options of a connection to PostgreSQL, by the name that the server shows.
+pub(crate) fn postgres_options(postgres: PgConnectOptions, name: &str) -> PgConnectOptions {
+    // The driver looks for the brackets of an IPv6 address as part of a name.
+    let host = postgres.get_host().trim_matches(['[', ']']).to_owned();
+    // PgBouncer refuses the parameter that sqlx would send. No number here has a fraction, so it
+    // is not needed.
+    postgres.host(&host).application_name(name).extra_float_digits(None)
 }
 
 /// The number of instructions of SQLite's machine after which a statement is asked whether it
@@ -76,15 +64,16 @@ const ASKED_AFTER: i32 = 10_000;
 /// ends what it still does once it is replaced.
 pub(super) fn reading_options(
     url: &str,
-    limits: ReadingLimits,
+    limits: Limits,
+    reading: ReadingLimits,
     replacement: &Replacement,
     timelines: &Timelines,
 ) -> ConnectOptions {
-    let ReadingLimits { bound, patience } = limits;
+    let ReadingLimits { bound, patience } = reading;
     let (replacement, timelines) = (replacement.clone(), timelines.clone());
-    let mut options = connect_options(url, OpenMode::Existing, &timelines);
+    let mut options = connect_options(url, limits, OpenMode::Existing, &timelines);
     options
-        .max_connections(READING_CONNECTIONS)
+        .max_connections(limits.read_connections)
         .acquire_timeout(patience)
         .map_sqlx_sqlite_opts(|sqlite| {
             sqlite_options(sqlite, OpenMode::Existing).pragma("query_only", "ON")
@@ -101,61 +90,64 @@ pub(super) fn reading_options(
             })
         })
         .map_sqlx_postgres_pool_opts(move |pool| {
-            let (bound, timelines) = (format!("{}ms", bound.as_millis()), timelines.clone());
-            pool.after_connect(move |connection, _| {
-                let (bound, timelines) = (bound.clone(), timelines.clone());
-                Box::pin(async move {
-                    set_bounds(
-                        connection,
-                        &[
-                            ("statement_timeout", &bound),
-                            ("default_transaction_read_only", "on"),
-                            // Somebody waits for a page, so no plan is compiled.
-                            ("jit", "off"),
-                        ],
-                    )
-                    .await?;
-                    timelines.ask(connection).await
-                })
-            })
+            let reading = [
+                ("statement_timeout", millis(bound)),
+                ("default_transaction_read_only", "on".to_owned()),
+                // Somebody waits for a page, so no plan is compiled.
+                ("jit", "off".to_owned()),
+            ];
+            let settings = settings(limits).into_iter().chain(reading).collect();
+            prepare_sessions(pool, settings, timelines.clone())
         });
     options
 }
 
-/// Sets [`POSTGRES_BOUNDS`] and then `others`, by statements, because PgBouncer refuses them as parameters of
-/// the connection.
-async fn set_bounds(
-    connection: &mut sqlx::PgConnection,
-    others: &[(&str, &str)],
-) -> Result<(), sqlx::Error> {
-    let bounds = POSTGRES_BOUNDS.iter().chain(others);
-    let set: Vec<_> = bounds.map(|(name, value)| format!("SET {name} = '{value}'")).collect();
-    let set = set.join("; ");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(connection).await.map(drop)
+/// Sets `settings` in each new session, by statements, because PgBouncer refuses them as
+/// parameters of the connection, and asks for its timeline.
+fn prepare_sessions(
+    pool: PgPoolOptions,
+    settings: Vec<(&'static str, String)>,
+    timelines: Timelines,
+) -> PgPoolOptions {
+    let set = settings.into_iter().map(|(name, value)| format!("SET {name} = '{value}'"));
+    let set = set.collect::<Vec<_>>().join("; ");
+    pool.after_connect(move |connection, _| {
+        let (set, timelines) = (sqlx::AssertSqlSafe(set.clone()), timelines.clone());
+        Box::pin(async move {
+            sqlx::raw_sql(set).execute(&mut *connection).await?;
+            timelines.ask(connection).await
+        })
+    })
 }
 
-/// The limits that PostgreSQL enforces itself, so that its errors give the reason and no lock
-/// outlives its holder.
-const POSTGRES_BOUNDS: [(&str, &str); 8] = [
-    // Whatever the role's default is. Set here, it costs no round trip of its own.
-    ("default_transaction_isolation", "read committed"),
-    // A scan of ten million devices takes a few seconds.
-    ("statement_timeout", "30s"),
-    // This service never holds a lock for a second, but VACUUM FULL, REINDEX and ALTER
-    // TABLE by others hold one for minutes. The log should say so at once.
-    ("lock_timeout", "5s"),
-    // Two statements of a transaction follow each other at once.
-    // A service that is stopped in a transaction holds the row that says who may write. For so
-    // long nobody can take over from it.
-    ("idle_in_transaction_session_timeout", "15s"),
-    // What was confirmed must be there after a crash.
-    ("synchronous_commit", "on"),
-    // A service that vanished in a transaction keeps its locks for 30 s instead of two
-    // hours.
-    ("tcp_keepalives_idle", "15"),
-    ("tcp_keepalives_interval", "5"),
-    ("tcp_keepalives_count", "3"),
-];
+/// The settings of each session, whatever the defaults of the role are. PostgreSQL enforces the
+/// limits itself, so that its errors give the reason and no lock outlives its holder.
+fn settings(limits: Limits) -> [(&'static str, String); 8] {
+    [
+        // Set here, it costs no round trip of its own.
+        ("default_transaction_isolation", "read committed".to_owned()),
+        ("statement_timeout", millis(limits.statement)),
+        // This service never holds a lock for a second, but VACUUM FULL, REINDEX and ALTER
+        // TABLE by others hold one for minutes. The log should say so at once.
+        ("lock_timeout", millis(limits.lock)),
+        // Two statements of a transaction follow each other at once. A service that is stopped
+        // in a transaction holds the row that says who may write. For so long nobody can take
+        // over from it.
+        ("idle_in_transaction_session_timeout", millis(limits.idle_in_transaction)),
+        // What was confirmed must be there after a crash.
+        ("synchronous_commit", "on".to_owned()),
+        // A service that vanished in a transaction keeps its locks for 30 s instead of two
+        // hours.
+        ("tcp_keepalives_idle", "15".to_owned()),
+        ("tcp_keepalives_interval", "5".to_owned()),
+        ("tcp_keepalives_count", "3".to_owned()),
+    ]
+}
+
+/// A duration as PostgreSQL reads it.
+fn millis(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
 
 fn sqlite_options(sqlite: SqliteConnectOptions, mode: OpenMode) -> SqliteConnectOptions {
     let sqlite = sqlite

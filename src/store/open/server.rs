@@ -1,8 +1,11 @@
-//! The properties that a PostgreSQL server must have.
+//! The properties that a PostgreSQL server must have, and those of the connection to it.
 
+use std::str::FromStr;
+
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::{DatabaseConnection, DbErr, sqlx};
 
-use crate::secrets::DatabaseUrl;
+use crate::secrets::{DatabaseUrl, SSL_MODE, is_local_host};
 use crate::store::Unusable;
 use crate::store::driver_error::connection_error;
 
@@ -20,6 +23,39 @@ pub(super) async fn unusable(
     }
     let pooled = shares_sessions(pool, connections).await.map_err(connection_error)?;
     Ok(pooled.then(|| Unusable::TransactionPooling { url: url.clone() }))
+}
+
+/// Warns if the connection crosses a network unencrypted although nobody has asked for that: by
+/// default the driver goes on without TLS if the server has none.
+pub(super) async fn warn_of_plain_text(
+    db: &DatabaseConnection,
+    url: &DatabaseUrl,
+) -> Result<(), DbErr> {
+    let options = PgConnectOptions::from_str(url.reveal()).map_err(connection_error)?;
+    let is_local = options.get_socket().is_some() || is_local_host(options.get_host());
+    if is_local || url.parameter(&SSL_MODE).is_some_and(|mode| asks_for_plain_text(&mode)) {
+        return Ok(());
+    }
+    // Each role may read the row of its own session.
+    let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let row = sqlx::raw_sql(sql).fetch_optional(db.get_postgres_connection_pool()).await;
+    let row = row.map_err(connection_error)?;
+    let encrypted = row.map(|row| sqlx::Row::try_get::<bool, _>(&row, 0)).transpose();
+    if !encrypted.map_err(connection_error)?.unwrap_or(true) {
+        let database = url.to_string();
+        log::warn!(
+            target: "heartbeatd", database;
+            "the connection to the database is not encrypted, because the server has no TLS: \
+             everything crosses the network in plain text; set ssl = on there, and \
+             sslmode=verify-full in database.url"
+        );
+    }
+    Ok(())
+}
+
+/// True for a mode without TLS, of which the configuration has warned.
+fn asks_for_plain_text(mode: &str) -> bool {
+    ["disable", "allow"].iter().any(|plain| mode.eq_ignore_ascii_case(plain))
 }
 
 async fn encoding(pool: &sqlx::PgPool) -> Result<String, sqlx::Error> {

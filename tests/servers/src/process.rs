@@ -78,12 +78,21 @@ impl Drop for Log {
 /// Runs a server that refuses to run as root as its own user, which its package has
 /// created.
 pub fn as_user(command: &mut Command, user: &str, folder: &Path) {
-    if id("-u", None) != 0 {
-        return;
-    }
-    let (uid, gid) = (id("-u", Some(user)), id("-g", Some(user)));
+    let Some((uid, gid)) = user_ids(user) else { return };
     chown(folder, Some(uid), Some(gid)).expect("root may give a folder away");
     command.uid(uid).gid(gid);
+}
+
+/// The ids of a user and its group. `None` if this program does not run as root, and can give
+/// nothing away.
+pub fn user_ids(user: &str) -> Option<(u32, u32)> {
+    (id("-u", None) == 0).then(|| (id("-u", Some(user)), id("-g", Some(user))))
+}
+
+/// Sends a signal to a process that this program started.
+#[track_caller]
+pub fn signal(process: u32, name: &str) {
+    output(Command::new("kill").args(["-s", name, &process.to_string()]));
 }
 
 fn id(what: &str, user: Option<&str>) -> u32 {

@@ -40,6 +40,18 @@ impl TestDatabase {
         Self { url, _folder: None }
     }
 
+    /// The database of the same name in another server, which has it from this one.
+    pub fn moved_to(&self, server: &PostgreSql) -> Self {
+        let mut url: url::Url = self.url.parse().expect("a URL");
+        url.set_port(Some(server.port())).expect("it has a host");
+        Self::with_url(url.into())
+    }
+
+    /// The name of a database in PostgreSQL.
+    pub fn name(&self) -> &str {
+        self.url.rsplit_once('/').map(|(_, name)| name).expect("it is the last part of the URL")
+    }
+
     /// A database in PostgreSQL with these options of `CREATE DATABASE`.
     pub fn of_language(options: &str) -> Self {
         Self { url: PostgreSql::shared().new_database_with(options), _folder: None }

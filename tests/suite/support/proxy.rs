@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::database::TestDatabase;
@@ -15,7 +15,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    target: u16,
+    target: AtomicU16,
     /// True if new connections are swallowed.
     swallows: AtomicBool,
     /// True if new connections are closed.
@@ -38,7 +38,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let shared = Arc::new(Shared {
-            target,
+            target: AtomicU16::new(target),
             swallows: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             interjection: Mutex::default(),
@@ -73,6 +73,16 @@ impl Proxy {
     /// Closes all connections, and new ones at once.
     pub fn refuse(&self) {
         self.shared.refuses.store(true, Ordering::SeqCst);
+        self.hang_up();
+    }
+
+    /// Closes all connections. New ones lead to another port.
+    pub fn redirect(&self, target: u16) {
+        self.shared.target.store(target, Ordering::SeqCst);
+        self.hang_up();
+    }
+
+    fn hang_up(&self) {
         for connection in self.shared.connections().drain(..) {
             // It may already be closed.
             let _ = connection.client.shutdown(Shutdown::Both);
@@ -103,7 +113,8 @@ impl Shared {
         if self.refuses.load(Ordering::SeqCst) {
             return;
         }
-        let Ok(server) = TcpStream::connect(("127.0.0.1", self.target)) else { return };
+        let target = self.target.load(Ordering::SeqCst);
+        let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };
         let swallowed = Arc::new(AtomicBool::new(self.swallows.load(Ordering::SeqCst)));
         for (from, to) in [(&client, &server), (&server, &client)] {
             let shared = std::ptr::eq(to, &raw const server).then(|| Arc::clone(self));

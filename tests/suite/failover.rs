@@ -1,0 +1,239 @@
+//! A PostgreSQL that is restarted under load, and a failover to a standby server: with and
+//! without the loss of what was committed, for one service and for a pair.
+//!
+//! As in `pair`, two hundred devices live and twenty die before, during and after the fault.
+
+use std::process::Output;
+use std::time::Duration;
+
+use crate::pair::{PAIR, Scene, TIMEOUT, let_pass};
+use crate::support::database::TestDatabase;
+use crate::support::service::Place;
+use heartbeatd::domain::{Gap, GapCause};
+use serde_json::Value;
+use servers::eventually;
+use servers::postgresql::{Cluster, PostgreSql, Shutdown};
+
+/// The database has lost what a service had written.
+const FORGOTTEN: &str = "WARN standby";
+
+/// Seconds for which the database is away.
+const AWAY: f64 = 3.0;
+
+/// A server whose standby follows it, and services on a database in it.
+struct Site {
+    primary: PostgreSql,
+    standby: PostgreSql,
+    scene: Scene,
+}
+
+impl Site {
+    fn of(names: &[&str]) -> Self {
+        let primary = PostgreSql::start();
+        let standby = primary.standby();
+        let scene = Scene::on(names, TestDatabase::on(&primary));
+        Self { primary, standby, scene }
+    }
+
+    /// Lets the services write for a while what the standby does not get, and the primary's
+    /// machine be lost then.
+    fn lose_the_primary_with(&mut self, seconds: f64) {
+        self.standby.await_caught_up(&self.primary);
+        self.standby.stop_receiving();
+        self.scene.endure(seconds);
+        self.primary.kill();
+        self.scene.late += seconds;
+    }
+
+    /// Makes the standby the primary, and leads the services to it.
+    fn fail_over(&mut self) {
+        self.scene.endure(AWAY);
+        self.standby.promote();
+        for instance in &self.scene.instances {
+            instance.database.redirect(self.standby.port());
+            instance.database.heal();
+        }
+        self.scene.database = self.scene.database.moved_to(&self.standby);
+        // A statement that was on its way may have to time out.
+        self.scene.late += AWAY + 5.0;
+    }
+
+    /// Waits until one instance writes and goes on doing so, and returns which.
+    fn await_settled(&self) -> usize {
+        let instances = &self.scene.instances;
+        let writes = |&number: &usize| instances[number].service.metric("heartbeatd_active") > 0.0;
+        let active = || (0..instances.len()).filter(writes).collect::<Vec<_>>();
+        eventually("one instance writes", || {
+            let before = active();
+            let_pass(Duration::from_secs(1));
+            (before.len() == 1 && active() == before).then(|| before[0])
+        })
+    }
+
+    fn forgotten(&self) -> usize {
+        let lost = |line: &&String| line.contains("does not have what this service has written");
+        self.scene.log().iter().filter(lost).count()
+    }
+
+    /// Asserts that about so many seconds do not count as listened to, because their proofs are
+    /// lost.
+    async fn assert_not_listened_for(&self, seconds: f64) {
+        let mut blind = self.scene.blind().await;
+        blind.retain(|gap| gap.cause != Some(GapCause::NoEcho));
+        let millis = |gap: &Gap| (gap.interval.until - gap.interval.from).num_milliseconds();
+        let lost = blind.iter().map(millis).sum::<i64>() as f64 / 1000.0;
+        assert!(lost > 0.5 * seconds, "{lost} s of {seconds} s: {blind:?}");
+    }
+}
+
+async fn a_restart_costs_nothing_but_time(names: &[&str], shutdown: Shutdown) {
+    let mut server = PostgreSql::start();
+    let mut scene = Scene::on(names, TestDatabase::on(&server));
+    scene.some_die(4);
+    server.stop(shutdown);
+    scene.endure(AWAY);
+    server.start_again();
+    scene.late = AWAY + 5.0;
+    let well = scene.await_active(&(0..names.len()).collect::<Vec<_>>());
+    scene.assert_all_is_well(well).await;
+    scene.assert_never_blind().await;
+    scene.assert_nothing_lost().await;
+}
+
+#[actix_rt::test]
+async fn a_restart_of_the_server_costs_one_service_nothing_but_time() {
+    a_restart_costs_nothing_but_time(&PAIR[..1], Shutdown::Fast).await;
+}
+
+#[actix_rt::test]
+async fn a_crash_of_the_server_costs_one_service_nothing_but_time() {
+    a_restart_costs_nothing_but_time(&PAIR[..1], Shutdown::Immediate).await;
+}
+
+#[actix_rt::test]
+async fn a_restart_of_the_server_costs_a_pair_nothing_but_time() {
+    a_restart_costs_nothing_but_time(&PAIR, Shutdown::Fast).await;
+}
+
+#[actix_rt::test]
+async fn a_crash_of_the_server_costs_a_pair_nothing_but_time() {
+    a_restart_costs_nothing_but_time(&PAIR, Shutdown::Immediate).await;
+}
+
+async fn a_failover_without_loss_costs_nothing_but_time(names: &[&str]) {
+    let mut site = Site::of(names);
+    site.scene.some_die(4);
+    site.scene.instances.iter().for_each(|instance| instance.database.refuse());
+    site.standby.await_caught_up(&site.primary);
+    site.primary.kill();
+    site.fail_over();
+    let well = site.await_settled();
+    site.scene.assert_all_is_well(well).await;
+    site.scene.assert_never_blind().await;
+    site.scene.assert_nothing_lost().await;
+    assert_eq!(site.forgotten(), 0, "{:?}", site.scene.log());
+}
+
+#[actix_rt::test]
+async fn a_failover_without_loss_costs_one_service_nothing_but_time() {
+    a_failover_without_loss_costs_nothing_but_time(&PAIR[..1]).await;
+}
+
+#[actix_rt::test]
+async fn a_failover_without_loss_costs_a_pair_nothing_but_time() {
+    a_failover_without_loss_costs_nothing_but_time(&PAIR).await;
+}
+
+/// The time whose commits are lost. It is shorter than the timeout, so that no alert is among
+/// them, which would be delivered twice.
+const LOST: f64 = 2.0;
+
+async fn what_a_failover_loses_does_not_count(names: &[&str]) {
+    const { assert!(LOST < TIMEOUT) };
+    let mut site = Site::of(names);
+    site.lose_the_primary_with(LOST);
+    site.fail_over();
+    eventually("the loss is noticed", || (site.forgotten() > 0).then_some(()));
+    let well = site.await_settled();
+    site.scene.assert_all_is_well(well).await;
+    site.assert_not_listened_for(LOST).await;
+    let active = &site.scene.instances[well].service;
+    assert_eq!(active.get("/readyz").0, 200, "{:?}", site.scene.log());
+    assert_eq!(site.scene.instances[0].service.events(FORGOTTEN).len(), 1, "it is said once");
+}
+
+#[actix_rt::test]
+async fn what_a_failover_loses_does_not_count_for_one_service() {
+    what_a_failover_loses_does_not_count(&PAIR[..1]).await;
+}
+
+#[actix_rt::test]
+async fn what_a_failover_loses_does_not_count_for_a_pair() {
+    what_a_failover_loses_does_not_count(&PAIR).await;
+}
+
+/// The transitions and their acknowledgements are lost with the commits: the devices are found
+/// and reported again.
+#[actix_rt::test]
+async fn a_failover_that_loses_offline_transitions_reports_those_devices_again() {
+    let mut site = Site::of(&PAIR[..1]);
+    site.standby.await_caught_up(&site.primary);
+    site.standby.stop_receiving();
+    site.scene.some_die(1);
+    let reported = || {
+        let log = site.scene.log();
+        let of_it = |line: &&String| line.contains("alert_sink") && line.contains("device=dead-00");
+        log.iter().filter(of_it).count()
+    };
+    eventually("it is reported", || (reported() == 1).then_some(()));
+    let_pass(Duration::from_secs(1));
+    site.primary.kill();
+    site.fail_over();
+    let reported = || {
+        let log = site.scene.log();
+        let of_it = |line: &&String| line.contains("alert_sink") && line.contains("device=dead-00");
+        log.iter().filter(of_it).count()
+    };
+    eventually("it is reported again", || (reported() == 2).then_some(()));
+    let place = &site.scene.instances[0].place;
+    let listed = place.json(&["device", "list", "--json"]);
+    let devices = listed.as_array().expect("an array").iter();
+    let offline = devices.filter(|device| device["status"] == "offline");
+    let is_dead = |device: &Value| device["id"].as_str().is_some_and(|id| id.starts_with("dead-"));
+    assert!(offline.clone().count() > 0 && offline.clone().all(is_dead), "{listed:#}");
+}
+
+fn errors(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[actix_rt::test]
+async fn a_standby_server_is_read_by_commands_and_refused_by_the_service() {
+    let primary = PostgreSql::start();
+    let database = TestDatabase::on(&primary);
+    let place = Place::new().with("DATABASE__URL", &database.url);
+    assert!(place.run(&["device", "add", "pump"]).status.success());
+    let standby = primary.standby();
+    standby.await_caught_up(&primary);
+    let place = Place::new().with("DATABASE__URL", &database.moved_to(&standby).url);
+    place.await_statuses(&["pump provisioning"]);
+    for command in [&["run"][..], &["device", "add", "valve"]] {
+        let out = place.run(command);
+        let said = errors(&out);
+        assert_eq!(out.status.code(), Some(69), "{command:?}: {said}");
+        assert!(said.contains("the server is a standby, which only reads"), "{command:?}: {said}");
+    }
+}
+
+/// With `synchronous_commit = off` the server confirms what it writes up to 30 s later.
+#[actix_rt::test]
+async fn what_was_confirmed_survives_a_crash_although_the_servers_default_does_not_promise_it() {
+    let lazy = Cluster::create().set("synchronous_commit", "off").set("wal_writer_delay", "10s");
+    let mut server = lazy.start();
+    let place = Place::new().with("DATABASE__URL", &TestDatabase::on(&server).url);
+    for device in ["first", "last"] {
+        assert!(place.run(&["device", "add", device]).status.success());
+    }
+    server.restart(Shutdown::Immediate);
+    place.await_statuses(&["first provisioning", "last provisioning"]);
+}
