@@ -35,6 +35,13 @@ pub enum Happening {
     },
     /// Listening was proven for the first time, or again.
     Listening,
+    /// An instance that stood by writes from now on.
+    TookOver {
+        /// The instance that wrote before, by its `mqtt.client_id`.
+        from: String,
+        /// The instance that writes now.
+        by: String,
+    },
     /// The service is in another state than before.
     State {
         /// Its name, as [`ServiceState`](super::ServiceState) spells it.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::ClockOffset;
+use super::{ClockOffset, Happening};
 
 /// The number of intervals, and of looks, for which the row of the active instance must not
 /// have changed before another one takes over.
@@ -73,6 +73,16 @@ impl Sight {
     /// The listener that has the right to write, or had it last.
     pub fn active(&self) -> Option<&Peer> {
         self.active.and_then(|active| self.peer(active))
+    }
+
+    /// What the journal says once the listener that looks has taken the right to write from
+    /// another one. Nothing if that was an earlier process of the same instance, or nobody.
+    pub fn take_over_from(&self, from: Option<&Peer>) -> Option<Happening> {
+        let (own, from) = (self.own()?, from?);
+        (own.instance != from.instance).then(|| Happening::TookOver {
+            from: from.instance.clone(),
+            by: own.instance.clone(),
+        })
     }
 
     /// The other listeners that have not left.
@@ -488,6 +498,16 @@ mod tests {
         assert_eq!(older.look(5, false, &peers(2)), Duty::Write);
         let own = [Peer { incarnation: 2, ..peer(1, "a", 9) }, peer(2, "a", 9)];
         assert_eq!(younger.look(10, false, &own), Duty::StandBy, "an earlier stay of its own");
+    }
+
+    #[test]
+    fn a_take_over_is_one_from_another_instance() {
+        let peers = [peer(1, "a", 7), peer(2, "a", 1), peer(3, "b", 1)];
+        let told = |me| sight(me, Some(1), &peers).take_over_from(Some(&peers[0]));
+        assert_eq!(told(2), None, "its own predecessor");
+        let (from, by) = ("a".to_owned(), "b".to_owned());
+        assert_eq!(told(3), Some(Happening::TookOver { from, by }));
+        assert_eq!(sight(3, None, &peers).take_over_from(None), None, "nobody wrote");
     }
 
     #[test]

@@ -210,6 +210,10 @@ fn values(entry: &Entry) -> [Value; ENTRY.len()] {
             ["gap".into(), at, none(), millis(*from).into(), cause.as_str().into(), none()]
         }
         Happening::Listening => ["listening".into(), at, none(), no_time(), none(), none()],
+        Happening::TookOver { from, by } => {
+            let [from, by] = [from, by].map(|instance| instance.as_str().into());
+            ["took_over".into(), at, none(), no_time(), from, by]
+        }
         Happening::State { state, detail } => {
             let detail = detail.as_deref().into();
             ["state".into(), at, none(), no_time(), state.as_str().into(), detail]
@@ -235,6 +239,7 @@ fn entry(row: &QueryResult) -> Result<(i64, Entry), DbErr> {
             cause: GapCause::named(&text("name")?).ok_or_else(|| wrong("an unknown cause"))?,
         },
         "listening" => Happening::Listening,
+        "took_over" => Happening::TookOver { from: text("name")?, by: text("detail")? },
         "state" => Happening::State { state: text("name")?, detail: row.try_get("", "detail")? },
         other => return Err(wrong(&format!("an entry of kind {other:?}"))),
     };

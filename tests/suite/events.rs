@@ -38,6 +38,7 @@ fn told(event: &Event) -> String {
                 format!("gap of {} s: {}", (entry.at - *from).num_seconds(), cause.as_str())
             }
             Happening::Listening => "listening".to_owned(),
+            Happening::TookOver { from, by } => format!("{by} took over from {from}"),
             Happening::State { state, .. } => state.clone(),
         },
     }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use heartbeatd::clock::system_clock;
-use heartbeatd::domain::{Coverage, Gap, GapCause, Judge, Status};
+use heartbeatd::domain::{
+    Coverage, Entry, EventKind, EventPlace, Gap, GapCause, Happening, Judge, Status,
+};
 use heartbeatd::store::{DeviceStore, OpenMode, TransitionQuery};
 use serde_json::Value;
 
@@ -289,6 +291,22 @@ impl Scene {
         listed.map(|l| format!("{} {}", text(l, "instance"), text(l, "state"))).collect()
     }
 
+    /// The take-overs that the journal tells, oldest first.
+    async fn take_overs(&self) -> Vec<String> {
+        let store = self.store().await;
+        let reader = store.reader().await.expect("it opens");
+        let events = reader.events(EventPlace::default(), 10_000).await.expect("it reads");
+        reader.close().await;
+        store.close().await.expect("it closes");
+        let told = events.expect("all are kept").into_iter().filter_map(|event| match event.what {
+            EventKind::Entry(Entry { what: Happening::TookOver { from, by }, .. }) => {
+                Some(format!("{by} from {from}"))
+            }
+            _ => None,
+        });
+        told.collect()
+    }
+
     fn await_listeners(&self, expected: &[&str]) {
         let mut last = Vec::new();
         let deadline = Instant::now() + servers::PATIENCE;
@@ -322,6 +340,7 @@ async fn the_active_one_is_killed_and_restarted_after(pause: Option<f64>) {
     scene.instances[1].service.await_event("INFO standby from=hall-a left=false");
     scene.assert_all_is_well(1).await;
     scene.assert_never_blind().await;
+    assert_eq!(scene.take_overs().await, ["hall-b from hall-a"]);
     match pause {
         None => scene.await_listeners(&["hall-a fenced", "hall-b active"]),
         Some(_) => {
@@ -365,6 +384,7 @@ async fn a_standby_that_was_killed_changes_nothing() {
     scene.assert_all_is_well(0).await;
     scene.assert_never_blind().await;
     scene.await_listeners(&["hall-a active", "hall-b taken_over", "hall-b standby"]);
+    assert!(scene.take_overs().await.is_empty());
 }
 
 async fn the_active_one_is_stopped_for(seconds: f64) {
@@ -537,6 +557,7 @@ async fn a_rolling_restart_leaves_no_moment_without_one_that_listens() {
     scene.assert_all_is_well(0).await;
     scene.assert_never_blind().await;
     scene.await_listeners(&["hall-a left", "hall-b left", "hall-a active", "hall-b standby"]);
+    assert_eq!(scene.take_overs().await, ["hall-b from hall-a", "hall-a from hall-b"]);
 }
 
 #[actix_rt::test]

@@ -9,7 +9,7 @@ use super::delta;
 use super::fence::Token;
 use super::lock::Lock;
 use crate::clock::{Clock, system_clock};
-use crate::domain::ClockOffset;
+use crate::domain::{ClockOffset, Entry};
 use crate::domain::standby::{ClockMeter, Peer, Sight};
 use crate::store::{DeviceStore, Result, StoreError, millis, time};
 
@@ -261,7 +261,10 @@ impl DeviceStore {
                    RETURNING saves";
         let row = self.select(transaction, sql, [listener.into()]).await?.pop();
         // Its own stay may have ended meanwhile.
-        row.ok_or(LOST_THE_RACE)?.try_get("", "saves")
+        let saves = row.ok_or(LOST_THE_RACE)?.try_get("", "saves")?;
+        let what = sight.take_over_from(from);
+        self.write_journal(transaction, what.map(|what| Entry { at, what })).await?;
+        Ok(saves)
     }
 
     /// Ends the stay of the one from which the right is taken. False if it has moved since.

@@ -46,6 +46,10 @@ enum Data {
         sentence: String,
     },
     Listening {},
+    TookOver {
+        from: String,
+        by: String,
+    },
     State {
         state: String,
         detail: Option<String>,
@@ -111,6 +115,7 @@ fn happening(what: Happening, at: DateTime<Utc>) -> (&'static str, Data) {
             ("gap", Data::Gap { from, to: at, cause, sentence })
         }
         Happening::Listening => ("listening", Data::Listening {}),
+        Happening::TookOver { from, by } => ("took_over", Data::TookOver { from, by }),
         Happening::State { state, detail } => ("state", Data::State { state, detail }),
     }
 }

@@ -488,7 +488,7 @@ impl World {
                 Happening::Registered { device } => registered.insert(device.clone()),
                 Happening::Removed { device } => registered.remove(device),
                 Happening::Gap { .. } => gaps.insert(entry.at),
-                Happening::Listening | Happening::State { .. } => true,
+                Happening::Listening | Happening::TookOver { .. } | Happening::State { .. } => true,
             };
             self.assert(is_new, format_args!("{entry:?} is told twice"));
         }
