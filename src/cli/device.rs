@@ -286,8 +286,11 @@ fn print(config: &Config, device: &DeviceView, now: DateTime<Utc>) -> io::Result
 fn explain(explanation: &Explanation) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "why          {}", explanation.sentence)?;
+    for part in &explanation.listeners {
+        writeln!(out, "listened     {}", Escaped(part))?;
+    }
     for part in &explanation.not_counted {
-        writeln!(out, "not counted  {part}")?;
+        writeln!(out, "not counted  {}", Escaped(part))?;
     }
     Ok(())
 }

@@ -20,6 +20,7 @@
 
 mod group;
 mod intervals;
+mod listeners;
 mod saved;
 mod stays;
 
@@ -36,6 +37,7 @@ use super::Status;
 
 pub use self::group::MAX_WIDTH;
 pub use self::intervals::{Interval, Intervals};
+pub use self::listeners::Listener;
 pub use self::saved::{Saved, Saving};
 pub use self::stays::{ClockOffset, Judge, Stay};
 

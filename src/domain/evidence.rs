@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Coverage, Gap, Interval, Status, Transition};
+use super::{Coverage, Gap, Interval, Judge, Listener, Status, Stay, Transition};
 
 /// The facts that a device's status rests on: its silence, and the part of it that was
 /// listened to.
@@ -22,6 +22,8 @@ pub struct Evidence {
     pub listened: TimeDelta,
     /// The parts that were not, oldest first; empty if they are not known any more.
     pub gaps: Vec<Gap>,
+    /// The instances that have listened in it, if there are several.
+    pub listeners: Vec<Listener>,
 }
 
 /// The conclusion from the evidence.
@@ -75,7 +77,15 @@ impl Evidence {
         // More means that listening which counted then is forgotten by now. Then these gaps are
         // not those of the check.
         let gaps = if listened + missed <= until - silent_since { gaps } else { Vec::new() };
-        Some(Self { verdict, silent_since, until, timeout, listened, gaps })
+        let listeners = Vec::new();
+        Some(Self { verdict, silent_since, until, timeout, listened, gaps, listeners })
+    }
+
+    /// The same evidence with the instances that have listened, as one of them judges them.
+    #[must_use]
+    pub fn listened_by(self, stays: &[Stay], judge: Judge<'_>) -> Self {
+        let silence = Interval { from: self.silent_since, until: self.until };
+        Self { listeners: Listener::of_stays(stays, judge, silence), ..self }
     }
 
     /// The silence that [`weigh`](Self::weigh) looks at, for which it needs the coverage.

@@ -79,10 +79,8 @@ impl Sight {
     /// another one. Nothing if that was an earlier process of the same instance, or nobody.
     pub fn take_over_from(&self, from: Option<&Peer>) -> Option<Happening> {
         let (own, from) = (self.own()?, from?);
-        (own.instance != from.instance).then(|| Happening::TookOver {
-            from: from.instance.clone(),
-            by: own.instance.clone(),
-        })
+        (own.instance != from.instance)
+            .then(|| Happening::TookOver { from: from.instance.clone(), by: own.instance.clone() })
     }
 
     /// The other listeners that have not left.

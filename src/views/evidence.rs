@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 use super::text;
 use crate::Config;
 use crate::domain::{
-    Coverage, Evidence, Gap, GapCause, Heard, Judge, Past, Status, Stay, Transition, Verdict,
+    Coverage, Evidence, Gap, GapCause, Heard, Interval, Judge, Listener, Past, Status, Transition,
+    Verdict,
 };
 use crate::store::{Device, DeviceStore, StoreError};
 
@@ -30,6 +31,9 @@ pub(super) struct EvidenceView {
     listened_seconds: TimeDelta,
     /// The other part, oldest first; empty if it is not known any more.
     gaps: Vec<GapView>,
+    /// The instances that have listened; left out if there is only one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    listeners: Vec<ListenerView>,
 }
 
 /// A time that does not count as silence.
@@ -39,6 +43,19 @@ struct GapView {
     until: DateTime<Utc>,
     /// Null if it is not known.
     cause: Option<&'static str>,
+    /// The instances whose gap it is; left out if there is only one, or it is not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    instances: Vec<String>,
+}
+
+/// One of several instances that have listened.
+#[derive(Clone, Debug, Serialize)]
+struct ListenerView {
+    instance: String,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+    #[serde(serialize_with = "as_seconds")]
+    listened_seconds: TimeDelta,
 }
 
 impl From<Evidence> for EvidenceView {
@@ -53,14 +70,28 @@ impl From<Evidence> for EvidenceView {
             until: evidence.until,
             timeout_seconds: evidence.timeout,
             listened_seconds: evidence.listened,
-            gaps: evidence.gaps.into_iter().map(GapView::from).collect(),
+            gaps: evidence.gaps.iter().map(|gap| GapView::new(gap, &evidence.listeners)).collect(),
+            listeners: evidence.listeners.iter().map(ListenerView::from).collect(),
         }
     }
 }
 
-impl From<Gap> for GapView {
-    fn from(Gap { interval, cause, .. }: Gap) -> Self {
-        Self { from: interval.from, until: interval.until, cause: cause.map(GapCause::as_str) }
+impl GapView {
+    fn new(gap: &Gap, listeners: &[Listener]) -> Self {
+        Self {
+            from: gap.interval.from,
+            until: gap.interval.until,
+            cause: gap.cause.map(GapCause::as_str),
+            instances: Listener::whose(listeners, gap),
+        }
+    }
+}
+
+impl From<&Listener> for ListenerView {
+    fn from(listener: &Listener) -> Self {
+        let Interval { from, until } = listener.whole();
+        let instance = listener.instance.clone();
+        Self { instance, from, until, listened_seconds: listener.listened() }
     }
 }
 
@@ -143,10 +174,13 @@ pub(crate) async fn weigh_silence(
     let instance = instance.unwrap_or(&settings.instance);
     let silence = Evidence::silence(device.status, last_seen_at, newest, now);
     let window = (silence.from, silence.until);
-    let coverage = read_coverage(store, instance, settings.confirm_interval, window).await?;
+    let stays = store.stays(window.0, window.1).await?;
+    let judge = Judge::named(instance, &stays);
+    let coverage = Coverage::of_stays(settings.confirm_interval, &stays, judge);
     let timeout = device.timeout().unwrap_or(settings.timeout);
     let seen = device.last_seen_at;
-    Ok(Evidence::weigh(device.status, seen, timeout, newest, &coverage, now))
+    let evidence = Evidence::weigh(device.status, seen, timeout, newest, &coverage, now);
+    Ok(evidence.map(|evidence| evidence.listened_by(&stays, judge)))
 }
 
 /// Reads what all instances have listened to together in a stretch of time, as `instance` judges
@@ -162,12 +196,7 @@ pub(crate) async fn read_coverage(
     (from, until): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<Coverage, StoreError> {
     let stays = store.stays(from, until).await?;
-    Ok(judged(&stays, instance, confirm_interval))
-}
-
-/// What all instances have listened to together in these stays, as `instance` judges it.
-pub(crate) fn judged(stays: &[Stay], instance: &str, confirm_interval: Duration) -> Coverage {
-    Coverage::of_stays(confirm_interval, stays, Judge::named(instance, stays))
+    Ok(Coverage::of_stays(confirm_interval, &stays, Judge::named(instance, &stays)))
 }
 
 /// The evidence for a device's status in words.
@@ -177,6 +206,8 @@ pub(crate) struct Explanation {
     pub(crate) sentence: String,
     /// The parts of the silence that do not count, oldest first.
     pub(crate) not_counted: Vec<String>,
+    /// What each instance has listened to, if there are several.
+    pub(crate) listeners: Vec<String>,
 }
 
 impl Explanation {
@@ -188,11 +219,12 @@ impl Explanation {
     ) -> Self {
         let Some(evidence) = evidence else {
             let sentence = format!("{status}: never heard, so it cannot fall silent");
-            return Self { sentence, not_counted: Vec::new() };
+            return Self { sentence, not_counted: Vec::new(), listeners: Vec::new() };
         };
         Self {
             sentence: format!("{status}: {}", reason(evidence)),
             not_counted: not_counted(evidence, settings),
+            listeners: listened_by(Some(evidence)),
         }
     }
 
@@ -212,6 +244,7 @@ impl Explanation {
         Self {
             sentence: format!("{status} at {}: {reason}", text::time(Some(at))),
             not_counted: not_counted.unwrap_or_default(),
+            listeners: listened_by(evidence),
         }
     }
 }
@@ -270,7 +303,30 @@ fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> 
     let gaps: Vec<_> = evidence.gaps.iter().filter(is_told).collect();
     let older = gaps.len().saturating_sub(LISTED_GAPS);
     let older_told = (older > 0).then(|| format!("{older} older gaps, and"));
-    older_told.into_iter().chain(gaps[older..].iter().map(|gap| gap_in_words(gap))).collect()
+    let told = gaps[older..].iter().map(|gap| gap_of(&evidence.listeners, gap));
+    older_told.into_iter().chain(told).collect()
+}
+
+/// What each of several instances has listened to, in words.
+fn listened_by(evidence: Option<&Evidence>) -> Vec<String> {
+    evidence.into_iter().flat_map(|evidence| &evidence.listeners).map(listener_in_words).collect()
+}
+
+fn listener_in_words(listener: &Listener) -> String {
+    let Interval { from, until } = listener.whole();
+    let (from, until) = (text::time(Some(from)), text::time(Some(until)));
+    let listened = text::duration(listener.listened());
+    format!("{listened} by {} from {from} to {until}", listener.instance)
+}
+
+/// A gap as a sentence without its full stop, with the instance whose gap it is, if there are
+/// several.
+pub(crate) fn gap_of(listeners: &[Listener], gap: &Gap) -> String {
+    let whose = Listener::whose(listeners, gap);
+    // Of a gap of a share group its own words name the members.
+    let told = whose.is_empty() || !gap.unproven_by.is_empty();
+    let of = if told { String::new() } else { format!(" ({})", whose.join(", ")) };
+    format!("{}{of}", gap_in_words(gap))
 }
 
 /// True for an offline device of whose silence only the sum that was listened to is left. A
@@ -303,7 +359,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::Interval;
+    use crate::domain::Stay;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_795_435_200 + seconds, 0).expect("small")
@@ -322,6 +378,7 @@ mod tests {
             timeout: TimeDelta::seconds(timeout),
             listened: TimeDelta::seconds(120),
             gaps,
+            listeners: Vec::new(),
         }
     }
 
@@ -402,6 +459,39 @@ mod tests {
         let stuck = Gap { unproven_by: names, ..gap(0, 60, Some(GapCause::NoEcho)) };
         let words = gap_in_words(&stuck);
         assert!(words.ends_with(": no echo came back in time (hall-2, hall-3)"), "{words}");
+    }
+
+    #[test]
+    fn of_several_instances_each_is_named_with_what_it_has_listened_to_and_missed() {
+        let stay = |listener: i64, instance: &str, (from, until): (i64, i64)| Stay {
+            listener,
+            instance: instance.to_owned(),
+            clock: crate::domain::ClockOffset::default(),
+            share_group: None,
+            timeline: String::new(),
+            joined_at: at(from),
+            left_at: Some(at(until)),
+            listened: vec![crate::domain::Listened {
+                interval: Interval { from: at(from), until: at(until) },
+                after: Some(GapCause::Stopped),
+            }],
+        };
+        let stays = [stay(1, "hall-b", (-10, 50)), stay(2, "hall-a", (230, 300))];
+        let judge = Judge::named("hall-a", &stays);
+        let coverage = Coverage::of_stays(Duration::from_secs(5), &stays, judge);
+        let gaps = coverage.gaps(at(0), at(300));
+        let told = evidence(Verdict::NotSilent, 180, gaps).listened_by(&stays, judge);
+        let told = explain(Status::Online, Some(&told));
+        let expected = [
+            "49 s by hall-b from 2026-11-23T12:00:00Z to 2026-11-23T12:00:49Z",
+            "1 min 10 s by hall-a from 2026-11-23T12:03:50Z to 2026-11-23T12:05:00Z",
+        ];
+        assert_eq!(told.listeners, expected);
+        let gap = "3 min from 2026-11-23T12:00:49Z to 2026-11-23T12:03:50Z: the process was \
+                   stopped (hall-a)";
+        assert_eq!(told.not_counted, [gap]);
+        let one = evidence(Verdict::NotSilent, 180, Vec::new()).listened_by(&stays[..1], judge);
+        assert!(explain(Status::Online, Some(&one)).listeners.is_empty());
     }
 
     #[test]

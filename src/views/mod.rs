@@ -21,7 +21,7 @@ mod user;
 
 pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices, late_cutoffs};
 pub(crate) use evidence::{
-    EvidenceSettings, Explanation, gap_in_words, gather_evidence, judged, weigh_silence,
+    EvidenceSettings, Explanation, gap_in_words, gap_of, gather_evidence, weigh_silence,
 };
 pub(crate) use listener::ListenerView;
 pub(crate) use summary::{About, Summary, SummaryView, sentence};

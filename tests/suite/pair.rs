@@ -621,6 +621,39 @@ async fn of_three_one_standby_takes_over_and_then_the_other() {
 }
 
 #[actix_rt::test]
+async fn it_is_told_who_has_listened() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(1);
+    let_pass(Duration::from_millis(1_500));
+    scene.instances[0].service.signal("KILL");
+    let standby = &scene.instances[1];
+    standby.service.await_event(TOOK_OVER);
+    let get = |path: &str| http::send(&standby.service, "GET", path, &[], None).ok();
+    let mut device = Value::Null;
+    eventually("it is found", || {
+        device = get("/api/v1/devices/dead-00");
+        (device["status"] == "offline").then_some(())
+    });
+    let both = |of: &Value| {
+        let listeners = of["listeners"].as_array().expect("an array").iter();
+        let names: Vec<_> = listeners.map(|l| l["instance"].as_str().unwrap_or("?")).collect();
+        assert_eq!(names, PAIR, "{of:#}");
+    };
+    both(&device["evidence"]);
+    both(&get("/api/v1/devices/dead-00/timeline"));
+    both(&get("/api/v1/listening"));
+    let shown = standby.place.run(&["device", "show", "dead-00"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for name in PAIR {
+        let told = |line: &str| {
+            line.starts_with("listened ") && line.contains(&format!(" by {name} from "))
+        };
+        assert!(shown.lines().any(told), "{shown}");
+    }
+    both(&standby.place.json(&["device", "show", "dead-00", "--json"])["evidence"]);
+}
+
+#[actix_rt::test]
 async fn a_standby_says_so_everywhere() {
     let scene = Scene::of(&PAIR);
     let standby = &scene.instances[1];

@@ -96,6 +96,13 @@ impl<'a> Judge<'a> {
         let same = stay.instance == self.instance;
         if same { TimeDelta::zero() } else { self.clock.width(stay.clock) }
     }
+
+    /// The time in which a stay has listened, as far as it is certain by the judge's clock.
+    pub(super) fn certain(&self, stay: &Stay) -> Intervals {
+        let width = self.width(stay);
+        let proven: Intervals = stay.listened.iter().map(|listened| listened.interval).collect();
+        if width.is_zero() { proven } else { proven.shortened(width) }
+    }
 }
 
 impl Coverage {
@@ -119,11 +126,8 @@ impl Coverage {
 
     /// Counts what another listener has proven, whose clock differs by at most `width`.
     fn count_also(&mut self, stay: &Stay, width: TimeDelta) {
-        // Intervals that touch are one, of which only the ends are uncertain.
         let joined: Intervals = stay.listened.iter().map(|listened| listened.interval).collect();
-        for interval in joined.iter().filter_map(|interval| interval.shortened(width)) {
-            self.others.add(interval);
-        }
+        joined.shortened(width).iter().for_each(|interval| self.others.add(*interval));
         let causes = stay.listened.iter().filter_map(|Listened { interval, after }| {
             let shortened = interval.shortened(width)?;
             Some((shortened.from, (*after)?))
@@ -135,6 +139,14 @@ impl Coverage {
         if stay.is_open() {
             self.beside_width = self.beside_width.max(width);
         }
+    }
+}
+
+impl Intervals {
+    /// The intervals without `width` at both ends. Those that touch are one, of which only the
+    /// ends are uncertain.
+    fn shortened(&self, width: TimeDelta) -> Self {
+        self.iter().filter_map(|interval| interval.shortened(width)).collect()
     }
 }
 

@@ -15,5 +15,5 @@ pub(super) async fn show(context: &Context, query: &Query) -> Answered {
     let until = window.to.min(now).max(window.from);
     let known = known(context, window.from, until).await?;
     let gaps = known.coverage.gaps(known.since, until);
-    Ok(Answer::ok(&FleetView::new(window, samples, gaps)))
+    Ok(Answer::ok(&FleetView::new(window, samples, &gaps, &known.listeners)))
 }

@@ -6,10 +6,9 @@ use super::device::find;
 use super::parameters::Query;
 use super::window::window;
 use super::{Answer, Answered, Context, Problem};
-use crate::domain::{DeviceId, Stay, Transition};
+use crate::domain::{Coverage, DeviceId, Interval, Judge, Listener, Stay, Transition};
 use crate::store::{Position, TransitionQuery};
 use crate::views::api::{KnownListening, Life, Timeline};
-use crate::views::judged;
 
 /// The maximum number of transitions that are read for one timeline, page by page.
 const TRANSITIONS: usize = 20_000;
@@ -52,8 +51,10 @@ pub(super) async fn known(
     let since = oldest.map_or(from, |oldest| oldest.max(from));
     let first = context.reader.reads().first_listened().await?;
     let settings = &context.settings;
-    let coverage = judged(&stays, settings.instance(), settings.confirm_interval());
-    Ok(KnownListening { coverage, since, first })
+    let judge = Judge::named(settings.instance(), &stays);
+    let coverage = Coverage::of_stays(settings.confirm_interval(), &stays, judge);
+    let listeners = Listener::of_stays(&stays, judge, Interval { from: since, until: to });
+    Ok(KnownListening { coverage, since, first, listeners })
 }
 
 async fn newest_before(

@@ -9,8 +9,8 @@ use super::delta;
 use super::fence::Token;
 use super::lock::Lock;
 use crate::clock::{Clock, system_clock};
-use crate::domain::{ClockOffset, Entry};
 use crate::domain::standby::{ClockMeter, Peer, Sight};
+use crate::domain::{ClockOffset, Entry};
 use crate::store::{DeviceStore, Result, StoreError, millis, time};
 
 /// The migration with which listeners came.

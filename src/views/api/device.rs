@@ -5,9 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::as_seconds;
+use super::{ListenerItem, as_seconds};
 use crate::domain::{
-    DeviceId, Evidence, Gap, GapCause, IdempotencyKey, OwnTimeout, Status, Transition,
+    DeviceId, Evidence, Gap, GapCause, IdempotencyKey, Listener, OwnTimeout, Status, Transition,
     UnusableTimeout,
 };
 use crate::store::Device;
@@ -119,6 +119,8 @@ struct EvidenceItem {
     timeout_seconds: TimeDelta,
     /// The other parts, oldest first; empty if they are not known any more.
     gaps: Vec<GapItem>,
+    /// The instances that have listened, if there are several.
+    listeners: Vec<ListenerItem>,
 }
 
 /// A time that was not listened to.
@@ -130,6 +132,8 @@ pub(crate) struct GapItem {
     to: DateTime<Utc>,
     /// Null if it is not known.
     cause: Option<&'static str>,
+    /// The instances whose gap it is; empty if there is only one, or it is not known.
+    instances: Vec<String>,
 }
 
 /// The outage of the device that is shown.
@@ -159,7 +163,7 @@ impl DeviceDetail {
         explanation: Explanation,
         newest: Option<Transition>,
     ) -> Self {
-        let Explanation { sentence, not_counted } = explanation;
+        let Explanation { sentence, not_counted, .. } = explanation;
         let offline = device.status == Status::Offline;
         let outage = newest.as_ref().filter(|newest| offline && newest.to == Status::Offline);
         Self {
@@ -193,13 +197,20 @@ impl From<Evidence> for EvidenceItem {
             silent_seconds: evidence.until - evidence.silent_since,
             listened_seconds: evidence.listened,
             timeout_seconds: evidence.timeout,
-            gaps: evidence.gaps.into_iter().map(GapItem::from).collect(),
+            gaps: evidence.gaps.iter().map(|gap| GapItem::new(gap, &evidence.listeners)).collect(),
+            listeners: evidence.listeners.iter().map(ListenerItem::from).collect(),
         }
     }
 }
 
-impl From<Gap> for GapItem {
-    fn from(Gap { interval, cause, .. }: Gap) -> Self {
-        Self { from: interval.from, to: interval.until, cause: cause.map(GapCause::as_str) }
+impl GapItem {
+    /// A gap, and whose it is if several instances have listened.
+    pub(super) fn new(gap: &Gap, listeners: &[Listener]) -> Self {
+        Self {
+            from: gap.interval.from,
+            to: gap.interval.until,
+            cause: gap.cause.map(GapCause::as_str),
+            instances: Listener::whose(listeners, gap),
+        }
     }
 }

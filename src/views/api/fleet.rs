@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{GapItem, Window, as_seconds};
-use crate::domain::{Gap, Status};
+use crate::domain::{Gap, Listener, Status};
 use crate::store::FleetSample;
 use crate::views::as_millis;
 
@@ -36,15 +36,20 @@ struct SampleItem {
 }
 
 impl FleetView {
-    /// The fleet in `window`.
-    pub(crate) fn new(window: Window, samples: Vec<Option<FleetSample>>, gaps: Vec<Gap>) -> Self {
+    /// The fleet in `window`, in which several instances may have listened.
+    pub(crate) fn new(
+        window: Window,
+        samples: Vec<Option<FleetSample>>,
+        gaps: &[Gap],
+        listeners: &[Listener],
+    ) -> Self {
         let sample = |sample: Option<FleetSample>| sample.as_ref().map(SampleItem::from);
         Self {
             from: window.from,
             to: window.to,
             bucket_seconds: window.bucket(),
             buckets: samples.into_iter().map(sample).collect(),
-            gaps: gaps.into_iter().rev().take(1000).map(GapItem::from).collect(),
+            gaps: gaps.iter().rev().take(1000).map(|gap| GapItem::new(gap, listeners)).collect(),
         }
     }
 }

@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::as_seconds;
-use crate::domain::{Coverage, Gap, GapCause, Interval};
-use crate::views::{as_millis, as_optional_millis, gap_in_words};
+use crate::domain::{Coverage, Gap, GapCause, Interval, Listener};
+use crate::views::{as_millis, as_optional_millis, gap_of};
 
 /// The maximum number of gaps and of intervals that are listed.
 const LISTED: usize = 1000;
@@ -20,6 +20,8 @@ pub(crate) struct KnownListening {
     /// The beginning of the oldest interval that is kept, also if it is before the stretch.
     /// `None` if the service never listened.
     pub(crate) first: Option<DateTime<Utc>>,
+    /// The instances that have listened in the stretch, if there are several.
+    pub(crate) listeners: Vec<Listener>,
 }
 
 impl KnownListening {
@@ -47,8 +49,10 @@ pub(crate) struct ListeningView {
     /// The time from which on all intervals and gaps are listed.
     #[serde(serialize_with = "as_millis")]
     listed_from: DateTime<Utc>,
-    /// The instance that listened.
+    /// The instance that answers.
     instance: String,
+    /// The instances that have listened, if there are several.
+    listeners: Vec<ListenerItem>,
     #[serde(serialize_with = "as_seconds")]
     listened_seconds: TimeDelta,
     /// Newest first.
@@ -78,7 +82,23 @@ struct GapInWords {
     to: DateTime<Utc>,
     /// Null if it is not known.
     cause: Option<&'static str>,
+    /// The instances whose gap it is; empty if there is only one, or it is not known.
+    instances: Vec<String>,
     sentence: String,
+}
+
+/// One of several instances that have listened.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ListenerItem {
+    instance: String,
+    /// The first moment.
+    #[serde(serialize_with = "as_millis")]
+    from: DateTime<Utc>,
+    /// The last moment.
+    #[serde(serialize_with = "as_millis")]
+    to: DateTime<Utc>,
+    #[serde(serialize_with = "as_seconds")]
+    listened_seconds: TimeDelta,
 }
 
 /// The times that the last echoes took; null before the first one.
@@ -102,7 +122,9 @@ impl ListeningView {
         let oldest_listed = listened.len().checked_sub(LISTED).filter(|left_out| *left_out > 0);
         let listed_from = oldest_listed.map_or(since, |oldest| listened[oldest].from);
         let listed_gaps = gaps.iter().rev().take_while(|gap| gap.interval.until > listed_from);
-        let listed_gaps: Vec<_> = listed_gaps.take(LISTED).map(GapInWords::from).collect();
+        let listed_gaps = listed_gaps.take(LISTED);
+        let in_words = |gap| GapInWords::new(gap, &known.listeners);
+        let listed_gaps: Vec<_> = listed_gaps.map(in_words).collect();
         Self {
             from,
             to,
@@ -110,6 +132,7 @@ impl ListeningView {
             first_listened_at: known.first,
             listed_from,
             instance: instance.to_owned(),
+            listeners: known.listeners.iter().map(ListenerItem::from).collect(),
             listened_seconds: listened.iter().map(Interval::length).sum(),
             more: gaps.len() - listed_gaps.len(),
             gaps: listed_gaps,
@@ -125,13 +148,22 @@ impl From<Interval> for IntervalItem {
     }
 }
 
-impl From<&Gap> for GapInWords {
-    fn from(gap: &Gap) -> Self {
+impl From<&Listener> for ListenerItem {
+    fn from(listener: &Listener) -> Self {
+        let Interval { from, until } = listener.whole();
+        let instance = listener.instance.clone();
+        Self { instance, from, to: until, listened_seconds: listener.listened() }
+    }
+}
+
+impl GapInWords {
+    fn new(gap: &Gap, listeners: &[Listener]) -> Self {
         Self {
             from: gap.interval.from,
             to: gap.interval.until,
             cause: gap.cause.map(GapCause::as_str),
-            sentence: gap_in_words(gap),
+            instances: Listener::whose(listeners, gap),
+            sentence: gap_of(listeners, gap),
         }
     }
 }
@@ -159,6 +191,7 @@ mod tests {
             coverage: Coverage::new(Duration::from_secs(5)).with(listened),
             since: at(0),
             first: interval.map(|(from, _)| at(from)),
+            listeners: Vec::new(),
         };
         let view = ListeningView::new((at(0), at(1_000)), "x", &known, EchoLatency::default());
         serde_json::to_value(view).expect("it is JSON")

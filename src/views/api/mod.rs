@@ -12,7 +12,7 @@ mod transition;
 pub(crate) use device::{DeviceDetail, DeviceItem, DevicePage, GapItem};
 pub(crate) use event::{EventItem, EventPage, message, place_as_text, place_of_text};
 pub(crate) use fleet::FleetView;
-pub(crate) use listening::{EchoLatency, KnownListening, ListeningView};
+pub(crate) use listening::{EchoLatency, KnownListening, ListenerItem, ListeningView};
 pub(crate) use outage::{OutageItem, OutagePage};
 pub(crate) use timeline::{Life, Timeline, Window};
 pub(crate) use transition::{TransitionItem, TransitionPage};

@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{KnownListening, OutageItem, as_seconds};
+use super::{KnownListening, ListenerItem, OutageItem, as_seconds};
 use crate::domain::{Interval, Status, Transition};
 use crate::views::as_millis;
 
@@ -73,6 +73,8 @@ pub(crate) struct Timeline {
     buckets: Vec<Bucket>,
     /// The outages that touch the window, newest first.
     outages: Vec<OutageItem>,
+    /// The instances that have listened, if there are several.
+    listeners: Vec<ListenerItem>,
 }
 
 /// A part of the window, in milliseconds.
@@ -133,7 +135,8 @@ impl Timeline {
         };
         let outages = begun.filter(touches).rev().cloned().map(OutageItem::from).collect();
         let (from, to, bucket_seconds) = (window.from, window.to, window.bucket);
-        Self { from, to, bucket_seconds, known_from: known.since, buckets, outages }
+        let listeners = known.listeners.iter().map(ListenerItem::from).collect();
+        Self { from, to, bucket_seconds, known_from: known.since, buckets, outages, listeners }
     }
 }
 
@@ -197,7 +200,7 @@ mod tests {
         let intervals = intervals.iter().map(interval);
         let listened = intervals.map(|interval| Listened { interval, after: None });
         let coverage = Coverage::new(Duration::from_secs(5)).with(listened);
-        KnownListening { coverage, since: at(0), first: Some(at(0)) }
+        KnownListening { coverage, since: at(0), first: Some(at(0)), listeners: Vec::new() }
     }
 
     fn transition(seconds: i64, from: Status, to: Status, last_seen_at: i64) -> Transition {

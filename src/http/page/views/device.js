@@ -65,6 +65,9 @@ function Claim({ device }) {
             ${device.at === null && html` (<${For} since=${since} parts=${2} />)`}</span>`}
       </${Heading}>
       ${device.sentence && html`<p class="evidence"><${Sentence} text=${evidence(device)} /></p>`}
+      ${device.evidence?.listeners?.length > 0 && html`
+        <p class="quiet listened-by">${strings.device.listenedBy} ${
+          device.evidence.listeners.map((of) => `${of.instance} (${duration(of.listened_seconds)})`).join(', ')}</p>`}
       ${device.not_counted?.length > 0 && html`
         <ul class="not-counted">${device.not_counted.map((text) => html`
           <li><i class="swatch unknown"></i>${strings.device.notCounted}: <${Sentence} text=${text} /></li>`)}</ul>`}

@@ -31,7 +31,8 @@ export function Listening() {
     <${Trouble} answer=${day} />
     <${Span} answer=${day} name="day" />
     ${!isFresh(day) && html`<${Span} answer=${month} name="month" />`}
-    <div class="columns wide-first"><${Gaps} answer=${month} /><${Latency} answer=${day} /></div>`;
+    <div class="columns wide-first"><${Gaps} answer=${month} />
+      <div><${Listeners} answer=${month} /><${Latency} answer=${day} /></div></div>`;
 }
 
 // The beginning of a stretch, which is not before the first start: that is neither listened to
@@ -112,6 +113,18 @@ function Gaps({ answer }) {
             <td class="num">${duration(lasts(gap) / 1000)}</td>
             <td>${cause(gap)}</td></tr>`)}</tbody></table>`}
       ${older > 0 && html`<p class="quiet more">${text.more(count(older))}</p>`}
+    </section>`;
+}
+
+// The instances, if several have listened.
+function Listeners({ answer }) {
+  const text = strings.listening;
+  const listeners = answer.data?.listeners ?? [];
+  return listeners.length > 0 && html`
+    <section aria-labelledby="listeners"><h2 id="listeners">${text.listeners}</h2>
+      <dl class="facts">${listeners.map((of) => html`
+        <div key=${of.instance}><dt>${of.instance}</dt>
+          <dd>${duration(of.listened_seconds)} <span class="quiet">${text.until} <${Time} at=${of.to} /></span></dd></div>`)}</dl>
     </section>`;
 }
 
