@@ -9,7 +9,9 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use heartbeatd::domain::{Coverage, Cutoffs, DeviceId, EventPlace, GapCause, Heartbeat, Status};
+use heartbeatd::domain::{
+    BothCutoffs, Coverage, DeviceId, EventPlace, GapCause, Heartbeat, Status,
+};
 use heartbeatd::store::{
     Budget, DeviceQuery, DeviceStore, Grounds, Ids, OpenMode, Position, Proven, Reader,
     RecordingRules, TransitionQuery,
@@ -78,8 +80,8 @@ async fn write(store: &DeviceStore, begin: usize, step: usize, devices: usize, s
 }
 
 /// Every device is lost once and returns; then a tenth is lost in one burst. Returns the
-/// cutoffs of lateness, by which a hundredth is late.
-async fn make_history(store: &DeviceStore, devices: usize) -> Cutoffs {
+/// cutoffs by which a hundredth is late.
+async fn make_history(store: &DeviceStore, devices: usize) -> BothCutoffs {
     let mut coverage = Coverage::new(Duration::from_secs(1_000_000));
     coverage.confirm(at(-1000), at(1000), GapCause::NotRunning);
     coverage.confirm(at(-1000), at(10_000), GapCause::NotRunning);
@@ -104,15 +106,15 @@ async fn make_history(store: &DeviceStore, devices: usize) -> Cutoffs {
         let portion: Vec<_> = numbers.map(|number| heartbeat(number, 600)).collect();
         store.update_last_seen(&portion, RULES, &Proven::default()).await.expect("it writes");
     }
-    coverage.late_cutoffs(at(700), TIMEOUT, &[])
+    coverage.both_cutoffs(at(700), TIMEOUT, &[])
 }
 
-async fn lists(reader: &Reader, late: &Cutoffs, devices: usize) {
+async fn lists(reader: &Reader, cutoffs: &BothCutoffs, devices: usize) {
     let middle = format!("device-{:07}", devices / 2);
-    let some = |statuses: &[Status], search: &str, silent: Option<&Cutoffs>| DeviceQuery {
+    let some = |statuses: &[Status], search: &str, late: Option<&BothCutoffs>| DeviceQuery {
         statuses: statuses.iter().copied().collect(),
         ids: Ids::searched(search),
-        silent: silent.cloned(),
+        silent: late.map(|cutoffs| cutoffs.late().clone()),
         heard: None,
     };
     for (name, query, after) in [
@@ -128,7 +130,7 @@ async fn lists(reader: &Reader, late: &Cutoffs, devices: usize) {
         ),
         ("a prefix", some(&[], "device-0512", None), None),
         ("a pattern, 100 ms at most", some(&[], "*99999*", None), None),
-        ("late ones, first page", some(&[], "", Some(late)), None),
+        ("late ones, first page", some(&[], "", Some(cutoffs)), None),
     ] {
         time(name, async || {
             let budget = Budget::of(Duration::from_millis(100));
@@ -170,7 +172,7 @@ async fn lists(reader: &Reader, late: &Cutoffs, devices: usize) {
     })
     .await;
     time("count of late ones (each check)", async || {
-        reader.reads().count_silent(late).await.expect("it reads") as usize
+        reader.reads().count_overdue(cutoffs).await.expect("it reads").late as usize
     })
     .await;
     time("count of outages by second (start)", async || {

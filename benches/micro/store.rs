@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use criterion::{BatchSize, Criterion, Throughput};
-use heartbeatd::domain::{Cutoff, Cutoffs, Heartbeat};
-use heartbeatd::store::{DeviceStore, OpenMode, Proven, RecordingRules, StaleFrom};
+use heartbeatd::domain::{Coverage, Heartbeat, Interval, Listened};
+use heartbeatd::store::{DeviceStore, OpenMode, Overdue, Proven, RecordingRules, StaleFrom};
 
 use crate::cases;
 
@@ -61,13 +61,26 @@ pub fn store(criterion: &mut Criterion) {
             });
         }
         group.throughput(Throughput::Elements(devices));
+        // They were all seen at the earliest cutoff or later.
+        let listened = Interval {
+            from: cases::start() - 2 * cases::TIMEOUT,
+            until: cases::start() + cases::TIMEOUT / 2,
+        };
+        let coverage =
+            Coverage::new(cases::TIMEOUT).with([Listened { interval: listened, after: None }]);
+        let cutoffs = coverage.both_cutoffs(listened.until, cases::TIMEOUT, &[]);
+        group.bench_function("count none of them late or silent", |bencher| {
+            let store = &store;
+            bencher.to_async(&runtime).iter(async || {
+                let overdue = store.count_overdue(&cutoffs).await.expect("it reads");
+                assert_eq!(overdue, Overdue::default(), "none is");
+            });
+        });
         group.bench_function("find none of them silent", |bencher| {
-            let default = Cutoff { timeout: cases::TIMEOUT, instant: Some(cases::start()) };
-            let cutoffs = Cutoffs { default, own: Vec::new() };
             let store = &store;
             bencher.to_async(&runtime).iter(async || {
                 let from = StaleFrom::default();
-                let stale = store.get_stale_devices(&cutoffs, &from, 1_000).await;
+                let stale = store.get_stale_devices(cutoffs.silent(), &from, 1_000).await;
                 assert!(stale.expect("it reads").devices.is_empty(), "none is");
             });
         });

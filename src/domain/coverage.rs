@@ -528,6 +528,18 @@ impl Coverage {
         Cutoffs { default: cutoff(default), own: own.iter().copied().map(cutoff).collect() }
     }
 
+    /// The cutoffs of silence and of lateness at one moment.
+    pub fn both_cutoffs(
+        &self,
+        now: DateTime<Utc>,
+        default: Duration,
+        own: &[Duration],
+    ) -> BothCutoffs {
+        let (silent, late) =
+            (self.cutoffs(now, default, own), self.late_cutoffs(now, default, own));
+        BothCutoffs { silent, late }
+    }
+
     /// The listened time that is missing until a device with this timeout can be found
     /// silent. `None` if one can.
     pub fn missing_for(&self, timeout: Duration) -> Option<Duration> {
@@ -579,6 +591,27 @@ impl Cutoffs {
         let instant = cutoff.and_then(|cutoff| cutoff.instant);
         let is_before = last_seen_at.zip(instant).is_some_and(|(seen, cutoff)| seen < cutoff);
         status.on_silence() != status && is_before
+    }
+}
+
+/// The cutoffs of silence and those of lateness at one moment, for the same timeouts in the same
+/// order. No cutoff of silence is later than its cutoff of lateness, so what is not late is not
+/// silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BothCutoffs {
+    silent: Cutoffs,
+    late: Cutoffs,
+}
+
+impl BothCutoffs {
+    /// The cutoffs of silence.
+    pub fn silent(&self) -> &Cutoffs {
+        &self.silent
+    }
+
+    /// The cutoffs of lateness.
+    pub fn late(&self) -> &Cutoffs {
+        &self.late
     }
 }
 
@@ -910,6 +943,38 @@ mod tests {
                 prop_assert!(is_late(&coverage, now, first + after));
             }
             prop_assert!(!is_silent(&coverage, now, first) || is_late(&coverage, now, first));
+        }
+
+        #[test]
+        fn no_cutoff_of_silence_is_later_than_that_of_lateness(
+            own_proofs in proptest::collection::vec((0_i64..2000, 1_i64..300), 0..12),
+            others in proptest::collection::vec((0_i64..2000, 1_i64..300), 0..12),
+            widths in (0_i64..30_000, 0_i64..30_000),
+            timeouts in proptest::collection::vec(1_u64..900, 0..6),
+            default in 1_u64..2_000_000,
+            now in 0_i64..2400,
+        ) {
+            let proven = |list: Vec<(i64, i64)>| {
+                list.into_iter().map(|(from, length)| interval(from, from + length))
+            };
+            let listened = proven(own_proofs).map(|interval| Listened { interval, after: None });
+            let coverage = Coverage {
+                others: proven(others).collect(),
+                others_width: TimeDelta::milliseconds(widths.0),
+                beside_width: TimeDelta::milliseconds(widths.1),
+                ..Coverage::new(5 * SECOND).with(listened)
+            };
+            let longest = Duration::from_secs(u64::MAX);
+            let own = timeouts.into_iter().map(Duration::from_secs).chain([longest]);
+            let own: Vec<_> = own.collect();
+            let both = coverage.both_cutoffs(at(now), Duration::from_millis(default), &own);
+            prop_assert_eq!(both.silent.own.len(), both.late.own.len());
+            let silent = both.silent.own.iter().chain([&both.silent.default]);
+            for (silent, late) in silent.zip(both.late.own.iter().chain([&both.late.default])) {
+                prop_assert_eq!(silent.timeout, late.timeout);
+                // No instant is earlier than any.
+                prop_assert!(silent.instant <= late.instant, "{silent:?} {late:?}");
+            }
         }
     }
 }

@@ -29,8 +29,8 @@ mod topic;
 
 pub use clock_watch::{ClockStep, ClockWatch};
 pub use coverage::{
-    Change, ClockOffset, Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause, Interval, Intervals,
-    Judge, Listened, Listener, Saved, Saving, Stay,
+    BothCutoffs, Change, ClockOffset, Confirmed, Coverage, Cutoff, Cutoffs, Gap, GapCause,
+    Interval, Intervals, Judge, Listened, Listener, Saved, Saving, Stay,
 };
 pub use device_id::DeviceId;
 pub use event::{Entry, Event, EventKind, EventPlace, Happening};

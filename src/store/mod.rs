@@ -75,7 +75,7 @@ pub use reading::ReadingLimits;
 pub use reading::{Budget, Reader};
 pub use removal::{REMOVED_AT_ONCE, Selected, Selection};
 pub use samples::FleetSample;
-pub use silence::{Grounds, OwnTimeouts, Stale, StaleFrom};
+pub use silence::{Grounds, Overdue, OwnTimeouts, Stale, StaleFrom};
 pub use unreadable::Unreadable;
 use values::{device_id, millis, time};
 

@@ -16,7 +16,9 @@ use super::rows::{self, Columns, Type};
 use super::unreadable::named;
 use super::values::{at_most, listed, locked_in_order};
 use super::{DeviceStore, Result, device_id, millis, time};
-use crate::domain::{Coverage, Cutoffs, DeviceId, OwnTimeout, Status, Transition};
+use crate::domain::{
+    BothCutoffs, Coverage, Cutoff, Cutoffs, DeviceId, OwnTimeout, Status, Transition,
+};
 
 /// The grounds for marking devices offline.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,15 @@ pub struct Stale {
     pub devices: Vec<DeviceId>,
     /// The place to look for more; `None` if there are no more.
     pub next: Option<StaleFrom>,
+}
+
+/// The numbers of devices that have not been heard for too long. None of them is offline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overdue {
+    /// Those that are late and not silent yet.
+    pub late: u64,
+    /// Those that are silent.
+    pub silent: u64,
 }
 
 /// The place to look for silent devices.
@@ -63,6 +74,11 @@ impl StaleFrom {
 pub type OwnTimeouts = Vec<Duration>;
 
 const CUTOFF: Columns = &[("timeout_seconds", Type::Integer), ("cutoff", Type::Integer)];
+const BOTH_CUTOFFS: Columns = &[
+    ("timeout_seconds", Type::Integer),
+    ("cutoff", Type::Integer),
+    ("late_cutoff", Type::Integer),
+];
 const ID: Columns = &[("id", Type::Text)];
 
 impl DeviceStore {
@@ -174,27 +190,35 @@ impl DeviceStore {
         .await
     }
 
-    /// The number of devices that were last seen before their cutoff and are not offline.
+    /// The numbers of devices that are late and of those that are silent.
+    ///
+    /// The table is searched once, because what is silent is late, too.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn count_silent(&self, cutoffs: &Cutoffs) -> Result<u64> {
-        let own = Own::of(self.backend(), cutoffs, "$3");
+    pub async fn count_overdue(&self, cutoffs: &BothCutoffs) -> Result<Overdue> {
+        let own = Own::of_both(self.backend(), cutoffs, "$4");
         let sql = format!(
-            "{with} SELECT count(*) AS devices FROM device {join} \
-             WHERE last_seen_at < $2 AND {stale}",
+            "{with} SELECT count(*) AS overdue, \
+             count(*) FILTER (WHERE last_seen_at < {silent}) AS silent FROM device {join} \
+             WHERE last_seen_at < $3 AND {late}",
             with = own.with(&[]),
+            silent = own.cutoff("$1"),
             join = own.join,
-            stale = own.stale("$1"),
+            late = own.late("$2"),
         );
-        let latest = cutoffs.latest().map(millis).into();
-        let default = cutoffs.default.instant.map(millis).into();
-        let values: Vec<Value> = [default, latest].into_iter().chain(own.rows).collect();
-        self.read("count the silent devices", async |db| {
+        let (silent, late) = (cutoffs.silent(), cutoffs.late());
+        // Nearly all devices were seen after the latest cutoff.
+        let cutoffs = [silent.default.instant, late.default.instant, late.latest()];
+        let cutoffs = cutoffs.map(|instant| Value::from(instant.map(millis)));
+        let values: Vec<_> = cutoffs.into_iter().chain(own.rows).collect();
+        self.read("count the late and the silent devices", async |db| {
             let row = self.select(db, &sql, values.clone()).await?.pop();
-            let devices = row.map(|row| row.try_get::<i64>("", "devices")).transpose()?;
-            Ok(devices.unwrap_or_default().unsigned_abs())
+            let row = row.ok_or(DbErr::RecordNotFound("a count".to_owned()))?;
+            let number = |column: &str| row.try_get::<i64>("", column).map(i64::unsigned_abs);
+            let (overdue, silent) = (number("overdue")?, number("silent")?);
+            Ok(Overdue { late: overdue.saturating_sub(silent), silent })
         })
         .await
     }
@@ -334,17 +358,33 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) fn of(backend: DbBackend, cutoffs: &Cutoffs, placeholder: &str) -> Self {
-        if cutoffs.own.is_empty() {
+        let own = cutoffs.own.iter().map(|own| [seconds(own), own.instant.map(millis).into()]);
+        Self::listed(backend, placeholder, CUTOFF, own)
+    }
+
+    /// With the cutoffs of lateness besides.
+    fn of_both(backend: DbBackend, cutoffs: &BothCutoffs, placeholder: &str) -> Self {
+        let own = cutoffs.silent().own.iter().zip(&cutoffs.late().own).map(|(silent, late)| {
+            [seconds(silent), silent.instant.map(millis).into(), late.instant.map(millis).into()]
+        });
+        Self::listed(backend, placeholder, BOTH_CUTOFFS, own)
+    }
+
+    fn listed<const N: usize>(
+        backend: DbBackend,
+        placeholder: &str,
+        columns: Columns,
+        own: impl ExactSizeIterator<Item = [Value; N]>,
+    ) -> Self {
+        if own.len() == 0 {
             return Self { rows: None, cte: None, join: "" };
         }
-        let own = cutoffs.own.iter().map(|own| {
-            let seconds = i64::try_from(own.timeout.as_secs()).unwrap_or(i64::MAX);
-            [seconds.into(), own.instant.map(millis).into()]
-        });
+        let others: String = columns[1..].iter().map(|(name, _)| format!(", {name}")).collect();
         // SQLite indexes the list for the search only if the types are the same.
         let cte = format!(
-            "SELECT CAST(timeout_seconds AS bigint) AS timeout_seconds, cutoff FROM ({rows}) AS given",
-            rows = rows::select(backend, placeholder, CUTOFF),
+            "SELECT CAST(timeout_seconds AS bigint) AS timeout_seconds{others} \
+             FROM ({rows}) AS given",
+            rows = rows::select(backend, placeholder, columns),
         );
         Self {
             rows: Some(rows::bind(own)),
@@ -365,22 +405,41 @@ impl Own {
 
     /// Matches silent rows: [`Status::on_silence`] and the cutoffs, set-wise.
     pub(super) fn stale(&self, default: &str) -> String {
+        self.seen_before("cutoff", default)
+    }
+
+    /// Matches late rows, silent ones among them, if this has the cutoffs of lateness.
+    fn late(&self, default: &str) -> String {
+        self.seen_before("late_cutoff", default)
+    }
+
+    fn seen_before(&self, column: &str, default: &str) -> String {
         format!(
             "status IN ({}) AND last_seen_at < {}",
             listed(changed_by_silence()),
-            self.cutoff(default)
+            self.cutoff_in(column, default)
         )
     }
 
-    /// The cutoff of a row. It is null if the timeout was set after the check began, or is too
+    /// The cutoff of a row.
+    fn cutoff(&self, default: &str) -> String {
+        self.cutoff_in("cutoff", default)
+    }
+
+    /// A cutoff of a row. It is null if the timeout was set after the check began, or is too
     /// long to be used. No heartbeat is older than null. A timeout that is not positive counts
     /// as none, so the default is in effect.
-    fn cutoff(&self, default: &str) -> String {
-        let own = if self.cte.is_some() { "own.cutoff" } else { "NULL" };
+    fn cutoff_in(&self, column: &str, default: &str) -> String {
+        let own = if self.cte.is_some() { format!("own.{column}") } else { "NULL".to_owned() };
         format!(
             "CASE WHEN device.timeout_seconds >= 1 THEN {own} ELSE CAST({default} AS bigint) END"
         )
     }
+}
+
+/// The timeout of a cutoff as the devices' rows have it.
+fn seconds(own: &Cutoff) -> Value {
+    i64::try_from(own.timeout.as_secs()).unwrap_or(i64::MAX).into()
 }
 
 /// The statuses that silence changes.

@@ -1,11 +1,14 @@
 //! Late devices, and what the board says of the fleet without asking the database.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use heartbeatd::actors::device_registry::Acknowledge;
 use heartbeatd::clock::Reading;
 use heartbeatd::domain::{Status, Transition};
-use heartbeatd::store::{Budget, DeviceQuery};
+use heartbeatd::store::{Budget, DeviceQuery, Interference, Interfering, Outcome, Point};
+use sea_orm::ConnectionTrait;
 
 use crate::specification::on_both_databases;
 use crate::support::database::{TestDatabase, patient_reader};
@@ -13,6 +16,8 @@ use crate::support::fleet::{Fleet, at, id};
 
 on_both_databases! {
     a_device_is_late_after_two_thirds_of_its_timeout_and_until_it_is_offline
+    a_silent_device_that_cannot_be_marked_is_late
+    a_device_that_is_heard_while_a_check_looks_for_the_silent_ones_is_neither_late_nor_offline
     the_board_follows_flushes_and_checks
 }
 
@@ -64,6 +69,67 @@ async fn a_device_is_late_after_two_thirds_of_its_timeout_and_until_it_is_offlin
         fleet.flush().await;
         assert_eq!(late(&fleet, second).await, expected, "{second}");
     }
+}
+
+async fn a_silent_device_that_cannot_be_marked_is_late(database: TestDatabase) {
+    drop(database.open().await);
+    let columns = "id, status, last_seen_at, registered_at";
+    let heard = at(0).timestamp_millis();
+    let insert = format!("INSERT INTO device ({columns}) VALUES ('a/b', 'online', {heard}, 0)");
+    database.execute(&insert).await;
+    let fleet = Fleet::on(database).await;
+    fleet.heartbeat("dead", "", at(0)).await;
+    fleet.heartbeat("late", "", at(60)).await;
+    for second in [200, 201] {
+        let offline: &[&str] = if second == 200 { &["dead"] } else { &[] };
+        assert_eq!(fleet.check(at(second)).await, offline, "{second}");
+        assert_eq!(fleet.board.snapshot(now()).late, Some(2), "{second}");
+    }
+}
+
+/// Changes the database whenever the silent devices are looked for.
+struct Meanwhile {
+    url: String,
+    change: String,
+    looked: Arc<AtomicU32>,
+}
+
+impl Interference for Meanwhile {
+    fn at(&self, point: Point) -> Interfering {
+        if point != Point::Read("find the silent devices") {
+            return Box::pin(std::future::ready(Outcome::GoOn));
+        }
+        self.looked.fetch_add(1, Ordering::SeqCst);
+        let (url, change) = (self.url.clone(), self.change.clone());
+        Box::pin(async move {
+            let db = sea_orm::Database::connect(url).await.expect("the database opens");
+            db.execute_unprepared(&change).await.expect("it writes");
+            db.close().await.expect("it closes");
+            Outcome::GoOn
+        })
+    }
+}
+
+async fn a_device_that_is_heard_while_a_check_looks_for_the_silent_ones_is_neither_late_nor_offline(
+    database: TestDatabase,
+) {
+    let store = database.open().await;
+    let looked = Arc::new(AtomicU32::new(0));
+    let heard = at(199).timestamp_millis();
+    let change = format!("UPDATE device SET last_seen_at = {heard} WHERE id = 'returns'");
+    let meanwhile = Meanwhile { url: database.url.clone(), change, looked: Arc::clone(&looked) };
+    let store = store.interfere(Arc::new(meanwhile));
+    let fleet = Fleet::with_store(database, store, |_| ()).await;
+    fleet.heartbeats(&["returns", "dead"], "", at(0)).await;
+    fleet.heartbeat("late", "", at(60)).await;
+    assert_eq!(fleet.check(at(150)).await, [""; 0]);
+    assert_eq!(fleet.board.snapshot(now()).late, Some(2));
+    assert_eq!(looked.load(Ordering::SeqCst), 0, "none was silent, so none is looked for");
+
+    assert_eq!(fleet.check(at(200)).await, ["dead"]);
+    assert!(looked.load(Ordering::SeqCst) > 0);
+    assert_eq!(fleet.status("returns").await, Status::Online);
+    assert_eq!(fleet.board.snapshot(now()).late, Some(1), "only the one that is late");
 }
 
 async fn the_board_follows_flushes_and_checks(database: TestDatabase) {

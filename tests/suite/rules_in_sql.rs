@@ -5,9 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::domain::heartbeat::is_overtaken;
 use heartbeatd::domain::{
-    Coverage, Cutoff, Cutoffs, DeviceId, Heartbeat, OpenOutage, Rejection, Status,
+    ClockOffset, Coverage, Cutoff, Cutoffs, DeviceId, Heartbeat, Interval, Judge, Listened,
+    OpenOutage, OwnTimeout, Rejection, Status, Stay,
 };
-use heartbeatd::store::{DeviceStore, Grounds, Proven, Recorded, RecordingRules};
+use heartbeatd::store::{DeviceStore, Grounds, Overdue, Proven, Recorded, RecordingRules};
 
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
@@ -15,6 +16,7 @@ use crate::support::fleet::{Fleet, at, id};
 
 on_both_databases! {
     sql_changes_every_status_as_the_functions_do
+    sql_counts_late_and_silent_devices_as_the_function_finds_them
     sql_takes_a_heartbeat_for_overtaken_as_the_function_does
     a_heartbeat_as_old_as_the_silence_ends_no_outage_as_the_function_says
     a_large_flush_writes_what_small_ones_would
@@ -54,6 +56,79 @@ async fn sql_changes_every_status_as_the_functions_do(database: TestDatabase) {
         }
     }
     assert_eq!(went_offline, ["error-falls-silent", "online-falls-silent"]);
+}
+
+/// The coverage of two instances, whose clocks may differ by 1.1 s. Nobody has listened from 600
+/// to 700.
+fn shared_coverage() -> Coverage {
+    let stay = |listener, instance: &str, millis, (from, until)| Stay {
+        listener,
+        instance: instance.to_owned(),
+        clock: ClockOffset { offset: TimeDelta::milliseconds(millis), ..Default::default() },
+        share_group: None,
+        timeline: String::new(),
+        joined_at: at(from),
+        left_at: Some(at(until)),
+        listened: vec![Listened {
+            interval: Interval { from: at(from), until: at(until) },
+            after: None,
+        }],
+    };
+    let stays = [stay(1, "other", 1_000, (0, 600)), stay(2, "own", 0, (700, 1_000))];
+    Coverage::of_stays(Duration::from_secs(5), &stays, Judge::named("own", &stays))
+}
+
+async fn sql_counts_late_and_silent_devices_as_the_function_finds_them(database: TestDatabase) {
+    let store = database.open().await;
+    let coverage = shared_coverage();
+    assert!(!coverage.width().is_zero());
+    let all = [30, 90, 300].map(Duration::from_secs);
+    // Without own timeouts nothing is joined, and all that are set were set since.
+    for own in [&all[..], &[]] {
+        let cutoffs = coverage.both_cutoffs(at(1_000), Duration::from_secs(180), own);
+        let both = [cutoffs.silent(), cutoffs.late()];
+        let instants = both.iter().flat_map(|c| c.own.iter().chain([&c.default]));
+        let instants: Vec<_> = instants.filter_map(|cutoff| cutoff.instant).collect();
+        assert_eq!(instants.len(), 2 * (own.len() + 1), "{cutoffs:?}");
+        let near = instants.iter().flat_map(|instant| {
+            [-1, 0, 1].map(|millis| Some(*instant + TimeDelta::milliseconds(millis)))
+        });
+        let seen: Vec<_> = near.chain([None, Some(at(0)), Some(at(1_000))]).collect();
+        for status in Status::ALL {
+            for timeout in [None, Some(30), Some(300), Some(31), Some(0), Some(-5), Some(i64::MAX)]
+            {
+                replace_fleet(&database, status, timeout, &seen).await;
+                let in_effect = timeout.map(OwnTimeout::of).and_then(OwnTimeout::in_effect);
+                let count = |cutoffs: &Cutoffs| {
+                    let is_before = |seen: &&_| cutoffs.silences(status, **seen, in_effect);
+                    seen.iter().filter(is_before).count() as u64
+                };
+                let (silent, late) = (count(cutoffs.silent()), count(cutoffs.late()));
+                let counted = store.count_overdue(&cutoffs).await.expect("it reads");
+                let expected = Overdue { late: late - silent, silent };
+                assert_eq!(counted, expected, "{status}, timeout {timeout:?}, own {own:?}");
+            }
+        }
+    }
+}
+
+/// Makes a fleet of one device for each of these times at which it was last seen.
+async fn replace_fleet(
+    database: &TestDatabase,
+    status: Status,
+    timeout: Option<i64>,
+    seen: &[Option<DateTime<Utc>>],
+) {
+    let timeout = timeout.map_or("NULL".to_owned(), |seconds| seconds.to_string());
+    let rows = seen.iter().enumerate().map(|(number, seen)| {
+        let seen = seen.map_or("NULL".to_owned(), |seen| seen.timestamp_millis().to_string());
+        format!("('d-{number}', '{status}', {seen}, 0, {timeout})")
+    });
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    let columns = "id, status, last_seen_at, registered_at, timeout_seconds";
+    database
+        .execute(&format!("DELETE FROM device; INSERT INTO device ({columns}) VALUES {rows}"))
+        .await;
 }
 
 /// Writes a heartbeat of each of these devices, which are sorted.

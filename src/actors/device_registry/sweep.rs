@@ -13,7 +13,7 @@ use tokio::sync::MutexGuard;
 use super::progress::Work;
 use super::{CheckError, Shared, TARGET};
 use crate::domain::{Coverage, Cutoffs, DeviceId, Outages, Status};
-use crate::store::{FleetSample, Grounds, OutboxSize, StaleFrom, StoreError, Unreadable};
+use crate::store::{FleetSample, Grounds, OutboxSize, Overdue, StaleFrom, StoreError, Unreadable};
 
 /// One check, once the buffer is written.
 pub(super) struct Sweep {
@@ -61,11 +61,9 @@ impl Sweep {
         }
         let own = self.shared.store.own_timeouts().await?;
         let longest = own.iter().copied().fold(self.shared.settings.timeout, Duration::max);
-        let newly_offline = self.check_offline_devices(&own, &work).await?;
+        let (newly_offline, late) = self.check_offline_devices(&own, &work).await?;
         self.shared.store.find_unknown_statuses().await?;
         self.tidy(&work).await?;
-        let late = self.coverage.late_cutoffs(self.now, self.shared.settings.timeout, &own);
-        let late = self.shared.store.count_silent(&late).await?;
         let counts = self.shared.store.count_by_status().await?;
         self.keep_sample(&counts, late, &work).await?;
         Ok(Swept {
@@ -145,24 +143,43 @@ impl Sweep {
     }
 
     /// Finds the silent devices, marks them offline and puts their transitions into the outbox.
-    /// Returns the number of devices that went offline.
+    /// Returns the number of devices that went offline, and that of those that are late then.
+    ///
+    /// Usually no device is silent, so they are counted together with the late ones before any
+    /// is looked for. One that becomes silent in between waits for the next check.
     async fn check_offline_devices(
         &self,
         own: &[Duration],
         work: &Work,
-    ) -> Result<u64, CheckError> {
-        let cutoffs = self.coverage.cutoffs(self.now, self.shared.settings.timeout, own);
+    ) -> Result<(u64, u64), CheckError> {
+        let store = &self.shared.store;
+        let cutoffs = self.coverage.both_cutoffs(self.now, self.shared.settings.timeout, own);
+        let Overdue { late, silent } = store.count_overdue(&cutoffs).await?;
+        if silent == 0 {
+            return Ok((0, late));
+        }
+        let newly_offline = self.mark_silent(cutoffs.silent(), work).await?;
+        if newly_offline == silent {
+            return Ok((newly_offline, late));
+        }
+        // The others were heard in the meantime, or cannot be marked.
+        let Overdue { late, silent } = store.count_overdue(&cutoffs).await?;
+        Ok((newly_offline, late + silent))
+    }
+
+    /// Marks the silent devices offline, page by page. Returns their number.
+    async fn mark_silent(&self, cutoffs: &Cutoffs, work: &Work) -> Result<u64, CheckError> {
         let mut newly_offline = 0;
         let mut from = Some(StaleFrom::default());
         while let Some(page) = from {
             let stale = self
                 .shared
                 .store
-                .get_stale_devices(&cutoffs, &page, self.shared.bounds.stale_at_once as u64)
+                .get_stale_devices(cutoffs, &page, self.shared.bounds.stale_at_once as u64)
                 .await?;
             let mut marked = 0;
             for devices in stale.devices.chunks(self.shared.bounds.marked_at_once) {
-                marked += self.mark(devices, &cutoffs).await?;
+                marked += self.mark(devices, cutoffs).await?;
                 work.step();
             }
             newly_offline += marked;
