@@ -29,6 +29,8 @@ pub struct Model {
 pub enum Probe {
     /// Not begun.
     Not,
+    /// Recoveries were about to be delivered past the head.
+    Passing,
     /// The alert after the head was about to be delivered.
     UnderWay,
     /// The alert after the head was delivered.

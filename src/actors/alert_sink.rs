@@ -36,7 +36,9 @@ pub struct DevicesOffline {
 /// transition, unless that was given up. All that is said there holds here, too: at least once,
 /// normally exactly once, again after an error, given up if the sink refuses it while it takes
 /// others. For a recovery these others may also be offline transitions, because no alert waits
-/// for ever behind it.
+/// for ever behind it. Nor do recoveries wait for ever behind an alert of another device that is
+/// refused: they go past it once it was refused five times on its own, until there is another
+/// alert.
 ///
 /// Without a recipient, recoveries are not delivered. The removal of a device ends its outage,
 /// too, but is no recovery. The recoveries of outages that ended before this version are never

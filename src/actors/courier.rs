@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::alert_sink::{AlertError, DevicesOffline, DevicesRecovered};
 use super::device_registry::{
     Acknowledge, BeginDelivery, DeviceRegistry, GiveUp, Outbox, ReadBesideHead, ReadOutbox,
+    ReadRecoveriesPastHead,
 };
 use crate::actors::bounds::Bounds;
 use crate::board::Board;
@@ -131,10 +132,35 @@ struct Round {
     pace: RefCell<Pace>,
     failing: RefCell<Option<Outage>>,
     woken: Notify,
-    /// True once this process has found something to deliver.
+    /// True once this process has dealt with the head of the outbox.
     has_begun: Cell<bool>,
     stopping: Cell<bool>,
     stopped: Notify,
+}
+
+/// What may be delivered before a head that is refused.
+#[derive(Default)]
+struct Beside {
+    /// What proves that the head is to blame, if it is taken.
+    another: Option<Transition>,
+    /// The recoveries that may go past the head.
+    recoveries: Vec<Transition>,
+}
+
+impl Beside {
+    fn exists(&self) -> delivery::Beside {
+        let Self { another, recoveries } = self;
+        delivery::Beside { another: another.is_some(), recoveries: !recoveries.is_empty() }
+    }
+}
+
+/// A delivery that was taken and acknowledged.
+struct Delivered {
+    kind: Kind,
+    /// The number of transitions.
+    size: usize,
+    /// True if the sink took longer than it may.
+    is_late: bool,
 }
 
 /// The result of one turn of the loop.
@@ -304,14 +330,12 @@ impl Round {
             self.acknowledge(kind, keys).await?;
             return Ok(Turn::Done);
         }
-        let is_first = !self.has_begun.replace(true);
         let key = head.key();
-        let other = if delivery::asks_for_another(last, key) {
-            self.ask(ReadBesideHead(head.clone())).await??
-        } else {
-            None
-        };
-        if is_first && delivery::asks_for_another(last, key) && other.is_none() {
+        let is_stuck = delivery::asks_for_another(last, key);
+        let beside = if is_stuck { self.beside(head, limit).await? } else { Beside::default() };
+        let step = delivery::next(last, key, run, beside.exists(), limit);
+        let is_first = !matches!(step, Step::Pass(_)) && !self.has_begun.replace(true);
+        if is_first && is_stuck && matches!(step, Step::Page(_)) {
             let device = &head.device_id;
             warn!(
                 target: TARGET, device, key;
@@ -320,39 +344,84 @@ impl Round {
             );
             return Ok(Turn::Pause(delivery::MAX_PAUSE));
         }
-        match delivery::next(last, key, run, other.is_some(), limit) {
-            Step::Page(attempt) => {
-                size.set(attempt.size);
-                let mut page = transitions;
-                page.truncate(attempt.size);
-                self.deliver(attempt, kind, page).await?;
-            }
-            Step::Probe(attempt) => {
-                let probe = Vec::from_iter(other);
-                let kind = probe.first().map_or(kind, Kind::of);
-                self.deliver(attempt, kind, probe).await?;
-                self.ask(BeginDelivery(Attempt { probe: Probe::Delivered, ..attempt })).await??;
-            }
-            Step::GiveUp => self.give_up(head).await?,
-        }
+        self.carry_out(step, transitions, beside, size).await?;
         Ok(Turn::Done)
     }
 
-    /// Notes what is about to be delivered, hands it to the sink and acknowledges it.
+    /// Does the next thing with an outbox that begins with `transitions`, and sets `size` to the
+    /// size of the delivery.
+    async fn carry_out(
+        &self,
+        step: Step,
+        mut transitions: Vec<Transition>,
+        beside: Beside,
+        size: &Cell<usize>,
+    ) -> Result<(), CourierError> {
+        match step {
+            Step::Page(attempt) => {
+                size.set(attempt.size);
+                transitions.truncate(attempt.size);
+                let delivered = self.deliver(attempt, transitions).await?;
+                self.works(delivered);
+            }
+            Step::Pass(attempt) => {
+                size.set(beside.recoveries.len());
+                let delivered = self.deliver(attempt, beside.recoveries).await?;
+                let Delivered { size, is_late, .. } = delivered;
+                self.pace.borrow_mut().passed(size, is_late);
+                self.ask(BeginDelivery(Attempt { probe: Probe::Not, ..attempt })).await??;
+            }
+            Step::Probe(attempt) => {
+                let delivered = self.deliver(attempt, Vec::from_iter(beside.another)).await?;
+                self.works(delivered);
+                self.ask(BeginDelivery(Attempt { probe: Probe::Delivered, ..attempt })).await??;
+            }
+            Step::GiveUp => {
+                if let Some(head) = transitions.first() {
+                    self.give_up(head).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what may be delivered before `head`, which is refused.
+    async fn beside(&self, head: &Transition, limit: usize) -> Result<Beside, CourierError> {
+        let another = self.ask(ReadBesideHead(head.clone())).await??;
+        let may_pass = Kind::of(head) == Kind::Offline && self.sinks.recoveries.is_some();
+        let recoveries = if may_pass {
+            let read = ReadRecoveriesPastHead { head: head.clone(), limit: limit as u64 };
+            self.ask(read).await??
+        } else {
+            Vec::new()
+        };
+        Ok(Beside { another, recoveries })
+    }
+
+    /// Notes that the sink that had failed takes deliveries.
+    fn works(&self, Delivered { kind, size, is_late }: Delivered) {
+        self.pace.borrow_mut().took(size, is_late);
+        if let Some(failing) = self.failing.take() {
+            let seconds = failing.lasts(Instant::now()).as_secs();
+            info!(target: TARGET, seconds; "{} takes deliveries again", kind.sink());
+        }
+    }
+
+    /// Notes what is about to be delivered, hands it to the sink and acknowledges it. All of it
+    /// is of one kind.
     async fn deliver(
         &self,
         attempt: Attempt,
-        kind: Kind,
         page: Vec<Transition>,
-    ) -> Result<(), CourierError> {
+    ) -> Result<Delivered, CourierError> {
         self.note(attempt).await?;
+        let kind = page.first().map_or(Kind::Offline, Kind::of);
         let keys: Vec<_> = page.iter().map(Transition::key).collect();
         let (began, size) = (Instant::now(), keys.len());
         let delivered = self.hand_over(kind, page).await?;
         delivered.map_err(|why| CourierError::Sink(kind.sink(), why))?;
         let took = began.elapsed();
         self.acknowledge(kind, keys).await?;
-        self.pace.borrow_mut().took(size, took > self.patience);
         let duration_ms = took.as_millis();
         match kind {
             Kind::Offline => {
@@ -364,11 +433,7 @@ impl Round {
                 debug!(target: TARGET, recoveries = size, duration_ms; "delivered");
             }
         }
-        if let Some(failing) = self.failing.take() {
-            let seconds = failing.lasts(Instant::now()).as_secs();
-            info!(target: TARGET, seconds; "{} takes deliveries again", kind.sink());
-        }
-        Ok(())
+        Ok(Delivered { kind, size, is_late: took > self.patience })
     }
 
     /// Notes what is about to be delivered. A process that was stopped meanwhile notes it again:

@@ -37,7 +37,9 @@ use self::fleet_watch::FleetWatch;
 use self::flush::Flushed;
 use self::journal::Journal;
 use self::lines::Lines;
-pub use self::outbox::{Acknowledge, BeginDelivery, GiveUp, Outbox, ReadBesideHead, ReadOutbox};
+pub use self::outbox::{
+    Acknowledge, BeginDelivery, GiveUp, Outbox, ReadBesideHead, ReadOutbox, ReadRecoveriesPastHead,
+};
 use self::progress::Progress;
 use self::settling::{Look, Settling};
 use self::standby::Part;

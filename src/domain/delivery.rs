@@ -8,6 +8,10 @@
 //! takes the next one and then refuses the head once more will never take the head, which is
 //! given up for the sake of the others.
 //!
+//! Recoveries prove nothing against an alert, because they may go to another sink. So that they
+//! do not wait for ever behind an alert that is refused while no other alert comes, they go past
+//! it, and it stays where it is.
+//!
 //! Each delivery is noted in the database before it begins, so that a delivery over which
 //! the process dies counts as failed.
 
@@ -43,6 +47,8 @@ pub enum Probe {
     /// Nothing has been tried yet.
     #[default]
     Not,
+    /// Recoveries were about to be delivered past the head.
+    Passing,
     /// The alert after the head was about to be delivered.
     UnderWay,
     /// The alert after the head was delivered.
@@ -56,23 +62,32 @@ pub enum Probe {
 pub enum Step {
     /// Deliver the first `size` alerts of this attempt.
     Page(Attempt),
+    /// Deliver the recoveries that may go past the head.
+    Pass(Attempt),
     /// Deliver the alert after the head.
     Probe(Attempt),
     /// Give up the head.
     GiveUp,
 }
 
+/// What can be delivered before a head that is refused. It only matters if [`asks_for_another`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// True if something is there that proves that the head is to blame if it is taken.
+    pub another: bool,
+    /// True if the head is an alert and recoveries may go past it.
+    pub recoveries: bool,
+}
+
 /// Decides what to do with an outbox that begins with `head` and `run - 1` others of its kind, of
 /// which at most `limit` go at once. `last` is the delivery that was begun last. If it has the
 /// same head, it failed. An alert with the same number on another timeline is another head: a
 /// process that was delivering when the database lost commits may have noted a head that is lost.
-/// `has_another` says whether something else can be delivered before the
-/// head; it only matters if [`asks_for_another`].
 pub fn next(
     last: Option<Attempt>,
     head: IdempotencyKey,
     run: usize,
-    has_another: bool,
+    beside: Beside,
     limit: usize,
 ) -> Step {
     let fresh = Attempt { head, size: run.min(limit), tries: 0, probe: Probe::Not };
@@ -85,10 +100,14 @@ pub fn next(
     }
     let again = Attempt { tries: last.tries.saturating_add(1), ..last };
     match last.probe {
-        Probe::Not if last.tries >= TRIES && has_another => {
+        Probe::Not if last.tries >= TRIES && beside.recoveries => {
+            Step::Pass(Attempt { probe: Probe::Passing, ..last })
+        }
+        // If the recoveries were refused, the head does not wait for them either.
+        Probe::Not | Probe::Passing if last.tries >= TRIES && beside.another => {
             Step::Probe(Attempt { probe: Probe::UnderWay, ..last })
         }
-        Probe::Not => Step::Page(again),
+        Probe::Not | Probe::Passing => Step::Page(Attempt { probe: Probe::Not, ..again }),
         // The sink took neither, so it is to blame.
         Probe::UnderWay => Step::Page(Attempt { tries: 1, probe: Probe::Not, ..last }),
         Probe::Delivered => Step::Page(Attempt { probe: Probe::Retried, ..again }),
@@ -102,7 +121,8 @@ pub fn next(
 /// If there is nothing, earlier processes may have died over this alert, again and again. That
 /// cannot be found out then, and the delivery is not urgent.
 pub fn asks_for_another(last: Option<Attempt>, head: IdempotencyKey) -> bool {
-    let alone = |last: Attempt| last.size == 1 && last.tries >= TRIES && last.probe == Probe::Not;
+    let undecided = |probe| matches!(probe, Probe::Not | Probe::Passing);
+    let alone = |last: Attempt| last.size == 1 && last.tries >= TRIES && undecided(last.probe);
     last.is_some_and(|last| last.head == head && alone(last))
 }
 
@@ -134,6 +154,12 @@ impl Pace {
     /// Notes that `size` alerts were taken. `late` is true if that took longer than allowed.
     pub fn took(&mut self, size: usize, late: bool) {
         self.failures = 0;
+        self.passed(size, late);
+    }
+
+    /// Notes the same of recoveries that went past an alert. The alert sink may still fail, and
+    /// is left alone for as long as before.
+    pub fn passed(&mut self, size: usize, late: bool) {
         if late {
             self.limit = (size / 2).max(1);
         } else if size >= self.limit {
@@ -172,7 +198,8 @@ mod tests {
         let (mut pace, mut last) = (Pace::default(), None);
         for turn in 0..turns {
             let Some(&head) = outbox.first() else { break };
-            match next(last, key(head), outbox.len(), outbox.len() > 1, pace.limit()) {
+            let beside = Beside { another: outbox.len() > 1, recoveries: false };
+            match next(last, key(head), outbox.len(), beside, pace.limit()) {
                 Step::Page(attempt) => {
                     last = Some(attempt);
                     if outbox[..attempt.size].iter().all(|alert| takes(*alert, turn)) {
@@ -189,6 +216,7 @@ mod tests {
                         last = Some(Attempt { probe: Probe::Delivered, ..attempt });
                     }
                 }
+                Step::Pass(attempt) => panic!("there are no recoveries for {attempt:?}"),
                 Step::GiveUp => given_up.push(outbox.remove(0)),
             }
         }
@@ -225,19 +253,62 @@ mod tests {
     fn a_process_that_dies_while_it_probes_blames_the_sink() {
         let probing = Attempt { head: key(1), size: 1, tries: TRIES, probe: Probe::UnderWay };
         let again = Attempt { tries: 1, probe: Probe::Not, ..probing };
-        assert_eq!(next(Some(probing), key(1), 9, true, MAX_PAGE), Step::Page(again));
+        let beside = Beside { another: true, recoveries: true };
+        assert_eq!(next(Some(probing), key(1), 9, beside, MAX_PAGE), Step::Page(again));
     }
 
     #[test]
     fn what_was_noted_of_an_alert_on_a_lost_timeline_is_not_held_against_another_one() {
         let timeline = "00000002".parse().expect("a timeline");
         let head = IdempotencyKey { timeline, ..key(1) };
-        for probe in [Probe::Not, Probe::UnderWay, Probe::Delivered, Probe::Retried] {
+        let beside = Beside { another: true, recoveries: true };
+        for probe in [Probe::Not, Probe::Passing, Probe::UnderWay, Probe::Delivered, Probe::Retried]
+        {
             let lost = Some(Attempt { head: key(1), size: 1, tries: TRIES, probe });
             let first = Attempt { head, size: 1, tries: 1, probe: Probe::Not };
-            assert_eq!(next(lost, head, 1, true, MAX_PAGE), Step::Page(first), "{probe:?}");
+            assert_eq!(next(lost, head, 1, beside, MAX_PAGE), Step::Page(first), "{probe:?}");
             assert!(!asks_for_another(lost, head), "{probe:?}");
         }
+    }
+
+    /// The steps with a head that is never taken, from its first failure alone on. Recoveries
+    /// are always there, and taken if `passes`.
+    fn steps_of_a_refused_alert(another: bool, passes: bool, count: usize) -> String {
+        let mut last = Attempt { head: key(1), size: 1, tries: 1, probe: Probe::Not };
+        let mut steps = String::new();
+        for _ in 0..count {
+            let beside = Beside { another, recoveries: !steps.ends_with("ww") };
+            let (step, next) = match next(Some(last), key(1), 1, beside, MAX_PAGE) {
+                Step::Page(attempt) => ('.', attempt),
+                Step::Pass(attempt) if passes => ('w', Attempt { probe: Probe::Not, ..attempt }),
+                Step::Pass(attempt) => ('x', attempt),
+                Step::Probe(attempt) => ('p', Attempt { probe: Probe::Delivered, ..attempt }),
+                Step::GiveUp => ('g', last),
+            };
+            steps.push(step);
+            last = next;
+        }
+        steps
+    }
+
+    #[test]
+    fn recoveries_pass_an_alert_that_was_refused_often_enough_and_prove_nothing() {
+        assert_eq!(steps_of_a_refused_alert(false, true, 13), "....ww.ww.ww.");
+        assert_eq!(steps_of_a_refused_alert(true, true, 9), "....wwp.g");
+    }
+
+    #[test]
+    fn recoveries_that_are_refused_keep_no_alert_back() {
+        assert_eq!(steps_of_a_refused_alert(false, false, 10), "....x.x.x.");
+        assert_eq!(steps_of_a_refused_alert(true, false, 8), "....xp.g");
+    }
+
+    #[test]
+    fn recoveries_that_pass_leave_the_pause_of_a_failing_sink_as_it_is() {
+        let mut pace = Pace::default();
+        pace.failed(1);
+        pace.passed(1, false);
+        assert_eq!((pace.limit(), pace.failed(1)), (2, Duration::from_secs(2)));
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl From<delivery::Probe> for Probe {
     fn from(probe: delivery::Probe) -> Self {
         match probe {
             delivery::Probe::Not => Self::Not,
+            delivery::Probe::Passing => Self::Passing,
             delivery::Probe::UnderWay => Self::UnderWay,
             delivery::Probe::Delivered => Self::Delivered,
             delivery::Probe::Retried => Self::Retried,
@@ -84,6 +85,7 @@ impl From<Probe> for delivery::Probe {
     fn from(probe: Probe) -> Self {
         match probe {
             Probe::Not => Self::Not,
+            Probe::Passing => Self::Passing,
             Probe::UnderWay => Self::UnderWay,
             Probe::Delivered => Self::Delivered,
             Probe::Retried => Self::Retried,

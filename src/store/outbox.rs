@@ -113,6 +113,28 @@ impl DeviceStore {
         .await
     }
 
+    /// Up to `limit` recoveries, in order, that may be delivered before `head`, an alert,
+    /// although they come after it: those of other devices, up to the next alert of another
+    /// device. So their own alerts have left the outbox.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn recoveries_past(&self, head: &Transition, limit: u64) -> Result<Vec<Transition>> {
+        let others = undelivered()
+            .filter(Column::Sequence.gt(head.sequence))
+            .filter(Column::DeviceId.ne(head.device_id.as_str()));
+        self.read("read the undelivered transitions", async |db| {
+            let key = Key::Ascending(Column::Sequence);
+            let mut found: Vec<Transition> =
+                self.readable_rows(db, others.clone(), limit, key).await?;
+            let recoveries = found.iter().take_while(|other| other.ends.is_some()).count();
+            found.truncate(recoveries);
+            Ok(found)
+        })
+        .await
+    }
+
     /// Removes transitions from the outbox after the sink has taken them. One that the database
     /// has lost meanwhile is none, and another one with its number stays.
     ///

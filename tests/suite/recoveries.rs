@@ -22,6 +22,9 @@ on_both_databases! {
     without_a_recipient_recoveries_leave_the_outbox_and_keep_no_alert_back
     a_recovery_that_is_always_refused_keeps_no_alert_back
     an_alert_sink_that_is_out_of_order_loses_nothing_although_recoveries_are_taken
+    an_alert_that_is_refused_while_no_other_comes_keeps_back_only_its_own_recovery
+    recoveries_that_are_refused_on_their_way_past_an_alert_do_not_keep_it_back
+    no_recovery_goes_past_its_own_alert
     an_alert_that_is_given_up_comes_before_its_recovery_all_the_same
     a_recovery_does_not_wait_for_the_next_check
 }
@@ -162,10 +165,9 @@ async fn a_recovery_that_is_always_refused_keeps_no_alert_back(database: TestDat
     assert!(page.contains("heartbeatd_alerts_given_up_total 0"), "{page}");
 }
 
-async fn an_alert_sink_that_is_out_of_order_loses_nothing_although_recoveries_are_taken(
-    database: TestDatabase,
-) {
-    // Only one alert, so that only its own recovery and that of others are behind it.
+/// A fleet of three devices that all fell silent and came back. The alert of `c` is the only one
+/// in the outbox, and the recoveries of all are behind it.
+async fn fleet_with_one_alert(database: TestDatabase) -> Fleet {
     let fleet = Fleet::on(database).await;
     fleet.heartbeats(&["a", "b"], "", at(0)).await;
     fleet.check(at(200)).await;
@@ -174,21 +176,81 @@ async fn an_alert_sink_that_is_out_of_order_loses_nothing_although_recoveries_ar
     fleet.check_only(at(400)).await;
     fleet.heartbeats(&["a", "b", "c"], "", at(500)).await;
     fleet.flush().await;
+    fleet
+}
+
+/// The devices of the deliveries of one kind that were taken.
+fn taken(delivered: &[Delivery], kind: Kind) -> Vec<String> {
+    let taken = delivered.iter().filter(|(of, _, takes)| *of == kind && *takes);
+    taken.flat_map(|(_, devices, _)| devices.clone()).collect()
+}
+
+async fn an_alert_sink_that_is_out_of_order_loses_nothing_although_recoveries_are_taken(
+    database: TestDatabase,
+) {
+    let fleet = fleet_with_one_alert(database).await;
     let mut refusals = 30;
     let takes = move |kind, _: &[String]| {
         refusals -= i32::from(kind == Offline);
         kind == Recovered || refusals < 0
     };
     let (delivered, metrics) = deliver(&fleet, takes, true, 100).await;
-    let refused = delivered.iter().take_while(|d| **d == one(Offline, &["c"], false)).count();
+    let refused = delivered.iter().filter(|d| **d == one(Offline, &["c"], false)).count();
     assert_eq!(refused, 30, "{delivered:?}");
-    let rest = [one(Offline, &["c"], true), one(Recovered, &["a", "b", "c"], true)];
-    assert_eq!(delivered[30..].first(), rest.first(), "{delivered:?}");
-    let recovered: Vec<_> =
-        delivered[31..].iter().flat_map(|(_, devices, _)| devices.clone()).collect();
-    assert_eq!(recovered, ["a", "b", "c"], "{delivered:?}");
+    assert_eq!(taken(&delivered, Offline), ["c"], "{delivered:?}");
+    assert_eq!(taken(&delivered, Recovered), ["a", "b", "c"], "{delivered:?}");
+    let last = [one(Offline, &["c"], true), one(Recovered, &["c"], true)];
+    assert!(delivered.ends_with(&last), "{delivered:?}");
     let page = metrics.encode().expect("it prints");
     assert!(page.contains("heartbeatd_alerts_given_up_total 0"), "{page}");
+}
+
+async fn an_alert_that_is_refused_while_no_other_comes_keeps_back_only_its_own_recovery(
+    database: TestDatabase,
+) {
+    let fleet = fleet_with_one_alert(database).await;
+    let (delivered, metrics) = deliver(&fleet, |kind, _| kind == Recovered, true, 30).await;
+    let refused = one(Offline, &["c"], false);
+    let first = delivered.iter().take_while(|delivery| **delivery == refused).count();
+    assert_eq!(first, 5, "they wait for it at first: {delivered:?}");
+    assert_eq!(taken(&delivered, Recovered), ["a", "b"], "{delivered:?}");
+    assert_eq!(delivered.last(), Some(&refused), "it is not forgotten");
+    let left: Vec<_> = fleet.outbox().await.iter().map(|t| t.device_id.to_string()).collect();
+    assert_eq!(left, ["c", "c"], "the alert, and its recovery");
+    let page = metrics.encode().expect("it prints");
+    for line in ["heartbeatd_alerts_given_up_total 0", "heartbeatd_recoveries_delivered_total 2"] {
+        assert!(page.lines().any(|other| other == line), "{page}");
+    }
+}
+
+async fn recoveries_that_are_refused_on_their_way_past_an_alert_do_not_keep_it_back(
+    database: TestDatabase,
+) {
+    let fleet = fleet_with_one_alert(database).await;
+    let mut refusals = 9;
+    let takes = move |kind, _: &[String]| {
+        refusals -= i32::from(kind == Offline);
+        kind == Offline && refusals < 0
+    };
+    let (delivered, _) = deliver(&fleet, takes, true, 20).await;
+    assert_eq!(taken(&delivered, Offline), ["c"], "{delivered:?}");
+    let (refused, passing) = (one(Offline, &["c"], false), one(Recovered, &["a"], false));
+    let expected = [&refused, &passing, &refused, &passing, &refused];
+    assert_eq!(delivered[4..9].iter().collect::<Vec<_>>(), expected, "{delivered:?}");
+}
+
+async fn no_recovery_goes_past_its_own_alert(database: TestDatabase) {
+    let fleet = fleet_with_one_alert(database).await;
+    fleet.listening(at(800)).await;
+    fleet.check_only(at(800)).await;
+    fleet.heartbeats(&["a", "c"], "", at(900)).await;
+    fleet.flush().await;
+    // The outbox has an alert of `c`, the recoveries of `a`, `b` and `c`, their alerts and two
+    // recoveries again.
+    let (delivered, _) = deliver(&fleet, |kind, _| kind == Recovered, true, 30).await;
+    assert_eq!(taken(&delivered, Recovered), ["a", "b"], "{delivered:?}");
+    let left: Vec<_> = fleet.outbox().await.iter().map(|t| t.device_id.to_string()).collect();
+    assert_eq!(left, ["c", "c", "a", "b", "c", "a", "c"]);
 }
 
 async fn an_alert_that_is_given_up_comes_before_its_recovery_all_the_same(database: TestDatabase) {

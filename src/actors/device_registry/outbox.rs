@@ -34,6 +34,17 @@ pub struct Outbox {
 #[rtype(result = "Result<Option<Transition>, StoreError>")]
 pub struct ReadBesideHead(pub Transition);
 
+/// Reads the recoveries that may be delivered before this alert, which is the head of the outbox
+/// and is refused.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Transition>, StoreError>")]
+pub struct ReadRecoveriesPastHead {
+    /// The alert.
+    pub head: Transition,
+    /// The maximum number of recoveries to read.
+    pub limit: u64,
+}
+
 /// Notes that this delivery is about to begin.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
@@ -94,6 +105,19 @@ impl Handler<ReadBesideHead> for DeviceRegistry {
     ) -> Self::Result {
         let store = self.shared.store.clone();
         Box::pin(async move { store.undelivered_beside(&head).await })
+    }
+}
+
+impl Handler<ReadRecoveriesPastHead> for DeviceRegistry {
+    type Result = ResponseFuture<Result<Vec<Transition>, StoreError>>;
+
+    fn handle(
+        &mut self,
+        ReadRecoveriesPastHead { head, limit }: ReadRecoveriesPastHead,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        let store = self.shared.store.clone();
+        Box::pin(async move { store.recoveries_past(&head, limit).await })
     }
 }
 
