@@ -25,11 +25,11 @@ use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Ticker};
 use crate::board::Board;
 use crate::clock::{Clock, system_clock};
-use crate::config::{Config, Listen};
+use crate::config::{Config, FenceMode, Listen};
 use crate::http::{self, HttpServer};
 use crate::inbox::{Inbox, ticks};
 use crate::metrics::Metrics;
-use crate::mqtt::{self, Broker, Client};
+use crate::mqtt::{self, Broker, Client, Fencer};
 use crate::process::open_files::{self, Needed};
 use crate::receiver::{self, Receiver};
 use crate::store::{self, DeviceStore, Member, Reader};
@@ -197,7 +197,7 @@ impl AppBuilder {
         let board = Arc::new(Board::new(config.mqtt.confirm_interval(), timeout));
 
         let settings = device_registry::Settings::from(&config);
-        let store = if config.may_stand_by() {
+        let store = if config.may_be_several() {
             DeviceStore::open_standby(&config.database, &settings.member()).await?
         } else {
             DeviceStore::open_exclusive(&config.database).await?
@@ -228,23 +228,34 @@ impl AppBuilder {
             }
         };
         let client = Client::new(&config.mqtt, &broker, inbox, clock, Arc::clone(&metrics))?;
+        let sessions = match &config.mqtt.share_group {
+            Some(_group) => Some(Fencer::new(&config.mqtt, &broker)?),
+            None => None,
+        };
 
         let registry = on_own_thread("device_registry", {
             let (store, metrics) = (store.clone(), Arc::clone(&metrics));
             let board = Arc::clone(&board);
             move || {
-                DeviceRegistry::new(settings, store, found, metrics)
+                let registry = DeviceRegistry::new(settings, store, found, metrics)
                     .with_board(board)
-                    .watching_the_state(clock)
+                    .watching_the_state(clock);
+                match sessions {
+                    Some(sessions) => registry.in_a_group(Arc::new(sessions)),
+                    None => registry,
+                }
             }
         });
         let ingest = on_own_thread("mqtt_ingest", {
             let (registry, metrics) = (registry.clone(), Arc::clone(&metrics));
             let interval = config.mqtt.confirm_interval();
             let board = Arc::clone(&board);
+            let in_a_group = config.mqtt.share_group.is_some();
+            let settle = config.mqtt.settle();
             move || {
-                MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
-                    .with_board(board)
+                let ingest = MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
+                    .with_board(board);
+                if in_a_group { ingest.in_a_group(settle) } else { ingest }
             }
         });
         let sinks = sinks(sink, recoveries);
@@ -340,6 +351,9 @@ impl From<&Config> for device_registry::Settings {
             retention: config.history.retention.get(),
             devices: config.devices.clone(),
             embedded: config.mqtt.url.is_none(),
+            share_group: config.mqtt.share_group.clone(),
+            fences: config.mqtt.fence == FenceMode::Takeover,
+            settle: config.mqtt.settle(),
         }
     }
 }

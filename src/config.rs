@@ -138,6 +138,11 @@ pub struct MqttConfig {
     /// The group whose members share the heartbeats.
     #[serde(default, deserialize_with = "values::share_group")]
     pub share_group: Option<String>,
+    /// What is done about a member of the group that has stopped.
+    pub fence: FenceMode,
+    /// How late a heartbeat may come after an echo; for the default see [`MqttConfig::settle`].
+    #[serde(default, with = "values::settle")]
+    pub settle: Option<Duration>,
     /// The version of the protocol.
     pub version: MqttVersion,
     /// The user name for the broker.
@@ -176,6 +181,14 @@ impl MqttConfig {
         })
     }
 
+    /// How late a heartbeat may come after an echo that was published after it: `mqtt.settle`, else
+    /// nothing, or a second in a group, whose members a broker may serve by different threads.
+    pub fn settle(&self) -> Duration {
+        const IN_A_GROUP: Duration = Duration::from_secs(1);
+        let usual = if self.share_group.is_some() { IN_A_GROUP } else { Duration::ZERO };
+        self.settle.unwrap_or(usual)
+    }
+
     /// The device id under which this instance may publish its echoes.
     pub(crate) fn reserved_id(&self) -> String {
         format!("{}{}", crate::domain::device_id::RESERVED_PREFIX, self.client_id)
@@ -186,6 +199,31 @@ impl MqttConfig {
     pub fn confirm_interval(&self) -> Duration {
         const WITHOUT_ECHO: Duration = Duration::from_secs(1);
         self.echo_interval.map_or(WITHOUT_ECHO, NonZeroDuration::get)
+    }
+}
+
+/// What is done about a member of a group that has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub enum FenceMode {
+    /// Another member ends its session at the broker, by connecting with its client identifier.
+    #[serde(rename = "takeover")]
+    Takeover,
+    /// Nothing, because the broker binds identifiers to certificates or users. No silence counts
+    /// until the member is back, or was removed by hand.
+    #[serde(rename = "none")]
+    None,
+}
+
+impl TryFrom<String> for FenceMode {
+    type Error = InvalidValue;
+
+    fn try_from(mode: String) -> Result<Self, InvalidValue> {
+        match mode.as_str() {
+            "takeover" => Ok(Self::Takeover),
+            "none" => Ok(Self::None),
+            _ => Err(InvalidValue("\"takeover\" or \"none\"")),
+        }
     }
 }
 
@@ -381,14 +419,12 @@ impl Serialize for Listen {
 }
 
 impl Config {
-    /// True if the service may stand by while another instance writes to the same database. Both
-    /// must hear everything and prove it, and only PostgreSQL is on no instance's machine.
-    pub fn may_stand_by(&self) -> bool {
-        let MqttConfig { url, echo_interval, share_group, .. } = &self.mqtt;
-        !self.database.url.is_sqlite()
-            && url.is_some()
-            && echo_interval.is_some()
-            && share_group.is_none()
+    /// True if several instances may use the database: one writes and the others stand by, or all
+    /// of them are members of a group. All must prove what they hear, and only PostgreSQL is on
+    /// no instance's machine.
+    pub fn may_be_several(&self) -> bool {
+        let MqttConfig { url, echo_interval, .. } = &self.mqtt;
+        !self.database.url.is_sqlite() && url.is_some() && echo_interval.is_some()
     }
 
     /// Reads the file at `path` and the environment, and checks both. Without a path it is

@@ -62,6 +62,9 @@ pub struct Metrics {
     listeners: Family<State, Gauge>,
     active: Gauge,
     takeovers: Counter,
+    fences: Counter,
+    group_blind: Counter<f64, AtomicU64>,
+    group_proven: Gauge<f64, AtomicU64>,
     clock_offset: Gauge<f64, AtomicU64>,
 }
 
@@ -304,7 +307,7 @@ impl Metrics {
             active: add(
                 r,
                 "active",
-                "1 while this instance writes, 0 while it stands by",
+                "1 while this instance checks and delivers, 0 while another one does",
                 Gauge::default(),
             ),
             takeovers: add(
@@ -312,6 +315,24 @@ impl Metrics {
                 "takeovers",
                 "Times that this instance has taken over from another one",
                 Counter::default(),
+            ),
+            fences: add(
+                r,
+                "fences",
+                "Members that this instance took out of the group because they had stopped",
+                Counter::default(),
+            ),
+            group_blind: add(
+                r,
+                "group_blind_seconds",
+                "Seconds in which some member of the group had not listened, so that silence did not count",
+                Counter::default(),
+            ),
+            group_proven: add(
+                r,
+                "group_proven_age_seconds",
+                "Age of the newest proof of all members of the group, at the last look; 0 without a group",
+                Gauge::default(),
             ),
             clock_offset: add(
                 r,
@@ -368,7 +389,7 @@ impl Metrics {
                 let _at_zero = family.get_or_create(&Reason { reason });
             }
         }
-        self.set_listeners(0, 0, false);
+        self.set_listeners([0; 3], false);
         for field in payload::FIELDS {
             let _at_zero = self.fields_dropped.get_or_create(&Field { field });
         }
@@ -408,18 +429,33 @@ impl Metrics {
         self.max_files.set(i64::try_from(max).unwrap_or(i64::MAX));
     }
 
-    /// Sets the number of instances, and if this one writes.
-    pub(crate) fn set_listeners(&self, active: u64, standbys: u64, writes: bool) {
-        for (state, count) in [("active", active), ("standby", standbys)] {
+    /// Sets the number of instances, and if this one is the active one.
+    pub(crate) fn set_listeners(&self, [active, standby, member]: [u64; 3], is_active: bool) {
+        for (state, count) in [("active", active), ("standby", standby), ("member", member)] {
             let gauge = self.listeners.get_or_create(&State { state });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        self.active.set(i64::from(writes));
+        self.active.set(i64::from(is_active));
     }
 
     /// Counts that this instance has taken over from another one.
     pub(crate) fn took_over(&self) {
         self.takeovers.inc();
+    }
+
+    /// Counts a member that this instance took out of the group.
+    pub(crate) fn fenced(&self) {
+        self.fences.inc();
+    }
+
+    /// Counts time in which some member of the group had not listened.
+    pub(crate) fn group_blind(&self, seconds: f64) {
+        self.group_blind.inc_by(seconds);
+    }
+
+    /// Sets the age of the newest proof of all members of the group.
+    pub(crate) fn set_group_proven(&self, seconds: f64) {
+        self.group_proven.set(seconds);
     }
 
     /// Sets this instance's clock minus the database's.

@@ -11,6 +11,7 @@ mod clock_step;
 mod database_watch;
 mod fleet_watch;
 mod flush;
+mod group;
 mod journal;
 mod lines;
 mod outbox;
@@ -35,6 +36,8 @@ use self::clock_step::{ClockSteps, tell};
 use self::database_watch::DatabaseWatch;
 use self::fleet_watch::FleetWatch;
 use self::flush::Flushed;
+use self::group::Group;
+pub use self::group::{EndStay, JoinError, JoinGroup, StayEnded};
 use self::journal::Journal;
 use self::lines::Lines;
 pub use self::outbox::{
@@ -55,6 +58,7 @@ use crate::domain::{
 };
 use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
+use crate::mqtt::EndSession;
 use crate::store::{DeviceStore, Member, StoreError};
 
 const TARGET: &str = "device_registry";
@@ -111,6 +115,9 @@ pub enum CheckError {
     /// Another instance checks, and this one stands by.
     #[error("another instance checks, and this one stands by")]
     StandingBy,
+    /// This instance has joined its group anew while the check ran.
+    #[error("this instance has joined its group anew while the check ran")]
+    Rejoined,
 }
 
 /// The result of a check.
@@ -174,13 +181,23 @@ pub struct Settings {
     pub devices: DevicesConfig,
     /// True if the embedded broker receives the heartbeats.
     pub embedded: bool,
+    /// The group with which this instance shares the heartbeats.
+    pub share_group: Option<String>,
+    /// True if a member that has stopped is taken out of the group (`mqtt.fence`).
+    pub fences: bool,
+    /// How late a heartbeat may come after an echo (`mqtt.settle`).
+    pub settle: Duration,
 }
 
 impl Settings {
     /// The listener that this process is.
     pub fn member(&self) -> Member {
-        let (instance, incarnation) = (self.instance.clone(), self.incarnation);
-        Member { instance, incarnation, interval: self.look_interval }
+        Member {
+            instance: self.instance.clone(),
+            incarnation: self.incarnation,
+            interval: self.look_interval,
+            share_group: self.share_group.clone(),
+        }
     }
 }
 
@@ -299,7 +316,7 @@ impl DeviceRegistry {
     ) -> Self {
         let Found { listener, counts, outages, coverage } = found;
         metrics.set_devices(&counts);
-        metrics.set_listeners(u64::from(listener.is_some()), 0, listener.is_some());
+        metrics.set_listeners([u64::from(listener.is_some()), 0, 0], listener.is_some());
         let registered = counts.values().sum();
         let board = Board::new(settings.confirm_interval, settings.timeout);
         board.change(|facts| {
@@ -338,6 +355,15 @@ impl DeviceRegistry {
     pub fn with_board(mut self, board: Arc<Board>) -> Self {
         board.begin_with(&self.shared.board);
         self.shared.board = board;
+        self
+    }
+
+    /// The same registry, as a member of a group, which ends the sessions of members that have
+    /// stopped.
+    #[must_use]
+    pub fn in_a_group(mut self, sessions: Arc<dyn EndSession>) -> Self {
+        self.part.group = Some(Group::new(sessions));
+        self.part.vigil = self.part.vigil.in_a_group();
         self
     }
 
@@ -463,8 +489,10 @@ impl DeviceRegistry {
     fn note_saved(&mut self, coverage: Coverage, certain: bool) {
         if certain {
             self.coverage.is_saved(&coverage);
-            let vouching = Arc::new(coverage.clone());
-            self.shared.board.change(|facts| facts.coverage(vouching));
+            if !self.is_in_a_group() {
+                let vouching = Arc::new(coverage.clone());
+                self.shared.board.change(|facts| facts.coverage(vouching));
+            }
             self.saved.is_now(coverage);
         } else {
             self.saved.may_be(&coverage);
@@ -493,6 +521,9 @@ impl DeviceRegistry {
     fn note_gap(&mut self, gap: Interval, cause: GapCause) {
         let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
         self.shared.metrics.blind(seconds);
+        if self.is_in_a_group() {
+            return lines::gap(gap, cause, seconds);
+        }
         self.journal.note(gap.until, Happening::Gap { from: gap.from, cause });
         match cause {
             GapCause::ClockStep => tell(self.clock_steps.note_gap(gap)),
@@ -516,7 +547,7 @@ impl DeviceRegistry {
         tell(self.clock_steps.overdue(now));
         self.database.look(now, self.buffer.len());
         self.show_health();
-        if self.part.writes {
+        if self.part.leads {
             self.journal.watch(&self.shared.board);
         }
     }
@@ -533,6 +564,8 @@ impl DeviceRegistry {
         coverage.set_beside_width(self.coverage.beside_width());
         Sweep {
             keeps_sample,
+            judging: self.judging(),
+            listener: self.part.listener,
             shared: self.shared.clone(),
             clamped: self.clock_steps.clamped(),
             base,
@@ -621,6 +654,9 @@ impl Handler<ConfirmListening> for DeviceRegistry {
 
     fn handle(&mut self, message: ConfirmListening, _: &mut Context<Self>) {
         let ConfirmListening { since, until, after } = message;
+        if !self.may_prove() {
+            return;
+        }
         self.all_arrived(until);
         match self.coverage.confirm(since, until, after) {
             Confirmed::Extended | Confirmed::Began { gap: None } => {
@@ -637,8 +673,12 @@ impl Handler<ConfirmListening> for DeviceRegistry {
                 tell(self.note_step(step));
             }
         }
-        if self.part.writes {
+        if self.part.leads {
             self.journal.proven(until);
+        }
+        // What a group has listened to is read from the database, and a member may hear nothing.
+        if self.is_in_a_group() {
+            return;
         }
         let (proven, missing) =
             (self.coverage.proven_until(), self.coverage.missing_for(self.shared.settings.timeout));
@@ -657,7 +697,7 @@ impl Handler<CheckOffline> for DeviceRegistry {
     ) -> Self::Result {
         let began = Instant::now();
         self.observe(now);
-        if !self.part.writes {
+        if !self.part.leads {
             return Box::pin(
                 self.look_at_the_fleet(now.wall).map(|(), _, _| Err(CheckError::StandingBy)),
             );
@@ -669,11 +709,11 @@ impl Handler<CheckOffline> for DeviceRegistry {
         // Without the flush a device could be marked while its heartbeat waits.
         let check = self.flush().then(move |flushed, registry, _| {
             let sweep = match flushed {
-                Ok(()) if registry.part.writes => Ok(registry.sweep(at, base)),
+                Ok(()) if registry.part.leads => Ok(registry.sweep(at, base)),
                 Ok(()) => Err(CheckError::StandingBy),
                 Err(error) => Err(error.into()),
             };
-            async { sweep?.run().await }.into_actor(registry)
+            async { sweep?.of_the_group().await?.run().await }.into_actor(registry)
         });
         Box::pin(check.map(move |swept, registry, ctx| {
             // A check that the clock has made worthless is repeated at once.

@@ -6,6 +6,7 @@
 
 mod connecting;
 mod echoes;
+mod joining;
 mod lines;
 mod sorted;
 
@@ -18,6 +19,7 @@ use log::{error, info, warn};
 
 use self::connecting::{Connecting, DOUBTED_AFTER};
 use self::echoes::{Came, Echoes};
+use self::joining::Joining;
 use self::lines::Lines;
 use self::sorted::Sorted;
 use super::device_registry::DeviceRegistry;
@@ -81,6 +83,8 @@ pub struct MqttIngest {
     /// True while the missing connection is being diagnosed.
     diagnosing: bool,
     connecting: Connecting,
+    /// For a member of a group.
+    joining: Option<Joining>,
     echoes: Echoes,
     lines: Lines,
 }
@@ -109,6 +113,7 @@ impl MqttIngest {
             leaving: false,
             diagnosing: false,
             connecting,
+            joining: None,
             echoes,
             lines: Lines::new(),
         }
@@ -118,6 +123,15 @@ impl MqttIngest {
     #[must_use]
     pub fn with_board(mut self, board: Arc<Board>) -> Self {
         self.board = board;
+        self
+    }
+
+    /// The same ingest, of a member of a group. A heartbeat may come `settle` later than the echo
+    /// that was published after it.
+    #[must_use]
+    pub fn in_a_group(mut self, settle: Duration) -> Self {
+        self.joining = Some(Joining::default());
+        self.echoes.settle_for(settle);
         self
     }
 
@@ -154,7 +168,7 @@ impl MqttIngest {
     /// connection, or none, is ignored.
     fn subscribe(&self, ctx: &mut Context<Self>) {
         let connection = self.newest;
-        let subscribing = self.connection.subscribe().into_actor(self);
+        let subscribing = self.connection.subscribe(self.timeline()).into_actor(self);
         ctx.spawn(subscribing.map(move |subscribed, ingest, ctx| {
             if ingest.newest == connection {
                 ingest.subscribed(subscribed, ctx);
@@ -173,7 +187,7 @@ impl MqttIngest {
             }
             (Ok(_), Listening::Connected) => {
                 self.is_now(Listening::Subscribed);
-                self.echoes.begin((self.clock)());
+                self.begin_after_joining();
                 info!(target: TARGET, topic = self.connection.topic(); "listening");
                 self.send_echo(ctx);
             }
@@ -188,6 +202,9 @@ impl MqttIngest {
 
     fn refused(&mut self, error: &ClientError, ctx: &mut Context<Self>) {
         error!(target: TARGET, "{error}");
+        if self.joining.is_some() {
+            return self.leave_refused(ctx);
+        }
         self.is_now(Listening::Connected);
         let connection = self.newest;
         ctx.run_later(SUBSCRIBE_AGAIN, move |ingest, ctx| {
@@ -388,8 +405,12 @@ impl MqttIngest {
         ctx: &mut Context<Self>,
     ) -> impl ActorFuture<Self, Output = ()> + use<> {
         let sorted = self.sort(content, ctx);
+        let proven = sorted.confirmed.as_ref().map(|confirmed| confirmed.until);
         let handing_over = sorted.hand_over(self.registry.clone()).into_actor(self);
-        handing_over.map(|emptied, ingest, _| ingest.connection.inbox().give_back(emptied))
+        handing_over.map(move |emptied, ingest, _| {
+            ingest.connection.inbox().give_back(emptied);
+            ingest.has_proven(proven);
+        })
     }
 
     fn connected(&mut self, connection: u64, ctx: &mut Context<Self>) {
@@ -399,7 +420,11 @@ impl MqttIngest {
         self.newest = connection;
         self.is_now(Listening::Connected);
         self.connecting.made((self.clock)().monotonic);
-        self.subscribe(ctx);
+        if self.joining.is_some() {
+            self.join(ctx);
+        } else {
+            self.subscribe(ctx);
+        }
     }
 
     fn lost(&mut self, connection: u64, why: &str) {
@@ -441,9 +466,10 @@ impl StreamHandler<Content> for MqttIngest {
 impl Handler<Disconnect> for MqttIngest {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: Disconnect, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: Disconnect, ctx: &mut Context<Self>) -> Self::Result {
         let inbox = self.connection.inbox();
-        Box::pin(self.leave().then(move |(), ingest, ctx| {
+        let leaving = self.leave_the_group(ctx).then(|(), ingest, _| ingest.leave());
+        Box::pin(leaving.then(move |(), ingest, ctx| {
             // What the receiver takes in from now on would be acknowledged and lost.
             inbox.close();
             let handing_over = ingest.hand_over(inbox.rest(), ctx);

@@ -2,16 +2,26 @@
 
 use std::process::ExitCode;
 
-use super::open;
 use super::output::{JsonArray, List, Table};
+use super::{open, refuse, succeed};
 use crate::Config;
-use crate::store::OpenMode;
+use crate::clock::system_clock;
+use crate::store::{DeviceStore, OpenMode};
 use crate::views::{ListenerView, text};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List the instances on the database, the newest stay last
     List(Arguments),
+    /// End the stay of an instance that is gone for good
+    ///
+    /// Only needed with mqtt.fence = "none", where no other instance does it: until then no silence
+    /// counts in its group. Make sure that the broker has no session of it any more. An instance
+    /// that still lives joins again.
+    Remove {
+        /// The number in the first column of `group list`
+        id: i64,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -25,15 +35,34 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    let Command::List(Arguments { all, json }) = command;
     let store = open(config, OpenMode::Existing).await?;
+    match command {
+        Command::List(arguments) => list(&store, &arguments).await,
+        Command::Remove { id } => remove(&store, id).await,
+    }
+}
+
+async fn remove(store: &DeviceStore, id: i64) -> anyhow::Result<ExitCode> {
+    if store.leave(id, "removed", system_clock().wall).await? {
+        return succeed(&format!("removed {id}"));
+    }
+    refuse(&format!(
+        "there is no instance {id} that has not left; `heartbeatd group list` lists those"
+    ))
+}
+
+async fn list(
+    store: &DeviceStore,
+    &Arguments { all, json }: &Arguments,
+) -> anyhow::Result<ExitCode> {
     let listeners = store.listeners().await?.into_iter();
     let shown = listeners.filter(|listener| all || listener.left_at.is_none());
     let shown: Vec<_> = shown.map(ListenerView::from).collect();
     let mut list: Box<dyn List<ListenerView>> = if json {
         Box::new(JsonArray::new())
     } else {
-        let header = ["ID", "INSTANCE", "STATE", "JOINED", "LEFT", "PROVEN UNTIL", "CLOCK"];
+        let header =
+            ["ID", "INSTANCE", "GROUP", "STATE", "JOINED", "LEFT", "PROVEN UNTIL", "CLOCK"];
         Box::new(Table::new(&header, row))
     };
     list.write(&shown)?;
@@ -46,6 +75,7 @@ fn row(listener: &ListenerView) -> Vec<String> {
     vec![
         listener.id.to_string(),
         listener.instance.clone(),
+        listener.group.clone().unwrap_or_default(),
         format!("{}{by}", listener.state),
         text::time(listener.joined_at),
         text::time(listener.left_at),

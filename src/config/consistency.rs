@@ -19,8 +19,33 @@ impl Config {
     /// A [`ConfigError`] for the first key that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         validate_mqtt(&self.mqtt)?;
+        self.validate_group()?;
         validate_http(&self.http)?;
         self.database.validate()
+    }
+}
+
+impl Config {
+    /// Members of a group find out by the database and by their echoes what all of them have heard.
+    fn validate_group(&self) -> Result<(), ConfigError> {
+        let MqttConfig { share_group, url, echo_interval, .. } = &self.mqtt;
+        let Some(group) = share_group else { return Ok(()) };
+        let needs = |valid, expected: &str| {
+            check("mqtt.share_group", format!("{group:?}"), valid, expected)
+        };
+        needs(
+            url.is_some(),
+            "unset, or mqtt.url set to a broker: the embedded one has no other clients",
+        )?;
+        needs(
+            echo_interval.is_some(),
+            "unset, or mqtt.echo_interval above 0s: a heartbeat that one member has missed is \
+             received by no other, so each has to prove what it hears",
+        )?;
+        needs(
+            !self.database.url.is_sqlite(),
+            "unset, or database.url set to a PostgreSQL: members of a group share one database",
+        )
     }
 }
 

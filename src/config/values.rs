@@ -189,6 +189,29 @@ pub(super) mod echo_interval {
     }
 }
 
+/// `mqtt.settle`.
+pub(super) mod settle {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D>(from: D) -> Result<Option<Duration>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        let why = "silence is found as much later, and no broker is slower";
+        duration_within(Duration::ZERO..=MINUTE, why, from).map(Some)
+    }
+
+    pub(crate) fn serialize<S>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error>
+    where
+        S: Serializer,
+    {
+        match value {
+            Some(settle) => duration::serialize(settle, to),
+            None => to.serialize_none(),
+        }
+    }
+}
+
 /// Reads `alerts.timeout`.
 pub(super) fn alert_timeout<'de, D>(from: D) -> Result<NonZeroDuration, D::Error>
 where

@@ -201,6 +201,15 @@ impl Rounds {
         overtake(&mut self.echoes);
     }
 
+    /// Begins a round as [`begin`](Self::begin) does, after a subscription before which nothing can
+    /// have been missed since an earlier instant, because nothing was for this service then.
+    pub fn begin_since(&mut self, since: DateTime<Utc>, now: Reading) {
+        self.begin(now);
+        if let Some(begun) = &mut self.since {
+            *begun = since.min(*begun);
+        }
+    }
+
     /// Begins a round: the service listens from now on.
     pub fn begin(&mut self, now: Reading) {
         overtake(&mut self.echoes);

@@ -7,12 +7,15 @@
 //! Being wrong harms nobody. Whoever takes over takes the right to write with it, so the other
 //! one cannot write any more, and what it had written is there.
 
+mod members;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{ClockOffset, Happening};
+pub use self::members::Stuck;
+use super::{ClockOffset, DatabaseTimeline, Happening};
 
 /// The number of intervals, and of looks, for which the row of the active instance must not
 /// have changed before another one takes over.
@@ -38,6 +41,10 @@ pub struct Peer {
     pub instance: String,
     /// The number of its process.
     pub incarnation: i64,
+    /// The group of which it is a member, while it may be given heartbeats.
+    pub share_group: Option<String>,
+    /// The timeline of the database when it joined.
+    pub timeline: DatabaseTimeline,
     /// True if it has left, or was taken for gone.
     pub has_left: bool,
     /// The number that grows with everything that it does.
@@ -125,6 +132,9 @@ pub enum Duty {
 pub struct Vigil {
     incarnation: i64,
     interval: Duration,
+    /// True if the instances are members of a group, of which the active one is fenced as a member
+    /// before another one takes over.
+    in_group: bool,
     seen: BTreeMap<i64, Seen>,
     /// The time since which nobody has the right.
     free_since: Option<Instant>,
@@ -177,6 +187,7 @@ impl Vigil {
         Self {
             incarnation,
             interval,
+            in_group: false,
             seen: BTreeMap::new(),
             free_since: None,
             fenced: 0,
@@ -210,6 +221,12 @@ impl Vigil {
         self.missed();
     }
 
+    /// The number of times that others took over from this one, or took it out of their group, in
+    /// quick succession.
+    pub fn times_fenced(&self) -> u32 {
+        self.fenced
+    }
+
     /// Notes what a look has shown. `proves` is true if this instance proves at this time that
     /// it hears everything.
     pub fn look(&mut self, sight: &Sight, proves: bool, now: Instant) -> Duty {
@@ -228,7 +245,8 @@ impl Vigil {
             Some(active) if active.id == own.id => return Duty::Write,
             Some(active) if !active.has_left => {
                 self.free_since = None;
-                self.stands_still(active, proves, self.turn(sight, now), now)
+                !(self.in_group && active.is_member())
+                    && self.stands_still(active, proves, self.turn(sight, now), now)
             }
             _ => {
                 let since = *self.free_since.get_or_insert(now);
@@ -361,6 +379,8 @@ mod tests {
             id,
             instance: instance.to_owned(),
             incarnation: id,
+            share_group: None,
+            timeline: DatabaseTimeline::NONE,
             has_left: false,
             saves,
             proven_until: Some(at(saves)),

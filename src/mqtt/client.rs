@@ -19,7 +19,7 @@ use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed}
 use crate::clock::{Clock, Reading};
 use crate::config::{MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
-use crate::domain::{EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
+use crate::domain::{DatabaseTimeline, EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
 use crate::inbox::{Event, Inbox};
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
@@ -28,6 +28,10 @@ use crate::metrics::Metrics;
 /// restarts, long enough not to burden a broker that is in trouble.
 const RECONNECT_MIN: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// The time for the broker to acknowledge the last echoes. After it paho closes the connection
+/// without waiting any longer.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
 
 /// The log target of the actor that uses this client.
 const TARGET: &str = "mqtt_ingest";
@@ -50,12 +54,28 @@ pub struct Client {
 }
 
 struct Subscription {
+    /// The filter of the heartbeats, without a group.
     topic: String,
+    share_group: Option<String>,
     /// The topic of echoes, if the subscription to the heartbeats does not include it.
     echo_topic: Option<String>,
     qos: u8,
     version: MqttVersion,
     client_id: String,
+}
+
+impl Subscription {
+    /// The filter that is subscribed to for heartbeats. The timeline of the database is a part of
+    /// the group's name, so that a database that was rolled back leaves behind the members that it
+    /// does not know of.
+    fn filter(&self, timeline: DatabaseTimeline) -> String {
+        let topic = &self.topic;
+        match &self.share_group {
+            None => topic.clone(),
+            Some(group) if timeline.is_none() => format!("$share/{group}/{topic}"),
+            Some(group) => format!("$share/{group}.{timeline}/{topic}"),
+        }
+    }
 }
 
 impl Client {
@@ -90,16 +110,13 @@ impl Client {
             strange: LineBudget::new("mqtt_ingest", "foreign messages on the echo topic"),
         };
         listen(&paho, &inbox, &connections, receiver);
-        let filter = match &config.share_group {
-            Some(group) => format!("$share/{group}/{}", config.topic),
-            None => config.topic.to_string(),
-        };
         Ok(Self {
             paho,
             options: connect_options(config, broker)?,
             broker: broker.uri.clone(),
             subscription: Subscription {
-                topic: filter,
+                topic: config.topic.to_string(),
+                share_group: config.share_group.clone(),
                 echo_topic: echo_topic
                     .clone()
                     .filter(|topic| config.topic.device_level(topic).is_none()),
@@ -160,10 +177,15 @@ impl Connection for Client {
 
     /// Needed on every connect: the session is clean, and paho does not repeat
     /// subscriptions.
-    fn subscribe(&self) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
-        let Subscription { topic, echo_topic, qos, version, client_id } = &self.subscription;
+    fn subscribe(
+        &self,
+        timeline: DatabaseTimeline,
+    ) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
+        let filter = self.subscription.filter(timeline);
+        let Subscription { echo_topic, qos, version, client_id, .. } = &self.subscription;
         // One packet for both, so that they take effect together.
-        let topics: Vec<&str> = [topic.as_str()].into_iter().chain(echo_topic.as_deref()).collect();
+        let topics: Vec<&str> =
+            [filter.as_str()].into_iter().chain(echo_topic.as_deref()).collect();
         let asked = vec![i32::from(*qos); topics.len()];
         let token = match version {
             MqttVersion::V5 => {
@@ -220,10 +242,14 @@ impl Connection for Client {
         }
     }
 
+    fn unsubscribe(&self, timeline: DatabaseTimeline) -> LocalBoxFuture<'static, bool> {
+        let token = self.paho.unsubscribe(self.subscription.filter(timeline));
+        Box::pin(async move {
+            matches!(tokio::time::timeout(LAST_MESSAGES, token).await, Ok(Ok(_acknowledged)))
+        })
+    }
+
     fn disconnect(&self) -> LocalBoxFuture<'static, ()> {
-        // Time for the broker to acknowledge the last echoes. After it paho closes the
-        // connection without waiting any longer.
-        const LAST_MESSAGES: Duration = Duration::from_secs(2);
         let options = paho::DisconnectOptionsBuilder::new().timeout(LAST_MESSAGES).finalize();
         let token = self.paho.disconnect(options);
         Box::pin(async move {
@@ -291,10 +317,31 @@ pub(super) fn setup(error: paho::Error) -> ClientError {
     ClientError::Setup(error.to_string())
 }
 
+/// The options of a connection that is restored whenever it is lost.
 pub(super) fn connect_options(
     config: &MqttConfig,
     broker: &Broker,
 ) -> Result<paho::ConnectOptions, ClientError> {
+    let mut options = options(config, broker)?;
+    options.connect_timeout(PATIENCE).automatic_reconnect(RECONNECT_MIN, RECONNECT_MAX);
+    Ok(options.finalize())
+}
+
+/// The options of a connection that is made once.
+pub(super) fn connect_options_for_once(
+    config: &MqttConfig,
+    broker: &Broker,
+    patience: Duration,
+) -> Result<paho::ConnectOptions, ClientError> {
+    let mut options = options(config, broker)?;
+    options.connect_timeout(patience);
+    Ok(options.finalize())
+}
+
+fn options(
+    config: &MqttConfig,
+    broker: &Broker,
+) -> Result<paho::ConnectOptionsBuilder, ClientError> {
     let mut options = match config.version {
         MqttVersion::V5 => {
             let mut options = paho::ConnectOptionsBuilder::new_v5();
@@ -307,17 +354,14 @@ pub(super) fn connect_options(
             options
         }
     };
-    options
-        .keep_alive_interval(config.keep_alive.get())
-        .connect_timeout(PATIENCE)
-        .automatic_reconnect(RECONNECT_MIN, RECONNECT_MAX);
+    options.keep_alive_interval(config.keep_alive.get());
     if let Some((name, password)) = &broker.credentials {
         options.user_name(name).password(password.as_str());
     }
     if broker.uri.starts_with("mqtts://") {
         options.ssl_options(tls_options(config).map_err(setup)?);
     }
-    Ok(options.finalize())
+    Ok(options)
 }
 
 fn tls_options(config: &MqttConfig) -> paho::Result<paho::SslOptions> {

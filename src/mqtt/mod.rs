@@ -6,6 +6,7 @@ mod broker;
 mod client;
 mod connection;
 mod diagnosis;
+mod fencer;
 mod publisher;
 mod reason;
 
@@ -13,6 +14,7 @@ pub use crate::inbox::{Event, Inbox};
 pub use broker::Broker;
 pub use client::Client;
 pub use connection::{ClientError, Connection, Granted};
+pub use fencer::{EndSession, Fencer};
 pub(crate) use publisher::Publisher;
 
 use crate::domain::{EchoIgnored, EchoToken};

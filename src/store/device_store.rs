@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use sea_orm::DbBackend;
 
 use super::error::{Result, failed_to};
-use super::exclusive::Exclusive;
+use super::exclusive::{By, Exclusive};
 use super::interference::Interference;
 use super::open::{OpenMode, Origin};
 use super::pool::Pool;
@@ -22,6 +22,7 @@ pub struct DeviceStore {
     pub(super) interference: Option<Arc<dyn Interference>>,
     pub(super) unreadable: Arc<Mutex<Collector>>,
     pub(super) exclusive: Option<Arc<Exclusive>>,
+    pub(super) by: By,
 }
 
 impl DeviceStore {
@@ -41,6 +42,7 @@ impl DeviceStore {
             interference: None,
             unreadable: Arc::default(),
             exclusive: None,
+            by: By::default(),
         })
     }
 

@@ -65,7 +65,7 @@ pub enum StoreError {
     #[error(
         "another heartbeatd uses the database {url}: {}; a second one can stand by only if both \
          are on PostgreSQL, with a broker of their own (mqtt.url), with echoes \
-         (mqtt.echo_interval above 0s), without mqtt.share_group, and of a version that knows of \
+         (mqtt.echo_interval above 0s), and of a version that knows of \
          it", shown(holder.as_ref())
     )]
     InUse {

@@ -9,6 +9,7 @@ mod fence;
 mod holder;
 mod listener;
 mod lock;
+mod membership;
 mod namesake;
 
 use std::sync::Arc;
@@ -20,8 +21,9 @@ use sea_orm::{DatabaseTransaction, DbErr};
 use self::fence::{Ended, Fence};
 pub use self::holder::Holder;
 pub(super) use self::holder::shown;
-pub use self::listener::{Beat, Listener, Member, Taken};
+pub use self::listener::{Beat, JoinedGroup, Listener, Member, Taken};
 use self::lock::{Lock, Refused};
+use self::membership::Membership;
 use super::error::Unusable;
 use super::{DeviceStore, OpenMode, Result, StoreError};
 use crate::config::DatabaseConfig;
@@ -33,19 +35,62 @@ pub(super) struct Exclusive {
     lock: Mutex<Option<Lock>>,
     /// True if the service may stand by.
     stands_by: bool,
+    /// For a service that is or may become a member of a group, of which all members write.
+    membership: Option<Membership>,
     /// The database of which it takes the lock once it writes.
     database: Option<DatabaseConfig>,
 }
 
 impl Exclusive {
-    /// Checks, within a transaction, that no other service has taken over the database and that
-    /// it has lost nothing. The inner error says otherwise.
+    /// Checks, within a transaction, that this process may write: by the fence, that no other
+    /// service has taken over the database, and that it has lost nothing. Of a group, `By::Member`
+    /// needs the membership only. The inner error says otherwise.
     pub(super) async fn verify(
         &self,
+        store: &DeviceStore,
         transaction: &DatabaseTransaction,
     ) -> Result<Result<(), StoreError>, DbErr> {
-        self.fence.verify(transaction).await
+        let Some(membership) = &self.membership else {
+            return self.fence.verify(transaction).await;
+        };
+        if store.by == By::Active
+            && let Err(why) = self.fence.verify(transaction).await?
+        {
+            return Ok(Err(why));
+        }
+        membership.verify(store, transaction).await
     }
+
+    /// Notes that this process has joined as a listener.
+    fn joined(&self, joined: JoinedGroup, alone: bool) {
+        match &self.membership {
+            Some(membership) => membership.joined(joined),
+            None if alone => self.fence.joined(joined.listener),
+            None => (),
+        }
+    }
+
+    /// Notes that this process has the right of the active one.
+    fn holds(&self, token: String, listener: i64, saves: i64) {
+        match &self.membership {
+            Some(membership) => {
+                self.fence.hold(token, None, 0);
+                membership.has_saved(saves);
+            }
+            None => self.fence.hold(token, Some(listener), saves),
+        }
+    }
+}
+
+/// The right by which a store writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum By {
+    /// That of the active instance, which checks and delivers, and without a group is the only one
+    /// that writes.
+    #[default]
+    Active,
+    /// That of each member of a group: to write what it has received.
+    Member,
 }
 
 impl DeviceStore {
@@ -64,7 +109,8 @@ impl DeviceStore {
         let mut store = Self::open(database, OpenMode::Migrate).await?;
         let fence = Fence::put_up(&store).await?;
         let lock = Mutex::new(Some(lock));
-        let exclusive = Exclusive { fence, lock, stands_by: false, database: None };
+        let exclusive =
+            Exclusive { fence, lock, stands_by: false, membership: None, database: None };
         store.exclusive = Some(Arc::new(exclusive));
         Ok(store)
     }
@@ -95,6 +141,7 @@ impl DeviceStore {
             fence: Fence::standing_by(),
             lock: Mutex::new(None),
             stands_by: true,
+            membership: member.share_group.as_ref().map(|_| Membership::default()),
             database: Some(database),
         }));
         Ok(store)
@@ -104,8 +151,19 @@ impl DeviceStore {
     #[doc(hidden)]
     #[must_use]
     pub fn standing_by(self) -> Self {
+        self.beside_others(None)
+    }
+
+    /// The same store for a member of a group, without any lock.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn in_a_group(self) -> Self {
+        self.beside_others(Some(Membership::default()))
+    }
+
+    fn beside_others(self, membership: Option<Membership>) -> Self {
         let (fence, lock) = (Fence::standing_by(), Mutex::new(None));
-        let exclusive = Exclusive { fence, lock, stands_by: true, database: None };
+        let exclusive = Exclusive { fence, lock, stands_by: true, membership, database: None };
         Self { exclusive: Some(Arc::new(exclusive)), ..self }
     }
 
@@ -156,6 +214,12 @@ impl DeviceStore {
         Self { exclusive: None, ..self.clone() }
     }
 
+    /// The same store with the right of a member of a group, if this is one.
+    #[must_use]
+    pub fn for_members(&self) -> Self {
+        Self { by: By::Member, ..self.clone() }
+    }
+
     /// Resolves with the reason why this process must end, and never otherwise: another service
     /// has taken over the database and this one cannot stand by, or another process has its
     /// name.
@@ -185,9 +249,13 @@ impl DeviceStore {
         transaction: &DatabaseTransaction,
         proven_until: Option<DateTime<Utc>>,
     ) -> Result<(), DbErr> {
-        match &self.exclusive {
-            Some(exclusive) => exclusive.fence.count(self, transaction, proven_until).await,
-            None => Ok(()),
+        let Some(exclusive) = &self.exclusive else { return Ok(()) };
+        match &exclusive.membership {
+            Some(membership) => {
+                let clock = exclusive.fence.clock();
+                membership.count(self, transaction, proven_until, clock).await
+            }
+            None => exclusive.fence.count(self, transaction, proven_until).await,
         }
     }
 
@@ -195,6 +263,7 @@ impl DeviceStore {
     pub(super) fn is_counted(&self) {
         if let Some(exclusive) = &self.exclusive {
             exclusive.fence.is_counted();
+            exclusive.membership.iter().for_each(Membership::is_counted);
         }
     }
 

@@ -131,6 +131,8 @@ impl DeviceStore {
         if transitions.is_empty() {
             return Ok(Vec::new());
         }
+        // Members of a group write beside each other.
+        self.take_a_number(transaction).await?;
         let (listed, rest) = rows::split(self.backend(), transitions);
         let timeline = self.timeline_sql();
         let mut keys = HashMap::with_capacity(transitions.len());

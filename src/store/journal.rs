@@ -40,6 +40,20 @@ const WRITTEN_AT_ONCE: usize = 1_000;
 const ONLY: i32 = 1;
 
 impl DeviceStore {
+    /// Waits for its turn to number what it writes, which lasts until the transaction ends: so
+    /// numbers are given in the order of the commits. Nothing is locked afterwards for which
+    /// another transaction that has a turn may wait.
+    pub(super) async fn take_a_number(
+        &self,
+        transaction: &DatabaseTransaction,
+    ) -> Result<(), DbErr> {
+        if self.backend() == DbBackend::Postgres {
+            let lock = format!("SELECT pg_advisory_xact_lock({JOURNAL_LOCK})");
+            transaction.execute_unprepared(&lock).await?;
+        }
+        Ok(())
+    }
+
     /// Writes entries in their order, as the last thing that a transaction does.
     pub(super) async fn write_journal(
         &self,
@@ -50,10 +64,7 @@ impl DeviceStore {
         if entries.peek().is_none() {
             return Ok(());
         }
-        if self.backend() == DbBackend::Postgres {
-            let lock = format!("SELECT pg_advisory_xact_lock({JOURNAL_LOCK})");
-            transaction.execute_unprepared(&lock).await?;
-        }
+        self.take_a_number(transaction).await?;
         let columns = ENTRY.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let sql = format!(
             "INSERT INTO journal ({columns}) SELECT {columns} FROM ({rows}) AS entry \

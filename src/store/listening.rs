@@ -24,7 +24,10 @@ const OWN: &str = "(listener = $1 OR listener IN (SELECT other.id FROM listener 
 
 /// The columns of a stay.
 const STAY: &str = "listener.id, instance, share_group, share_group IS NOT NULL AS is_member, \
-                    timeline, joined_at, left_at, clock_offset_ms, clock_spread_ms";
+                    timeline, joined_at, left_at, left_how, clock_offset_ms, clock_spread_ms";
+
+/// The ways to leave of which a stay's own instance has dated the end.
+const BY_ITSELF: [&str; 3] = ["left", "refused", "taken_over"];
 
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
@@ -268,8 +271,11 @@ impl DeviceStore {
         let prune = "DELETE FROM listening_interval WHERE (listener, started_at) IN \
              (SELECT listener, started_at FROM listening_interval \
               WHERE ended_at < $1 ORDER BY started_at LIMIT $2)";
+        // A member of a group counts as long as an interval is kept that reaches into its stay.
         let forget = "DELETE FROM listener WHERE left_at < $1 AND NOT EXISTS \
              (SELECT 1 FROM listening_interval WHERE listening_interval.listener = listener.id) \
+             AND (share_group IS NULL OR NOT EXISTS \
+                 (SELECT 1 FROM listening_interval WHERE started_at < listener.left_at)) \
              AND id NOT IN (SELECT instance.listener FROM instance \
               WHERE instance.listener IS NOT NULL)";
         let limit = i64::try_from(at_most(limit)).unwrap_or(i64::MAX);
@@ -297,6 +303,9 @@ fn read_stay(row: &QueryResult) -> Result<Stay, DbErr> {
         // A time that is none is as early, or as late, as can be.
         joined_at: time("joined_at", row)?.unwrap_or(DateTime::<Utc>::MIN_UTC),
         left_at: time("left_at", row)?,
+        ended_by_itself: row
+            .try_get::<Option<String>>("", "left_how")?
+            .is_some_and(|how| BY_ITSELF.contains(&how.as_str())),
         listened: Vec::new(),
     })
 }

@@ -117,6 +117,7 @@ impl DeviceStore {
             interference: self.interference.clone(),
             unreadable: Arc::clone(&self.unreadable),
             exclusive: None,
+            by: self.by,
         }))
     }
 }

@@ -120,7 +120,7 @@ impl DeviceStore {
         let fate = self.pass(|| Point::Begin(action)).await?;
         let transaction = fate.tell(self.begin(&lease.db).await?)?;
         if let Some(exclusive) = &self.exclusive
-            && let Err(why) = exclusive.verify(&transaction).await?
+            && let Err(why) = exclusive.verify(self, &transaction).await?
         {
             let rolled_back = transaction.rollback().await.is_ok();
             return Err(Failed { why: Why::Lost(why), rolled_back });

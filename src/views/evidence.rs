@@ -470,6 +470,7 @@ mod tests {
             share_group: None,
             timeline: String::new(),
             joined_at: at(from),
+            ended_by_itself: false,
             left_at: Some(at(until)),
             listened: vec![crate::domain::Listened {
                 interval: Interval { from: at(from), until: at(until) },

@@ -12,7 +12,10 @@ pub(crate) struct ListenerView {
     pub(crate) id: i64,
     /// The instance, by its `mqtt.client_id`.
     pub(crate) instance: String,
-    /// `active`, `standby`, or the way it left: `left`, `fenced`, `taken_over`, `forgotten`.
+    /// The group of which it is a member, with the timeline of the database, as the broker knows it.
+    pub(crate) group: Option<String>,
+    /// `active`, `member`, `standby`, or the way it left: `left`, `fenced`, `taken_over`, `refused`,
+    /// `forgotten`, `removed`.
     pub(crate) state: String,
     /// The instance that took over from it.
     pub(crate) fenced_by: Option<String>,
@@ -33,11 +36,17 @@ impl From<Listener> for ListenerView {
             Some(how) => how,
             None if peer.has_left => "left".to_owned(),
             None if is_active => "active".to_owned(),
+            None if peer.share_group.is_some() => "member".to_owned(),
             None => "standby".to_owned(),
         };
+        let group = peer.share_group.map(|name| match peer.timeline.is_none() {
+            true => name,
+            false => format!("{name}.{}", peer.timeline),
+        });
         Self {
             id: peer.id,
             instance: peer.instance,
+            group,
             state,
             fenced_by,
             joined_at,

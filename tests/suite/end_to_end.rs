@@ -86,8 +86,8 @@ fn the_binary_against_mosquitto_and_postgresql() {
 
 #[test]
 fn the_binary_speaks_mqtt_3_1_1_and_shares_a_subscription() {
-    let broker = Mosquitto::start();
-    let place = Place::new().with("MQTT__URL", &broker.url());
+    let (broker, database) = (Mosquitto::start(), TestDatabase::postgres());
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("DATABASE__URL", &database.url);
     let old = place.with("MQTT__VERSION", "3.1.1").with("MQTT__SHARE_GROUP", "fleet");
     let service = old.start();
     service.await_listening();

@@ -27,7 +27,7 @@ fn assert_second_is_refused(place: &Place, first: &Service) {
     let errors = second.log().join("\n");
     assert_eq!(code, UNAVAILABLE, "{errors}");
     let holder = format!("process {} on ", first.process.0.id());
-    for part in [&holder, "since 20", "share_group"] {
+    for part in [&holder, "since 20", "mqtt.echo_interval"] {
         assert!(errors.contains(part), "no {part} in {errors}");
     }
     assert!(!errors.contains("mqtt_ingest"), "it has connected: {errors}");

@@ -26,6 +26,7 @@ mod events;
 mod failover;
 mod faults;
 mod fleet_history;
+mod group;
 mod http;
 mod instances;
 mod interleavings;

@@ -28,21 +28,21 @@ pub const TIMEOUT: f64 = 4.0;
 const CHECK_INTERVAL: f64 = 0.5;
 
 /// The time for which the row of the active instance stands still before another takes over.
-const PATIENCE: f64 = 1.0;
+pub const PATIENCE: f64 = 1.0;
 
 /// The time that a detection may take beyond the timeout, the check interval and a take-over:
 /// an echo and a look are late, and two cores run many tests at once.
 const SLACK: f64 = 3.0;
 
-const LIVE: usize = 200;
-const DEAD: usize = 20;
+pub const LIVE: usize = 200;
+pub const DEAD: usize = 20;
 
 const STANDING_BY: &str = "INFO standby active=";
 const TOOK_OVER: &str = "INFO standby from=";
 const ACTIVE: &str = "INFO standby";
 
 /// Devices that publish a heartbeat every half second at QoS 0, until they die.
-struct Fleet {
+pub struct Fleet {
     alive: Arc<Mutex<BTreeSet<String>>>,
     stop: Option<mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -54,11 +54,16 @@ impl Fleet {
         let (stop, stopped) = mpsc::channel();
         let publishing = Arc::clone(&alive);
         let thread = std::thread::spawn(move || {
-            let mut client = RawClient::connect(port, "fleet", None).expect("the broker is there");
+            let mut client = RawClient::connect(port, "fleet", None);
+            assert!(client.is_some(), "the broker is there");
             let pause = Duration::from_millis(500);
             while stopped.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
-                for id in publishing.lock().expect("no thread panics").iter() {
-                    client.publish(&format!("devices/{id}/heartbeat"), b"");
+                let alive = publishing.lock().expect("no thread panics").clone();
+                let mut topics = alive.iter().map(|id| format!("devices/{id}/heartbeat"));
+                let lives = |client: &mut RawClient| topics.all(|t| client.try_publish(&t, b""));
+                if !client.as_mut().is_some_and(lives) {
+                    // The broker is away, as a part of the test.
+                    client = RawClient::connect(port, "fleet", None);
                 }
             }
         });
@@ -93,6 +98,16 @@ pub struct Instance {
 
 impl Instance {
     fn start(broker: &Mosquitto, database: &TestDatabase, name: &str) -> Self {
+        Self::start_in(broker, database, name, None)
+    }
+
+    /// Starts an instance, as a member of a group if there is one.
+    pub fn start_in(
+        broker: &Mosquitto,
+        database: &TestDatabase,
+        name: &str,
+        group: Option<&str>,
+    ) -> Self {
         let to_broker = Proxy::to(broker.port);
         let (to_database, url) = Proxy::to_database(database);
         let place = Place::new()
@@ -103,11 +118,19 @@ impl Instance {
             .with("DATABASE__URL", &url)
             .with("HEARTBEAT__TIMEOUT", &format!("{TIMEOUT}s"))
             .with("HEARTBEAT__CHECK_INTERVAL", &format!("{}ms", CHECK_INTERVAL * 1000.0));
+        let place = match group {
+            // All of them have to prove at once, so a busy machine gets more time for it.
+            Some(group) => place
+                .with("MQTT__SHARE_GROUP", group)
+                .with("MQTT__SETTLE", "0s")
+                .with("MQTT__ECHO_INTERVAL", "500ms"),
+            None => place,
+        };
         let service = place.start();
         Self { place, service, broker: to_broker, database: to_database, log: Vec::new() }
     }
 
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.service.await_exit();
         self.log.extend(self.service.log());
         self.service = self.place.start();
@@ -118,13 +141,13 @@ impl Instance {
     }
 
     /// The state in the summary.
-    fn state(&self) -> String {
+    pub fn state(&self) -> String {
         let summary = http::send(&self.service, "GET", "/api/v1/summary", &[], None).ok();
         summary["state"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Waits until it has proven for a while what it hears, as the one that writes or not.
-    fn await_proving(&self) {
+    pub fn await_proving(&self) {
         self.service.await_listening();
         let echoes = "heartbeatd_echo_latency_seconds_count";
         self.service.await_metric(echoes, self.service.metric(echoes) + 4.0);
@@ -140,7 +163,7 @@ pub struct Scene {
     deaths: Vec<DateTime<Utc>>,
     /// The time for which nobody could mark a device.
     pub late: f64,
-    _broker: Mosquitto,
+    pub mosquitto: Mosquitto,
 }
 
 impl Scene {
@@ -150,12 +173,17 @@ impl Scene {
     }
 
     pub fn on(names: &[&str], database: TestDatabase) -> Self {
+        Self::in_group(names, database, None)
+    }
+
+    /// The same with members of a group, if there is one.
+    pub fn in_group(names: &[&str], database: TestDatabase, group: Option<&str>) -> Self {
         let broker = Mosquitto::start();
         let mut instances = Vec::new();
         for name in names {
-            let instance = Instance::start(&broker, &database, name);
+            let instance = Instance::start_in(&broker, &database, name, group);
             instance.await_proving();
-            if !instances.is_empty() {
+            if !instances.is_empty() && group.is_none() {
                 instance.service.await_event(STANDING_BY);
             }
             instances.push(instance);
@@ -165,7 +193,15 @@ impl Scene {
         let devices = Fleet::live(broker.port, live.chain(dead.clone()));
         let online = r#"heartbeatd_devices{status="online"}"#;
         instances[0].service.await_metric(online, (LIVE + DEAD) as f64);
-        Self { instances, database, devices, dead, deaths: Vec::new(), late: 0.0, _broker: broker }
+        Self {
+            instances,
+            database,
+            devices,
+            dead,
+            deaths: Vec::new(),
+            late: 0.0,
+            mosquitto: broker,
+        }
     }
 
     /// Lets the next few devices die.
@@ -283,8 +319,9 @@ impl Scene {
     }
 
     /// The listeners as `instance state`, oldest first.
-    fn listeners(&self) -> Vec<String> {
-        let place = &self.instances[0].place;
+    pub fn listeners(&self) -> Vec<String> {
+        // Not through a proxy, which may be broken.
+        let place = Place::new().with("DATABASE__URL", &self.database.url);
         let listed = place.json(&["group", "list", "--all", "--json"]);
         let listed = listed.as_array().expect("an array").iter();
         let text = |listener: &Value, key: &str| listener[key].as_str().unwrap_or("?").to_owned();
@@ -307,7 +344,45 @@ impl Scene {
         told.collect()
     }
 
-    fn await_listeners(&self, expected: &[&str]) {
+    /// Waits until an instance was taken out of the group, or taken over from.
+    pub fn await_fenced(&self, instance: &str) {
+        self.await_stays(instance, "fenced", 1);
+    }
+
+    /// Waits until so many stays of an instance have ended in this way.
+    pub fn await_stays(&self, instance: &str, how: &str, at_least: usize) {
+        let expected = format!("{instance} {how}");
+        eventually("a stay has ended", || {
+            let ended = self.listeners().into_iter().filter(|listener| *listener == expected);
+            (ended.count() >= at_least).then_some(())
+        });
+    }
+
+    /// Adds living devices.
+    pub fn more_live(&self, count: usize) {
+        let ids = (LIVE..LIVE + count).map(|number| format!("live-{number:03}"));
+        self.devices.alive.lock().expect("no thread panics").extend(ids);
+        let online = r#"heartbeatd_devices{status="online"}"#;
+        let all = (LIVE + count + DEAD) as f64;
+        eventually("they are online", || {
+            let of = |instance: &Instance| instance.service.metric(online);
+            self.instances.iter().any(|instance| of(instance) >= all).then_some(())
+        });
+    }
+
+    /// Waits until each dead device is in some log.
+    pub fn await_each_is_reported_at_least_once(&self) {
+        eventually("each is reported", || {
+            let log = self.log();
+            let is_reported = |device: &String| {
+                let reported = format!("INFO alert_sink device={device}");
+                log.iter().any(|line| is_event(line, &reported))
+            };
+            self.dead.iter().all(is_reported).then_some(())
+        });
+    }
+
+    pub fn await_listeners(&self, expected: &[&str]) {
         let mut last = Vec::new();
         let deadline = Instant::now() + servers::PATIENCE;
         while last != expected {

@@ -68,6 +68,7 @@ fn shared_coverage() -> Coverage {
         share_group: None,
         timeline: String::new(),
         joined_at: at(from),
+        ended_by_itself: false,
         left_at: Some(at(until)),
         listened: vec![Listened {
             interval: Interval { from: at(from), until: at(until) },

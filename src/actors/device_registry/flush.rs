@@ -84,11 +84,12 @@ impl Flush {
         self.in_flight.store(batch.len(), Ordering::Relaxed);
         let working = self.shared.progress.begin("record heartbeats");
         let (mut written, mut registered) = (0, 0);
+        let store = self.shared.store.for_members();
         let result = loop {
             let end = batch.len().min(written + self.shared.bounds.written_at_once);
             let proven = self.proven(written == 0, end == batch.len());
             let portion = &batch[written..end];
-            match self.shared.store.update_last_seen(portion, self.rules, &proven).await {
+            match store.update_last_seen(portion, self.rules, &proven).await {
                 Ok(recorded) => {
                     self.rules = self.rules.after(recorded.registered);
                     registered += recorded.registered;

@@ -78,7 +78,7 @@ impl Handler<ReadOutbox> for DeviceRegistry {
     type Result = ResponseFuture<Result<Outbox, StoreError>>;
 
     fn handle(&mut self, ReadOutbox { limit }: ReadOutbox, _: &mut Context<Self>) -> Self::Result {
-        if !self.part.writes {
+        if !self.part.leads {
             // Another instance delivers.
             return Box::pin(std::future::ready(Ok(Outbox::default())));
         }

@@ -10,14 +10,15 @@ use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use log::{info, warn};
 
+use super::group::{Group, Judging};
 use super::{DeviceRegistry, Found, SAMPLED_EVERY, Settings, Shared};
 use crate::clock::Clock;
-use crate::domain::standby::{ClockMeter, Duty, Peer, Sight, Vigil};
+use crate::domain::standby::{ClockMeter, Duty, Peer, Sight, Stuck, Vigil};
 use crate::domain::{Coverage, Gap, GapCause, Reading, Saved};
 use crate::duration::human;
 use crate::store::{Beat, DeviceStore, StoreError};
 
-const TARGET: &str = "standby";
+pub(super) const TARGET: &str = "standby";
 
 /// The number of intervals between two proofs for which a service proves that it hears
 /// everything.
@@ -41,24 +42,27 @@ pub struct LookAround {
 pub struct Leave;
 
 /// The part of an instance: to write, or to stand by.
-#[derive(Debug)]
 pub(super) struct Part {
-    /// True while it has the right to write.
+    /// True while it may write what it receives: the active instance, and each member of a group.
     pub(super) writes: bool,
+    /// True while it is the active one, which checks and delivers.
+    pub(super) leads: bool,
+    /// For an instance that shares the heartbeats with others.
+    pub(super) group: Option<Group>,
     /// The listener that it is; `None` before it has joined.
     pub(super) listener: Option<i64>,
     /// The stay that was lost with the right to write, until it is ended.
     lost: Option<i64>,
-    vigil: Vigil,
+    pub(super) vigil: Vigil,
     pub(super) meter: ClockMeter,
-    clock: Clock,
+    pub(super) clock: Clock,
     sight: Sight,
     /// The time at which everything was thrown away. What was published before it may still
     /// arrive, late, until an echo that was sent after it has come back.
     stale_since: Option<DateTime<Utc>>,
     /// The time since which another instance writes.
     standing_by_since: Option<Instant>,
-    clocks_differ: bool,
+    pub(super) clocks_differ: bool,
 }
 
 impl Part {
@@ -66,6 +70,8 @@ impl Part {
     pub(super) fn new(listener: Option<i64>, settings: &Settings, clock: Clock) -> Self {
         Self {
             writes: listener.is_some(),
+            leads: listener.is_some(),
+            group: None,
             listener,
             lost: None,
             vigil: Vigil::new(settings.incarnation, settings.look_interval),
@@ -92,13 +98,23 @@ struct Looking {
     clock: Clock,
     listener: Option<i64>,
     lost: Option<i64>,
-    /// True if this instance writes.
-    writes: bool,
+    /// True if this instance is the active one.
+    leads: bool,
+    /// For a member of a group: by which clock its coverage is judged, and since when.
+    judging: Option<(Judging, DateTime<Utc>)>,
     /// True if it proves at this time that it hears everything.
     proves: bool,
     proven_until: Option<DateTime<Utc>>,
     gone: Vec<Peer>,
     now: Reading,
+}
+
+/// What a look has shown of a group.
+struct Together {
+    /// The members that have to be taken out of it.
+    stuck: Vec<Stuck>,
+    /// What all have listened to.
+    coverage: Coverage,
 }
 
 /// The result of a look.
@@ -115,16 +131,29 @@ enum Looked {
 }
 
 impl Looking {
-    async fn run(mut self) -> (Self, Looked) {
+    async fn run(mut self) -> (Self, Looked, Option<Together>) {
         let working = self.shared.progress.begin("look at the other instances");
         let looked = self.look().await.unwrap_or_else(Looked::Failed);
+        let together = self.look_at_the_group(&looked).await;
         drop(working);
         match &looked {
             Looked::Failed(_) => self.vigil.missed(),
             Looked::TookOver(..) => self.vigil.took_over(self.now.monotonic),
             _ => (),
         }
-        (self, looked)
+        (self, looked, together)
+    }
+
+    async fn look_at_the_group(&self, looked: &Looked) -> Option<Together> {
+        let (judging, since) = self.judging.as_ref()?;
+        let (Looked::StandsBy(sight) | Looked::Writes(sight) | Looked::TookOver(sight, _)) = looked
+        else {
+            return None;
+        };
+        let stuck = self.vigil.stuck(sight, self.proves, self.now.monotonic);
+        // A database that fails is told by the next look.
+        let coverage = judging.read(self.store(), *since).await.ok()?;
+        Some(Together { stuck, coverage })
     }
 
     fn store(&self) -> &DeviceStore {
@@ -132,13 +161,17 @@ impl Looking {
     }
 
     async fn look(&mut self) -> Result<Looked, StoreError> {
-        if let Some(lost) = self.lost {
-            self.store().leave(lost, "forgotten", self.now.wall).await?;
+        // The broker may still be giving heartbeats to a member of a group.
+        if let Some(lost) = self.lost.filter(|_| self.judging.is_none()) {
+            _ = self.store().leave(lost, "forgotten", self.now.wall).await?;
             self.lost = None;
         }
         let mut sight = self.beat().await?;
         let mut duty = self.vigil.look(&sight, self.proves, self.now.monotonic);
-        if duty == Duty::Join && !self.writes {
+        if duty == Duty::Join && !self.leads {
+            if self.judging.is_some() && self.listener.is_some() {
+                return Err(StoreError::Forgotten);
+            }
             self.listener = None;
             sight = self.beat().await?;
             duty = self.vigil.look(&sight, self.proves, self.now.monotonic);
@@ -146,7 +179,7 @@ impl Looking {
         Ok(match duty {
             Duty::StandBy | Duty::Join => Looked::StandsBy(sight),
             Duty::End => Looked::Ends(sight),
-            Duty::Write if self.writes => Looked::Writes(sight),
+            Duty::Write if self.leads => Looked::Writes(sight),
             Duty::Write => self.write_by_right(sight).await?,
             Duty::TakeOver(from) => self.take_over(sight, from).await?,
         })
@@ -161,7 +194,7 @@ impl Looking {
                 *self.listener.insert(joined)
             }
         };
-        let proven_until = self.proven_until.filter(|_| !self.writes);
+        let proven_until = self.proven_until.filter(|_| !self.leads);
         let beat = Beat { listener, proven_until, gone: std::mem::take(&mut self.gone) };
         let store = self.store().clone();
         store.beat(&beat, &mut self.meter, self.clock).await
@@ -203,10 +236,16 @@ impl DeviceRegistry {
         let turn = std::sync::Arc::clone(&self.shared.turn);
         async move { turn.lock_owned().await }.into_actor(self).then(move |turn, registry, _| {
             let looking = registry.looking(now);
-            looking.run().into_actor(registry).map(move |(looking, looked), registry, ctx| {
-                registry.looked(looking, looked, ctx);
-                drop(turn);
-            })
+            looking.run().into_actor(registry).map(
+                move |(looking, looked, together), registry, ctx| {
+                    registry.looked(looking, looked, ctx);
+                    if let Some(Together { stuck, coverage }) = together {
+                        registry.sees_the_group(coverage, now.wall);
+                        registry.fence(stuck, ctx);
+                    }
+                    drop(turn);
+                },
+            )
         })
     }
 
@@ -216,7 +255,9 @@ impl DeviceRegistry {
         let interval = TimeDelta::from_std(self.shared.settings.confirm_interval);
         let recent = interval.unwrap_or(TimeDelta::MAX) * PROVING;
         let gone =
-            if part.writes { part.vigil.gone(&part.sight, now.monotonic) } else { Vec::new() };
+            if part.leads { part.vigil.gone(&part.sight, now.monotonic) } else { Vec::new() };
+        let shown = TimeDelta::from_std(self.shared.settings.timeout).unwrap_or(TimeDelta::MAX) * 4;
+        let since = now.wall.checked_sub_signed(shown).unwrap_or(DateTime::<Utc>::MIN_UTC);
         Looking {
             shared: self.shared.clone(),
             vigil: part.vigil.clone(),
@@ -224,7 +265,8 @@ impl DeviceRegistry {
             clock: part.clock,
             listener: part.listener,
             lost: part.lost,
-            writes: part.writes,
+            leads: part.leads,
+            judging: self.judging().map(|judging| (judging, since)),
             proves: proven_until.is_some_and(|until| now.wall - until <= recent),
             proven_until,
             gone,
@@ -255,12 +297,14 @@ impl DeviceRegistry {
     fn sees(&mut self, sight: Sight, now: Reading) {
         let width = self.part.vigil.width(&sight, now.monotonic);
         self.coverage.set_beside_width(width);
-        let standbys =
-            sight.peers.iter().filter(|peer| !peer.has_left && Some(peer.id) != sight.active);
+        let others =
+            || sight.peers.iter().filter(|peer| !peer.has_left && Some(peer.id) != sight.active);
+        let members = others().filter(|peer| peer.is_member()).count() as u64;
+        let standbys = others().count() as u64 - members;
         let active = sight.active().is_some_and(|active| !active.has_left);
         let offset = self.part.meter.clock().offset.num_milliseconds() as f64 / 1000.0;
         let metrics = &self.shared.metrics;
-        metrics.set_listeners(u64::from(active), standbys.count() as u64, self.part.writes);
+        metrics.set_listeners([u64::from(active), standbys, members], self.part.leads);
         metrics.set_clock_offset(offset);
         self.part.sight = sight;
         self.mind_the_clocks(width, now);
@@ -282,7 +326,7 @@ impl DeviceRegistry {
             info!(target: TARGET, seconds; "the clocks of the instances agree again");
         }
         self.part.clocks_differ = differ;
-        if differ && !self.part.writes {
+        if differ && !self.part.leads {
             self.coverage.interrupt(now.wall, GapCause::ClockStep);
         }
     }
@@ -290,6 +334,11 @@ impl DeviceRegistry {
     /// Another instance writes.
     fn stands_by(&mut self, sight: Sight, now: Reading) {
         self.database.wrote(0);
+        if self.is_in_a_group() {
+            self.part.leads = false;
+            self.part.writes = true;
+            return self.sees(sight, now);
+        }
         if let Some(until) = sight.vouched_for(now.wall) {
             self.coverage.begin_at(until);
             self.buffer.forget_before(until);
@@ -307,7 +356,7 @@ impl DeviceRegistry {
     /// This instance writes from now on, and goes on from what it has found.
     fn takes_over(&mut self, sight: Sight, found: Found, now: Reading) {
         let Found { counts, outages, coverage: saved, .. } = found;
-        self.part.writes = true;
+        (self.part.writes, self.part.leads) = (true, true);
         if self.part.stale_since.is_some() {
             self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
         }
@@ -319,6 +368,22 @@ impl DeviceRegistry {
             facts.outages(outages);
             facts.stands_by_for(None);
         });
+        if !self.is_in_a_group() {
+            self.goes_on_from(saved, &sight, now);
+        }
+        // Another clock may have written what is in the future of this one.
+        self.shared.clock.lock().clamp_again();
+        self.tell_of_the_take_over(&sight, now);
+        self.part.standing_by_since = None;
+        self.sees(sight, now);
+        self.shared.board.wake();
+        // Whatever waits for the sink is for this instance to deliver.
+        self.shared.board.has_recoveries();
+        self.database.wrote(0);
+    }
+
+    /// Goes on from what the other one has proven, as far as that is saved.
+    fn goes_on_from(&mut self, saved: Coverage, sight: &Sight, now: Reading) {
         // The other one may have proven more since the last look, and what it has written is newer.
         if let Some(until) = sight.vouched_for(now.wall) {
             self.coverage.begin_at(until);
@@ -331,15 +396,6 @@ impl DeviceRegistry {
         for Gap { interval, cause, .. } in gaps {
             self.note_gap(interval, cause.unwrap_or(GapCause::NotRunning));
         }
-        // Another clock may have written what is in the future of this one.
-        self.shared.clock.lock().clamp_again();
-        self.tell_of_the_take_over(&sight, now);
-        self.part.standing_by_since = None;
-        self.sees(sight, now);
-        self.shared.board.wake();
-        // Whatever waits for the sink is for this instance to deliver.
-        self.shared.board.has_recoveries();
-        self.database.wrote(0);
     }
 
     fn tell_of_the_take_over(&self, sight: &Sight, now: Reading) {
@@ -361,6 +417,12 @@ impl DeviceRegistry {
     pub(super) fn lost_right(&mut self, error: &StoreError, ctx: &mut Context<Self>) -> bool {
         let store = &self.shared.store;
         match error {
+            StoreError::TakenOver { .. } if self.part.group.is_some() => {
+                warn!(target: TARGET, "another instance checks and delivers from now on");
+                store.stand_by();
+                self.part.leads = false;
+                return true;
+            }
             StoreError::TakenOver { .. } if store.stands_by() => {
                 warn!(target: TARGET, "another instance has taken over; standing by");
                 self.part.vigil.was_fenced((self.part.clock)().monotonic);
@@ -368,6 +430,12 @@ impl DeviceRegistry {
             StoreError::Forgotten => {
                 warn!(target: TARGET, "{error}");
                 self.part.lost = self.part.listener;
+                if self.part.group.is_some() {
+                    self.part.vigil.was_fenced((self.part.clock)().monotonic);
+                    self.is_out_of_the_group();
+                    self.shared.store.is_out_of_the_group();
+                }
+                let store = &self.shared.store;
                 if !store.stands_by() {
                     ctx.notify(LookAround { now: (self.part.clock)() });
                 }
@@ -375,14 +443,16 @@ impl DeviceRegistry {
             StoreError::StandingBy => return true,
             _ => return false,
         }
-        store.stand_by();
-        self.part.writes = false;
+        self.shared.store.stand_by();
+        (self.part.writes, self.part.leads) = (false, false);
         self.part.listener = None;
         self.part.standing_by_since = None;
         self.journal.forget();
         self.database.wrote(0);
         self.forget_everything();
-        self.shared.board.change(|facts| facts.stands_by_for(Some(String::new())));
+        if !self.is_in_a_group() {
+            self.shared.board.change(|facts| facts.stands_by_for(Some(String::new())));
+        }
         true
     }
 
@@ -435,7 +505,7 @@ impl DeviceRegistry {
         reading.into_actor(self).map(move |read, registry, _| {
             // A database that fails is told by the looks at the other instances.
             let Some(Ok((counts, outages, outbox))) = read else { return };
-            if registry.part.writes {
+            if registry.part.leads {
                 return;
             }
             registry.buffer.are_registered(counts.values().sum());
@@ -464,12 +534,21 @@ impl Handler<Leave> for DeviceRegistry {
     type Result = ResponseFuture<Result<(), StoreError>>;
 
     fn handle(&mut self, _: Leave, _: &mut Context<Self>) -> Self::Result {
-        let (listener, at) = (self.part.listener, (self.part.clock)().wall);
+        let now = (self.part.clock)().wall;
+        let (listener, at) = match &self.part.group {
+            None => (self.part.listener, now),
+            Some(group) => match (&group.stay, group.unsubscribed_at) {
+                (None, _) => (self.part.listener, now),
+                (Some(_), Some(at)) => (self.part.listener, at),
+                // The broker may still be giving it heartbeats. The others end its session.
+                (Some(_), None) => (None, now),
+            },
+        };
         let (store, turn) = (self.shared.store.clone(), std::sync::Arc::clone(&self.shared.turn));
         Box::pin(async move {
             let _turn = turn.lock_owned().await;
             match listener {
-                Some(listener) => store.leave(listener, "left", at).await,
+                Some(listener) => store.leave(listener, "left", at).await.map(drop),
                 None => Ok(()),
             }
         })

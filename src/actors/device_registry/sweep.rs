@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use log::{info, warn};
 use tokio::sync::MutexGuard;
 
+use super::group::Judging;
 use super::progress::Work;
 use super::{CheckError, Shared, TARGET};
 use crate::domain::{Coverage, Cutoffs, DeviceId, Outages, Status};
@@ -23,6 +24,10 @@ pub(super) struct Sweep {
     /// The time base to which `coverage` and `now` belong.
     pub(super) base: u64,
     pub(super) coverage: Coverage,
+    /// For a member of a group, whose coverage is read from the database.
+    pub(super) judging: Option<Judging>,
+    /// The listener that this instance is.
+    pub(super) listener: Option<i64>,
     pub(super) now: DateTime<Utc>,
     /// True if this check keeps a sample of the fleet.
     pub(super) keeps_sample: bool,
@@ -43,6 +48,16 @@ pub(super) struct Swept {
 }
 
 impl Sweep {
+    /// The same check, by what all members of the group have listened to together, if there is
+    /// one. Whoever has saved a proof has saved the heartbeats that it vouches for.
+    pub(super) async fn of_the_group(mut self) -> Result<Self, CheckError> {
+        if let Some(judging) = &self.judging {
+            let since = DateTime::<Utc>::MIN_UTC;
+            self.coverage = judging.read(&self.shared.store, since).await?;
+        }
+        Ok(self)
+    }
+
     /// Clamps devices from the future if that is due, marks the silent ones and tidies up.
     pub(super) async fn run(&self) -> Result<Swept, CheckError> {
         let clamp = self.shared.clock.lock().take_clamp_due();
@@ -111,6 +126,10 @@ impl Sweep {
         let turn = self.shared.turn.lock().await;
         if self.shared.clock.lock().base() != self.base {
             return Err(CheckError::ClockSet);
+        }
+        // The coverage of an earlier stay may be that of a database that has lost something.
+        if self.judging.is_some() && self.shared.store.joined_as() != self.listener {
+            return Err(CheckError::Rejoined);
         }
         Ok(turn)
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use log::{debug, error, info};
 
 use super::TARGET;
@@ -37,6 +38,8 @@ pub(super) struct Echoes {
     missing: Option<Outage>,
     /// True from the time at which not everybody was heard until everybody provably is.
     incomplete: bool,
+    /// How late a heartbeat may come after an echo that was published after it.
+    settle: TimeDelta,
     foreign: LineBudget,
 }
 
@@ -49,13 +52,29 @@ impl Echoes {
             metrics,
             missing: None,
             incomplete: false,
+            settle: TimeDelta::zero(),
             foreign: LineBudget::new(TARGET, "echoes that are not ours"),
         }
+    }
+
+    /// From now on an echo proves less by as much: a heartbeat may come so much later than it.
+    pub(super) fn settle_for(&mut self, settle: Duration) {
+        self.settle = TimeDelta::from_std(settle).unwrap_or(TimeDelta::MAX);
+    }
+
+    /// How much later than an echo a heartbeat may come that was published before it.
+    pub(super) fn settles_for(&self) -> Duration {
+        self.settle.to_std().unwrap_or_default()
     }
 
     /// Notes that the service listens from now on.
     pub(super) fn begin(&mut self, now: Reading) {
         self.rounds.begin(now);
+    }
+
+    /// Notes that the service listens from now on, and has missed nothing since an earlier instant.
+    pub(super) fn begin_since(&mut self, since: DateTime<Utc>, now: Reading) {
+        self.rounds.begin_since(since, now);
     }
 
     /// Notes that the service no longer listens. What is on its way proves nothing.
@@ -136,7 +155,9 @@ impl Echoes {
     pub(super) fn take(&mut self, token: EchoToken, now: Reading) -> Came {
         let (latency, came) = match self.rounds.take(token, now) {
             Ok(Echoed::Proves(Proof { since, until, after, latency })) => {
-                (latency, Came::Proves(ConfirmListening { since, until, after }))
+                let until = until.checked_sub_signed(self.settle).filter(|until| *until >= since);
+                let proof = until.map(|until| ConfirmListening { since, until, after });
+                (latency, proof.map_or(Came::Nothing, Came::Proves))
             }
             Ok(Echoed::CaughtUp { stop, latency }) => (latency, Came::CaughtUp(stop)),
             Err(why) => {
@@ -170,8 +191,6 @@ impl Echoes {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(5);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Coverage, Gap, GapCause, Interval, Intervals, Judge, Listened, Stay};
+use super::{Coverage, Gap, GapCause, Interval, Intervals, Judge, Stay};
 
 /// The most by which clocks may differ for a group to prove anything. A stay that ended earlier
 /// than this before an instant, by whichever clock, has no effect on it.
@@ -59,32 +59,40 @@ impl Stay {
         let within = self.listened.iter().map(|listened| listened.interval);
         let within: Intervals = within.filter_map(|interval| interval.within(&listed)).collect();
         let proven = within.iter().filter_map(|interval| interval.shortened(width)).collect();
-        let unproven = self.unproven(&proven, listed.widened(apart), width);
+        let mut unproven = self.unproven(&within, &listed);
+        for part in &mut unproven {
+            part.interval = part.interval.widened(width);
+        }
+        // Its own clock has dated its proofs and its beginning, and perhaps its end. If that was
+        // set meanwhile, or another one has ended it, even what is proven up to there may not be all.
+        let was_set = !self.clock.spread.is_zero();
+        let begins = was_set.then_some((listed.from, GapCause::ClockStep));
+        let by_another = was_set || !self.ended_by_itself;
+        let ends = self.left_at.filter(|_| by_another).map(|_| (listed.until, GapCause::NoEcho));
+        for (instant, cause) in begins.into_iter().chain(ends) {
+            let around = Interval { from: instant, until: instant }.widened(apart);
+            unproven.push(self.unproven_in(around, Some(cause)));
+        }
         Share { proven, unproven }
     }
 
-    /// The parts of `listed` that are not `proven`, with their causes.
-    fn unproven(&self, proven: &Intervals, listed: Interval, width: TimeDelta) -> Vec<Unproven> {
-        let after: BTreeMap<_, _> = self.listened.iter().filter_map(cause_before(width)).collect();
-        let instance: Arc<str> = self.instance.as_str().into();
+    /// The parts of `listed` that are not `proven`, by its own clock, with their causes.
+    fn unproven(&self, proven: &Intervals, listed: &Interval) -> Vec<Unproven> {
+        let after = self.listened.iter();
+        let after: BTreeMap<_, _> =
+            after.filter_map(|listened| Some((listened.interval.from, listened.after?))).collect();
         let cause = |gap: &Interval| match after.get(&gap.until) {
             Some(cause) => Some(*cause),
             None if gap.until == listed.until => (!self.is_open()).then_some(GapCause::NoEcho),
             None => (gap.from == listed.from).then_some(GapCause::NotRunning),
         };
         let gaps = proven.gaps(listed.from, listed.until).into_iter();
-        gaps.map(|interval| Unproven {
-            interval,
-            instance: Arc::clone(&instance),
-            cause: cause(&interval),
-        })
-        .collect()
+        gaps.map(|interval| self.unproven_in(interval, cause(&interval))).collect()
     }
-}
 
-/// The end of the gap before an interval that is shortened by `width`, and its cause.
-fn cause_before(width: TimeDelta) -> impl Fn(&Listened) -> Option<(DateTime<Utc>, GapCause)> {
-    move |listened| Some((listened.interval.from.checked_add_signed(width)?, listened.after?))
+    fn unproven_in(&self, interval: Interval, cause: Option<GapCause>) -> Unproven {
+        Unproven { interval, instance: self.instance.as_str().into(), cause }
+    }
 }
 
 impl Coverage {
@@ -180,6 +188,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::subsequence;
 
+    use super::super::Listened;
     use super::super::intervals::tests::{at, interval, intervals};
     use super::super::stays::tests::{clock, stay};
     use super::*;
@@ -230,8 +239,8 @@ mod tests {
         let expected = [
             millis(0, 10_000 - apart),
             millis(11_000 + apart, 40_000 - apart),
-            millis(60_000 + apart, 80_000 - apart),
-            millis(80_000 + apart, 100_000 - apart),
+            // It has proven all of it since it came back.
+            millis(60_000 + apart, 100_000 - apart),
         ];
         assert_eq!(list(&coverage), expected);
         assert_eq!(coverage.width(), TimeDelta::milliseconds(apart));
@@ -406,6 +415,7 @@ mod tests {
                 share_group: stay.view.map(|(group, _)| ["g", "h"][group].to_owned()),
                 timeline: stay.view.map_or("", |(_, timeline)| ["1", "2"][timeline]).to_owned(),
                 joined_at: at(stay.joined + offset),
+                ended_by_itself: ended_by(stay) == stay.instance,
                 left_at: stay.left.map(|left| at(left + offsets[ended_by(stay)])),
                 listened: stay.proven.iter().map(listened).collect(),
             }

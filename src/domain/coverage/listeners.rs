@@ -82,6 +82,7 @@ mod tests {
             share_group: None,
             timeline: String::new(),
             joined_at: at(0),
+            ended_by_itself: false,
             left_at: Some(at(100)),
             listened: listened.collect(),
         }

@@ -60,6 +60,8 @@ pub struct Stay {
     /// Its end, by its own clock or by that of whoever has found it gone. `None` while it may be
     /// listening.
     pub left_at: Option<DateTime<Utc>>,
+    /// True if its end is by its own clock: it has left, or has come back.
+    pub ended_by_itself: bool,
     /// The time in which it has provably listened, oldest first.
     pub listened: Vec<Listened>,
 }
@@ -194,6 +196,7 @@ pub(super) mod tests {
             timeline: String::new(),
             joined_at: at(0),
             left_at: Some(at(ends.unwrap_or_default())),
+            ended_by_itself: false,
             listened: listened.collect(),
         }
     }

@@ -103,8 +103,20 @@ impl Fence {
         matches!(*self.right.lock(), Right::Active(_))
     }
 
+    /// The token, if this service has the right to write, as far as it knows.
+    pub(super) fn token(&self) -> Option<String> {
+        match &*self.right.lock() {
+            Right::StandBy => None,
+            Right::Active(active) => Some(active.token.clone()),
+        }
+    }
+
     pub(super) fn set_clock(&self, clock: ClockOffset) {
         *self.clock.lock() = clock;
+    }
+
+    pub(super) fn clock(&self) -> ClockOffset {
+        *self.clock.lock()
     }
 
     /// Reads the token within a transaction. The inner error says that it is another

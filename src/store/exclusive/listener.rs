@@ -2,7 +2,7 @@
 //!
 //! What is written here needs no right to write. Only taking over gives one.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::delta;
@@ -10,7 +10,8 @@ use super::fence::Token;
 use super::lock::Lock;
 use crate::clock::{Clock, system_clock};
 use crate::domain::standby::{ClockMeter, Peer, Sight};
-use crate::domain::{ClockOffset, Entry};
+use crate::domain::{ClockOffset, DatabaseTimeline, Entry};
+use crate::store::timeline::of_column;
 use crate::store::{DeviceStore, Result, StoreError, millis, time};
 
 /// The migration with which listeners came.
@@ -25,6 +26,17 @@ pub struct Member {
     pub incarnation: i64,
     /// The time between two looks at the others.
     pub interval: std::time::Duration,
+    /// The group that it shares the heartbeats with, if it does.
+    pub share_group: Option<String>,
+}
+
+/// The stay of a member that has joined its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinedGroup {
+    /// The number of the listener.
+    pub listener: i64,
+    /// The timeline of the database, which is a part of the group's name at the broker.
+    pub timeline: DatabaseTimeline,
 }
 
 impl Member {
@@ -64,7 +76,8 @@ pub struct Listener {
     pub fenced_by: Option<String>,
 }
 
-const COLUMNS: &str = "listener.id, listener.instance, incarnation, joined_at, left_at, left_how, \
+const COLUMNS: &str = "listener.id, listener.instance, incarnation, share_group, timeline, \
+                       joined_at, left_at, left_how, \
                        fenced_by, saves, proven_until, clock_offset_ms, clock_spread_ms, \
                        instance.listener AS active";
 
@@ -80,42 +93,93 @@ impl DeviceStore {
         let store = self.for_commands();
         let joined = store
             .write("join the listeners", async |transaction| {
-                let joined = store.insert_listener(transaction, member).await?;
+                let at = system_clock().wall;
+                let joined = store.insert_listener(transaction, member, None, at).await?;
                 if alone {
-                    let close = "UPDATE listener SET left_at = coalesce(proven_until, joined_at), \
+                    // A member of a group may still have been given heartbeats until now.
+                    let close = "UPDATE listener SET left_at = CASE WHEN share_group IS NULL \
+                                 THEN coalesce(proven_until, joined_at) ELSE $2 END, \
                                  left_how = 'taken_over' WHERE left_at IS NULL AND id <> $1";
-                    store.execute(transaction, close, [joined.into()]).await?;
+                    let values = [joined.listener.into(), millis(at).into()];
+                    store.execute(transaction, close, values).await?;
                     let hold = "UPDATE instance SET listener = $1 WHERE id = 1";
-                    store.execute(transaction, hold, [joined.into()]).await?;
+                    store.execute(transaction, hold, [joined.listener.into()]).await?;
                 }
                 Ok(joined)
             })
             .await?;
-        if let (true, Some(exclusive)) = (alone, &self.exclusive) {
-            exclusive.fence.joined(joined);
+        if let Some(exclusive) = &self.exclusive {
+            exclusive.joined(joined, alone);
         }
-        Ok(joined)
+        Ok(joined.listener)
+    }
+
+    /// Begins the stay of a member of a group, which is connected and about to subscribe.
+    /// The broker has let go of its earlier connections, so its earlier stays have ended. `None`
+    /// if it is no member of a group.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn join_group(
+        &self,
+        member: &Member,
+        connected_at: DateTime<Utc>,
+    ) -> Result<Option<JoinedGroup>> {
+        let (Some(exclusive), Some(group)) = (&self.exclusive, &member.share_group) else {
+            return Ok(None);
+        };
+        let token = exclusive.fence.token();
+        let store = self.for_commands();
+        let joined = store
+            .write("join the group", async |transaction| {
+                // Another process of the same name had its session ended by this connection.
+                let close = "UPDATE listener SET left_at = $2, left_how = 'taken_over' \
+                             WHERE instance = $1 AND left_at IS NULL";
+                let at = connected_at + TimeDelta::milliseconds(1);
+                let values = [member.instance.as_str().into(), millis(at).into()];
+                store.execute(transaction, close, values).await?;
+                let at = connected_at;
+                let joined = self.insert_listener(transaction, member, Some(group), at).await?;
+                if let Some(token) = &token {
+                    let hold = "UPDATE instance SET listener = $1 WHERE id = 1 AND token = $2";
+                    let values = [joined.listener.into(), token.as_str().into()];
+                    store.execute(transaction, hold, values).await?;
+                }
+                Ok(joined)
+            })
+            .await?;
+        exclusive.joined(joined, false);
+        Ok(Some(joined))
     }
 
     async fn insert_listener(
         &self,
         transaction: &DatabaseTransaction,
         member: &Member,
-    ) -> Result<i64, DbErr> {
+        group: Option<&str>,
+        at: DateTime<Utc>,
+    ) -> Result<JoinedGroup, DbErr> {
         // Raw, because the number that the database gives is returned at once.
         let sql = format!(
-            "INSERT INTO listener (instance, incarnation, timeline, joined_at) \
-             VALUES ($1, $2, {timeline}, $3) RETURNING id",
+            "INSERT INTO listener (instance, incarnation, share_group, timeline, joined_at, \
+                                   clock_offset_ms, clock_spread_ms) \
+             VALUES ($1, $2, $3, {timeline}, $4, $5, $6) RETURNING id, timeline",
             timeline = self.timeline_sql(),
         );
-        let values: [Value; 3] = [
+        // Of a member whose clock is off and that never saves anything, the beginning counts.
+        let clock = self.exclusive.as_ref().map(|own| own.fence.clock()).unwrap_or_default();
+        let values: [Value; 6] = [
             member.instance.as_str().into(),
             member.incarnation.into(),
-            millis(system_clock().wall).into(),
+            group.into(),
+            millis(at).into(),
+            clock.offset.num_milliseconds().into(),
+            clock.spread.num_milliseconds().into(),
         ];
         let row = self.select(transaction, &sql, values).await?.pop();
         let row = row.ok_or(DbErr::RecordNotInserted)?;
-        row.try_get("", "id")
+        Ok(JoinedGroup { listener: row.try_get("", "id")?, timeline: of_column("timeline", &row)? })
     }
 
     /// Notes that a listener lives, and looks at the others. `meter` learns of the clock.
@@ -125,18 +189,25 @@ impl DeviceStore {
     /// If the database fails; [`StoreError::TakenOver`] or [`StoreError::Forgotten`] if the
     /// right to write is lost.
     pub async fn beat(&self, beat: &Beat, meter: &mut ClockMeter, clock: Clock) -> Result<Sight> {
+        let is_member = self.exclusive.as_ref().is_some_and(|own| own.membership.is_some());
         let is_active = self.exclusive.as_ref().is_some_and(|own| own.fence.is_active());
         if let Some(exclusive) = &self.exclusive {
             exclusive.fence.set_clock(meter.clock());
         }
-        let store = if is_active { self.clone() } else { self.for_commands() };
+        let store = match (is_member, is_active) {
+            (true, _) => self.for_members(),
+            (false, true) => self.clone(),
+            (false, false) => self.for_commands(),
+        };
         let own = meter.clock();
         let (sight, measured) = store
             .write("look at the other listeners", async |transaction| {
-                if is_active {
+                if is_member || is_active {
                     store.count_save(transaction, None).await?;
+                }
+                if is_active {
                     store.close_gone(transaction, beat).await?;
-                } else {
+                } else if !is_member {
                     store.note_standby(transaction, beat, own).await?;
                 }
                 store.look(transaction, beat.listener, clock).await
@@ -174,12 +245,33 @@ impl DeviceStore {
     ) -> Result<(), DbErr> {
         let sql = "UPDATE listener SET left_at = coalesce(proven_until, joined_at), \
                    left_how = 'fenced', fenced_by = (SELECT own.instance FROM listener AS own \
-                   WHERE own.id = $3) WHERE id = $1 AND saves = $2 AND left_at IS NULL";
+                   WHERE own.id = $3) WHERE id = $1 AND saves = $2 AND left_at IS NULL \
+                   AND share_group IS NULL";
         for gone in &beat.gone {
             let values = [gone.id.into(), gone.saves.into(), beat.listener.into()];
             self.execute(transaction, sql, values).await?;
         }
         Ok(())
+    }
+
+    /// Ends the stay of a member of the group whose session at the broker has ended, unless it
+    /// has saved something since it was seen. True if it ended.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn fence(&self, peer: &Peer, by: &str, at: DateTime<Utc>) -> Result<bool> {
+        // It ends with the next whole millisecond, so not too early.
+        let at = at + TimeDelta::milliseconds(1);
+        let sql = "UPDATE listener SET left_at = $3, left_how = 'fenced', fenced_by = $4 \
+                   WHERE id = $1 AND saves = $2 AND left_at IS NULL";
+        let store = self.for_commands();
+        store
+            .write("take a member out of the group", async |transaction| {
+                let values = [peer.id.into(), peer.saves.into(), millis(at).into(), by.into()];
+                Ok(store.execute(transaction, sql, values).await? > 0)
+            })
+            .await
     }
 
     /// Reads the rows of those who have not left, and of the active one, with the times before
@@ -286,7 +378,7 @@ impl DeviceStore {
     /// Writes from now on by the right that was taken.
     pub fn hold(&self, listener: i64, taken: Taken) {
         if let Some(exclusive) = &self.exclusive {
-            exclusive.fence.hold(taken.token, Some(listener), taken.saves);
+            exclusive.holds(taken.token, listener, taken.saves);
             if let Some(database) = &exclusive.database {
                 *exclusive.lock.lock() = Some(Lock::pursue(database.clone()));
             }
@@ -322,24 +414,38 @@ impl DeviceStore {
         }
     }
 
+    /// The listener that this process is, if it may become a member of a group.
+    pub fn joined_as(&self) -> Option<i64> {
+        self.exclusive.as_ref()?.membership.as_ref()?.listener()
+    }
+
+    /// Gives up the membership of a group, as far as this process is concerned.
+    pub fn is_out_of_the_group(&self) {
+        if let Some(membership) = self.exclusive.iter().find_map(|own| own.membership.as_ref()) {
+            membership.ended();
+        }
+    }
+
     /// True if this store may stand by while another service writes.
     pub fn stands_by(&self) -> bool {
         self.exclusive.as_ref().is_some_and(|own| own.stands_by)
     }
 
-    /// Ends the stay of a listener that leaves.
+    /// Ends the stay of a listener that leaves. False if it had left before.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn leave(&self, listener: i64, how: &'static str, at: DateTime<Utc>) -> Result<()> {
+    pub async fn leave(&self, listener: i64, how: &'static str, at: DateTime<Utc>) -> Result<bool> {
         let sql = "UPDATE listener SET left_at = $2, left_how = $3 \
                    WHERE id = $1 AND left_at IS NULL";
         let store = self.for_commands();
         store
             .write("leave the listeners", async |transaction| {
+                // It ends with the next whole millisecond, so not too early.
+                let at = at + TimeDelta::milliseconds(1);
                 let values = [listener.into(), millis(at).into(), how.into()];
-                store.execute(transaction, sql, values).await.map(drop)
+                Ok(store.execute(transaction, sql, values).await? > 0)
             })
             .await
     }
@@ -382,6 +488,8 @@ fn read_listener(row: &QueryResult) -> Result<Listener, DbErr> {
         id,
         instance: row.try_get("", "instance")?,
         incarnation: row.try_get("", "incarnation")?,
+        share_group: row.try_get("", "share_group")?,
+        timeline: of_column("timeline", row)?,
         has_left: left_at.is_some(),
         saves: row.try_get("", "saves")?,
         proven_until: time("proven_until", row)?,

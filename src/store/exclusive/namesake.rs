@@ -47,10 +47,13 @@ impl DeviceStore {
             sleep(member.interval).await;
         }
         for listener in self.listeners().await? {
-            if !listener.peer.has_left && listener.peer.instance == member.instance {
+            // The broker may still be giving heartbeats to a member of a group, until this process
+            // connects by its name.
+            let is_over = !listener.peer.has_left && listener.peer.share_group.is_none();
+            if is_over && listener.peer.instance == member.instance {
                 let ended = listener.peer.proven_until.or(listener.joined_at);
                 let ended = ended.unwrap_or_else(|| system_clock().wall);
-                self.leave(listener.peer.id, "taken_over", ended).await?;
+                _ = self.leave(listener.peer.id, "taken_over", ended).await?;
             }
         }
         Ok(())

@@ -33,6 +33,11 @@ impl RawClient {
         self.0.write_all(&packet::publish(topic, payload)).expect("it is connected");
     }
 
+    /// Publishes at QoS 0. False if the connection is known to be closed.
+    pub fn try_publish(&mut self, topic: &str, payload: &[u8]) -> bool {
+        self.0.write_all(&packet::publish(topic, payload)).is_ok()
+    }
+
     /// Waits until the broker closes the connection.
     ///
     /// # Panics

@@ -417,6 +417,7 @@ impl Member {
             share_group: Some("halls".to_owned()),
             timeline,
             joined_at,
+            ended_by_itself: false,
             left_at: None,
             listened: Vec::new(),
         };

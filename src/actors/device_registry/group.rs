@@ -1,0 +1,328 @@
+//! Membership of a group, whose members share the heartbeats of one subscription.
+//!
+//! Each member writes what it has received. A silence counts only where all members have listened,
+//! which a check reads from the database. The active one checks and delivers; correctness
+//! does not rest on who that is. A member that was taken out of the group is as one that crashed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::fut::{LocalBoxActorFuture, ready};
+use actix::prelude::*;
+use chrono::{DateTime, Utc};
+use log::{info, warn};
+
+use super::standby::TARGET;
+use super::{DeviceRegistry, lines};
+use crate::domain::standby::{Peer, Stuck};
+use crate::domain::{ClockOffset, Coverage, DatabaseTimeline, GapCause, Happening, Judge, Saved};
+use crate::mqtt::EndSession;
+use crate::store::{DeviceStore, JoinedGroup, StoreError};
+
+/// Begins the stay of this instance in its group, now that it is connected and before it
+/// subscribes. Replies with the timeline of the database, which is a part of the group's name at
+/// the broker.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<DatabaseTimeline, JoinError>")]
+pub struct JoinGroup {
+    /// The number of the connection.
+    pub connection: u64,
+    /// A time by which the broker has let go of earlier connections of this name.
+    pub connected_at: DateTime<Utc>,
+    /// The one to tell when the stay is over.
+    pub ended: Recipient<StayEnded>,
+}
+
+/// The reason for not joining a group.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nothing that this instance proves would count.
+    #[error("the clocks of the instances differ by too much")]
+    ClocksDiffer,
+}
+
+/// Says that a stay in the group is over, so that the connection has to be made anew.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StayEnded {
+    /// The number of the connection.
+    pub connection: u64,
+    /// The number of stays in quick succession that have ended like this.
+    pub times: u32,
+}
+
+/// Ends the stay at an instant from which on the broker gives this instance nothing any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct EndStay {
+    /// The instant.
+    pub at: DateTime<Utc>,
+    /// True if the broker has refused the subscription.
+    pub refused: bool,
+}
+
+/// The membership of an instance.
+pub(super) struct Group {
+    sessions: Arc<dyn EndSession>,
+    /// The stay in the group, if there is one at the moment.
+    pub(super) stay: Option<Stay>,
+    /// The instant at which the broker gave this instance nothing any more.
+    pub(super) unsubscribed_at: Option<DateTime<Utc>>,
+    /// The members that are being taken out of the group.
+    fencing: BTreeSet<i64>,
+    /// The end of the time whose gaps are known.
+    known_until: Option<DateTime<Utc>>,
+}
+
+/// A stay in the group.
+pub(super) struct Stay {
+    connection: u64,
+    ended: Recipient<StayEnded>,
+}
+
+impl Group {
+    pub(super) fn new(sessions: Arc<dyn EndSession>) -> Self {
+        Self {
+            sessions,
+            stay: None,
+            unsubscribed_at: None,
+            fencing: BTreeSet::new(),
+            known_until: None,
+        }
+    }
+}
+
+/// The clock by which is judged what all members have listened to together.
+#[derive(Clone, Debug)]
+pub(super) struct Judging {
+    instance: String,
+    clock: ClockOffset,
+    echo_interval: Duration,
+}
+
+impl Judging {
+    /// Reads what all members have listened to together since an instant, as it is saved.
+    pub(super) async fn read(
+        &self,
+        store: &DeviceStore,
+        since: DateTime<Utc>,
+    ) -> Result<Coverage, StoreError> {
+        let stays = store.stays(since, DateTime::<Utc>::MAX_UTC).await?;
+        let judge = Judge { instance: &self.instance, clock: self.clock };
+        Ok(Coverage::of_stays(self.echo_interval, &stays, judge))
+    }
+}
+
+impl DeviceRegistry {
+    /// True if this instance is or may become a member of a group.
+    pub(super) fn is_in_a_group(&self) -> bool {
+        self.part.group.is_some()
+    }
+
+    /// True if what it proves counts: without a group always, and otherwise while it is
+    /// subscribed as a member.
+    pub(super) fn may_prove(&self) -> bool {
+        self.part.group.as_ref().is_none_or(|group| group.stay.is_some())
+    }
+
+    /// The clock of this instance, to judge by what a group has listened to. `None` without a
+    /// group.
+    pub(super) fn judging(&self) -> Option<Judging> {
+        self.is_in_a_group().then(|| Judging {
+            instance: self.shared.settings.instance.clone(),
+            clock: self.part.meter.clock(),
+            echo_interval: self.shared.settings.confirm_interval,
+        })
+    }
+
+    fn join(
+        &mut self,
+        JoinGroup { connection, connected_at, ended }: JoinGroup,
+    ) -> ResponseActFuture<Self, Result<DatabaseTimeline, JoinError>> {
+        if self.part.clocks_differ {
+            return Box::pin(ready(Err(JoinError::ClocksDiffer)));
+        }
+        let turn = Arc::clone(&self.shared.turn);
+        let taking_turn = async move { turn.lock_owned().await }.into_actor(self);
+        // What the last stay has proven belongs to that one.
+        let flushing = taking_turn.then(|turn, registry, _| {
+            let flush: LocalBoxActorFuture<Self, _> = if registry.part.writes {
+                Box::pin(registry.flush_in_turn())
+            } else {
+                Box::pin(ready(Ok(())))
+            };
+            flush.map(move |flushed, _, _| (turn, flushed))
+        });
+        let joining = flushing.then(move |(turn, flushed), registry, _| {
+            let store = registry.shared.store.clone();
+            let member = registry.shared.settings.member();
+            let joining = async move {
+                match flushed {
+                    // Whoever was taken out of the group has nothing more to write.
+                    Ok(()) | Err(StoreError::Forgotten) => (),
+                    Err(error) => return Err(error),
+                }
+                store.join_group(&member, connected_at).await
+            };
+            joining.into_actor(registry).map(move |joined, _, _| (turn, joined))
+        });
+        Box::pin(joining.map(move |(turn, joined), registry, _| {
+            let joined = registry.joined(joined?, connected_at, Stay { connection, ended });
+            drop(turn);
+            joined
+        }))
+    }
+
+    fn joined(
+        &mut self,
+        joined: Option<JoinedGroup>,
+        at: DateTime<Utc>,
+        stay: Stay,
+    ) -> Result<DatabaseTimeline, JoinError> {
+        let (Some(joined), Some(group)) = (joined, &mut self.part.group) else {
+            return Ok(DatabaseTimeline::NONE);
+        };
+        group.stay = Some(stay);
+        group.unsubscribed_at = None;
+        self.part.listener = Some(joined.listener);
+        self.part.writes = true;
+        self.coverage = Coverage::new(self.shared.settings.confirm_interval);
+        self.coverage.begin_at(at);
+        self.saved = Saved::new(self.coverage.clone());
+        let (listener, timeline) = (joined.listener, joined.timeline.to_string());
+        info!(target: TARGET, listener, timeline; "joined the group");
+        Ok(joined.timeline)
+    }
+
+    /// Throws everything away that is not written, because this instance was taken out of the
+    /// group, or the database has lost what was confirmed.
+    pub(super) fn is_out_of_the_group(&mut self) {
+        let Some(group) = &mut self.part.group else { return };
+        if let Some(Stay { connection, ended }) = group.stay.take() {
+            let times = self.part.vigil.times_fenced();
+            ended.do_send(StayEnded { connection, times });
+        }
+    }
+
+    /// Takes members out of the group that have stopped.
+    pub(super) fn fence(&mut self, stuck: Vec<Stuck>, ctx: &mut Context<Self>) {
+        for Stuck { peer, has_session } in stuck {
+            let Some(group) = &mut self.part.group else { return };
+            let may = self.shared.settings.fences || !has_session;
+            if !may || !group.fencing.insert(peer.id) {
+                continue;
+            }
+            let sessions = has_session.then(|| Arc::clone(&group.sessions));
+            let (store, me) = (self.shared.store.clone(), self.shared.settings.instance.clone());
+            let (clock, settle) = (self.part.clock, self.shared.settings.settle);
+            let fenced = peer.clone();
+            let fencing = async move {
+                if let Some(sessions) = sessions {
+                    sessions.end_session(&peer.instance).await.map_err(FenceError::Broker)?;
+                }
+                // The broker may still deliver what it had accepted before.
+                Ok(store.fence(&peer, &me, clock().wall + settle).await?)
+            };
+            ctx.spawn(fencing.into_actor(self).map(move |ended, registry, _| {
+                registry.fenced(&fenced, ended);
+            }));
+        }
+    }
+
+    fn fenced(&mut self, peer: &Peer, ended: Result<bool, FenceError>) {
+        if let Some(group) = &mut self.part.group {
+            group.fencing.remove(&peer.id);
+        }
+        let (listener, instance) = (peer.id, peer.instance.as_str());
+        match ended {
+            Ok(true) => {
+                self.shared.metrics.fenced();
+                warn!(
+                    target: TARGET, listener, instance;
+                    "took a member out of the group, because it had stopped; what it had \
+                     received and not written is lost, and that time does not count"
+                );
+            }
+            // It has moved since, or another member was faster.
+            Ok(false) => (),
+            Err(error) => warn!(
+                target: TARGET, listener, instance;
+                "a member has stopped and cannot be taken out of the group, so no silence \
+                 counts: {error}"
+            ),
+        }
+    }
+
+    /// Takes in what all members have listened to together, for people and for the metrics.
+    pub(super) fn sees_the_group(&mut self, coverage: Coverage, now: DateTime<Utc>) {
+        let Some(group) = &mut self.part.group else { return };
+        let until = coverage.intervals().last().map(|last| last.until);
+        let known = std::mem::replace(&mut group.known_until, until);
+        if let (Some(known), Some(until)) = (known, group.known_until)
+            && known < until
+        {
+            for gap in coverage.gaps(known, until) {
+                let seconds = gap.interval.length().num_milliseconds() as f64 / 1000.0;
+                self.shared.metrics.group_blind(seconds);
+                if self.part.leads {
+                    let cause = gap.cause.unwrap_or(GapCause::NoEcho);
+                    let at = gap.interval.until;
+                    self.journal.note(at, Happening::Gap { from: gap.interval.from, cause });
+                    lines::gap(gap.interval, cause, seconds);
+                }
+            }
+        }
+        let age = group.known_until.map_or(0, |until| (now - until).num_milliseconds());
+        self.shared.metrics.set_group_proven(age as f64 / 1000.0);
+        let proven = group.known_until;
+        let missing = coverage.missing_for(self.shared.settings.timeout);
+        let vouching = Arc::new(coverage);
+        self.shared.board.change(|facts| {
+            facts.proven(proven, missing);
+            facts.coverage(vouching);
+        });
+    }
+}
+
+/// The reason why a member could not be taken out of the group.
+#[derive(Debug, thiserror::Error)]
+enum FenceError {
+    #[error("its session at the broker could not be ended: {0}")]
+    Broker(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Handler<JoinGroup> for DeviceRegistry {
+    type Result = ResponseActFuture<Self, Result<DatabaseTimeline, JoinError>>;
+
+    fn handle(&mut self, message: JoinGroup, _: &mut Context<Self>) -> Self::Result {
+        self.join(message)
+    }
+}
+
+impl Handler<EndStay> for DeviceRegistry {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, EndStay { at, refused }: EndStay, _: &mut Context<Self>) -> Self::Result {
+        let Some(group) = &mut self.part.group else { return Box::pin(ready(())) };
+        group.unsubscribed_at = Some(at);
+        let listener = self.part.listener.filter(|_| refused && group.stay.take().is_some());
+        let store = self.shared.store.clone();
+        let ending = async move {
+            match listener {
+                Some(listener) => store.leave(listener, "refused", at).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        Box::pin(ending.into_actor(self).map(|ended, registry, _| {
+            if let Err(error) = ended {
+                registry.database.failed(&error, registry.buffer.len());
+            }
+        }))
+    }
+}

@@ -1,0 +1,183 @@
+//! Joining a group before the subscription, and leaving it after.
+//!
+//! The stay of a member begins in the database before it subscribes, and ends there once the broker
+//! gives it nothing any more. In between the broker may give it heartbeats that nobody else gets.
+
+use std::time::Duration;
+
+use actix::fut::{LocalBoxActorFuture, ready};
+use actix::prelude::*;
+use chrono::{DateTime, Utc};
+use log::warn;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Listening, MqttIngest, SUBSCRIBE_AGAIN, TARGET};
+use crate::actors::device_registry::{EndStay, JoinError, JoinGroup, StayEnded};
+use crate::domain::DatabaseTimeline;
+use crate::logging::outage::Outage;
+
+/// The pause before an instance that could not join tries again.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
+
+/// The shortest and the longest pause before an instance connects again that was taken out of its
+/// group. Each time in quick succession doubles it.
+const CONNECT_AGAIN: Duration = Duration::from_secs(1);
+const CONNECT_AGAIN_AT_MOST: Duration = Duration::from_secs(5 * 60);
+
+/// The longest time that a member that leaves waits for its last echo.
+const LAST_ECHO: Duration = Duration::from_secs(2);
+
+/// The least time between the end of a stay and the echo that proves what came before it.
+const ROUNDED: Duration = Duration::from_millis(5);
+
+/// The membership of an ingest.
+#[derive(Default)]
+pub(super) struct Joining {
+    /// The timeline of the database on which it has joined.
+    timeline: DatabaseTimeline,
+    /// The beginning of its stay.
+    joined_at: Option<DateTime<Utc>>,
+    /// The time in which it cannot join.
+    failing: Option<Outage>,
+    /// The instant that has to be proven before it leaves, and whom to tell.
+    last: Option<(DateTime<Utc>, oneshot::Sender<()>)>,
+}
+
+impl MqttIngest {
+    /// The timeline of the database, of a member of a group.
+    pub(super) fn timeline(&self) -> DatabaseTimeline {
+        self.joining.as_ref().map_or(DatabaseTimeline::NONE, |joining| joining.timeline)
+    }
+
+    /// Begins a stay in the group, and then subscribes.
+    pub(super) fn join(&mut self, ctx: &mut Context<Self>) {
+        let (connection, connected_at) = (self.newest, (self.clock)().wall);
+        if let Some(joining) = &mut self.joining {
+            joining.joined_at = Some(connected_at);
+        }
+        let join = JoinGroup { connection, connected_at, ended: ctx.address().recipient() };
+        let joining = self.registry.send(join).into_actor(self);
+        ctx.spawn(joining.map(move |joined, ingest, ctx| {
+            // A registry that is gone ends the process.
+            if let Ok(joined) = joined
+                && ingest.newest == connection
+                && ingest.listening == Listening::Connected
+            {
+                ingest.joined(joined, ctx);
+            }
+        }));
+    }
+
+    /// Notes that the subscription has begun. Between its stay and that a member is given nothing.
+    pub(super) fn begin_after_joining(&mut self) {
+        let now = (self.clock)();
+        match self.joining.as_ref().and_then(|joining| joining.joined_at) {
+            Some(joined_at) => self.echoes.begin_since(joined_at, now),
+            None => self.echoes.begin(now),
+        }
+    }
+
+    fn joined(&mut self, joined: Result<DatabaseTimeline, JoinError>, ctx: &mut Context<Self>) {
+        let Some(joining) = &mut self.joining else { return };
+        let now = (self.clock)().monotonic;
+        match joined {
+            Ok(timeline) => {
+                joining.timeline = timeline;
+                joining.failing = None;
+                self.subscribe(ctx);
+            }
+            Err(error) => {
+                if joining.failing.is_none() {
+                    warn!(target: TARGET, "cannot join the group, so nothing is subscribed to: {error}");
+                }
+                Outage::note(&mut joining.failing, now, error.to_string());
+                let connection = self.newest;
+                ctx.run_later(JOIN_AGAIN, move |ingest, ctx| {
+                    let is_newest = ingest.newest == connection;
+                    if is_newest && ingest.listening == Listening::Connected && !ingest.leaving {
+                        ingest.join(ctx);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Leaves the group because the broker has refused the subscription, so that it makes no hole
+    /// in what the others hear.
+    pub(super) fn leave_refused(&mut self, ctx: &mut Context<Self>) {
+        let leaving = self.leave();
+        ctx.spawn(leaving.map(|(), ingest, ctx| {
+            let at = (ingest.clock)().wall;
+            ingest.registry.do_send(EndStay { at, refused: true });
+            ingest.connect_after(SUBSCRIBE_AGAIN, ctx);
+        }));
+    }
+
+    fn connect_after(&mut self, pause: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(pause, |ingest, ctx| {
+            ingest.leaving = false;
+            ingest.connect(ctx);
+        });
+    }
+
+    /// Ends the subscription, and proves that everything which came by it has arrived. The
+    /// stay then ends without a hole.
+    pub(super) fn leave_the_group(
+        &mut self,
+        _: &mut Context<Self>,
+    ) -> LocalBoxActorFuture<Self, ()> {
+        if self.joining.is_none() || self.listening != Listening::Subscribed {
+            return Box::pin(ready(()));
+        }
+        let unsubscribing = self.connection.unsubscribe(self.timeline()).into_actor(self);
+        Box::pin(unsubscribing.then(|acknowledged, ingest, ctx| {
+            if !acknowledged {
+                // The others end its session.
+                return ready(()).boxed_local();
+            }
+            ingest.prove_the_end(ctx)
+        }))
+    }
+
+    fn prove_the_end(&mut self, ctx: &mut Context<Self>) -> LocalBoxActorFuture<Self, ()> {
+        let at = (self.clock)().wall;
+        self.registry.do_send(EndStay { at, refused: false });
+        let (tell, told) = oneshot::channel();
+        let Some(joining) = &mut self.joining else { return ready(()).boxed_local() };
+        joining.last = Some((at, tell));
+        // The end of the stay is rounded up to a millisecond.
+        let settle = self.echoes.settles_for().max(ROUNDED);
+        ctx.run_later(settle, |ingest, ctx| ingest.send_echo(ctx));
+        let waiting = timeout(settle + LAST_ECHO, told);
+        waiting.into_actor(self).map(|_proven_or_late, _, _| ()).boxed_local()
+    }
+
+    /// Notes that the registry knows of a proof.
+    pub(super) fn has_proven(&mut self, until: Option<DateTime<Utc>>) {
+        let Some(joining) = &mut self.joining else { return };
+        let is_last = |(at, _): &mut (DateTime<Utc>, _)| until.is_some_and(|until| until >= *at);
+        if let Some((_, tell)) = joining.last.take_if(is_last) {
+            // Nobody waits any more if it took too long.
+            let _ = tell.send(());
+        }
+    }
+}
+
+impl Handler<StayEnded> for MqttIngest {
+    type Result = ();
+
+    fn handle(&mut self, StayEnded { connection, times }: StayEnded, ctx: &mut Context<Self>) {
+        if connection != self.newest || self.leaving || self.listening == Listening::Disconnected {
+            return;
+        }
+        let doubled = CONNECT_AGAIN.saturating_mul(1 << times.saturating_sub(1).min(10));
+        let pause = doubled.min(CONNECT_AGAIN_AT_MOST);
+        warn!(
+            target: TARGET, seconds = pause.as_secs();
+            "not a member of the group any more; connecting again"
+        );
+        let leaving = self.leave();
+        ctx.spawn(leaving.map(move |(), ingest, ctx| ingest.connect_after(pause, ctx)));
+    }
+}

@@ -1,0 +1,332 @@
+//! Three real services in one group on one PostgreSQL, which share the heartbeats of two hundred
+//! living devices and of twenty that die before, during and after a fault. No live device ever goes
+//! offline, and each dead one is found in time and reported once over all logs.
+//!
+//! 220 devices in turns over three members: each time a device's heartbeat goes to another one. The
+//! tests with 222 let each member hear the same ones for ever, so that a member that has stopped
+//! takes its devices with it unless the group notices.
+
+use std::time::Duration;
+
+use publishers::RawClient;
+
+use crate::pair::{DEAD, Scene, let_pass};
+use crate::support::database::TestDatabase;
+use crate::support::fake_broker::{Behaviour, FakeBroker};
+use crate::support::service::Place;
+
+const GROUP: &str = "fleet";
+
+const MEMBERS: [&str; 3] = ["hall-a", "hall-b", "hall-c"];
+
+/// The longest time that a member that has stopped makes a hole: the row stands still for four
+/// looks, an echo and a look may be due, and the broker has to answer.
+const HOLE: f64 = 4.0 * ECHO_INTERVAL + 2.0;
+
+const ECHO_INTERVAL: f64 = 0.5;
+
+fn scene() -> Scene {
+    let mut scene = Scene::in_group(&MEMBERS, TestDatabase::postgres(), Some(GROUP));
+    // All of them have to prove and to save something, on a busy machine.
+    scene.late = 4.0;
+    scene
+}
+
+/// The instance that checks, and one that only writes.
+fn roles(scene: &Scene) -> (usize, usize) {
+    let active = scene.await_active(&[0, 1, 2]);
+    (active, (active + 1) % 3)
+}
+
+async fn assert_well(scene: &mut Scene) {
+    let active = scene.await_active(&[0, 1, 2]);
+    scene.assert_all_is_well(active).await;
+}
+
+#[actix_rt::test]
+async fn all_members_write_and_one_of_them_checks() {
+    let mut scene = scene();
+    scene.some_die(4);
+    let accepted = "heartbeatd_heartbeats_total";
+    let before: Vec<_> = scene.instances.iter().map(|i| i.service.metric(accepted)).collect();
+    let_pass(Duration::from_secs(2));
+    for (instance, before) in scene.instances.iter().zip(before) {
+        assert!(instance.service.metric(accepted) > before, "{:?}", instance.service.log());
+    }
+    assert_well(&mut scene).await;
+    scene.await_listeners(&[
+        "hall-a taken_over",
+        "hall-a active",
+        "hall-b taken_over",
+        "hall-b member",
+        "hall-c taken_over",
+        "hall-c member",
+    ]);
+}
+
+async fn is_killed_and_restarted_after(leads: bool, pause: Option<f64>) {
+    let mut scene = scene();
+    let (active, other) = roles(&scene);
+    let victim = if leads { active } else { other };
+    scene.some_die(4);
+    scene.instances[victim].service.signal("KILL");
+    scene.late += HOLE;
+    if let Some(pause) = pause {
+        let_pass(Duration::from_secs_f64(pause));
+        scene.instances[victim].restart();
+    }
+    scene.endure(6.0);
+    let others: Vec<_> = (0..3).filter(|number| pause.is_some() || *number != victim).collect();
+    let active = scene.await_active(&others);
+    scene.assert_all_is_well(active).await;
+}
+
+#[actix_rt::test]
+async fn a_member_that_is_killed_is_taken_out_of_the_group() {
+    is_killed_and_restarted_after(false, None).await;
+}
+
+#[actix_rt::test]
+async fn another_member_checks_after_the_one_that_did_is_killed() {
+    is_killed_and_restarted_after(true, None).await;
+}
+
+#[actix_rt::test]
+async fn a_member_that_is_killed_and_comes_back_at_once_joins_again() {
+    is_killed_and_restarted_after(false, Some(0.1)).await;
+    is_killed_and_restarted_after(true, Some(0.1)).await;
+}
+
+#[actix_rt::test]
+async fn a_member_that_is_killed_and_comes_back_late_joins_again() {
+    is_killed_and_restarted_after(false, Some(6.0)).await;
+}
+
+async fn is_stopped_for(leads: bool, seconds: f64) {
+    let mut scene = scene();
+    let (active, other) = roles(&scene);
+    let victim = if leads { active } else { other };
+    scene.some_die(4);
+    scene.instances[victim].service.signal("STOP");
+    scene.endure(seconds);
+    scene.instances[victim].service.signal("CONT");
+    scene.instances[victim].await_proving();
+    // Stopped in a transaction, it kept its row until the server ended that.
+    scene.late += seconds.min(HOLE) + if seconds > HOLE { 15.0 } else { 0.0 };
+    assert_well(&mut scene).await;
+}
+
+#[actix_rt::test]
+async fn a_member_that_is_stopped_for_a_moment_takes_no_device_offline() {
+    is_stopped_for(false, 0.5).await;
+}
+
+#[actix_rt::test]
+async fn a_member_that_is_stopped_for_three_seconds_takes_no_device_offline() {
+    is_stopped_for(false, 3.0).await;
+}
+
+/// Without the rule of the group exactly its third of the devices would go offline.
+#[actix_rt::test]
+async fn a_member_that_is_stopped_for_longer_than_the_timeout_takes_no_device_offline() {
+    is_stopped_for(false, 10.0).await;
+}
+
+#[actix_rt::test]
+async fn the_one_that_checks_may_be_stopped_for_longer_than_the_timeout() {
+    is_stopped_for(true, 10.0).await;
+}
+
+/// Its threads wait for the database, while its connection to the broker lives and is given
+/// heartbeats: no keep-alive ever ends that.
+#[actix_rt::test]
+async fn a_member_that_hangs_and_is_given_heartbeats_is_taken_out_of_the_group() {
+    let mut scene = scene();
+    let (_, other) = roles(&scene);
+    scene.some_die(4);
+    scene.instances[other].database.swallow();
+    scene.endure(10.0);
+    scene.await_fenced(MEMBERS[other]);
+    scene.instances[other].database.heal();
+    scene.late += HOLE + 15.0;
+    assert_well(&mut scene).await;
+}
+
+#[actix_rt::test]
+async fn members_that_are_cut_off_from_the_broker_are_taken_out_of_the_group() {
+    let mut scene = scene();
+    let (active, other) = roles(&scene);
+    let third = 3 - active - other;
+    scene.some_die(4);
+    scene.instances[other].broker.swallow();
+    scene.endure(4.0);
+    scene.instances[third].broker.swallow();
+    scene.endure(4.0);
+    for number in [other, third] {
+        scene.await_fenced(MEMBERS[number]);
+        scene.instances[number].broker.heal();
+        scene.instances[number].await_proving();
+    }
+    scene.late += 2.0 * HOLE;
+    assert_well(&mut scene).await;
+}
+
+#[actix_rt::test]
+async fn a_member_that_is_cut_off_from_the_database_is_taken_out_of_the_group() {
+    let mut scene = scene();
+    let (active, _) = roles(&scene);
+    scene.some_die(4);
+    scene.instances[active].database.refuse();
+    scene.endure(10.0);
+    scene.await_fenced(MEMBERS[active]);
+    scene.instances[active].database.heal();
+    scene.instances[active].await_proving();
+    scene.late += HOLE;
+    assert_well(&mut scene).await;
+}
+
+#[actix_rt::test]
+async fn all_join_again_after_the_broker_was_restarted() {
+    let mut scene = scene();
+    scene.some_die(4);
+    scene.mosquitto.stop();
+    let_pass(Duration::from_secs(3));
+    scene.mosquitto.go_on();
+    scene.instances.iter().for_each(|instance| instance.await_proving());
+    scene.late += 3.0 + 10.0 + HOLE;
+    assert_well(&mut scene).await;
+}
+
+#[actix_rt::test]
+async fn a_rolling_restart_leaves_no_hole() {
+    let mut scene = scene();
+    for number in 0..3 {
+        scene.some_die(2);
+        scene.instances[number].service.signal("TERM");
+        assert_eq!(scene.instances[number].service.await_exit(), Some(0));
+        scene.instances[number].restart();
+        scene.instances[number].await_proving();
+    }
+    scene.late += 2.0;
+    assert_well(&mut scene).await;
+    scene.assert_never_blind().await;
+    let states = scene.listeners();
+    for name in MEMBERS {
+        let left = format!("{name} left");
+        assert_eq!(states.iter().filter(|state| **state == left).count(), 1, "{states:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_second_process_of_the_same_name_ends_with_78() {
+    let mut scene = scene();
+    let mut second = scene.instances[1].place.start_with(|command| {
+        command.env("HEARTBEATD_MQTT__ECHO_INTERVAL", "2s");
+    });
+    let code = second.await_exit();
+    assert_eq!(code, Some(78), "{:?}", second.log());
+    assert_well(&mut scene).await;
+}
+
+/// Another client connects by its name, as a member does that believes it to be gone.
+#[actix_rt::test]
+async fn a_healthy_member_whose_session_is_ended_joins_again_within_seconds() {
+    let mut scene = scene();
+    let (_, other) = roles(&scene);
+    let intruder = RawClient::connect(scene.mosquitto.port, MEMBERS[other], None);
+    drop(intruder.expect("it connects"));
+    scene.await_stays(MEMBERS[other], "taken_over", 2);
+    scene.instances[other].await_proving();
+    scene.late += HOLE;
+    assert_well(&mut scene).await;
+}
+
+#[actix_rt::test]
+async fn a_member_whose_subscription_is_refused_makes_no_hole() {
+    let mut scene = scene();
+    let refusing = FakeBroker::start(Behaviour { suback: Some(0x87), ..Behaviour::default() });
+    let place = Place::new()
+        .with("MQTT__URL", &refusing.url())
+        .with("MQTT__CLIENT_ID", "hall-d")
+        .with("MQTT__SHARE_GROUP", GROUP)
+        .with("DATABASE__URL", &scene.database.url)
+        .with("MQTT__ECHO_INTERVAL", "250ms");
+    let refused = place.start();
+    scene.await_stays("hall-d", "refused", 2);
+    let blind = "heartbeatd_group_blind_seconds_total";
+    let (active, _) = roles(&scene);
+    let before = scene.instances[active].service.metric(blind);
+    scene.endure(3.0);
+    let hole = scene.instances[active].service.metric(blind) - before;
+    assert!(hole < 2.0, "{hole} s in {:?}", refused.log());
+    assert_well(&mut scene).await;
+}
+
+/// 222 devices over three members in turns: each member hears the same 74 for ever.
+#[actix_rt::test]
+async fn the_devices_that_always_reach_the_same_member_stay_online_when_it_stops() {
+    let mut scene = scene();
+    scene.more_live(2);
+    let (_, other) = roles(&scene);
+    scene.some_die(4);
+    scene.instances[other].service.signal("STOP");
+    scene.endure(9.0);
+    scene.await_fenced(MEMBERS[other]);
+    scene.instances[other].service.signal("CONT");
+    scene.late += HOLE + 15.0;
+    assert_well(&mut scene).await;
+}
+
+/// The delivery is handed over and not noted: whoever delivers next does so again, as for a
+/// process alone.
+#[actix_rt::test]
+async fn whoever_delivers_next_goes_on_with_what_was_not_delivered() {
+    let mut scene = scene();
+    let (active, _) = roles(&scene);
+    scene.some_die(DEAD);
+    scene.instances[active].service.await_event("INFO alert_sink");
+    scene.instances[active].service.signal("KILL");
+    let others: Vec<_> = (0..3).filter(|number| *number != active).collect();
+    scene.await_active(&others);
+    scene.await_each_is_reported_at_least_once();
+}
+
+#[actix_rt::test]
+async fn a_group_needs_an_external_broker_echoes_and_a_shared_database() {
+    let postgres = TestDatabase::postgres();
+    let place = || Place::new().with("MQTT__SHARE_GROUP", GROUP);
+    let external = |place: Place| place.with("MQTT__URL", "mqtt://127.0.0.1:1");
+    for (place, words) in [
+        (place().with("DATABASE__URL", &postgres.url), "mqtt.url set to a broker"),
+        (external(place()), "database.url set to a PostgreSQL"),
+        (
+            external(place())
+                .with("DATABASE__URL", &postgres.url)
+                .with("MQTT__ECHO_INTERVAL", "0s"),
+            "mqtt.echo_interval above 0s",
+        ),
+    ] {
+        let refused = place.run(&["check-config"]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(78), "{said}");
+        assert!(said.contains("mqtt.share_group") && said.contains(words), "{said}");
+    }
+}
+
+#[actix_rt::test]
+async fn the_stay_of_an_instance_that_is_gone_for_good_is_ended_by_hand() {
+    let mut scene = scene();
+    let (_, other) = roles(&scene);
+    let place = &scene.instances[0].place;
+    let listed = place.json(&["group", "list", "--json"]);
+    let listed = listed.as_array().expect("an array").iter();
+    let id = listed.clone().find(|listener| listener["instance"] == MEMBERS[other]);
+    let id = id.expect("it is there")["id"].to_string();
+    assert!(place.run(&["group", "remove", &id]).status.success());
+    assert!(!place.run(&["group", "remove", &id]).status.success());
+    // It lives, so it joins again.
+    scene.await_stays(MEMBERS[other], "removed", 1);
+    scene.instances[other].await_proving();
+    scene.late += HOLE;
+    assert_well(&mut scene).await;
+}
