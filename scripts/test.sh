@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 . scripts/install.sh
 
 install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h:libssl-dev \
-    mosquitto mosquitto_pub:mosquitto-clients \
+    curl mosquitto mosquitto_pub:mosquitto-clients \
     /usr/lib/python3/dist-packages/paho/mqtt/client.py:python3-paho-mqtt \
     '/usr/lib/postgresql/*/bin/initdb:postgresql' pgbouncer promtool:prometheus chromedriver:chromium-driver npm openssl \
     systemd-analyze:systemd valgrind
