@@ -6,6 +6,7 @@ mod clock_watch;
 pub mod coverage;
 pub mod delivery;
 pub mod device_id;
+pub mod entries;
 pub mod event;
 pub mod evidence;
 pub mod heartbeat;
@@ -33,6 +34,7 @@ pub use coverage::{
     Interval, Intervals, Judge, Listened, Listener, Saved, Saving, Stay,
 };
 pub use device_id::DeviceId;
+pub use entries::{Entries, NodeState, Returned};
 pub use event::{Entry, Event, EventKind, EventPlace, Happening};
 pub use evidence::{Evidence, Verdict};
 pub use heartbeat::{Heartbeat, Rejection};

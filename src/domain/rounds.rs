@@ -74,6 +74,8 @@ pub struct Rounds {
     /// The longest time for which echoes may be missing.
     patience: Duration,
     interval: Duration,
+    /// The number of rounds that have begun or ended.
+    number: u64,
     /// The beginning of the uninterrupted listening. `None` if the service is not
     /// listening.
     since: Option<DateTime<Utc>>,
@@ -184,6 +186,7 @@ impl Rounds {
         Self {
             patience: interval.saturating_mul(INTERVALS_UNANSWERED).max(PATIENCE_AT_LEAST),
             interval,
+            number: 0,
             since: None,
             after: GapCause::NotRunning,
             clocks: None,
@@ -195,6 +198,7 @@ impl Rounds {
 
     /// Ends the round: the service no longer listens.
     pub fn interrupt(&mut self, cause: GapCause) {
+        self.number += 1;
         if self.since.take().is_some() {
             self.after = cause;
         }
@@ -212,6 +216,7 @@ impl Rounds {
 
     /// Begins a round: the service listens from now on.
     pub fn begin(&mut self, now: Reading) {
+        self.number += 1;
         overtake(&mut self.echoes);
         self.since = Some(now.wall);
         self.clocks = Some(now);
@@ -301,8 +306,19 @@ impl Rounds {
         })
     }
 
+    /// The longest time for which echoes may be missing.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The number of this round, or of this pause between two. What was sent under another number
+    /// proves nothing.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Begins a new round if the wall clock was set since the last echo was sent. True if it was.
-    fn watch_the_clock(&mut self, now: Reading) -> bool {
+    pub(super) fn watch_the_clock(&mut self, now: Reading) -> bool {
         let was_set = self.clocks.is_some_and(|last| now.set_since(&last).is_some());
         if was_set {
             self.restart(now, GapCause::ClockStep);
