@@ -254,7 +254,8 @@ impl AppBuilder {
             let settle = config.mqtt.settle();
             move || {
                 let ingest = MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
-                    .with_board(board);
+                    .with_board(board)
+                    .with_entries(timeout);
                 if in_a_group { ingest.in_a_group(settle) } else { ingest }
             }
         });
@@ -368,6 +369,12 @@ pub(crate) fn needed_files(config: &Config) -> Needed {
         .with("the database", store::open_files(&config.database))
         .with("the MQTT client", mqtt::CLIENT_OPEN_FILES);
     let streams = streams(config);
+    let entries = config.mqtt.other_entries().count() as u64;
+    let needed = if entries > 0 {
+        needed.with("the other nodes of mqtt.entry_urls", entries * mqtt::ENTRY_OPEN_FILES)
+    } else {
+        needed
+    };
     let needed = if serves {
         needed.with("HTTP", http::OPEN_FILES).with("event streams", streams)
     } else {

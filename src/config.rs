@@ -120,6 +120,9 @@ pub struct DevicesConfig {
 pub struct MqttConfig {
     /// `mqtt://host:1883` or `mqtts://host:8883`; unset: the embedded broker.
     pub url: Option<BrokerUrl>,
+    /// The nodes of the broker's cluster at which devices connect; empty: only `url`.
+    #[serde(deserialize_with = "values::entry_urls")]
+    pub entry_urls: Vec<BrokerUrl>,
     /// The name by which the broker knows this instance.
     #[serde(deserialize_with = "values::topic_level")]
     pub client_id: String,
@@ -179,6 +182,15 @@ impl MqttConfig {
             None if inside => self.topic.topic_of(&self.reserved_id()),
             None => format!("heartbeatd/{}/echo", self.client_id),
         })
+    }
+
+    /// The nodes at which devices connect besides `url`, where an echo of its own goes in. With
+    /// each the client identifier of the connection to it.
+    pub fn other_entries(&self) -> impl Iterator<Item = (&BrokerUrl, String)> {
+        let numbered = self.entry_urls.iter().zip(1_usize..);
+        numbered
+            .filter(|(url, _)| self.url.as_ref() != Some(url))
+            .map(|(url, number)| (url, format!("{}-entry-{number}", self.client_id)))
     }
 
     /// How late a heartbeat may come after an echo that was published after it: `mqtt.settle`, else

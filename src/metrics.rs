@@ -19,7 +19,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::domain::payload::{self, DroppedField};
-use crate::domain::{EchoIgnored, PayloadError, Rejection, Status, Transition};
+use crate::domain::{EchoIgnored, NodeState, PayloadError, Rejection, Status, Transition};
 use crate::store::OutboxSize;
 
 /// The metrics of one [`App`](crate::App); shared by its actors.
@@ -59,6 +59,7 @@ pub struct Metrics {
     given_up: Counter,
     recoveries_delivered: Counter,
     recoveries_given_up: Counter,
+    entries: Family<State, Gauge>,
     listeners: Family<State, Gauge>,
     active: Gauge,
     takeovers: Counter,
@@ -298,6 +299,12 @@ impl Metrics {
                 "Recoveries given up because the recovery sink refused them while the sinks accepted others",
                 Counter::default(),
             ),
+            entries: add(
+                r,
+                "entries",
+                "Other nodes of mqtt.entry_urls, by whether echoes come back through them",
+                Family::default(),
+            ),
             listeners: add(
                 r,
                 "listeners",
@@ -390,6 +397,7 @@ impl Metrics {
             }
         }
         self.set_listeners([0; 3], false);
+        self.set_entries([0; 3]);
         for field in payload::FIELDS {
             let _at_zero = self.fields_dropped.get_or_create(&Field { field });
         }
@@ -436,6 +444,14 @@ impl Metrics {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.active.set(i64::from(is_active));
+    }
+
+    /// Sets the number of other nodes at which devices enter, in the order of [`NodeState::ALL`].
+    pub(crate) fn set_entries(&self, counts: [usize; 3]) {
+        for (state, count) in NodeState::ALL.into_iter().zip(counts) {
+            let gauge = self.entries.get_or_create(&State { state: state.as_str() });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts that this instance has taken over from another one.

@@ -6,6 +6,7 @@
 
 mod connecting;
 mod echoes;
+mod entries;
 mod joining;
 mod lines;
 mod sorted;
@@ -59,6 +60,8 @@ pub enum Listening {
     Subscribed,
     /// Subscribed, but no echo comes back.
     Unproven,
+    /// Subscribed, but no echo comes back through another node at which devices connect.
+    LacksEntry,
     /// Subscribed, but messages are thrown away, or devices kept out.
     Incomplete,
     /// The broker is reached, but has not accepted the subscription.
@@ -159,6 +162,7 @@ impl MqttIngest {
     fn proven(&self) -> Listening {
         match self.listening {
             Listening::Subscribed if self.echoes.are_missing() => Listening::Unproven,
+            Listening::Subscribed if self.echoes.lack_an_entry() => Listening::LacksEntry,
             Listening::Subscribed if self.echoes.are_incomplete() => Listening::Incomplete,
             listening => listening,
         }
@@ -182,15 +186,13 @@ impl MqttIngest {
         }
         match (subscribed, self.listening) {
             (_, Listening::Disconnected) => (),
-            (Ok(_), Listening::Subscribed | Listening::Unproven | Listening::Incomplete) => {
-                self.echoes.begin((self.clock)());
-            }
             (Ok(_), Listening::Connected) => {
                 self.is_now(Listening::Subscribed);
                 self.begin_after_joining();
                 info!(target: TARGET, topic = self.connection.topic(); "listening");
                 self.send_echo(ctx);
             }
+            (Ok(_), _) => self.echoes.begin((self.clock)()),
             (Err(ClientError::NoAnswer { topic }), _) => {
                 let broker = self.connection.broker();
                 warn!(target: TARGET, broker, topic; "the broker does not answer; connecting again");
@@ -311,6 +313,7 @@ impl MqttIngest {
         let now = (self.clock)();
         let missing = self.echoes.send(token, now);
         self.connection.send_echo(token);
+        self.send_through_entries(now, ctx);
         if missing {
             // A broker that lost the subscription gets it back. For any other this changes
             // nothing. If no answer comes, the connection is dead.
@@ -333,7 +336,7 @@ impl MqttIngest {
                     self.diagnose(ctx, move |connecting, found| connecting.remind(lasts, found));
                 }
             }
-            Listening::Unproven => self.echoes.remind(now),
+            Listening::Unproven | Listening::LacksEntry => self.echoes.remind(now),
             Listening::Incomplete | Listening::Connected | Listening::Subscribed => (),
         }
     }

@@ -20,6 +20,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         validate_mqtt(&self.mqtt)?;
         self.validate_group()?;
+        validate_entries(&self.mqtt)?;
         validate_http(&self.http)?;
         self.database.validate()
     }
@@ -47,6 +48,33 @@ impl Config {
             "unset, or database.url set to a PostgreSQL: members of a group share one database",
         )
     }
+}
+
+/// An entry of a cluster is proven by an echo that is published there and comes back by `mqtt.url`.
+fn validate_entries(mqtt: &MqttConfig) -> Result<(), ConfigError> {
+    let MqttConfig { entry_urls, url, echo_interval, .. } = mqtt;
+    if entry_urls.is_empty() {
+        return Ok(());
+    }
+    let check = |value, valid, expected: &str| check("mqtt.entry_urls", value, valid, expected);
+    let all = || entry_urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    check(
+        all(),
+        url.is_some(),
+        "unset, or mqtt.url set to a node of the cluster: the embedded broker has no others",
+    )?;
+    check(
+        all(),
+        echo_interval.is_some(),
+        "unset, or mqtt.echo_interval above 0s: what enters at a node is proven by an echo that \
+         goes in there",
+    )?;
+    let mut earlier = entry_urls.iter();
+    while let Some(url) = earlier.next_back() {
+        let is_new = !earlier.as_slice().contains(url);
+        check(format!("{url} twice"), is_new, "each node once")?;
+    }
+    Ok(())
 }
 
 fn validate_http(http: &HttpConfig) -> Result<(), ConfigError> {

@@ -134,7 +134,7 @@ impl EmbeddedConfig {
 /// Returns a warning for each file and credential that nothing reads.
 fn unused(mqtt: &MqttConfig) -> Vec<String> {
     let mut warnings = Vec::new();
-    let tls = mqtt.url.as_ref().is_some_and(super::BrokerUrl::is_tls);
+    let tls = mqtt.url.iter().chain(&mqtt.entry_urls).any(super::BrokerUrl::is_tls);
     let files = [
         ("mqtt.ca_file", &mqtt.ca_file),
         ("mqtt.cert_file", &mqtt.cert_file),

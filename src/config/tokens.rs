@@ -155,7 +155,7 @@ impl<'de> Deserialize<'de> for TokenHash {
 /// A list, or the text that an environment variable holds instead.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum ListOrText<T> {
+pub(super) enum ListOrText<T> {
     List(Vec<T>),
     Text(String),
 }
@@ -199,7 +199,7 @@ pub(super) fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D
     if names.iter().all(is_name) { Ok(names) } else { Err(D::Error::custom(expected)) }
 }
 
-fn split(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 

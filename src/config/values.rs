@@ -11,8 +11,10 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::tokens::{ListOrText, split};
 use crate::domain::device_id::is_invisible;
 use crate::duration;
+use crate::secrets::{BrokerUrl, InvalidUrl};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -23,6 +25,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest timeout that can be set: ten years. A device's row may hold up to a hundred,
 /// see [`OwnTimeout`](crate::domain::OwnTimeout).
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// The maximum number of nodes in `mqtt.entry_urls`. Each takes a connection and an echo.
+const MAX_ENTRIES: usize = 32;
 
 /// The maximum size of a text in MQTT, in bytes: its length is sent in two bytes.
 pub(super) const MAX_MQTT_BYTES: usize = 65_535;
@@ -342,6 +347,22 @@ pub(super) fn topic_level<'de, D: Deserializer<'de>>(from: D) -> Result<String, 
         && !text.contains(|c: char| is_unseen(c) || matches!(c, '/' | '+' | '#'));
     let expected = "1 to 128 bytes, no control character, no invisible one, no '/', '+', '#'";
     valid.then_some(text).ok_or_else(|| D::Error::custom(expected))
+}
+
+/// Reads `mqtt.entry_urls`: a list of URLs, or a text with commas in between.
+pub(super) fn entry_urls<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<BrokerUrl>, D::Error> {
+    let expected = "a list is expected, such as [\"mqtt://node1:1883\", \"mqtt://node2:1883\"]";
+    let urls = ListOrText::deserialize(from).map_err(|_| D::Error::custom(expected))?;
+    let urls = match urls {
+        ListOrText::List(urls) => urls,
+        ListOrText::Text(text) => split(&text).map(str::to_owned).collect(),
+    };
+    if urls.len() > MAX_ENTRIES {
+        let why = "an echo goes through each of them";
+        return Err(D::Error::custom(format!("at most {MAX_ENTRIES} nodes, because {why}")));
+    }
+    let parsed = urls.iter().map(|url| url.parse());
+    parsed.collect::<Result<_, InvalidUrl>>().map_err(D::Error::custom)
 }
 
 /// Reads `mqtt.share_group`.

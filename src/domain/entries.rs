@@ -118,6 +118,12 @@ impl Entries {
         self.follow();
     }
 
+    /// Begins a round that listens since an earlier instant, see [`Rounds::begin_since`].
+    pub fn begin_since(&mut self, since: DateTime<Utc>, now: Reading) {
+        self.rounds.begin_since(since, now);
+        self.follow();
+    }
+
     /// Begins a new round because something was missed just now, while the listening goes on.
     pub fn restart(&mut self, now: Reading, cause: GapCause) {
         self.rounds.restart(now, cause);

@@ -47,6 +47,9 @@ pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
     let broker = match listening {
         Ok(Listening::Subscribed) => "subscribed",
         Ok(Listening::Unproven) => "subscribed, but no echo comes back",
+        Ok(Listening::LacksEntry) => {
+            "subscribed, but no echo comes back through a node of mqtt.entry_urls"
+        }
         Ok(Listening::Incomplete) => {
             "subscribed, but not everybody is heard: messages are thrown away, or devices kept out"
         }

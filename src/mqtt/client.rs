@@ -15,9 +15,10 @@ use paho_mqtt::ReasonCode;
 use super::broker::Broker;
 use super::connection::{ClientError, Connection, Granted, PATIENCE};
 use super::diagnosis::Probe;
+use super::entries::Entries;
 use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed};
 use crate::clock::{Clock, Reading};
-use crate::config::{MqttConfig, MqttVersion};
+use crate::config::{BrokerUrl, MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
 use crate::domain::{DatabaseTimeline, EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
 use crate::inbox::{Event, Inbox};
@@ -51,6 +52,7 @@ pub struct Client {
     /// The highest quality of service that the broker accepts, as its CONNACK said.
     max_qos: Arc<AtomicU8>,
     probe: Option<Probe>,
+    entries: Entries,
 }
 
 struct Subscription {
@@ -110,6 +112,8 @@ impl Client {
             strange: LineBudget::new("mqtt_ingest", "foreign messages on the echo topic"),
         };
         listen(&paho, &inbox, &connections, receiver);
+        let qos = Arc::new(AtomicU8::new(config.qos.into()));
+        let entries = Entries::new(config, broker, Arc::clone(&qos))?;
         Ok(Self {
             paho,
             options: connect_options(config, broker)?,
@@ -128,9 +132,10 @@ impl Client {
             inbox,
             connections,
             clock,
-            qos: Arc::new(AtomicU8::new(config.qos.into())),
+            qos,
             max_qos: Arc::new(AtomicU8::new(2)),
             probe: Probe::new(broker, config),
+            entries,
         })
     }
 }
@@ -161,6 +166,8 @@ impl Connection for Client {
     }
 
     fn connect(&self) -> LocalBoxFuture<'static, Result<(), ClientError>> {
+        // First, so that they are there when the first echo goes out.
+        self.entries.connect();
         let token = self.paho.connect(self.options.clone());
         let max_qos = Arc::clone(&self.max_qos);
         Box::pin(async move {
@@ -242,6 +249,19 @@ impl Connection for Client {
         }
     }
 
+    fn entries(&self) -> &[String] {
+        self.entries.urls()
+    }
+
+    fn send_echo_through(&self, node: usize, token: EchoToken) -> bool {
+        let topic = self.echo_topic.as_deref();
+        topic.is_some_and(|topic| self.entries.send_echo(node, topic, token))
+    }
+
+    fn diagnose_entry(&self, node: usize) -> LocalBoxFuture<'static, Option<String>> {
+        self.entries.diagnose(node)
+    }
+
     fn unsubscribe(&self, timeline: DatabaseTimeline) -> LocalBoxFuture<'static, bool> {
         let token = self.paho.unsubscribe(self.subscription.filter(timeline));
         Box::pin(async move {
@@ -296,7 +316,8 @@ fn failed_code(error: &paho::Error) -> Option<ReasonCode> {
 }
 
 fn warn_of_unused_files(config: &MqttConfig, broker: &Broker) {
-    if broker.uri.starts_with("mqtts://") {
+    let is_tls = config.entry_urls.iter().any(BrokerUrl::is_tls);
+    if is_tls || broker.uri.starts_with("mqtts://") {
         return;
     }
     for (key, file) in [

@@ -59,6 +59,23 @@ pub trait Connection {
     /// through the inbox.
     fn send_echo(&self, token: EchoToken);
 
+    /// The addresses of the other nodes of the broker's cluster at which devices connect. Each has a
+    /// connection, which is restored by itself once [`connect`](Self::connect) was called.
+    fn entries(&self) -> &[String] {
+        &[]
+    }
+
+    /// Publishes an echo through another node, by its place among [`entries`](Self::entries). It
+    /// comes back as any other. False if there is no connection to that node.
+    fn send_echo_through(&self, _node: usize, _token: EchoToken) -> bool {
+        false
+    }
+
+    /// Finds out why another node cannot be reached, as [`diagnose`](Self::diagnose) does.
+    fn diagnose_entry(&self, _node: usize) -> LocalBoxFuture<'static, Option<String>> {
+        Box::pin(std::future::ready(None))
+    }
+
     /// Disconnects and stops retrying. Resolves when nothing more can arrive and
     /// everything that has arrived is in the inbox.
     fn disconnect(&self) -> LocalBoxFuture<'static, ()>;

@@ -1,4 +1,4 @@
-//! The MQTT client that listens, and the one that publishes for `heartbeatd simulate`.
+//! The MQTT client that listens, those through which echoes enter elsewhere, and the one that publishes for `heartbeatd simulate`.
 //!
 //! Only [`Event`]s leave this module; the rest of the crate knows nothing about MQTT.
 
@@ -6,6 +6,7 @@ mod broker;
 mod client;
 mod connection;
 mod diagnosis;
+mod entries;
 mod fencer;
 mod publisher;
 mod reason;
@@ -22,6 +23,10 @@ use crate::domain::{EchoIgnored, EchoToken};
 /// The number of files that the client has open: its connection, paho's waker, and the
 /// probe that diagnoses a failed connection.
 pub(crate) const CLIENT_OPEN_FILES: u64 = 4;
+
+/// The number of files that each other node of `mqtt.entry_urls` takes: its connection, and the
+/// probe that diagnoses why there is none.
+pub(crate) const ENTRY_OPEN_FILES: u64 = 2;
 
 /// Returns a token that no other client can guess.
 ///

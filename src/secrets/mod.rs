@@ -18,7 +18,7 @@ pub(crate) const HIDDEN: &str = "***";
 /// True for configuration keys whose values are never shown as they are.
 pub(crate) fn is_secret_key(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
-    ["url", "password", "token"].contains(&name)
+    ["url", "entry_urls", "password", "token"].contains(&name)
 }
 
 /// A text that is never shown: it has no `Display`, and `Debug` and serde write `***`.

@@ -52,6 +52,9 @@ fn a_bad_value_is_named_with_its_key_and_the_allowed_ones() {
         ("MQTT__URL", "localhost:1883", &["mqtt.url", "mqtt://localhost:1883"]),
         ("MQTT__URL", "192.168.1.5:1883", &["mqtt.url", "mqtt://192.168.1.5:1883"]),
         ("MQTT__URL", "mqtt://me:pw@host", &["mqtt.url", "mqtt.username", "***"]),
+        ("MQTT__ENTRY_URLS", "mqtt://a", &["mqtt.entry_urls", "mqtt.url set to a node"]),
+        ("MQTT__ENTRY_URLS", "node2:1883", &["mqtt.entry_urls", "mqtt://node2:1883"]),
+        ("MQTT__ENTRY_URLS", "mqtt://me:pw@host", &["mqtt.entry_urls", "mqtt.username", "***"]),
         ("MQTT__TOPIC", "devices/#", &["mqtt.topic", "devices/#", "exactly one level must be '+'"]),
         ("MQTT__ECHO_TOPIC", "a/+/b", &["mqtt.echo_topic", "a/+/b", "no '+'"]),
         ("MQTT__ECHO_TOPIC", "", &["mqtt.echo_topic", "1 to 1024 bytes"]),
@@ -79,6 +82,29 @@ fn a_bad_value_is_named_with_its_key_and_the_allowed_ones() {
         let (_, errors) = failure(&place, &["run"]);
         assert!(!errors.contains("pw@") && !errors.contains("s3cret"), "a secret: {errors}");
     }
+}
+
+#[test]
+fn nodes_at_which_devices_enter_need_echoes_and_are_few_and_different() {
+    let many: Vec<_> = (0..33).map(|number| format!("mqtt://node{number}")).collect();
+    for (entries, echo_interval, parts) in [
+        ("mqtt://a, mqtt://b, mqtt://a:1883", "1s", ["mqtt://a:1883 twice", "each node once"]),
+        ("mqtt://a", "0s", ["mqtt.entry_urls", "mqtt.echo_interval above 0s"]),
+        (&many.join(","), "1s", ["mqtt.entry_urls", "at most 32"]),
+    ] {
+        let place = Place::new()
+            .with("MQTT__URL", "mqtt://a")
+            .with("MQTT__ENTRY_URLS", entries)
+            .with("MQTT__ECHO_INTERVAL", echo_interval);
+        assert_failure(&place, &["check-config"], 78, &parts);
+    }
+    let place = Place::new();
+    let file = "[mqtt]\nurl = \"mqtt://a\"\nentry_urls = [\"mqtt://a\", \"mqtts://b\"]\n";
+    std::fs::write(place.path().join("config.toml"), file).expect("a file");
+    let printed = place.run(&["check-config"]);
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    let expected = "entry_urls = [\"mqtt://a:1883\", \"mqtts://b:8883\"]";
+    assert!(printed.replace(['\n', ' '], "").contains(&expected.replace(' ', "")), "{printed}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn every_key_in_config_toml_is_known_and_every_known_key_is_there() {
             assert!(keys.contains(&key), "config.toml does not have {key}");
         }
     }
-    assert_eq!(keys.len(), 56, "{keys:?}");
+    assert_eq!(keys.len(), 57, "{keys:?}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod demo;
 mod devices;
 mod drain;
 mod end_to_end;
+mod entries;
 mod events;
 mod failover;
 mod faults;

@@ -21,6 +21,15 @@ pub const NO_ECHO: &str = "ERROR mqtt_ingest topic= seconds=";
 /// Echoes come back again.
 pub const ECHOES_AGAIN: &str = "INFO mqtt_ingest seconds=";
 
+/// No echo comes back through another node of the broker's cluster.
+pub const ENTRY_MISSING: &str = "ERROR mqtt_ingest entry=";
+
+/// Another node of the cluster could not be reached for so long that it is left out.
+pub const ENTRY_LEFT_OUT: &str = "WARN mqtt_ingest entry= seconds=";
+
+/// Echoes come back through another node of the cluster again.
+pub const ENTRY_BACK: &str = "INFO mqtt_ingest entry= seconds=";
+
 /// The service did not listen, so no device's silence counts in this time.
 pub const GAP: &str = "WARN device_registry seconds= from= until= cause=";
 
