@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::channel::oneshot::{self, Receiver, Sender};
+use heartbeatd::config::DatabaseConfig;
 use heartbeatd::domain::{Coverage, Cutoff, Cutoffs, DeviceId, Heartbeat, Status, Transition};
 use heartbeatd::store::{
-    DeviceStore, Grounds, Interference, Interfering, Outcome, Point, Proven, Recorded,
+    DeviceStore, Grounds, Interference, Interfering, OpenMode, Outcome, Point, Proven, Recorded,
     RecordingRules, Selection,
 };
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
@@ -472,8 +473,16 @@ async fn two_writers_of_the_same_devices_never_wait_for_each_other_and_lose_noth
     let database = TestDatabase::postgres();
     let attempts: [Arc<Attempts>; 2] = Default::default();
     let [one, other] = attempts.each_ref();
-    let one = database.open().await.interfere(one.clone());
-    let other = database.open().await.interfere(other.clone());
+    // On a busy machine one of them may have to wait for a slow transaction of the other. A deadlock
+    // would end the test all the same.
+    let patient = || DatabaseConfig {
+        statement_timeout: Duration::from_secs(60).try_into().expect("a duration"),
+        lock_timeout: Duration::from_secs(50).try_into().expect("a duration"),
+        ..database.url.as_str().into()
+    };
+    let open = async || DeviceStore::open(patient(), OpenMode::Create).await.expect("it opens");
+    let one = open().await.interfere(one.clone());
+    let other = open().await.interfere(other.clone());
     let ((t0, r0), (t1, r1)) =
         futures::join!(write_rounds(&one, 0, [0, 1]), write_rounds(&other, 1, [1, 0]));
 

@@ -165,7 +165,9 @@ fn a_device_is_shown_as_of_an_instant_with_the_evidence_of_then() {
     assert_eq!(fallen["last_seen_at"], minutes_ago(70));
     assert_eq!(fallen["outage"]["ended_at"], minutes_ago(50));
     assert_eq!(fallen["evidence"]["listened_seconds"], 480.0);
-    let gap = json!({"from": minutes_ago(69), "to": minutes_ago(67), "cause": "disconnected"});
+    let gap = json!({
+        "from": minutes_ago(69), "to": minutes_ago(67), "cause": "disconnected", "instances": [],
+    });
     assert_eq!(fallen["evidence"]["gaps"], json!([gap]));
     let sentence = fallen["sentence"].as_str().expect("words");
     assert!(sentence.starts_with("offline at 20"), "{sentence}");
