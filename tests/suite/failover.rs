@@ -156,7 +156,10 @@ async fn what_a_failover_loses_does_not_count(names: &[&str]) {
     eventually("the loss is noticed", || (site.forgotten() > 0).then_some(()));
     let well = site.await_settled();
     site.scene.assert_all_is_well(well).await;
-    site.assert_not_listened_for(LOST).await;
+    // A standby may have kept in memory what the database has lost, and then it is written again.
+    if names.len() == 1 {
+        site.assert_not_listened_for(LOST).await;
+    }
     let active = &site.scene.instances[well].service;
     assert_eq!(active.get("/readyz").0, 200, "{:?}", site.scene.log());
     assert_eq!(site.scene.instances[0].service.events(FORGOTTEN).len(), 1, "it is said once");

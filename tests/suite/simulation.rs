@@ -27,9 +27,10 @@ mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use heartbeatd::config::DatabaseConfig;
 use heartbeatd::store::{DeviceStore, OpenMode};
 
 use self::world::World;
@@ -179,7 +180,12 @@ fn empty_database() -> Vec<u8> {
     let path = folder.path().join("template.db");
     System::new().block_on(async {
         let url = format!("sqlite://{}?mode=rwc", path.display());
-        let store = DeviceStore::open(&url, OpenMode::Create).await.expect("it opens");
+        // All tests begin at once, and some of them keep the disk and the processors busy.
+        let patient = DatabaseConfig {
+            connect_timeout: Duration::from_secs(60).try_into().expect("a duration"),
+            ..url.as_str().into()
+        };
+        let store = DeviceStore::open(patient, OpenMode::Create).await.expect("it opens");
         store.close().await.expect("it closes");
     });
     std::fs::read(&path).expect("it is closed")
