@@ -38,6 +38,12 @@ impl Site {
     /// Lets the services write for a while what the standby does not get, and the primary's
     /// machine be lost then.
     fn lose_the_primary_with(&mut self, seconds: f64) {
+        // Without any proof before it there is no gap, but only a later beginning.
+        eventually("something is proven", || {
+            let place = Place::new().with("DATABASE__URL", &self.scene.database.url);
+            let listed = place.json(&["group", "list", "--json"]);
+            listed[0]["proven_until"].is_string().then_some(())
+        });
         self.standby.await_caught_up(&self.primary);
         self.standby.stop_receiving();
         self.scene.endure(seconds);
