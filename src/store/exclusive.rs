@@ -11,6 +11,7 @@ mod listener;
 mod lock;
 mod membership;
 mod namesake;
+mod saves;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub(super) use self::holder::shown;
 pub use self::listener::{Beat, JoinedGroup, Listener, Member, Taken};
 use self::lock::{Lock, Refused};
 use self::membership::Membership;
+use self::saves::Saves;
 use super::error::Unusable;
 use super::{DeviceStore, OpenMode, Result, StoreError};
 use crate::config::DatabaseConfig;
@@ -74,10 +76,10 @@ impl Exclusive {
     fn holds(&self, token: String, listener: i64, saves: i64) {
         match &self.membership {
             Some(membership) => {
-                self.fence.hold(token, None, 0);
+                self.fence.hold(token, None);
                 membership.has_saved(saves);
             }
-            None => self.fence.hold(token, Some(listener), saves),
+            None => self.fence.hold(token, Some(Saves::of(listener, saves))),
         }
     }
 }

@@ -7,12 +7,13 @@
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
 use tokio::sync::watch;
 
 use super::holder::{self, Holder};
+use super::saves::Saves;
 use crate::domain::ClockOffset;
-use crate::store::{DeviceStore, Result, StoreError, millis};
+use crate::store::{DeviceStore, Result, StoreError};
 
 /// The right of this process to write, and its end.
 pub(super) struct Fence {
@@ -43,12 +44,9 @@ enum Right {
 #[derive(Clone, Debug)]
 struct Active {
     token: String,
-    /// The number of its listener; `None` before it has joined.
-    listener: Option<i64>,
-    /// The number of saves that were confirmed.
-    confirmed: i64,
-    /// The number of those that may have been committed.
-    at_most: i64,
+    /// The saves of its listener; `None` before it has joined, and for a member of a group, of
+    /// which the membership knows them.
+    saves: Option<Saves>,
 }
 
 impl Fence {
@@ -76,20 +74,19 @@ impl Fence {
             })
             .await?;
         let fence = Self::standing_by();
-        fence.hold(token.text, None, 0);
+        fence.hold(token.text, None);
         Ok(fence)
     }
 
     /// Notes that this service has the right to write.
-    pub(super) fn hold(&self, token: String, listener: Option<i64>, saves: i64) {
-        let active = Active { token, listener, confirmed: saves, at_most: saves };
-        *self.right.lock() = Right::Active(active);
+    pub(super) fn hold(&self, token: String, saves: Option<Saves>) {
+        *self.right.lock() = Right::Active(Active { token, saves });
     }
 
     /// Notes the listener of a service that has the right already.
     pub(super) fn joined(&self, joined: i64) {
         if let Right::Active(active) = &mut *self.right.lock() {
-            (active.listener, active.confirmed, active.at_most) = (Some(joined), 0, 0);
+            active.saves = Some(Saves::of(joined, 0));
         }
     }
 
@@ -136,34 +133,20 @@ impl Fence {
              LEFT JOIN listener ON listener.id = $1{locked}",
             holder::COLUMNS
         );
-        let values = [active.listener.into()];
+        let values = [active.saves.map(Saves::listener).into()];
         let statement = Statement::from_sql_and_values(backend, sql, values);
         let row = transaction.query_one_raw(statement).await?;
         let Some(row) = row else { return Ok(Err(self.taken_over_by(None))) };
         if row.try_get::<String>("", "token")? != active.token {
             return Ok(Err(self.taken_over_by(Some(Holder::read(&row)?))));
         }
-        if active.listener.is_none() {
-            return Ok(Ok(()));
-        }
-        self.verify_saves(&row)
-    }
-
-    /// Compares the number of saves in a row of listener with the known ones.
-    fn verify_saves(&self, row: &QueryResult) -> Result<Result<(), StoreError>, DbErr> {
-        let saves: Option<i64> = row.try_get("", "saves")?;
-        let has_left = row.try_get::<Option<i64>>("", "left_at")?.is_some();
         let mut right = self.right.lock();
         let Right::Active(active) = &mut *right else { return Ok(Err(StoreError::StandingBy)) };
-        let known = saves.filter(|saves| (active.confirmed..=active.at_most).contains(saves));
-        match known {
-            Some(saves) if !has_left => {
-                // An answer that was lost has come this way.
-                active.confirmed = saves;
-                Ok(Ok(()))
-            }
-            _ => Ok(Err(StoreError::Forgotten)),
-        }
+        let is_known = match &mut active.saves {
+            Some(saves) => saves.verify(&row)?,
+            None => true,
+        };
+        Ok(if is_known { Ok(()) } else { Err(StoreError::Forgotten) })
     }
 
     fn taken_over_by(&self, holder: Option<Holder>) -> StoreError {
@@ -179,34 +162,25 @@ impl Fence {
         transaction: &DatabaseTransaction,
         proven_until: Option<DateTime<Utc>>,
     ) -> Result<(), DbErr> {
-        let listener = match &*self.right.lock() {
-            Right::Active(Active { listener: Some(listener), .. }) => *listener,
-            _ => return Ok(()),
-        };
-        let clock = *self.clock.lock();
-        // Raw, because the builder does not return what it has updated on both databases.
-        let sql = "UPDATE listener SET saves = saves + 1, \
-                   proven_until = coalesce($2, proven_until), \
-                   clock_offset_ms = $3, clock_spread_ms = $4 \
-                   WHERE id = $1 RETURNING saves";
-        let values = [
-            listener.into(),
-            proven_until.map(millis).into(),
-            clock.offset.num_milliseconds().into(),
-            clock.spread.num_milliseconds().into(),
-        ];
-        let rows = store.select(transaction, sql, values).await?;
-        let saves = rows.first().map(|row| row.try_get::<i64>("", "saves")).transpose()?;
-        if let (Some(saves), Right::Active(active)) = (saves, &mut *self.right.lock()) {
-            active.at_most = active.at_most.max(saves);
+        let Some(saves) = self.saves() else { return Ok(()) };
+        let counted = saves.count(store, transaction, proven_until, self.clock()).await?;
+        if let (Some(counted), Right::Active(active)) = (counted, &mut *self.right.lock()) {
+            active.saves.iter_mut().for_each(|saves| saves.may_be(counted));
         }
         Ok(())
+    }
+
+    fn saves(&self) -> Option<Saves> {
+        match &*self.right.lock() {
+            Right::StandBy => None,
+            Right::Active(active) => active.saves,
+        }
     }
 
     /// Notes that the transaction with the last save was committed.
     pub(super) fn is_counted(&self) {
         if let Right::Active(active) = &mut *self.right.lock() {
-            active.confirmed = active.at_most;
+            active.saves.iter_mut().for_each(Saves::are_confirmed);
         }
     }
 

@@ -136,8 +136,7 @@ impl DeviceStore {
                 // Another process of the same name had its session ended by this connection.
                 let close = "UPDATE listener SET left_at = $2, left_how = 'taken_over' \
                              WHERE instance = $1 AND left_at IS NULL";
-                let at = connected_at + TimeDelta::milliseconds(1);
-                let values = [member.instance.as_str().into(), millis(at).into()];
+                let values = [member.instance.as_str().into(), end(connected_at).into()];
                 store.execute(transaction, close, values).await?;
                 let at = connected_at;
                 let joined = self.insert_listener(transaction, member, Some(group), at).await?;
@@ -261,14 +260,12 @@ impl DeviceStore {
     ///
     /// If the database fails.
     pub async fn fence(&self, peer: &Peer, by: &str, at: DateTime<Utc>) -> Result<bool> {
-        // It ends with the next whole millisecond, so not too early.
-        let at = at + TimeDelta::milliseconds(1);
         let sql = "UPDATE listener SET left_at = $3, left_how = 'fenced', fenced_by = $4 \
                    WHERE id = $1 AND saves = $2 AND left_at IS NULL";
         let store = self.for_commands();
         store
             .write("take a member out of the group", async |transaction| {
-                let values = [peer.id.into(), peer.saves.into(), millis(at).into(), by.into()];
+                let values = [peer.id.into(), peer.saves.into(), end(at).into(), by.into()];
                 Ok(store.execute(transaction, sql, values).await? > 0)
             })
             .await
@@ -442,9 +439,7 @@ impl DeviceStore {
         let store = self.for_commands();
         store
             .write("leave the listeners", async |transaction| {
-                // It ends with the next whole millisecond, so not too early.
-                let at = at + TimeDelta::milliseconds(1);
-                let values = [listener.into(), millis(at).into(), how.into()];
+                let values = [listener.into(), end(at).into(), how.into()];
                 Ok(store.execute(transaction, sql, values).await? > 0)
             })
             .await
@@ -466,6 +461,11 @@ impl DeviceStore {
         })
         .await
     }
+}
+
+/// The end of a stay in milliseconds: the next whole one, so not too early.
+fn end(at: DateTime<Utc>) -> i64 {
+    millis(at + TimeDelta::milliseconds(1))
 }
 
 /// Rolls a take-over back, because somebody was faster or the other one has moved.
