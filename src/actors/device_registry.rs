@@ -430,19 +430,17 @@ impl DeviceRegistry {
     fn flush(&self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
         let turn = Arc::clone(&self.shared.turn);
         async move { turn.lock_owned().await }.into_actor(self).then(|turn, registry, _| {
-            let flush: LocalBoxActorFuture<Self, _> = if registry.part.writes {
-                Box::pin(registry.flush_in_turn())
-            } else {
-                Box::pin(ready(Ok(())))
-            };
-            flush.map(|flushed, _, _| {
+            registry.flush_in_turn().map(|flushed, _, _| {
                 drop(turn);
                 flushed
             })
         })
     }
 
-    fn flush_in_turn(&mut self) -> impl ActorFuture<Self, Output = Result<(), StoreError>> + use<> {
+    fn flush_in_turn(&mut self) -> LocalBoxActorFuture<Self, Result<(), StoreError>> {
+        if !self.part.writes {
+            return Box::pin(ready(Ok(())));
+        }
         let batch = self.buffer.take();
         let coverage = self.coverage.clone();
         let listener = self.part.listener.unwrap_or_default();
@@ -450,13 +448,14 @@ impl DeviceRegistry {
         let proof = flush::Proof { listener, saving, others_cut: coverage.others_cut() };
         let journal = self.journal.take();
         let flush = flush::Flush::new(self.shared.clone(), &mut self.buffer, proof, journal);
-        flush.write(batch).into_actor(self).map(move |flushed, registry, ctx| {
+        let flushing = flush.write(batch).into_actor(self);
+        Box::pin(flushing.map(move |flushed, registry, ctx| {
             let flushed = registry.flushed(flushed, ctx);
             if registry.part.writes {
                 registry.note_saved(coverage, flushed.is_ok());
             }
             flushed
-        })
+        }))
     }
 
     fn flushed(&mut self, flushed: Flushed, ctx: &mut Context<Self>) -> Result<(), StoreError> {

@@ -469,9 +469,9 @@ impl StreamHandler<Content> for MqttIngest {
 impl Handler<Disconnect> for MqttIngest {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: Disconnect, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: Disconnect, _: &mut Context<Self>) -> Self::Result {
         let inbox = self.connection.inbox();
-        let leaving = self.leave_the_group(ctx).then(|(), ingest, _| ingest.leave());
+        let leaving = self.leave_the_group().then(|(), ingest, _| ingest.leave());
         Box::pin(leaving.then(move |(), ingest, ctx| {
             // What the receiver takes in from now on would be acknowledged and lost.
             inbox.close();

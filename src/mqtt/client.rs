@@ -93,13 +93,7 @@ impl Client {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ClientError> {
-        let create = paho::CreateOptionsBuilder::new()
-            .server_uri(&broker.uri)
-            .client_id(&config.client_id)
-            // Nothing outlives the process, because messages kept by a broker would be
-            // stale.
-            .persistence(paho::PersistenceType::None)
-            .finalize();
+        let create = creation(&broker.uri, &config.client_id).finalize();
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
         warn_of_unused_files(config, broker);
         let connections = Arc::default();
@@ -336,6 +330,13 @@ fn warn_of_unused_files(config: &MqttConfig, broker: &Broker) {
 
 pub(super) fn setup(error: paho::Error) -> ClientError {
     ClientError::Setup(error.to_string())
+}
+
+/// The options by which each client is created. Nothing outlives the process, because messages kept by a broker
+/// would be stale.
+pub(super) fn creation(uri: &str, client_id: &str) -> paho::CreateOptionsBuilder {
+    let create = paho::CreateOptionsBuilder::new();
+    create.server_uri(uri).client_id(client_id).persistence(paho::PersistenceType::None)
 }
 
 /// The options of a connection that is restored whenever it is lost.

@@ -8,7 +8,7 @@ use futures::future::LocalBoxFuture;
 use paho_mqtt as paho;
 
 use super::broker::Broker;
-use super::client::{connect_options, setup};
+use super::client::{connect_options, creation, setup};
 use super::connection::ClientError;
 use super::diagnosis::Probe;
 use crate::config::MqttConfig;
@@ -33,11 +33,7 @@ struct Node {
 
 impl Node {
     fn new(config: &MqttConfig, broker: &Broker, client_id: &str) -> Result<Self, ClientError> {
-        let create = paho::CreateOptionsBuilder::new()
-            .server_uri(&broker.uri)
-            .client_id(client_id)
-            .persistence(paho::PersistenceType::None)
-            .finalize();
+        let create = creation(&broker.uri, client_id).finalize();
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
         let options = connect_options(config, broker)?;
         Ok(Self { paho, options, probe: Probe::new(broker, config) })

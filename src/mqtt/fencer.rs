@@ -9,7 +9,7 @@ use futures::future::LocalBoxFuture;
 use paho_mqtt as paho;
 
 use super::broker::Broker;
-use super::client::{connect_options_for_once, setup};
+use super::client::{connect_options_for_once, creation, setup};
 use super::connection::ClientError;
 use super::reason::{failed, not_connected};
 use crate::config::MqttConfig;
@@ -44,11 +44,7 @@ impl Fencer {
 
 impl EndSession for Fencer {
     fn end_session(&self, client_id: &str) -> LocalBoxFuture<'static, Result<(), String>> {
-        let create = paho::CreateOptionsBuilder::new()
-            .server_uri(&self.uri)
-            .client_id(client_id)
-            .persistence(paho::PersistenceType::None)
-            .finalize();
+        let create = creation(&self.uri, client_id).finalize();
         let (client, options) = (paho::AsyncClient::new(create), self.options.clone());
         Box::pin(async move {
             let client = client.map_err(|error| setup(error).to_string())?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use paho_mqtt as paho;
 
 use super::broker::Broker;
-use super::client::{connect_options, setup};
+use super::client::{connect_options, creation, setup};
 use super::connection::ClientError;
 use super::connection::PATIENCE;
 use super::diagnosis::Probe;
@@ -50,10 +50,7 @@ impl Publisher {
         client_id: &str,
         qos: u8,
     ) -> Result<Self, ClientError> {
-        let create = paho::CreateOptionsBuilder::new()
-            .server_uri(&broker.uri)
-            .client_id(client_id)
-            .persistence(paho::PersistenceType::None)
+        let create = creation(&broker.uri, client_id)
             // Otherwise it is a hundred.
             .max_buffered_messages(2 * WINDOW as i32)
             .finalize();

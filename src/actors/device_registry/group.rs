@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::{LocalBoxActorFuture, ready};
+use actix::fut::ready;
 use actix::prelude::*;
 use chrono::{DateTime, Utc};
 use log::{info, warn};
@@ -150,12 +150,7 @@ impl DeviceRegistry {
         let taking_turn = async move { turn.lock_owned().await }.into_actor(self);
         // What the last stay has proven belongs to that one.
         let flushing = taking_turn.then(|turn, registry, _| {
-            let flush: LocalBoxActorFuture<Self, _> = if registry.part.writes {
-                Box::pin(registry.flush_in_turn())
-            } else {
-                Box::pin(ready(Ok(())))
-            };
-            flush.map(move |flushed, _, _| (turn, flushed))
+            registry.flush_in_turn().map(move |flushed, _, _| (turn, flushed))
         });
         let joining = flushing.then(move |(turn, flushed), registry, _| {
             let store = registry.shared.store.clone();

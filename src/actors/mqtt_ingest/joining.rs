@@ -123,10 +123,7 @@ impl MqttIngest {
 
     /// Ends the subscription, and proves that everything which came by it has arrived. The
     /// stay then ends without a hole.
-    pub(super) fn leave_the_group(
-        &mut self,
-        _: &mut Context<Self>,
-    ) -> LocalBoxActorFuture<Self, ()> {
+    pub(super) fn leave_the_group(&self) -> LocalBoxActorFuture<Self, ()> {
         if self.joining.is_none() || self.listening != Listening::Subscribed {
             return Box::pin(ready(()));
         }
