@@ -168,7 +168,8 @@ async fn what_a_failover_loses_does_not_count(names: &[&str]) {
     }
     let active = &site.scene.instances[well].service;
     assert_eq!(active.get("/readyz").0, 200, "{:?}", site.scene.log());
-    assert_eq!(site.scene.instances[0].service.events(FORGOTTEN).len(), 1, "it is said once");
+    let said = site.scene.instances[0].service.events(FORGOTTEN);
+    assert_eq!(said.len(), 1, "{said:#?} in {:#?}", site.scene.log());
 }
 
 #[actix_rt::test]

@@ -154,31 +154,63 @@ async fn a_session_with_the_lock_that_ends_is_replaced() {
     assert!(eventually("it runs", || Some(service.process.0.try_wait().ok()?.is_none())));
 }
 
+/// Where a service finds out that its database has lost something.
+#[derive(Clone, Copy)]
+enum FindsOut {
+    Flush,
+    Check,
+}
+
 /// What a failover to a server does that has not received the last commits.
-async fn a_service_whose_database_has_lost_a_save_begins_anew(database: TestDatabase) {
-    let service = start(&place_on(&database));
+async fn a_service_whose_database_has_lost_a_save_begins_anew(
+    database: TestDatabase,
+    at: FindsOut,
+) {
+    let place = match at {
+        FindsOut::Flush => place_on(&database),
+        FindsOut::Check => place_on(&database)
+            .with("HEARTBEAT__FLUSH_INTERVAL", "10s")
+            .with("HEARTBEAT__CHECK_INTERVAL", "500ms"),
+    };
+    let service = start(&place);
     let port = service.broker_port();
     heartbeat(port, "pump", b"");
     service.await_metric(r#"heartbeatd_devices{status="online"}"#, 1.0);
     database.execute("UPDATE listener SET saves = saves - 1").await;
-    service.await_words("WARN standby", &["does not have what this service has written"]);
+    let lost = "does not have what this service has written";
+    service.await_words("WARN standby", &[lost]);
     service.await_event("INFO standby");
     eventually("its heartbeats count again", || {
         heartbeat(port, "fan", b"");
         (service.metric(r#"heartbeatd_devices{status="online"}"#) >= 2.0).then_some(())
     });
-    let place = place_on(&database);
     let listed = place.json(&["group", "list", "--all", "--json"]);
     let states: Vec<_> = listed.as_array().expect("an array").iter().map(|l| &l["state"]).collect();
     assert_eq!(states, ["forgotten", "active"]);
+    let said = service.log().into_iter().filter(|line| line.contains(lost)).count();
+    assert_eq!(said, 1, "{}", service.log().join("\n"));
 }
 
 #[actix_rt::test]
 async fn a_service_whose_file_has_lost_a_save_begins_anew() {
-    a_service_whose_database_has_lost_a_save_begins_anew(TestDatabase::sqlite()).await;
+    let database = TestDatabase::sqlite();
+    a_service_whose_database_has_lost_a_save_begins_anew(database, FindsOut::Flush).await;
 }
 
 #[actix_rt::test]
 async fn a_service_whose_postgresql_database_has_lost_a_save_begins_anew() {
-    a_service_whose_database_has_lost_a_save_begins_anew(TestDatabase::postgres()).await;
+    let database = TestDatabase::postgres();
+    a_service_whose_database_has_lost_a_save_begins_anew(database, FindsOut::Flush).await;
+}
+
+#[actix_rt::test]
+async fn a_service_whose_check_finds_that_its_file_has_lost_a_save_begins_anew() {
+    let database = TestDatabase::sqlite();
+    a_service_whose_database_has_lost_a_save_begins_anew(database, FindsOut::Check).await;
+}
+
+#[actix_rt::test]
+async fn a_service_whose_check_finds_that_its_postgresql_database_has_lost_a_save_begins_anew() {
+    let database = TestDatabase::postgres();
+    a_service_whose_database_has_lost_a_save_begins_anew(database, FindsOut::Check).await;
 }

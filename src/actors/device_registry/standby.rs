@@ -417,6 +417,9 @@ impl DeviceRegistry {
     pub(super) fn lost_right(&mut self, error: &StoreError, ctx: &mut Context<Self>) -> bool {
         let store = &self.shared.store;
         match error {
+            // It is lost already: a check's flush has told it, and then the check does.
+            StoreError::TakenOver { .. } if !self.part.leads => return true,
+            StoreError::Forgotten if !self.part.writes => return true,
             StoreError::TakenOver { .. } if self.part.group.is_some() => {
                 warn!(target: TARGET, "another instance checks and delivers from now on");
                 store.stand_by();
