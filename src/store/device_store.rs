@@ -23,6 +23,8 @@ pub struct DeviceStore {
     pub(super) unreadable: Arc<Mutex<Collector>>,
     pub(super) exclusive: Option<Arc<Exclusive>>,
     pub(super) by: By,
+    /// The expression that tells the timeline, if a test says it.
+    pub(super) timeline: Option<&'static str>,
 }
 
 impl DeviceStore {
@@ -43,6 +45,7 @@ impl DeviceStore {
             unreadable: Arc::default(),
             exclusive: None,
             by: By::default(),
+            timeline: None,
         })
     }
 

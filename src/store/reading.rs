@@ -118,6 +118,7 @@ impl DeviceStore {
             unreadable: Arc::clone(&self.unreadable),
             exclusive: None,
             by: self.by,
+            timeline: self.timeline,
         }))
     }
 }

@@ -97,7 +97,15 @@ impl DeviceStore {
     /// The timeline on which a statement runs, as an expression of that statement. It is the text
     /// of a column; [`read`] reads it.
     pub(super) fn timeline_sql(&self) -> &'static str {
-        self.pool.origin().timelines().sql(self.backend())
+        self.timeline.unwrap_or_else(|| self.pool.origin().timelines().sql(self.backend()))
+    }
+
+    /// The same store, whose database tells its timeline by this expression. For tests, whose
+    /// database has none.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn telling_timelines_by(self, expression: &'static str) -> Self {
+        Self { timeline: Some(expression), ..self }
     }
 
     /// The timeline on which a transaction will commit, or that of this moment.

@@ -7,12 +7,11 @@
 //! A mark is *unsound* if the rows claim that somebody was listening when the device published,
 //! and its heartbeat was not known. Times are a twentieth of the defaults.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
@@ -21,20 +20,19 @@ use fastrand::Rng;
 use futures::stream::{FuturesUnordered, StreamExt};
 use heartbeatd::Config;
 use heartbeatd::actors::device_registry::{
-    CheckOffline, ConfirmListening, DeviceRegistry, Flush, Found, Leave, LookAround,
-    RecordHeartbeats, Settings,
+    CheckOffline, DeviceRegistry, Flush, Found, Leave, LookAround, Settings,
 };
-use heartbeatd::clock::{Clock, Reading};
 use heartbeatd::domain::{
-    ClockOffset, Coverage, Dated, EchoToken, Echoed, GapCause, Heartbeat, Intervals, Judge, Rounds,
-    Status, Stop, Stops, Transition,
+    ClockOffset, Coverage, EchoToken, GapCause, Intervals, Judge, Status, Transition,
 };
 use heartbeatd::metrics::Metrics;
-use heartbeatd::store::{DeviceStore, Interference, Interfering, OpenMode, Outcome, Point};
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
-use tokio::sync::watch;
+use heartbeatd::store::{DeviceStore, OpenMode};
 
-use crate::support::fleet::{id, non_zero, start};
+use super::clocks_apart::{self, CLOCKS, now, shown};
+use super::failover::Failover;
+use super::intake::{Intake, Message, name, number_of};
+use super::wire::{Gate, Wire};
+use crate::support::fleet::non_zero;
 
 /// All times are in milliseconds.
 const STEP: i64 = 50;
@@ -45,113 +43,21 @@ const ECHO: i64 = 500;
 const FLUSH: i64 = 400;
 const FAULTS: std::ops::Range<i64> = 4_000..40_000;
 const HORIZON: i64 = 75_000;
-/// The most by which a clock differs from the true time.
-const SKEW: i64 = 50;
-/// The same, where the clocks are bad.
-const FAR: i64 = 600;
 /// The time that a heartbeat takes.
 const WAY: i64 = 60;
 const DEVICES: usize = 30;
 const DEAD: usize = 6;
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-thread_local! {
-    static NOW: Cell<i64> = const { Cell::new(0) };
-    static OFFSETS: Cell<[i64; 3]> = const { Cell::new([0; 3]) };
-    static BEGINNING: Instant = Instant::now();
-}
-
-fn read(number: usize) -> Reading {
-    let now = NOW.get();
-    let wall = start() + TimeDelta::milliseconds(now + OFFSETS.get()[number]);
-    let passed = Duration::from_millis(now.unsigned_abs());
-    Reading { wall, monotonic: BEGINNING.with(|beginning| *beginning) + passed }
-}
-
-const CLOCKS: [Clock; 3] = [|| read(0), || read(1), || read(2)];
-
-/// The way between an instance and its database.
-struct Wire {
-    dead: AtomicBool,
-    away: AtomicBool,
-    /// The number of transactions and reads after which the process is stopped; below 0 it is
-    /// not.
-    stops_after: AtomicI64,
-    stopped: watch::Sender<bool>,
-    /// The percentage of COMMITs whose answer is lost.
-    loses: AtomicU8,
-    lost: AtomicI64,
-}
-
-impl Wire {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            dead: AtomicBool::new(false),
-            away: AtomicBool::new(false),
-            stops_after: AtomicI64::new(-1),
-            stopped: watch::Sender::new(false),
-            loses: AtomicU8::new(0),
-            lost: AtomicI64::new(0),
-        })
-    }
-}
-
-struct Gate(Arc<Wire>);
-
-impl Interference for Gate {
-    fn at(&self, point: Point) -> Interfering {
-        let wire = Arc::clone(&self.0);
-        Box::pin(async move {
-            let begins = matches!(point, Point::Begin(_) | Point::Read(_));
-            if begins && wire.stops_after.load(Ordering::SeqCst) >= 0 {
-                let left = wire.stops_after.fetch_sub(1, Ordering::SeqCst);
-                if left == 0 {
-                    wire.stopped.send_replace(true);
-                }
-            }
-            if begins {
-                // Not within a transaction, because another one's would wait in real time.
-                let mut stopped = wire.stopped.subscribe();
-                let _gone = stopped.wait_for(|stopped| !stopped).await;
-            }
-            let away = wire.away.load(Ordering::SeqCst) || wire.dead.load(Ordering::SeqCst);
-            match point {
-                Point::End(_) | Point::AfterCommit(_) => Outcome::GoOn,
-                _ if away => Outcome::Fail,
-                Point::Commit(_) => {
-                    let lost = wire.lost.fetch_add(1, Ordering::SeqCst);
-                    let percent = i64::from(wire.loses.load(Ordering::SeqCst));
-                    if (lost * 37) % 100 < percent {
-                        Outcome::CommitThenFail
-                    } else {
-                        Outcome::GoOn
-                    }
-                }
-                _ => Outcome::GoOn,
-            }
-        })
-    }
-}
-
-enum Message {
-    Heartbeat(usize),
-    Echo(EchoToken),
-    Stopped(Stop),
-}
-
 /// One process of an instance.
 struct Process {
     registry: Addr<DeviceRegistry>,
     wire: Arc<Wire>,
-    rounds: Rounds,
-    stops: Stops,
+    intake: Intake,
     work: FuturesUnordered<JoinHandle<()>>,
-    echo_at: i64,
     flush_at: i64,
     look_at: i64,
     check_at: i64,
-    /// What has reached the process and no actor has taken.
-    inbox: VecDeque<(Message, Dated)>,
 }
 
 struct Node {
@@ -171,7 +77,7 @@ impl Node {
     }
 
     fn is_stopped(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| *process.wire.stopped.borrow())
+        self.process.as_ref().is_some_and(|process| process.wire.is_stopped())
     }
 }
 
@@ -204,12 +110,11 @@ pub struct World {
     seed: u64,
     rng: Rng,
     url: String,
-    folder: std::path::PathBuf,
     config: Config,
     nodes: Vec<Node>,
     broker_up: bool,
     tokens: u128,
-    admin: DatabaseConnection,
+    standby_server: Failover,
     commands: DeviceStore,
     faults: VecDeque<Planned>,
     /// The failovers to come: when, and the time of which the commits are lost.
@@ -239,9 +144,7 @@ pub struct Tally {
 impl World {
     pub async fn new(seed: u64, url: &str, folder: &std::path::Path) -> Self {
         let mut rng = Rng::with_seed(seed);
-        NOW.set(0);
-        let skew = if rng.u8(0..3) == 0 { FAR } else { SKEW };
-        OFFSETS.set([0; 3].map(|_: i64| rng.i64(-skew..=skew)));
+        clocks_apart::begin(clocks_apart::some_offsets(&mut rng));
         let mut config = Config::default();
         let millis = |millis: i64| non_zero(Duration::from_millis(millis.unsigned_abs()));
         config.heartbeat.timeout = millis(TIMEOUT);
@@ -260,16 +163,14 @@ impl World {
         });
         let nodes = nodes.collect();
         let dies = 8_000..FAULTS.end + 2_000;
-        let admin = Database::connect(url).await.expect("it opens");
         Self {
             seed,
             url: url.to_owned(),
-            folder: folder.to_owned(),
             config,
             nodes,
             broker_up: true,
             tokens: 0,
-            admin,
+            standby_server: Failover::of(url, folder).await,
             commands: DeviceStore::open(url, OpenMode::Existing).await.expect("it opens"),
             faults,
             snapshots,
@@ -288,23 +189,23 @@ impl World {
     }
 
     fn note(&self, event: std::fmt::Arguments) {
-        writeln!(self.events.borrow_mut(), "{:6} {event}", NOW.get()).expect("memory");
+        writeln!(self.events.borrow_mut(), "{:6} {event}", now()).expect("memory");
     }
 
     pub async fn run(mut self) -> Tally {
-        while NOW.get() < HORIZON {
+        while now() < HORIZON {
             self.step().await;
-            NOW.set(NOW.get() + STEP);
+            clocks_apart::pass(STEP);
         }
         self.assert_in_the_end().await;
         self.outcome
     }
 
     async fn step(&mut self) {
-        let now = NOW.get();
+        let now = now();
         while self.snapshots.front().is_some_and(|at| *at <= now) {
             self.snapshots.pop_front();
-            self.keep_snapshot().await;
+            self.standby_server.receive().await;
         }
         while let Some(planned) = self.faults.pop_front_if(|planned| planned.at <= now) {
             self.begin(planned.fault, planned.node, planned.lasts).await;
@@ -323,7 +224,7 @@ impl World {
     // --- What happens around the instances ---
 
     fn publish(&mut self) {
-        let now = NOW.get();
+        let now = now();
         for device in 0..DEVICES {
             if self.publishes_at[device] > now {
                 continue;
@@ -347,7 +248,7 @@ impl World {
 
     async fn begin(&mut self, fault: Fault, number: usize, lasts: i64) {
         self.note(format_args!("{fault:?} of {number} for {lasts}"));
-        let until = NOW.get() + lasts;
+        let until = now() + lasts;
         match fault {
             Fault::Kill => {
                 self.kill(number);
@@ -360,7 +261,7 @@ impl World {
             Fault::Stop => {
                 if let Some(process) = &self.nodes[number].process {
                     let after = self.rng.i64(0..12);
-                    process.wire.stops_after.store(after, Ordering::SeqCst);
+                    process.wire.stop_after(after);
                     self.was_stopped = true;
                 }
             }
@@ -377,13 +278,13 @@ impl World {
                 for node in &mut self.nodes {
                     node.socket = None;
                     if let Some(process) = &mut node.process {
-                        process.rounds.interrupt(GapCause::Disconnected);
+                        process.intake.rounds.interrupt(GapCause::Disconnected);
                     }
                 }
             }
             Fault::Lossy => {
                 if let Some(process) = &self.nodes[number].process {
-                    process.wire.loses.store(30, Ordering::SeqCst);
+                    process.wire.lose_answers(30);
                 }
             }
         }
@@ -394,11 +295,8 @@ impl World {
         let node = &mut self.nodes[number];
         let wire = node.process.as_ref().map(|process| Arc::clone(&process.wire));
         match (fault, wire) {
-            (Fault::Stop, Some(wire)) => {
-                wire.stops_after.store(-1, Ordering::SeqCst);
-                wire.stopped.send_replace(false);
-            }
-            (Fault::Lossy, Some(wire)) => wire.loses.store(0, Ordering::SeqCst),
+            (Fault::Stop, Some(wire)) => wire.go_on(),
+            (Fault::Lossy, Some(wire)) => wire.lose_answers(0),
             (Fault::Hang, _) => node.hangs = false,
             (Fault::Net, _) => node.net = true,
             (Fault::Wire, _) => self.set_away(&[number], false),
@@ -406,7 +304,7 @@ impl World {
             (Fault::Broker, _) => {
                 self.broker_up = true;
                 for node in &mut self.nodes {
-                    node.connects_at = NOW.get() + 200;
+                    node.connects_at = now() + 200;
                 }
             }
             _ => (),
@@ -416,7 +314,7 @@ impl World {
     fn set_away(&self, numbers: &[usize], away: bool) {
         for node in self.nodes.iter().filter(|node| numbers.contains(&node.number)) {
             if let Some(process) = &node.process {
-                process.wire.away.store(away, Ordering::SeqCst);
+                process.wire.set_away(away);
             }
         }
     }
@@ -426,9 +324,7 @@ impl World {
         node.socket = None;
         (node.hangs, node.net) = (false, true);
         if let Some(process) = node.process.take() {
-            process.wire.dead.store(true, Ordering::SeqCst);
-            process.wire.stopped.send_replace(false);
-            // What it is doing fails at its next step.
+            process.wire.kill();
         }
     }
 
@@ -452,40 +348,9 @@ impl World {
 
     // --- The database ---
 
-    fn snapshot(&self) -> std::path::PathBuf {
-        self.folder.join("snapshot.db")
-    }
-
-    async fn keep_snapshot(&self) {
-        let path = self.snapshot();
-        let _none_yet = std::fs::remove_file(&path);
-        let sql = format!("VACUUM INTO '{}'", path.display());
-        self.admin.execute_unprepared(&sql).await.expect("it copies");
-    }
-
-    /// Puts the contents of the snapshot in the place of what was committed since.
     async fn fail_over(&mut self) {
         self.failed_over = true;
-        let attach = format!("ATTACH '{}' AS earlier", self.snapshot().display());
-        self.admin.execute_unprepared(&attach).await.expect("it attaches");
-        let tables = [
-            "device",
-            "status_transition",
-            "listening_interval",
-            "listener",
-            "instance",
-            "journal",
-            "delivery",
-            "device_removal",
-            "fleet_sample",
-            "sqlite_sequence",
-        ];
-        let restore = tables.map(|table| {
-            format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM earlier.{table};")
-        });
-        let restore = format!("BEGIN IMMEDIATE; {} COMMIT", restore.concat());
-        self.admin.execute_unprepared(&restore).await.expect("it restores");
-        self.admin.execute_unprepared("DETACH earlier").await.expect("it detaches");
+        self.standby_server.promote().await;
         // The numbers of the transitions that were lost are given again.
         let newest = self.transitions(None).await;
         self.known = newest.first().map_or(0, |transition| transition.sequence);
@@ -507,36 +372,36 @@ impl World {
         let store = DeviceStore::open(&self.url, OpenMode::Existing).await.expect("it opens");
         let store = store.standing_by().interfere(Arc::new(Gate(Arc::clone(&wire))));
         let found = Found::read(&store, &settings).await.expect("it reads nothing");
-        let offset = TimeDelta::milliseconds(OFFSETS.get()[number]);
         let registry = DeviceRegistry::new(settings, store, found, Arc::new(Metrics::new()))
             .with_clock(CLOCKS[number])
-            .with_clock_offset(offset)
+            .with_clock_offset(clocks_apart::offset(number))
             .start();
-        let now = NOW.get();
+        let now = now();
         let away = self.later.iter().any(|(_, other, fault)| match fault {
             Fault::Wire => *other == number,
             Fault::Away | Fault::FailOver => true,
             _ => false,
         });
-        wire.away.store(away, Ordering::SeqCst);
+        wire.set_away(away);
         let node = &mut self.nodes[number];
         node.connects_at = now + 100;
         node.process = Some(Process {
             registry,
             wire,
-            rounds: Rounds::new(Duration::from_millis(ECHO.unsigned_abs())),
-            stops: Stops::default(),
+            intake: Intake::new(
+                CLOCKS[number],
+                Duration::from_millis(ECHO.unsigned_abs()),
+                now + self.rng.i64(0..ECHO),
+            ),
             work: FuturesUnordered::new(),
-            echo_at: now + self.rng.i64(0..ECHO),
             flush_at: now + self.rng.i64(0..FLUSH),
             look_at: now + self.rng.i64(0..ECHO),
             check_at: now + self.rng.i64(0..CHECK),
-            inbox: VecDeque::new(),
         });
     }
 
     async fn run_node(&mut self, number: usize) {
-        let now = NOW.get();
+        let now = now();
         let node = &self.nodes[number];
         if node.process.is_none() {
             if now < node.starts_at {
@@ -556,14 +421,14 @@ impl World {
     }
 
     fn connect(&mut self, number: usize) {
-        let (now, up) = (NOW.get(), self.broker_up);
+        let (now, up) = (now(), self.broker_up);
         let node = &mut self.nodes[number];
         if node.socket.is_some() || !up || !node.net || now < node.connects_at {
             return;
         }
         node.socket = Some(VecDeque::new());
         if let Some(process) = &mut node.process {
-            process.rounds.begin(CLOCKS[number]());
+            process.intake.rounds.begin(CLOCKS[number]());
         }
     }
 
@@ -571,71 +436,33 @@ impl World {
     async fn take_in(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         let Some(process) = &mut node.process else { return };
-        let now = CLOCKS[number]();
-        let stop = process.stops.tick(now).map(Message::Stopped);
-        let date = process.stops.date(now);
-        process.inbox.extend(stop.map(|stop| (stop, date)));
-        if let (Some(socket), true) = (&mut node.socket, node.net) {
-            process.inbox.extend(socket.drain(..).map(|message| (message, date)));
-        }
+        let socket = node.socket.as_mut().filter(|_| node.net);
+        process.intake.take_in(socket.into_iter().flat_map(|socket| socket.drain(..)));
     }
 
     async fn hand_over(&mut self, number: usize) {
         let Some(process) = &mut self.nodes[number].process else { return };
-        let (mut heartbeats, mut proof) = (Vec::new(), None);
-        for (message, date) in process.inbox.drain(..) {
-            let now = CLOCKS[number]();
-            match message {
-                Message::Heartbeat(device) => {
-                    let mut heartbeat = Heartbeat::parse(id(&name(device)), b"", now.wall);
-                    heartbeat.date(date);
-                    heartbeats.push(heartbeat);
-                }
-                Message::Echo(token) => match process.rounds.take(token, now) {
-                    Ok(Echoed::Proves(proves)) => proof = Some(proves),
-                    Ok(Echoed::CaughtUp { stop, .. }) => {
-                        if process.stops.all_arrived(stop) {
-                            process.rounds.caught_up(now);
-                        }
-                    }
-                    Err(_) => (),
-                },
-                Message::Stopped(stop) => {
-                    process.rounds.stopped(stop, now);
-                    process.echo_at = NOW.get();
-                }
-            }
-        }
-        if !heartbeats.is_empty() {
-            let now = CLOCKS[number]();
-            let record = RecordHeartbeats { heartbeats, now };
-            process.registry.send(record).await.expect("it lives");
-        }
-        if let Some(proof) = proof {
-            let (since, until, after) = (proof.since, proof.until, proof.after);
-            let confirm = ConfirmListening { since, until, after };
-            process.registry.send(confirm).await.expect("it lives");
-        }
+        let _proven = process.intake.hand_over(&process.registry).await;
     }
 
     async fn timers(&mut self, number: usize) {
-        let now = NOW.get();
+        let now = now();
         let (up, reading) = (self.broker_up, CLOCKS[number]());
         self.tokens += 1;
         let token = EchoToken::new(self.tokens);
         let node = &mut self.nodes[number];
         let reached = up && node.net;
         let Some(process) = &mut node.process else { return };
-        if now >= process.echo_at {
-            process.echo_at = now + ECHO;
+        if now >= process.intake.echo_at {
+            process.intake.echo_at = now + ECHO;
             if let Some(socket) = &mut node.socket {
-                let missing = process.rounds.send(token, reading);
+                let missing = process.intake.rounds.send(token, reading);
                 if reached {
                     socket.push_back(Message::Echo(token));
                 }
                 if missing.is_some() {
                     // The connection is dead. It is made anew.
-                    process.rounds.interrupt(GapCause::NoEcho);
+                    process.intake.rounds.interrupt(GapCause::NoEcho);
                     node.socket = None;
                     node.connects_at = now + 200;
                 }
@@ -664,10 +491,10 @@ impl World {
     /// Waits until everything is done that was asked for, or the process is stopped in it.
     async fn await_work(&mut self, number: usize) {
         let Some(process) = &mut self.nodes[number].process else { return };
-        let mut stopped = process.wire.stopped.subscribe();
+        let wire = Arc::clone(&process.wire);
         {
             let working = std::pin::pin!(async { while process.work.next().await.is_some() {} });
-            let stopping = std::pin::pin!(stopped.wait_for(|stopped| *stopped));
+            let stopping = std::pin::pin!(wire.stops());
             let waiting = futures::future::select(working, stopping);
             let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
             assert!(waited.is_ok(), "seed {}: stuck\n{}", self.seed, self.events.borrow());
@@ -694,21 +521,18 @@ impl World {
         let marker = transition.instance.as_deref().unwrap_or_default();
         self.note(format_args!("{} is offline by {marker}", transition.device_id));
         self.outcome.marks += 1;
-        self.marks.entry(device).or_default().push(NOW.get());
+        self.marks.entry(device).or_default().push(now());
         let coverage = self.coverage(marker).await;
         let marker = number_of_node(marker);
         // In the time of the one that has marked it.
-        let here =
-            |true_time: i64| start() + TimeDelta::milliseconds(true_time + OFFSETS.get()[marker]);
-        let now = here(NOW.get());
+        let here = |true_time: i64| shown(marker, true_time);
+        let until = here(now());
         let seen = transition.last_seen_at.expect("it was heard");
-        let clocks = OFFSETS.get();
-        let apart = clocks.iter().max().expect("three") - clocks.iter().min().expect("three");
-        let error = TimeDelta::milliseconds(WAY + apart);
+        let error = TimeDelta::milliseconds(WAY) + clocks_apart::apart();
         self.is_not_too_early(transition, device, error, here(0));
         for &published in self.published[device].iter().rev() {
             let at = here(published);
-            let silent = coverage.covered(at, now);
+            let silent = coverage.covered(at, until);
             if silent > TimeDelta::milliseconds(TIMEOUT) + error * 2 {
                 break;
             }
@@ -719,7 +543,7 @@ impl World {
                     "seed {}: {} was heard at {published} and marked at {}: {transition:?}\n{}",
                     self.seed,
                     transition.device_id,
-                    NOW.get(),
+                    now(),
                     self.events.borrow()
                 );
                 break;
@@ -742,13 +566,13 @@ impl World {
             (seen - at).abs() <= error
         };
         let Some(&published) = self.published[device].iter().rev().find(is_known) else { return };
-        if NOW.get() - published <= TIMEOUT - STEP {
+        if now() - published <= TIMEOUT - STEP {
             self.outcome.unsound += 1;
             println!(
                 "seed {}: {} published at {published} and is marked at {}: {transition:?}",
                 self.seed,
                 transition.device_id,
-                NOW.get()
+                now()
             );
         }
     }
@@ -756,7 +580,7 @@ impl World {
     async fn coverage(&self, name: &str) -> Intervals {
         let ever = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
         let stays = self.commands.stays(ever.0, ever.1).await.expect("it reads");
-        let offset = TimeDelta::milliseconds(OFFSETS.get()[number_of_node(name)]);
+        let offset = clocks_apart::offset(number_of_node(name));
         let clock = ClockOffset { offset, spread: TimeDelta::zero() };
         let judge = Judge { instance: name, clock };
         let coverage = Coverage::of_stays(Duration::from_secs(1), &stays, judge);
@@ -831,14 +655,6 @@ fn plan(rng: &mut Rng, nodes: usize) -> (VecDeque<Planned>, VecDeque<i64>) {
         at += rng.i64(300..7_000);
     }
     (faults, snapshots)
-}
-
-fn name(device: usize) -> String {
-    format!("device-{device:02}")
-}
-
-fn number_of(device: &str) -> usize {
-    device.strip_prefix("device-").and_then(|number| number.parse().ok()).expect(device)
 }
 
 fn number_of_node(name: &str) -> usize {

@@ -79,6 +79,26 @@ pub fn plan(rng: &mut Rng, within: Range<i64>, members: usize) -> VecDeque<Plann
     faults
 }
 
+/// The second member hangs. For devices that die at the second time, after a last heartbeat at the
+/// third, which it has received and not written.
+pub fn one_hangs() -> (VecDeque<Planned>, i64, i64) {
+    let hangs = Planned { at: 12_000, fault: Fault::Hang, member: 1, lasts: 20_000 };
+    ([hangs].into(), 12_300, 12_200)
+}
+
+/// The third member joins at 10,000, the database fails over and loses its row, and it hangs before
+/// it notices. The others are cut off from the database meanwhile, so that they lose nothing.
+pub fn a_row_is_lost() -> VecDeque<Planned> {
+    let fault = |at, fault, member, lasts| Planned { at, fault, member, lasts };
+    let faults = [
+        fault(9_400, Fault::Wire, 0, 1_900),
+        fault(9_400, Fault::Wire, 1, 1_900),
+        fault(10_500, Fault::FailOver { loses: 600 }, 0, 300),
+        fault(10_500, Fault::Hang, 2, 20_000),
+    ];
+    faults.into()
+}
+
 mod tests {
     use super::*;
 

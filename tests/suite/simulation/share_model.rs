@@ -17,8 +17,9 @@ use heartbeatd::domain::{
     ClockOffset, Coverage, EchoToken, Echoed, GapCause, Intervals, Judge, Rounds, Stay,
 };
 
+use super::claims::Claim;
 use super::share_broker::{ConnectionId, Routing, ShareBroker, Subscription};
-use super::share_faults::{Fault, Planned, plan};
+use super::share_faults::{Fault, Planned, a_row_is_lost, one_hangs, plan};
 use crate::support::fleet::start;
 
 /// All times are in milliseconds.
@@ -50,6 +51,10 @@ pub enum Rule {
     LateRow,
     /// A flush does not look whether the earlier ones are still there.
     WithoutCount,
+    /// The group has one name at the broker, whatever the timeline of the database.
+    WithoutTimeline,
+    /// All clocks are taken for the same.
+    OneClock,
 }
 
 /// What a schedule has shown.
@@ -98,10 +103,6 @@ struct Database {
 }
 
 impl Database {
-    fn timeline(&self) -> String {
-        format!("{:08X}", self.timeline)
-    }
-
     /// Remembers what was committed until now, every now and then.
     fn remember(&mut self, now: i64) {
         if self.history.back().is_none_or(|(at, _)| now - at > 300) {
@@ -132,6 +133,16 @@ struct Around {
     fences: usize,
     /// The marks of this step: the member, the device, when that was last seen, and the coverage.
     marks: Vec<(usize, usize, DateTime<Utc>, Intervals)>,
+}
+
+impl Around {
+    /// The timeline, as far as the members know of it.
+    fn timeline(&self) -> String {
+        match self.rule {
+            Rule::WithoutTimeline => String::new(),
+            _ => format!("{:08X}", self.database.timeline),
+        }
+    }
 }
 
 /// The stay that a process knows itself to be in.
@@ -403,7 +414,7 @@ impl Member {
     fn write_row(&mut self, around: &mut Around) {
         let name = name(self.number);
         let joined_at = self.reading(around).wall;
-        let timeline = around.database.timeline();
+        let timeline = around.timeline();
         let rows = &mut around.database.rows;
         let mine = rows.stays.values_mut().filter(|row| row.stay.instance == name);
         for row in mine.filter(|row| row.stay.left_at.is_none()) {
@@ -430,7 +441,7 @@ impl Member {
     }
 
     fn subscribe(&mut self, connection: ConnectionId, around: &mut Around) {
-        let group = format!("halls.{}", around.database.timeline());
+        let group = format!("halls.{}", around.timeline());
         if around.broker.subscribe(connection, Subscription::Shared(group), around.now) {
             self.is_subscribed = true;
             self.rounds.begin(self.reading(around));
@@ -462,7 +473,7 @@ impl Member {
             if known != saves {
                 self.seen.insert(stay.listener, (saves, around.now));
             }
-            let is_of_the_past = stay.timeline != around.database.timeline();
+            let is_of_the_past = stay.timeline != around.timeline();
             let stands_still = known == saves && around.now - since > PATIENCE;
             if is_of_the_past || stands_still && self.takes_out(&stay.instance, around) {
                 let now = self.reading(around).wall;
@@ -491,8 +502,7 @@ impl Member {
             return false;
         }
         let Some(own) = &mut self.own else { return false };
-        let (rule, now, timeline) = (around.rule, around.now, around.database.timeline());
-        around.database.remember(now);
+        let (rule, timeline) = (around.rule, around.timeline());
         let Rows { stays, devices, .. } = &mut around.database.rows;
         if rule == Rule::WithoutCount {
             stays.entry(own.listener).or_insert_with(|| own.row.clone());
@@ -527,6 +537,12 @@ impl Member {
             stays.iter_mut().for_each(|stay| stay.share_group = None);
         }
         let instance = name(self.number);
+        if around.rule == Rule::OneClock {
+            // All times are taken for the judge's.
+            for stay in &mut stays {
+                (stay.instance, stay.ended_by_itself) = (instance.clone(), true);
+            }
+        }
         let judge = Judge { instance: &instance, clock: self.clock() };
         let coverage = Coverage::of_stays(millis(ECHO), &stays, judge);
         let cutoffs = coverage.cutoffs(self.reading(around).wall, millis(TIMEOUT), &[]);
@@ -552,6 +568,7 @@ pub struct World {
     later: Vec<(i64, usize, Fault)>,
     publishes_at: Vec<i64>,
     dies_at: Vec<i64>,
+    jitter: i64,
     published: Vec<Vec<i64>>,
     events: String,
     tally: Tally,
@@ -588,11 +605,39 @@ impl World {
             later: Vec::new(),
             publishes_at: (0..DEVICES).map(|_| rng.i64(0..PERIOD)).collect(),
             dies_at: (0..DEAD).map(|_| rng.i64(8_000..FAULTS.end + 4_000)).collect(),
+            jitter: 300,
             published: vec![Vec::new(); DEVICES],
             events: format!("{routing:?}\n"),
             tally: Tally::default(),
             rng,
         }
+    }
+
+    /// A failover loses the row of a member that hangs, see [`a_row_is_lost`].
+    pub fn with_a_lost_row(rule: Rule) -> Self {
+        let mut world = Self::by_device(rule, a_row_is_lost());
+        world.members[2].starts_at = 10_000;
+        world
+    }
+
+    /// A member with a fast clock hangs, see [`one_hangs`].
+    pub fn with_a_fast_clock(rule: Rule) -> Self {
+        let (faults, dies_at, publishes_at) = one_hangs();
+        let mut world = Self::by_device(rule, faults);
+        world.members[1].offset = 1_000;
+        world.dies_at.fill(dies_at);
+        world.publishes_at.fill(publishes_at % PERIOD);
+        world
+    }
+
+    /// A schedule in which each third device is given to the same member.
+    fn by_device(rule: Rule, faults: VecDeque<Planned>) -> Self {
+        let mut world = Self::new(0, rule);
+        let rng = world.rng.fork();
+        world.around.broker = ShareBroker::new(Routing::ByDevice, KEEP_ALIVE, rng);
+        (world.faults, world.jitter) = (faults, 0);
+        world.members.iter_mut().for_each(|member| member.offset = 0);
+        world
     }
 
     pub fn run(mut self) -> Tally {
@@ -607,6 +652,7 @@ impl World {
 
     fn step(&mut self) {
         let now = self.around.now;
+        self.around.database.remember(now);
         while let Some(planned) = self.faults.pop_front_if(|planned| planned.at <= now) {
             self.begin(planned);
         }
@@ -634,7 +680,7 @@ impl World {
                 self.publishes_at[device] = i64::MAX;
                 continue;
             }
-            self.publishes_at[device] += PERIOD + self.rng.i64(-300..300);
+            self.publishes_at[device] += PERIOD + self.rng.i64(-self.jitter..=self.jitter);
             if self.around.broker.publish(device, &Message::Heartbeat(device)) {
                 self.published[device].push(now);
             }
@@ -695,22 +741,19 @@ impl World {
             |true_time: i64| start() + TimeDelta::milliseconds(true_time + self.members[by].offset);
         let offsets = self.members.iter().map(|member| member.offset);
         let apart = offsets.clone().max().unwrap_or(0) - offsets.min().unwrap_or(0);
-        let error = TimeDelta::milliseconds(STEP + 10 + apart);
-        for &published in self.published[device].iter().rev() {
-            let at = here(published);
-            if listened.covered(at, here(now)) > TimeDelta::milliseconds(TIMEOUT) + error * 2 {
-                return;
-            }
-            let counts = listened.iter().any(|i| i.from + error <= at && at + error <= i.until);
-            if counts && seen < at - error {
-                let seed = self.seed;
-                self.tally.unsound.push(format!(
-                    "seed {seed}: {device} published at {published}, which counts, and is marked \
-                     at {now} by {by} as seen at {seen}\n{}",
-                    self.events
-                ));
-                return;
-            }
+        let claim = Claim {
+            listened,
+            timeout: TimeDelta::milliseconds(TIMEOUT),
+            way: TimeDelta::milliseconds(STEP + 10),
+            apart: TimeDelta::milliseconds(apart),
+        };
+        let published = self.published[device].iter().rev().map(|at| here(*at));
+        if let Some(at) = claim.contradicted_by(published, seen, here(now)) {
+            let (seed, events) = (self.seed, &self.events);
+            self.tally.unsound.push(format!(
+                "seed {seed}: {device} published at {at}, which counts, and is marked at {now} by \
+                 {by} as seen at {seen}\n{events}"
+            ));
         }
     }
 
