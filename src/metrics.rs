@@ -260,13 +260,13 @@ impl Metrics {
             outbox: add(
                 r,
                 "outbox_alerts",
-                "Alerts that wait for delivery, as of the last check",
+                "Alerts that wait for delivery, as of the last check or delivery",
                 Gauge::default(),
             ),
             outbox_age: add(
                 r,
                 "outbox_age_seconds",
-                "Age of the oldest alert that waits for delivery, as of the last check",
+                "Age of the oldest alert that waits for delivery, as of the last check, and 0 once none waits",
                 Gauge::default(),
             ),
             delivered: add(

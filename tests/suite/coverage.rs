@@ -26,6 +26,7 @@ on_both_databases! {
     a_clock_set_back_over_pruned_coverage_takes_it_out_of_the_database
     a_window_of_the_coverage_is_a_range_of_its_key_and_bounded
     no_limit_takes_a_member_of_a_share_group_away
+    the_first_instant_that_was_listened_to_is_that_of_any_instance
 }
 
 async fn confirm(fleet: &Fleet, since: i64, until: i64) {
@@ -449,4 +450,22 @@ async fn the_service_keeps_listening_when_its_clock_is_set_back() {
     // Within seconds, not within an hour.
     status(Status::Offline).await;
     app.drain().await.expect("it drains");
+}
+
+async fn the_first_instant_that_was_listened_to_is_that_of_any_instance(database: TestDatabase) {
+    let store = database.open().await;
+    assert_eq!(store.first_listened().await.expect("it reads"), None);
+    let listeners = "INSERT INTO listener (id, instance, incarnation, joined_at) \
+                     VALUES (1, 'hall-a', 1, 0), (2, 'hall-b', 2, 0), (3, 'hall-c', 3, 0)";
+    database.execute(listeners).await;
+    assert_eq!(store.first_listened().await.expect("it reads"), None, "they have only joined");
+    for (listener, from, first) in [(1, 500, 500), (1, 700, 500), (2, 300, 300), (2, 900, 300)] {
+        let [from, until] = [from, from + 10].map(|seconds| at(seconds).timestamp_millis());
+        let interval = format!(
+            "INSERT INTO listening_interval (listener, started_at, ended_at) \
+             VALUES ({listener}, {from}, {until})"
+        );
+        database.execute(&interval).await;
+        assert_eq!(store.first_listened().await.expect("it reads"), Some(at(first)));
+    }
 }
