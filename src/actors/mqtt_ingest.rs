@@ -26,7 +26,7 @@ use self::sorted::Sorted;
 use super::device_registry::DeviceRegistry;
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::domain::{GapCause, Stop};
+use crate::domain::{DatabaseTimeline, GapCause, Stop};
 use crate::inbox::{Content, Event};
 use crate::logging::outage;
 use crate::metrics::Metrics;
@@ -81,6 +81,8 @@ pub struct MqttIngest {
     listening: Listening,
     /// The number of the newest known connection. Events of an earlier one change nothing.
     newest: u64,
+    /// The subscription that the broker has not answered yet, by its connection and timeline.
+    asked: Option<(u64, DatabaseTimeline)>,
     /// True while this side ends the connection. One that is made in the meantime ends, too.
     leaving: bool,
     /// True while the missing connection is being diagnosed.
@@ -113,6 +115,7 @@ impl MqttIngest {
             confirm_interval,
             listening: Listening::Disconnected,
             newest: 0,
+            asked: None,
             leaving: false,
             diagnosing: false,
             connecting,
@@ -168,12 +171,17 @@ impl MqttIngest {
         }
     }
 
-    /// Subscribes on the newest connection. An answer that arrives when there is a newer
-    /// connection, or none, is ignored.
-    fn subscribe(&self, ctx: &mut Context<Self>) {
-        let connection = self.newest;
-        let subscribing = self.connection.subscribe(self.timeline()).into_actor(self);
+    /// Subscribes on the newest connection, unless the broker has yet to answer that. An answer
+    /// that arrives when there is a newer connection, or none, is ignored.
+    fn subscribe(&mut self, ctx: &mut Context<Self>) {
+        let (connection, timeline) = (self.newest, self.timeline());
+        let asked = Some((connection, timeline));
+        if std::mem::replace(&mut self.asked, asked) == asked {
+            return;
+        }
+        let subscribing = self.connection.subscribe(timeline).into_actor(self);
         ctx.spawn(subscribing.map(move |subscribed, ingest, ctx| {
+            ingest.asked.take_if(|answered| Some(*answered) == asked);
             if ingest.newest == connection {
                 ingest.subscribed(subscribed, ctx);
             }

@@ -249,6 +249,22 @@ async fn an_echo_before_the_answer_to_a_repeated_subscription_proves_nothing() {
 }
 
 #[actix_rt::test]
+async fn a_subscription_is_not_repeated_before_the_broker_has_answered() {
+    let scene = Scene::with_echo().await;
+    scene.subscribed(1, 1).await;
+    // A broker that has stopped: neither echoes nor answers come back.
+    let second = scene.subscription(2).await;
+    let sent = scene.broker.echoes.borrow().len();
+    // Missing echoes are told every two seconds. One is sent every 20 ms at most.
+    let more = 3 * 2_000 / 20;
+    let are_missing = || scene.broker.echoes.borrow().len() > sent + more;
+    scene.until("more echoes are missing", are_missing).await;
+    assert_eq!(scene.broker.subscriptions.borrow().len(), 2);
+    second.send(Ok(GRANTED)).expect("it is awaited");
+    scene.subscription(3).await;
+}
+
+#[actix_rt::test]
 async fn an_echo_that_was_sent_before_devices_were_shut_out_proves_nothing() {
     let scene = Scene::with_echo().await;
     scene.subscribed(1, 1).await;

@@ -91,9 +91,9 @@ impl EntryLog {
     pub(super) fn is_left_out(&mut self, node: usize, timeout: Duration, now: Instant) {
         let node = &mut self.0[node];
         node.is_left_out = true;
-        let lasts = node.missing.get_or_insert_with(|| Outage::begin(now)).lasts(now);
+        node.missing.get_or_insert_with(|| Outage::begin(now));
         warn!(
-            target: TARGET, entry = node.url, seconds = lasts.as_secs();
+            target: TARGET, entry = node.url, seconds = timeout.as_secs();
             "could not be reached for {} (heartbeat.timeout), and is left out until it can: its \
              devices have had that time to connect to another node", human(timeout)
         );
