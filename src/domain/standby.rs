@@ -331,6 +331,11 @@ impl ClockMeter {
         self.clock
     }
 
+    /// True if it has ever been measured.
+    pub fn is_measured(&self) -> bool {
+        self.is_measured
+    }
+
     /// Notes that the database's clock showed `theirs` at a moment between `asked` and
     /// `answered` by this one. An answer that took long tells nothing.
     pub fn note(&mut self, asked: DateTime<Utc>, theirs: DateTime<Utc>, answered: DateTime<Utc>) {

@@ -6,8 +6,19 @@
 //! tests with 222 let each member hear the same ones for ever, so that a member that has stopped
 //! takes its devices with it unless the group notices.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use actix::prelude::*;
+use chrono::TimeDelta;
+use futures::future::LocalBoxFuture;
+use heartbeatd::Config;
+use heartbeatd::actors::device_registry::{
+    DeviceRegistry, Found, JoinError, JoinGroup, Settings, StayEnded,
+};
+use heartbeatd::clock::{Reading, system_clock};
+use heartbeatd::metrics::Metrics;
+use heartbeatd::mqtt::EndSession;
 use publishers::RawClient;
 
 use crate::pair::{DEAD, Scene, let_pass};
@@ -329,4 +340,61 @@ async fn the_stay_of_an_instance_that_is_gone_for_good_is_ended_by_hand() {
     scene.instances[other].await_proving();
     scene.late += HOLE;
     assert_well(&mut scene).await;
+}
+
+/// A clock that is three seconds fast.
+fn fast_clock() -> Reading {
+    let now = system_clock();
+    Reading { wall: now.wall + TimeDelta::seconds(3), ..now }
+}
+
+/// Has nobody to end a session of, and nothing to hear of its own stay.
+struct Bystander;
+
+impl EndSession for Bystander {
+    fn end_session(&self, client: &str) -> LocalBoxFuture<'static, Result<(), String>> {
+        panic!("{client} has not stopped")
+    }
+}
+
+impl Actor for Bystander {
+    type Context = Context<Self>;
+}
+
+impl Handler<StayEnded> for Bystander {
+    type Result = ();
+
+    fn handle(&mut self, ended: StayEnded, _: &mut Context<Self>) {
+        panic!("{ended:?}");
+    }
+}
+
+/// If it hangs before it looks again, nobody finds out any more.
+#[actix_rt::test]
+async fn a_member_says_with_its_first_row_how_far_its_clock_is_off() {
+    let database = TestDatabase::postgres();
+    let commands = database.open().await;
+    let mut config = Config::default();
+    config.mqtt.share_group = Some(GROUP.to_owned());
+    let settings = Settings::from(&config);
+    let store = commands.clone().in_a_group();
+    let found = Found::read(&store, &settings).await.expect("it reads nothing");
+    let registry = DeviceRegistry::new(settings, store, found, Arc::new(Metrics::new()))
+        .in_a_group(Arc::new(Bystander))
+        .with_clock(fast_clock)
+        .start();
+    let ended = Bystander.start();
+    let joined = loop {
+        let ended = ended.clone().recipient();
+        let join = JoinGroup { connection: 1, connected_at: fast_clock().wall, ended };
+        match registry.send(join).await.expect("it lives") {
+            // The machine is busy.
+            Err(JoinError::ClockUnknown) => (),
+            joined => break joined,
+        }
+    };
+    joined.expect("it joins");
+    let listeners = commands.listeners().await.expect("it reads");
+    let offset = listeners.last().expect("it has joined").peer.clock.offset;
+    assert!((offset - TimeDelta::seconds(3)).abs() < TimeDelta::milliseconds(100), "{offset}");
 }

@@ -43,6 +43,9 @@ pub enum JoinError {
     /// Nothing that this instance proves would count.
     #[error("the clocks of the instances differ by too much")]
     ClocksDiffer,
+    /// Whatever this instance proves would be taken for the time of the database's clock.
+    #[error("the database takes too long to tell its time, by which the own clock is measured")]
+    ClockUnknown,
 }
 
 /// Says that a stay in the group is over, so that the connection has to be made anew.
@@ -155,18 +158,27 @@ impl DeviceRegistry {
         let joining = flushing.then(move |(turn, flushed), registry, _| {
             let store = registry.shared.store.clone();
             let member = registry.shared.settings.member();
+            let (mut meter, clock) = (registry.part.meter, registry.part.clock);
             let joining = async move {
                 match flushed {
                     // Whoever was taken out of the group has nothing more to write.
                     Ok(()) | Err(StoreError::Forgotten) => (),
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
-                store.join_group(&member, connected_at).await
+                if !meter.is_measured() {
+                    store.measure_clock(&mut meter, clock).await?;
+                }
+                if !meter.is_measured() {
+                    return Err(JoinError::ClockUnknown);
+                }
+                Ok((store.join_group(&member, connected_at).await?, meter))
             };
             joining.into_actor(registry).map(move |joined, _, _| (turn, joined))
         });
         Box::pin(joining.map(move |(turn, joined), registry, _| {
-            let joined = registry.joined(joined?, connected_at, Stay { connection, ended });
+            let (joined, meter) = joined?;
+            registry.part.meter = meter;
+            let joined = registry.joined(joined, connected_at, Stay { connection, ended });
             drop(turn);
             joined
         }))

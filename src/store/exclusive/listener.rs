@@ -213,10 +213,48 @@ impl DeviceStore {
             })
             .await?;
         store.is_counted();
+        self.note_clock(meter, measured);
+        Ok(sight)
+    }
+
+    /// Measures the clock against the database's, once more. An answer that took long tells
+    /// nothing, and neither does SQLite, which is on the same machine.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn measure_clock(&self, meter: &mut ClockMeter, clock: Clock) -> Result<()> {
+        let sql = format!("SELECT {} AS now", self.now_sql());
+        let measured = self
+            .read("read the database's clock", async |db| {
+                let asked = clock().wall;
+                let row = self.select(db, &sql, []).await?.pop();
+                let answered = clock().wall;
+                let theirs = row.map(|row| time("now", &row)).transpose()?.flatten();
+                Ok(theirs.map(|theirs| (asked, theirs, answered)))
+            })
+            .await?;
+        self.note_clock(meter, measured);
+        Ok(())
+    }
+
+    /// Takes in a measurement, with which everything is written from now on.
+    fn note_clock(&self, meter: &mut ClockMeter, measured: Option<Measured>) {
         if let Some((asked, theirs, answered)) = measured {
             meter.note(asked, theirs, answered);
         }
-        Ok(sight)
+        if let Some(exclusive) = &self.exclusive {
+            exclusive.fence.set_clock(meter.clock());
+        }
+    }
+
+    /// The time of the database, in milliseconds. Null on SQLite.
+    fn now_sql(&self) -> &'static str {
+        match self.backend() {
+            DbBackend::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+            // On the same machine.
+            _ => "CAST(NULL AS bigint)",
+        }
     }
 
     async fn note_standby(
@@ -279,11 +317,7 @@ impl DeviceStore {
         me: i64,
         clock: Clock,
     ) -> Result<(Sight, Option<Measured>), DbErr> {
-        let now = match self.backend() {
-            DbBackend::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
-            // On the same machine.
-            _ => "CAST(NULL AS bigint)",
-        };
+        let now = self.now_sql();
         let sql = format!(
             "SELECT {COLUMNS}, {now} AS now FROM listener LEFT JOIN instance ON instance.id = 1 \
              WHERE left_at IS NULL OR listener.id = instance.listener ORDER BY listener.id"
