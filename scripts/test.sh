@@ -10,7 +10,7 @@ install_packages cmake cc:gcc c++:g++ make pkg-config /usr/include/openssl/ssl.h
     curl mosquitto mosquitto_pub:mosquitto-clients \
     /usr/lib/python3/dist-packages/paho/mqtt/client.py:python3-paho-mqtt \
     '/usr/lib/postgresql/*/bin/initdb:postgresql' pgbouncer promtool:prometheus chromedriver:chromium-driver npm openssl \
-    systemd-analyze:systemd valgrind
+    systemd-analyze:systemd '/usr/lib/*/faketime/libfaketimeMT.so.1:libfaketime' valgrind
 need_cargo
 
 step() { printf '\n== %s\n' "$*"; "$@"; }

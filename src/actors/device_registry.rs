@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 use self::buffer::Buffer;
-use self::clock_step::{ClockSteps, tell};
+use self::clock_step::{ClockSteps, Told};
 use self::database_watch::DatabaseWatch;
 use self::fleet_watch::FleetWatch;
 use self::flush::Flushed;
@@ -49,7 +49,7 @@ use self::standby::Part;
 pub use self::standby::{Leave, LookAround};
 use self::sweep::{Sweep, Swept};
 use crate::actors::bounds::Bounds;
-use crate::board::{Board, ClockSet, FleetSilence};
+use crate::board::{Board, FleetSilence};
 use crate::clock::{Clock, system_clock};
 use crate::config::DevicesConfig;
 use crate::domain::{
@@ -501,19 +501,29 @@ impl DeviceRegistry {
     /// Compares a reading with earlier ones.
     fn observe(&mut self, now: Reading) {
         let step = self.shared.clock.lock().observe(now, &mut self.coverage);
-        tell(step.and_then(|step| self.note_step(step)));
+        step.into_iter().for_each(|step| self.note_step(step));
     }
 
-    fn note_step(&mut self, step: ClockStep) -> Option<clock_step::Told> {
+    fn note_step(&mut self, step: ClockStep) {
         self.part.meter.was_set(step.by);
-        self.shared.board.change(|facts| facts.clock_set(ClockSet { at: step.at, by: step.by }));
-        self.clock_steps.note(step)
+        self.tell_step(|steps| steps.note(step));
+    }
+
+    /// Logs a step of the clock, if one is to be logged now, and shows the newest.
+    fn tell_step(&mut self, take: impl FnOnce(&mut ClockSteps) -> Option<Told>) {
+        let told = take(&mut self.clock_steps);
+        if let Some(step) = told {
+            step.tell();
+        }
+        if let Some(known) = self.clock_steps.known().or(told.and_then(Told::known)) {
+            self.shared.board.change(|facts| facts.clock_set(known));
+        }
     }
 
     /// Takes in the times of heartbeats, and corrects those that lie in the future.
     fn receive(&mut self, heartbeats: &mut [Heartbeat]) {
         let step = self.shared.clock.lock().receive(heartbeats, &mut self.coverage);
-        tell(step.and_then(|step| self.note_step(step)));
+        step.into_iter().for_each(|step| self.note_step(step));
     }
 
     /// Notes a gap.
@@ -525,7 +535,7 @@ impl DeviceRegistry {
         }
         self.journal.note(gap.until, Happening::Gap { from: gap.from, cause });
         match cause {
-            GapCause::ClockStep => tell(self.clock_steps.note_gap(gap)),
+            GapCause::ClockStep => self.tell_step(|steps| steps.note_gap(gap)),
             cause => lines::gap(gap, cause, seconds),
         }
     }
@@ -543,7 +553,7 @@ impl DeviceRegistry {
     /// on the database that gets no further.
     fn watch(&mut self) {
         let now = Instant::now();
-        tell(self.clock_steps.overdue(now));
+        self.tell_step(|steps| steps.overdue(now));
         self.database.look(now, self.buffer.len());
         self.show_health();
         if self.part.leads {
@@ -605,7 +615,7 @@ impl DeviceRegistry {
 
     /// Logs a step of the clock if everything is known about it, now that a check has ended.
     fn tell_of_the_clock(&mut self, now: Reading) {
-        tell(self.clock_steps.checked(now));
+        self.tell_step(|steps| steps.checked(now));
         self.clock_steps.tell_of_others();
     }
 }
@@ -659,17 +669,17 @@ impl Handler<ConfirmListening> for DeviceRegistry {
         self.all_arrived(until);
         match self.coverage.confirm(since, until, after) {
             Confirmed::Extended | Confirmed::Began { gap: None } => {
-                tell(self.clock_steps.proven());
+                self.tell_step(ClockSteps::proven);
             }
             Confirmed::Began { gap: Some((gap, cause)) } => {
                 if self.part.writes {
                     self.note_gap(gap, cause);
                 }
-                tell(self.clock_steps.proven());
+                self.tell_step(ClockSteps::proven);
             }
             Confirmed::SteppedBack { by } => {
                 let step = self.shared.clock.lock().set_back(by, until);
-                tell(self.note_step(step));
+                self.note_step(step);
             }
         }
         if self.part.leads {
@@ -739,7 +749,7 @@ impl Handler<Flush> for DeviceRegistry {
 
     fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
         // This message comes when the service ends, so nothing more becomes known.
-        tell(self.clock_steps.take());
+        self.tell_step(ClockSteps::take);
         Box::pin(self.flush())
     }
 }

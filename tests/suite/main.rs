@@ -43,6 +43,7 @@ mod opening;
 mod outage;
 mod outages;
 mod page;
+mod page_states;
 mod pair;
 mod panics;
 mod past;

@@ -13,6 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use log::{info, warn};
 
 use super::TARGET;
+use crate::board::ClockSet;
 use crate::domain::{ClockStep, GapCause, Interval, Reading};
 use crate::views::text;
 
@@ -75,6 +76,12 @@ impl ClockSteps {
         step.by = step.by.into_iter().chain([by]).max_by_key(TimeDelta::abs);
         step.before = step.before.or(before);
         told
+    }
+
+    /// What is known so far of a step that is not logged yet.
+    pub(super) fn known(&self) -> Option<ClockSet> {
+        let Step { at, by, .. } = self.untold.as_ref()?;
+        Some(ClockSet { at: *at, by: (*by)? })
     }
 
     /// Notes the gap that a step has caused. Returns an earlier step that this one is not
@@ -160,19 +167,17 @@ impl Step {
     }
 }
 
-/// Logs a step, if there is one to be logged.
-pub(super) fn tell(step: Option<Told>) {
-    if let Some(step) = step {
-        step.tell();
-    }
-}
-
 impl Told {
-    fn tell(self) {
+    /// The step as people are told it. `None` if only its gap is known.
+    pub(super) fn known(self) -> Option<ClockSet> {
+        Some(ClockSet { at: self.at, by: self.by? })
+    }
+
+    pub(super) fn tell(self) {
         let Self { at, by, gap, devices } = self;
         let amount = by.or(gap.map(|gap| gap.length())).unwrap_or_default();
         let seconds = amount.num_milliseconds().abs() as f64 / 1000.0;
-        let in_words = text::duration(amount.abs());
+        let in_words = text::duration(rounded(amount.abs()));
         let what = match by {
             Some(by) if by < TimeDelta::zero() => format!(
                 "the clock was set back by {in_words}; devices last seen in its future count as \
@@ -193,6 +198,13 @@ impl Told {
             }
         }
     }
+}
+
+/// The amount of a step in whole seconds, from ten seconds on. It is measured to some
+/// milliseconds, so an hour would be told as 59 min 59 s.
+fn rounded(amount: TimeDelta) -> TimeDelta {
+    let millis = amount.num_milliseconds();
+    if millis < 10_000 { amount } else { TimeDelta::seconds(millis.saturating_add(500) / 1_000) }
 }
 
 #[cfg(test)]

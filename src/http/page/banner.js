@@ -73,12 +73,15 @@ function waitsLong(of) {
     && Date.parse(of.now) - Date.parse(of.undelivered_since) > WAITS_LONG;
 }
 
+// Two readings measure a step to some milliseconds, so nobody is told 59 min 59 s of an hour.
+const amount = (seconds) => duration(Math.abs(seconds) < 10 ? seconds : Math.round(seconds));
+
 function Notes({ of }) {
   const step = of.clock_step;
   const reload = (event) => { event.preventDefault(); location.reload(); };
   return html`
     ${step && html`<${Note} glyph="clock" title=${
-      strings.clock[step.by_seconds < 0 ? 'back' : 'forward'](duration(step.by_seconds))}>
+      strings.clock[step.by_seconds < 0 ? 'back' : 'forward'](amount(step.by_seconds))}>
       <p class="detail"><${Time} at=${step.at} /> · ${strings.clock.detail}</p></${Note}>`}
     ${waitsLong(of) && html`<${Note} glyph="note" title=${
       strings.undelivered(count(of.undelivered_alerts), of.undelivered_alerts === 1)} />`}
