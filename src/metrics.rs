@@ -396,7 +396,7 @@ impl Metrics {
                 let _at_zero = family.get_or_create(&Reason { reason });
             }
         }
-        self.set_listeners([0; 3], false);
+        self.set_listeners([0; 3]);
         self.set_entries([0; 3]);
         for field in payload::FIELDS {
             let _at_zero = self.fields_dropped.get_or_create(&Field { field });
@@ -437,13 +437,17 @@ impl Metrics {
         self.max_files.set(i64::try_from(max).unwrap_or(i64::MAX));
     }
 
-    /// Sets the number of instances, and if this one is the active one.
-    pub(crate) fn set_listeners(&self, [active, standby, member]: [u64; 3], is_active: bool) {
+    /// Sets if this instance is the active one.
+    pub(crate) fn set_active(&self, is_active: bool) {
+        self.active.set(i64::from(is_active));
+    }
+
+    /// Sets the number of instances.
+    pub(crate) fn set_listeners(&self, [active, standby, member]: [u64; 3]) {
         for (state, count) in [("active", active), ("standby", standby), ("member", member)] {
             let gauge = self.listeners.get_or_create(&State { state });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        self.active.set(i64::from(is_active));
     }
 
     /// Sets the number of other nodes at which devices enter, in the order of [`NodeState::ALL`].

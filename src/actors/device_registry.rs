@@ -316,7 +316,8 @@ impl DeviceRegistry {
     ) -> Self {
         let Found { listener, counts, outages, coverage } = found;
         metrics.set_devices(&counts);
-        metrics.set_listeners([u64::from(listener.is_some()), 0, 0], listener.is_some());
+        metrics.set_listeners([u64::from(listener.is_some()), 0, 0]);
+        metrics.set_active(listener.is_some());
         let registered = counts.values().sum();
         let board = Board::new(settings.confirm_interval, settings.timeout);
         board.change(|facts| {
@@ -531,12 +532,13 @@ impl DeviceRegistry {
         let seconds = gap.length().num_milliseconds() as f64 / 1000.0;
         self.shared.metrics.blind(seconds);
         if self.is_in_a_group() {
-            return lines::gap(gap, cause, seconds);
+            return lines::gap(gap, cause, &[], seconds);
         }
-        self.journal.note(gap.until, Happening::Gap { from: gap.from, cause });
+        self.journal
+            .note(gap.until, Happening::Gap { from: gap.from, cause, instances: Vec::new() });
         match cause {
             GapCause::ClockStep => self.tell_step(|steps| steps.note_gap(gap)),
-            cause => lines::gap(gap, cause, seconds),
+            cause => lines::gap(gap, cause, &[], seconds),
         }
     }
 
@@ -707,6 +709,8 @@ impl Handler<CheckOffline> for DeviceRegistry {
         let began = Instant::now();
         self.observe(now);
         if !self.part.leads {
+            // Whatever has failed is for the active one to make up for.
+            self.failed_checks = None;
             return Box::pin(
                 self.look_at_the_fleet(now.wall).map(|(), _, _| Err(CheckError::StandingBy)),
             );

@@ -165,7 +165,10 @@ impl MqttIngest {
     fn proven(&self) -> Listening {
         match self.listening {
             Listening::Subscribed if self.echoes.are_missing() => Listening::Unproven,
-            Listening::Subscribed if self.echoes.lack_an_entry() => Listening::LacksEntry,
+            // A member of a group does not even subscribe then.
+            Listening::Subscribed | Listening::Connected if self.echoes.lack_an_entry() => {
+                Listening::LacksEntry
+            }
             Listening::Subscribed if self.echoes.are_incomplete() => Listening::Incomplete,
             listening => listening,
         }

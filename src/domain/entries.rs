@@ -118,10 +118,15 @@ impl Entries {
         self.follow();
     }
 
-    /// Begins a round that listens since an earlier instant, see [`Rounds::begin_since`].
+    /// Begins a round that listens since an earlier instant, see [`Rounds::begin_since`]: that at
+    /// which a member has joined its group.
+    ///
+    /// No node gives a member heartbeats before it knows of the subscription. So when the first of
+    /// them is given, the way from that node works, as if an echo had just come back.
     pub fn begin_since(&mut self, since: DateTime<Utc>, now: Reading) {
         self.rounds.begin_since(since, now);
         self.follow();
+        self.nodes.iter_mut().for_each(|node| node.begin_since(since));
     }
 
     /// Begins a new round because something was missed just now, while the listening goes on.
@@ -200,6 +205,11 @@ impl Entries {
             }
         };
         Ok(Returned { latency, node, echoed: self.proof(latency).map(Echoed::Proves) })
+    }
+
+    /// True if a node is left out.
+    pub fn is_gone(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.state == NodeState::Gone)
     }
 
     /// The number of other nodes in each state, in the order of [`NodeState::ALL`].
@@ -304,6 +314,10 @@ impl Node {
         // It may have been reached until just before it was found that it cannot be.
         let unreached = self.unreached.map_or(Duration::ZERO, |unreached| unreached + passed);
         self.unreached = (!is_reached).then_some(unreached);
+    }
+
+    fn begin_since(&mut self, since: DateTime<Utc>) {
+        self.proven = Some(Proven { since, until: since, newest: self.due });
     }
 
     fn send(&mut self, token: Option<EchoToken>, now: Reading) {
@@ -459,6 +473,30 @@ mod tests {
             }
             proven
         }
+    }
+
+    #[test]
+    fn the_first_echoes_prove_what_a_member_was_given_since_it_joined() {
+        let mut cluster = Cluster::of(2);
+        let joins = |cluster: &mut Cluster| {
+            let joined_at = cluster.now.wall;
+            cluster.pass(Duration::from_secs(1));
+            cluster.entries.begin_since(joined_at, cluster.now);
+        };
+        cluster.tick(&[true; 2], &[true; 2]);
+        joins(&mut cluster);
+        assert_eq!(cluster.tick(&[true; 2], &[true; 2]), Some((5, 11)));
+        joins(&mut cluster);
+        assert_eq!(
+            cluster.tick(&[true; 2], &[true, false]),
+            Some((11, 11)),
+            "before it was given any"
+        );
+        assert_eq!(cluster.tick(&[true; 2], &[true; 2]), Some((22, 22)), "one was lost");
+        joins(&mut cluster);
+        cluster.entries.interrupt(GapCause::NoEcho);
+        cluster.entries.begin(cluster.now);
+        assert_eq!(cluster.tick(&[true; 2], &[true; 2]), Some((28, 28)), "of another round");
     }
 
     #[test]

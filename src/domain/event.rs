@@ -32,6 +32,9 @@ pub enum Happening {
         from: DateTime<Utc>,
         /// The reason.
         cause: GapCause,
+        /// The members of a share group that have not proven it, by their `mqtt.client_id`. Empty
+        /// without a group.
+        instances: Vec<String>,
     },
     /// Listening was proven for the first time, or again.
     Listening,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-pub use self::members::Stuck;
+pub use self::members::{Out, Stuck};
 use super::{ClockOffset, DatabaseTimeline, Happening};
 
 /// The number of intervals, and of looks, for which the row of the active instance must not
@@ -138,10 +138,13 @@ pub struct Vigil {
     seen: BTreeMap<i64, Seen>,
     /// The time since which nobody has the right.
     free_since: Option<Instant>,
-    /// The number of times that others took over from this one in quick succession.
+    /// The number of times that others took over from this one in quick succession, or took it out
+    /// of their group.
     fenced: u32,
+    /// The last of these times.
+    fenced_at: Option<Instant>,
     /// The time since which this one writes.
-    active_since: Option<Instant>,
+    writes_since: Option<Instant>,
 }
 
 /// What was seen of one row.
@@ -191,7 +194,8 @@ impl Vigil {
             seen: BTreeMap::new(),
             free_since: None,
             fenced: 0,
-            active_since: None,
+            fenced_at: None,
+            writes_since: None,
         }
     }
 
@@ -208,23 +212,26 @@ impl Vigil {
 
     /// Notes that this instance has the right to write from now on.
     pub fn took_over(&mut self, now: Instant) {
-        self.active_since = Some(now);
+        self.writes_since.get_or_insert(now);
         self.free_since = None;
     }
 
-    /// Notes that another one has taken over. Two that take over from each other in turn wait
-    /// longer and longer before they do so again.
+    /// Notes that another one has taken over, or taken this one out of the group. Two that take over
+    /// from each other in turn wait longer and longer before they do so again.
     pub fn was_fenced(&mut self, now: Instant) {
-        let active = self.active_since.take().map(|since| now.saturating_duration_since(since));
-        let was_long = active.is_none_or(|active| active >= LONGEST_WAIT);
+        let wrote = self.writes_since.take().map(|since| now.saturating_duration_since(since));
+        let was_long = wrote.is_none_or(|wrote| wrote >= LONGEST_WAIT);
         self.fenced = if was_long { 1 } else { self.fenced.saturating_add(1) };
+        self.fenced_at = Some(now);
         self.missed();
     }
 
-    /// The number of times that others took over from this one, or took it out of their group, in
-    /// quick succession.
-    pub fn times_fenced(&self) -> u32 {
-        self.fenced
+    /// The time for which the active instance has to stand still for this one to take over.
+    fn wait(&self, now: Instant) -> Duration {
+        let calm = |at| now.saturating_duration_since(at) >= LONGEST_WAIT.max(self.patience());
+        let times = if self.fenced_at.is_none_or(calm) { 0 } else { self.fenced };
+        let doubled = self.patience().saturating_mul(1 << times.min(10));
+        doubled.min(LONGEST_WAIT.max(self.patience()))
     }
 
     /// Notes what a look has shown. `proves` is true if this instance proves at this time that
@@ -246,7 +253,12 @@ impl Vigil {
             Some(active) if !active.has_left => {
                 self.free_since = None;
                 !(self.in_group && active.is_member())
-                    && self.stands_still(active, proves, self.turn(sight, now), now)
+                    && self.stands_still(
+                        active,
+                        proves,
+                        self.wait(now) + self.turn(sight, now),
+                        now,
+                    )
             }
             _ => {
                 let since = *self.free_since.get_or_insert(now);
@@ -256,11 +268,9 @@ impl Vigil {
         if is_over { Duty::TakeOver(sight.active().cloned()) } else { Duty::StandBy }
     }
 
-    /// True if the active instance does nothing, or proves nothing although this one does.
-    fn stands_still(&self, active: &Peer, proves: bool, turn: Duration, now: Instant) -> bool {
-        let Some(seen) = self.seen.get(&active.id) else { return false };
-        let doubled = self.patience().saturating_mul(1 << self.fenced.min(10));
-        let wait = doubled.min(LONGEST_WAIT.max(self.patience())) + turn;
+    /// True if another one does nothing for `wait`, or proves nothing although this one does.
+    fn stands_still(&self, other: &Peer, proves: bool, wait: Duration, now: Instant) -> bool {
+        let Some(seen) = self.seen.get(&other.id) else { return false };
         seen.saves.is_still_for(wait, now) || proves && seen.proven.is_still_for(wait, now)
     }
 
@@ -508,6 +518,10 @@ mod tests {
         standby.vigil.took_over(standby.began);
         standby.vigil.was_fenced(standby.began + LONGEST_WAIT);
         assert_eq!(standby.takes_over(false, still), Some(40), "it had been well for long");
+        let works_for = |second: u64| vec![peer(1, "a", second.min(300) as i64), peer(2, "b", 1)];
+        let mut calm = Standby::of(2);
+        calm.vigil.was_fenced(calm.began);
+        assert_eq!(calm.takes_over(false, works_for), Some(320), "that is long ago");
     }
 
     #[test]

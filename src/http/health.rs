@@ -48,7 +48,7 @@ pub(super) async fn readyz(state: Data<State>) -> HttpResponse {
         Ok(Listening::Subscribed) => "subscribed",
         Ok(Listening::Unproven) => "subscribed, but no echo comes back",
         Ok(Listening::LacksEntry) => {
-            "subscribed, but no echo comes back through a node of mqtt.entry_urls"
+            "connected, but no echo comes back through a node of mqtt.entry_urls"
         }
         Ok(Listening::Incomplete) => {
             "subscribed, but not everybody is heard: messages are thrown away, or devices kept out"

@@ -247,6 +247,10 @@ impl Connection for Client {
         self.entries.urls()
     }
 
+    fn reaches(&self, node: usize) -> bool {
+        self.entries.reaches(node)
+    }
+
     fn send_echo_through(&self, node: usize, token: EchoToken) -> bool {
         let topic = self.echo_topic.as_deref();
         topic.is_some_and(|topic| self.entries.send_echo(node, topic, token))

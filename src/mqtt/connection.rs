@@ -65,6 +65,11 @@ pub trait Connection {
         &[]
     }
 
+    /// True if there is a connection to another node, by its place among [`entries`](Self::entries).
+    fn reaches(&self, _node: usize) -> bool {
+        false
+    }
+
     /// Publishes an echo through another node, by its place among [`entries`](Self::entries). It
     /// comes back as any other. False if there is no connection to that node.
     fn send_echo_through(&self, _node: usize, _token: EchoToken) -> bool {

@@ -71,12 +71,17 @@ impl Entries {
         }
     }
 
+    /// True if there is a connection to a node.
+    pub(super) fn reaches(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.paho.is_connected())
+    }
+
     /// Publishes an echo through a node. False if there is no connection to it.
     pub(super) fn send_echo(&self, node: usize, topic: &str, token: EchoToken) -> bool {
-        let Some(Node { paho, .. }) = self.nodes.get(node) else { return false };
-        if !paho.is_connected() {
+        if !self.reaches(node) {
             return false;
         }
+        let Some(Node { paho, .. }) = self.nodes.get(node) else { return false };
         let qos = i32::from(self.qos.load(Ordering::SeqCst));
         let message = paho::Message::new(topic, token.to_string(), qos);
         // An echo that could not be sent does not come back, which is noticed anyway.

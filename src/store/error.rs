@@ -93,12 +93,18 @@ pub enum StoreError {
         holder: Option<Holder>,
     },
     /// The database has lost what this service had written, as after a failover to a server that
-    /// lagged behind, or somebody has ended the service's stay.
+    /// lagged behind. Or it may have: a group does not know who had joined.
     #[error(
         "the database does not have what this service has written; what was not written since \
          is thrown away"
     )]
     Forgotten,
+    /// Somebody has ended the stay of this member of a group, because it had stopped.
+    #[error(
+        "this instance was taken out of its group, because it had stopped or proved nothing; what was \
+         not written is thrown away"
+    )]
+    TakenOut,
     /// Another service writes, and this one stands by.
     #[error("another instance writes to the database, and this one stands by")]
     StandingBy,

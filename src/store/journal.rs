@@ -10,6 +10,7 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
     QueryOrder, QueryResult, Value,
 };
+use serde_json::json;
 
 use super::reading::Reader;
 use super::rows::{self, Columns, Type};
@@ -217,8 +218,9 @@ fn values(entry: &Entry) -> [Value; ENTRY.len()] {
         Happening::Removed { device } => {
             ["removed".into(), at, device.as_str().into(), no_time(), none(), none()]
         }
-        Happening::Gap { from, cause } => {
-            ["gap".into(), at, none(), millis(*from).into(), cause.as_str().into(), none()]
+        Happening::Gap { from, cause, instances } => {
+            let detail = (!instances.is_empty()).then(|| json!(instances).to_string());
+            ["gap".into(), at, none(), millis(*from).into(), cause.as_str().into(), detail.into()]
         }
         Happening::Listening => ["listening".into(), at, none(), no_time(), none(), none()],
         Happening::TookOver { from, by } => {
@@ -248,6 +250,11 @@ fn entry(row: &QueryResult) -> Result<(i64, Entry), DbErr> {
         "gap" => Happening::Gap {
             from: time("since", row)?.unwrap_or(at),
             cause: GapCause::named(&text("name")?).ok_or_else(|| wrong("an unknown cause"))?,
+            instances: match row.try_get::<Option<String>>("", "detail")? {
+                Some(names) => serde_json::from_str(&names)
+                    .map_err(|_| wrong("instances that are not a list of names"))?,
+                None => Vec::new(),
+            },
         },
         "listening" => Happening::Listening,
         "took_over" => Happening::TookOver { from: text("name")?, by: text("detail")? },

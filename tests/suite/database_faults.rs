@@ -4,7 +4,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use actix::prelude::*;
+use heartbeatd::actors::device_registry::{
+    DeviceRegistry, Flush, Found, LookAround, RecordHeartbeats, Settings,
+};
+use heartbeatd::clock::system_clock;
 use heartbeatd::domain::{Change, Heartbeat, Interval, Listened, Status};
+use heartbeatd::metrics::Metrics;
 use heartbeatd::store::{
     DeviceStore, Interference, Interfering, Member, OpenMode, Outcome, Point, Proven, Recorded,
     RecordingRules, StoreError,
@@ -295,4 +301,33 @@ async fn a_batch_of_which_the_database_refuses_everything_ends(database: TestDat
     assert_eq!(refused(&recorded), ids);
     let listened = store.listened("test", start(), at(1)).await.expect("it reads");
     assert_eq!(listened.len(), 1);
+}
+
+/// It does not wait for its next look at the others, a whole echo interval later.
+#[actix_rt::test]
+async fn whoever_finds_that_the_database_has_lost_its_saves_is_not_the_active_one_at_once() {
+    let database = TestDatabase::postgres();
+    let store = database.open().await.standing_by();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let settings = Settings {
+        look_interval: day,
+        flush_interval: day,
+        ..Settings::from(&heartbeatd::Config::default())
+    };
+    let found = Found::read(&store, &settings).await.expect("it reads");
+    let metrics = Arc::new(Metrics::new());
+    let registry = DeviceRegistry::new(settings, store, found, Arc::clone(&metrics)).start();
+    let is_active = |value: &str| {
+        let page = metrics.encode().expect("it prints");
+        assert!(page.contains(&format!("heartbeatd_active {value}")), "{page}");
+    };
+    registry.send(LookAround { now: system_clock() }).await.expect("it lives");
+    is_active("1");
+    database.execute("UPDATE listener SET saves = saves - 1").await;
+    let now = system_clock();
+    let heartbeats = vec![Heartbeat::parse(id("pump"), b"", now.wall)];
+    registry.send(RecordHeartbeats { heartbeats, now }).await.expect("it lives");
+    // The burst may have ended and been written before.
+    let _written_or_not = registry.send(Flush).await.expect("it lives");
+    is_active("0");
 }

@@ -5,6 +5,7 @@ use publishers::Devices;
 use servers::mosquitto::Mosquitto;
 use servers::{eventually, log::is_event};
 
+use crate::pair::blind_for_no_busy_machine;
 use crate::support::database::TestDatabase;
 use crate::support::events::{ENTRY_BACK, ENTRY_LEFT_OUT, ENTRY_MISSING};
 use crate::support::proxy::Proxy;
@@ -158,6 +159,104 @@ fn nobody_goes_offline_by_a_pair_while_the_nodes_are_cut_off_from_each_other() {
 #[test]
 fn nobody_goes_offline_by_a_group_while_the_nodes_are_cut_off_from_each_other() {
     nobody_goes_offline_by_several_instances(Some("fleet"));
+}
+
+/// A group of two that is subscribed at the near node. The second one reaches the far node by a
+/// way of its own.
+struct Pair {
+    cluster: Cluster,
+    database: TestDatabase,
+    way: Proxy,
+    places: [Place; 2],
+    services: [Service; 2],
+}
+
+impl Pair {
+    /// With a timeout that is much longer than a member that has stopped is waited for.
+    fn in_a_group() -> Self {
+        let (cluster, database) = (Cluster::start(), TestDatabase::postgres());
+        let way = Proxy::to(cluster.far.port);
+        let nodes = [cluster.far.url(), format!("mqtt://127.0.0.1:{}", way.port)];
+        let places = ["hall-a", "hall-b"].map(|name| {
+            let far = &nodes[usize::from(name == "hall-b")];
+            let place = cluster
+                .place()
+                .with("MQTT__ENTRY_URLS", &format!("{}, {far}", cluster.near.url()))
+                .with("MQTT__CLIENT_ID", name)
+                .with("MQTT__SHARE_GROUP", "fleet")
+                .with("MQTT__SETTLE", "0s")
+                .with("HEARTBEAT__TIMEOUT", "8s");
+            place.with("DATABASE__URL", &database.url)
+        });
+        let services = places.each_ref().map(|place| {
+            let service = place.start();
+            await_proving(&service);
+            service
+        });
+        Self { cluster, database, way, places, services }
+    }
+
+    /// Waits until a stay of this instance has ended in this way.
+    fn await_stay(&self, instance: &str, how: &str) {
+        eventually("a stay has ended", || {
+            let listed = self.places[0].json(&["group", "list", "--all", "--json"]);
+            let mut listed = listed.as_array().expect("an array").iter();
+            listed.find(|l| l["instance"] == instance && l["state"] == how).map(|_| ())
+        });
+    }
+
+    fn log(&self) -> String {
+        self.services.each_ref().map(|service| service.log().join("\n")).join("\n")
+    }
+}
+
+fn await_proving(service: &Service) {
+    service.await_listening();
+    await_more(service, ECHOED, 2.0 * 4.0);
+}
+
+/// It is as a member that has stopped, and is no member until it reaches the node again.
+#[test]
+fn a_member_that_alone_cannot_reach_a_node_blinds_the_group_until_it_is_taken_out_of_it() {
+    let pair = Pair::in_a_group();
+    let devices = live(pair.cluster.far.port, &FAR);
+    await_online(&pair.places[0], &FAR);
+    pair.way.refuse();
+    pair.await_stay("hall-b", "fenced");
+    let [well, lacks] = &pair.services;
+    lacks.await_event(ENTRY_MISSING);
+    assert_eq!(well.events(ENTRY_MISSING), Vec::<String>::new());
+    await_more(well, ECHOED, 4.0);
+
+    let blind = "heartbeatd_group_blind_seconds_total";
+    let before = well.metric(blind);
+    devices.die(&FAR[..1]);
+    pair.places[0].await_statuses(&["far-1 offline", "far-2 online", "far-3 online"]);
+    let hole = well.metric(blind) - before;
+    assert!(hole < 1.0, "{hole} s in\n{}", pair.log());
+
+    pair.way.heal();
+    lacks.await_event(ENTRY_BACK);
+    lacks.await_metric("heartbeatd_listening", 1.0);
+    await_more(lacks, ECHOED, 2.0 * 4.0);
+    devices.die(&FAR[1..2]);
+    pair.places[0].await_statuses(&["far-1 offline", "far-2 offline", "far-3 online"]);
+}
+
+#[actix_rt::test]
+async fn members_that_come_and_go_leave_no_hole_although_each_echo_goes_in_at_several_nodes() {
+    let mut pair = Pair::in_a_group();
+    let devices = live(pair.cluster.far.port, &FAR);
+    await_online(&pair.places[0], &FAR);
+    for number in [1, 0] {
+        pair.services[number].signal("TERM");
+        assert_eq!(pair.services[number].await_exit(), Some(0), "{}", pair.log());
+        pair.services[number] = pair.places[number].start();
+        await_proving(&pair.services[number]);
+    }
+    assert_eq!(blind_for_no_busy_machine(&pair.database).await, [], "{}", pair.log());
+    devices.die(&FAR[..1]);
+    pair.places[0].await_statuses(&["far-1 offline", "far-2 online", "far-3 online"]);
 }
 
 /// Without the list the same fault takes devices offline that live: the test above can fail.

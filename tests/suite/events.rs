@@ -34,7 +34,7 @@ fn told(event: &Event) -> String {
         EventKind::Entry(entry) => match &entry.what {
             Happening::Registered { device } => format!("{device} registered"),
             Happening::Removed { device } => format!("{device} removed"),
-            Happening::Gap { from, cause } => {
+            Happening::Gap { from, cause, .. } => {
                 format!("gap of {} s: {}", (entry.at - *from).num_seconds(), cause.as_str())
             }
             Happening::Listening => "listening".to_owned(),

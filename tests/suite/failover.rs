@@ -1,5 +1,6 @@
 //! A PostgreSQL that is restarted under load, and a failover to a standby server: with and
-//! without the loss of what was committed, for one service and for a pair.
+//! without the loss of what was committed, for one service and for a pair. `group_failover` has
+//! the same for a group.
 //!
 //! As in `pair`, two hundred devices live and twenty die before, during and after the fault.
 
@@ -10,34 +11,39 @@ use crate::pair::{PAIR, Scene, TIMEOUT, let_pass};
 use crate::support::database::TestDatabase;
 use crate::support::service::Place;
 use heartbeatd::domain::Gap;
-use serde_json::Value;
 use servers::eventually;
+use servers::log::is_event;
 use servers::postgresql::{Cluster, PostgreSql, Shutdown};
 
 /// The database has lost what a service had written.
 const FORGOTTEN: &str = "WARN standby";
 
 /// Seconds for which the database is away.
-const AWAY: f64 = 3.0;
+pub const AWAY: f64 = 3.0;
 
 /// A server whose standby follows it, and services on a database in it.
-struct Site {
-    primary: PostgreSql,
-    standby: PostgreSql,
-    scene: Scene,
+pub struct Site {
+    pub primary: PostgreSql,
+    pub standby: PostgreSql,
+    pub scene: Scene,
 }
 
 impl Site {
     fn of(names: &[&str]) -> Self {
+        Self::in_group(names, None)
+    }
+
+    /// The same with members of a group, if there is one.
+    pub fn in_group(names: &[&str], group: Option<&str>) -> Self {
         let primary = PostgreSql::start();
         let standby = primary.standby();
-        let scene = Scene::on(names, TestDatabase::on(&primary));
+        let scene = Scene::in_group(names, TestDatabase::on(&primary), group);
         Self { primary, standby, scene }
     }
 
     /// Lets the services write for a while what the standby does not get, and the primary's
     /// machine be lost then.
-    fn lose_the_primary_with(&mut self, seconds: f64) {
+    pub fn lose_the_primary_with(&mut self, seconds: f64) {
         // Without any proof before it there is no gap, but only a later beginning.
         eventually("something is proven", || {
             let place = Place::new().with("DATABASE__URL", &self.scene.database.url);
@@ -52,7 +58,7 @@ impl Site {
     }
 
     /// Makes the standby the primary, and leads the services to it.
-    fn fail_over(&mut self) {
+    pub fn fail_over(&mut self) {
         self.scene.endure(AWAY);
         self.standby.promote();
         for instance in &self.scene.instances {
@@ -64,8 +70,8 @@ impl Site {
         self.scene.late += AWAY + 5.0;
     }
 
-    /// Waits until one instance writes and goes on doing so, and returns which.
-    fn await_settled(&self) -> usize {
+    /// Waits until one instance is active and goes on being it, and returns which.
+    pub fn await_settled(&self) -> usize {
         let instances = &self.scene.instances;
         let writes = |&number: &usize| instances[number].service.metric("heartbeatd_active") > 0.0;
         let active = || (0..instances.len()).filter(writes).collect::<Vec<_>>();
@@ -76,54 +82,80 @@ impl Site {
         })
     }
 
-    fn forgotten(&self) -> usize {
+    pub fn forgotten(&self) -> usize {
         let lost = |line: &&String| line.contains("does not have what this service has written");
         self.scene.log().iter().filter(lost).count()
     }
 
     /// Asserts that about so many seconds do not count as listened to, because their proofs are
     /// lost.
-    async fn assert_not_listened_for(&self, seconds: f64) {
+    pub async fn assert_not_listened_for(&self, seconds: f64) {
         // What an instance throws away ends with the next echo, so a gap of it may be of any cause.
         let blind = self.scene.blind().await;
         let millis = |gap: &Gap| (gap.interval.until - gap.interval.from).num_milliseconds();
         let lost = blind.iter().map(millis).sum::<i64>() as f64 / 1000.0;
         assert!(lost > 0.5 * seconds, "{lost} s of {seconds} s: {blind:?}");
     }
+
+    /// Lets commits be lost with which a device was found, and expects it to be reported again.
+    pub fn reports_again_what_is_lost(mut self) {
+        self.standby.await_caught_up(&self.primary);
+        self.standby.stop_receiving();
+        self.scene.some_die(1);
+        self.await_reports_of("dead-00", 1);
+        let_pass(Duration::from_secs(1));
+        self.primary.kill();
+        self.fail_over();
+        self.await_reports_of("dead-00", 2);
+        assert_eq!(self.scene.offline_alive(), Vec::<String>::new());
+    }
+
+    fn await_reports_of(&self, device: &str, times: usize) {
+        let reported = format!("INFO alert_sink device={device}");
+        eventually("it is reported", || {
+            let log = self.scene.log();
+            (log.iter().filter(|line| is_event(line, &reported)).count() == times).then_some(())
+        });
+    }
 }
 
-async fn a_restart_costs_nothing_but_time(names: &[&str], shutdown: Shutdown) {
+pub async fn a_restart_costs_nothing_but_time(
+    names: &[&str],
+    group: Option<&str>,
+    shutdown: Shutdown,
+) -> (PostgreSql, Scene) {
     let mut server = PostgreSql::start();
-    let mut scene = Scene::on(names, TestDatabase::on(&server));
+    let mut scene = Scene::in_group(names, TestDatabase::on(&server), group);
     scene.some_die(4);
     server.stop(shutdown);
     scene.endure(AWAY);
     server.start_again();
-    scene.late = AWAY + 5.0;
+    scene.late += AWAY + 5.0;
     let well = scene.await_active(&(0..names.len()).collect::<Vec<_>>());
     scene.assert_all_is_well(well).await;
     scene.assert_never_blind().await;
     scene.assert_nothing_lost().await;
+    (server, scene)
 }
 
 #[actix_rt::test]
 async fn a_restart_of_the_server_costs_one_service_nothing_but_time() {
-    a_restart_costs_nothing_but_time(&PAIR[..1], Shutdown::Fast).await;
+    a_restart_costs_nothing_but_time(&PAIR[..1], None, Shutdown::Fast).await;
 }
 
 #[actix_rt::test]
 async fn a_crash_of_the_server_costs_one_service_nothing_but_time() {
-    a_restart_costs_nothing_but_time(&PAIR[..1], Shutdown::Immediate).await;
+    a_restart_costs_nothing_but_time(&PAIR[..1], None, Shutdown::Immediate).await;
 }
 
 #[actix_rt::test]
 async fn a_restart_of_the_server_costs_a_pair_nothing_but_time() {
-    a_restart_costs_nothing_but_time(&PAIR, Shutdown::Fast).await;
+    a_restart_costs_nothing_but_time(&PAIR, None, Shutdown::Fast).await;
 }
 
 #[actix_rt::test]
 async fn a_crash_of_the_server_costs_a_pair_nothing_but_time() {
-    a_restart_costs_nothing_but_time(&PAIR, Shutdown::Immediate).await;
+    a_restart_costs_nothing_but_time(&PAIR, None, Shutdown::Immediate).await;
 }
 
 async fn a_failover_without_loss_costs_nothing_but_time(names: &[&str]) {
@@ -186,31 +218,7 @@ async fn what_a_failover_loses_does_not_count_for_a_pair() {
 /// and reported again.
 #[actix_rt::test]
 async fn a_failover_that_loses_offline_transitions_reports_those_devices_again() {
-    let mut site = Site::of(&PAIR[..1]);
-    site.standby.await_caught_up(&site.primary);
-    site.standby.stop_receiving();
-    site.scene.some_die(1);
-    let reported = || {
-        let log = site.scene.log();
-        let of_it = |line: &&String| line.contains("alert_sink") && line.contains("device=dead-00");
-        log.iter().filter(of_it).count()
-    };
-    eventually("it is reported", || (reported() == 1).then_some(()));
-    let_pass(Duration::from_secs(1));
-    site.primary.kill();
-    site.fail_over();
-    let reported = || {
-        let log = site.scene.log();
-        let of_it = |line: &&String| line.contains("alert_sink") && line.contains("device=dead-00");
-        log.iter().filter(of_it).count()
-    };
-    eventually("it is reported again", || (reported() == 2).then_some(()));
-    let place = &site.scene.instances[0].place;
-    let listed = place.json(&["device", "list", "--json"]);
-    let devices = listed.as_array().expect("an array").iter();
-    let offline = devices.filter(|device| device["status"] == "offline");
-    let is_dead = |device: &Value| device["id"].as_str().is_some_and(|id| id.starts_with("dead-"));
-    assert!(offline.clone().count() > 0 && offline.clone().all(is_dead), "{listed:#}");
+    Site::of(&PAIR[..1]).reports_again_what_is_lost();
 }
 
 fn errors(out: &Output) -> String {

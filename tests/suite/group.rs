@@ -20,36 +20,36 @@ use heartbeatd::clock::{Reading, system_clock};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::mqtt::EndSession;
 use publishers::RawClient;
+use serde_json::{Value, json};
+use servers::eventually;
 
 use crate::pair::{DEAD, Scene, let_pass};
 use crate::support::database::TestDatabase;
 use crate::support::fake_broker::{Behaviour, FakeBroker};
+use crate::support::http;
 use crate::support::service::Place;
 
-const GROUP: &str = "fleet";
+pub const GROUP: &str = "fleet";
 
-const MEMBERS: [&str; 3] = ["hall-a", "hall-b", "hall-c"];
+pub const MEMBERS: [&str; 3] = ["hall-a", "hall-b", "hall-c"];
 
 /// The longest time that a member that has stopped makes a hole: the row stands still for four
 /// looks, an echo and a look may be due, and the broker has to answer.
-const HOLE: f64 = 4.0 * ECHO_INTERVAL + 2.0;
+pub const HOLE: f64 = 4.0 * ECHO_INTERVAL + 2.0;
 
 const ECHO_INTERVAL: f64 = 0.5;
 
-fn scene() -> Scene {
-    let mut scene = Scene::in_group(&MEMBERS, TestDatabase::postgres(), Some(GROUP));
-    // All of them have to prove and to save something, on a busy machine.
-    scene.late = 4.0;
-    scene
+pub fn scene() -> Scene {
+    Scene::in_group(&MEMBERS, TestDatabase::postgres(), Some(GROUP))
 }
 
 /// The instance that checks, and one that only writes.
-fn roles(scene: &Scene) -> (usize, usize) {
+pub fn roles(scene: &Scene) -> (usize, usize) {
     let active = scene.await_active(&[0, 1, 2]);
     (active, (active + 1) % 3)
 }
 
-async fn assert_well(scene: &mut Scene) {
+pub async fn assert_well(scene: &mut Scene) {
     let active = scene.await_active(&[0, 1, 2]);
     scene.assert_all_is_well(active).await;
 }
@@ -179,6 +179,27 @@ async fn members_that_are_cut_off_from_the_broker_are_taken_out_of_the_group() {
         scene.instances[number].await_proving();
     }
     scene.late += 2.0 * HOLE;
+    assert_well(&mut scene).await;
+}
+
+/// Two of three at once are as one: each is taken out for itself.
+#[actix_rt::test]
+async fn two_members_that_are_cut_off_from_the_broker_at_once_leave_the_third_to_find_the_dead() {
+    let mut scene = scene();
+    let (active, other) = roles(&scene);
+    let cut_off = [active, other];
+    scene.some_die(4);
+    cut_off.iter().for_each(|number| scene.instances[*number].broker.swallow());
+    scene.endure(6.0);
+    for number in cut_off {
+        scene.await_fenced(MEMBERS[number]);
+    }
+    scene.late += HOLE;
+    scene.await_found(8);
+    for number in cut_off {
+        scene.instances[number].broker.heal();
+        scene.instances[number].await_proving();
+    }
     assert_well(&mut scene).await;
 }
 
@@ -397,4 +418,47 @@ async fn a_member_says_with_its_first_row_how_far_its_clock_is_off() {
     let listeners = commands.listeners().await.expect("it reads");
     let offset = listeners.last().expect("it has joined").peer.clock.offset;
     assert!((offset - TimeDelta::seconds(3)).abs() < TimeDelta::milliseconds(100), "{offset}");
+}
+
+#[actix_rt::test]
+async fn it_is_told_whose_a_gap_is() {
+    let mut scene = scene();
+    let (active, other) = roles(&scene);
+    let told = [MEMBERS[other]];
+    let place =
+        http::send(&scene.instances[active].service, "GET", "/api/v1/events", &[], None).ok();
+    let before = place["next"].as_str().expect("a place").to_owned();
+    scene.some_die(1);
+    let_pass(Duration::from_millis(1_500));
+    scene.instances[other].service.signal("KILL");
+    scene.await_fenced(MEMBERS[other]);
+    scene.await_found(1);
+    let instance = &scene.instances[active];
+    let get = |path: &str| http::send(&instance.service, "GET", path, &[], None).ok();
+    let its_gap = |of: &Value| {
+        let mut gaps = of["gaps"].as_array().expect("an array").iter();
+        gaps.find(|gap| gap["instances"] == json!(told)).cloned()
+    };
+    let in_words = |gap: &Value| {
+        let words = gap["sentence"].as_str().expect("words");
+        assert!(words.ends_with(&format!(" ({})", MEMBERS[other])), "{words}");
+    };
+    let listening = get("/api/v1/listening");
+    in_words(&its_gap(&listening).expect("it is listed"));
+    assert!(its_gap(&get("/api/v1/fleet")).is_some());
+    let device = get("/api/v1/devices/dead-00");
+    assert!(its_gap(&device["evidence"]).is_some(), "{device:#}");
+    let gap = eventually("it is an event", || {
+        let events = get(&format!("/api/v1/events?limit=1000&after={before}"));
+        let events = events["items"].as_array().expect("an array").iter();
+        let mut gaps = events.filter(|event| event["type"] == "gap").map(|event| &event["data"]);
+        gaps.find(|gap| gap["instances"] == json!(told)).cloned()
+    });
+    in_words(&gap);
+    let shown = instance.place.json(&["device", "show", "dead-00", "--json"]);
+    assert!(its_gap(&shown["evidence"]).is_some(), "{shown:#}");
+    let shown = instance.place.run(&["device", "show", "dead-00"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let of_it = |line: &str| line.ends_with(&format!("({})", MEMBERS[other]));
+    assert!(shown.lines().any(of_it), "{shown}");
 }

@@ -28,6 +28,8 @@ mod failover;
 mod faults;
 mod fleet_history;
 mod group;
+mod group_alerts;
+mod group_failover;
 mod http;
 mod instances;
 mod interleavings;

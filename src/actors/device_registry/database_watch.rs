@@ -55,14 +55,26 @@ impl DatabaseWatch {
 
     /// Notes that this number of heartbeats was written.
     pub(super) fn wrote(&mut self, heartbeats: usize) {
-        self.needs_restart = false;
-        if let Some(failing) = self.failing.take() {
-            let lasted = failing.lasts(Instant::now());
+        if let Some(lasted) = self.ends() {
             info!(
                 target: TARGET, seconds = lasted.as_secs(), heartbeats;
                 "the database is back after {}, nothing was lost", human(lasted)
             );
         }
+    }
+
+    /// Notes that the database answers, but not by writing what has waited for it.
+    pub(super) fn is_back(&mut self) {
+        if let Some(lasted) = self.ends() {
+            let seconds = lasted.as_secs();
+            info!(target: TARGET, seconds; "the database is back after {}", human(lasted));
+        }
+    }
+
+    /// Ends the time in which writes fail, and returns how long it was.
+    fn ends(&mut self) -> Option<Duration> {
+        self.needs_restart = false;
+        Some(self.failing.take()?.lasts(Instant::now()))
     }
 
     /// Looks for work that gets no further, while `pending` heartbeats are unwritten.

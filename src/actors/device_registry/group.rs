@@ -15,8 +15,9 @@ use log::{info, warn};
 
 use super::standby::TARGET;
 use super::{DeviceRegistry, lines};
-use crate::domain::standby::{Peer, Stuck};
+use crate::domain::standby::{Out, Peer, Stuck};
 use crate::domain::{ClockOffset, Coverage, DatabaseTimeline, GapCause, Happening, Judge, Saved};
+use crate::duration::human;
 use crate::mqtt::EndSession;
 use crate::store::{DeviceStore, JoinedGroup, StoreError};
 
@@ -46,6 +47,14 @@ pub enum JoinError {
     /// Whatever this instance proves would be taken for the time of the database's clock.
     #[error("the database takes too long to tell its time, by which the own clock is measured")]
     ClockUnknown,
+    /// It was taken out of the group, and stays out for a while.
+    #[error("taken out of the group {times} times in quick succession; it joins again in {}", human(*.left))]
+    TakenOut {
+        /// The number of times.
+        times: u32,
+        /// The time that is left.
+        left: Duration,
+    },
 }
 
 /// Says that a stay in the group is over, so that the connection has to be made anew.
@@ -54,8 +63,8 @@ pub enum JoinError {
 pub struct StayEnded {
     /// The number of the connection.
     pub connection: u64,
-    /// The number of stays in quick succession that have ended like this.
-    pub times: u32,
+    /// The time for which this instance stays out of the group.
+    pub pause: Duration,
 }
 
 /// Ends the stay at an instant from which on the broker gives this instance nothing any more.
@@ -159,11 +168,15 @@ impl DeviceRegistry {
             let store = registry.shared.store.clone();
             let member = registry.shared.settings.member();
             let (mut meter, clock) = (registry.part.meter, registry.part.clock);
+            let out = registry.part.vigil.stays_out_until_after(clock().monotonic);
             let joining = async move {
                 match flushed {
                     // Whoever was taken out of the group has nothing more to write.
-                    Ok(()) | Err(StoreError::Forgotten) => (),
+                    Ok(()) | Err(StoreError::Forgotten | StoreError::TakenOut) => (),
                     Err(error) => return Err(error.into()),
+                }
+                if let Some(Out { times, left }) = out {
+                    return Err(JoinError::TakenOut { times, left });
                 }
                 if !meter.is_measured() {
                     store.measure_clock(&mut meter, clock).await?;
@@ -197,6 +210,7 @@ impl DeviceRegistry {
         group.unsubscribed_at = None;
         self.part.listener = Some(joined.listener);
         self.part.writes = true;
+        self.part.vigil.joined((self.part.clock)().monotonic);
         self.coverage = Coverage::new(self.shared.settings.confirm_interval);
         self.coverage.begin_at(at);
         self.saved = Saved::new(self.coverage.clone());
@@ -210,8 +224,8 @@ impl DeviceRegistry {
     pub(super) fn is_out_of_the_group(&mut self) {
         let Some(group) = &mut self.part.group else { return };
         if let Some(Stay { connection, ended }) = group.stay.take() {
-            let times = self.part.vigil.times_fenced();
-            ended.do_send(StayEnded { connection, times });
+            let pause = self.part.vigil.stays_out();
+            ended.do_send(StayEnded { connection, pause });
         }
     }
 
@@ -276,10 +290,12 @@ impl DeviceRegistry {
                 let seconds = gap.interval.length().num_milliseconds() as f64 / 1000.0;
                 self.shared.metrics.group_blind(seconds);
                 if self.part.leads {
+                    let (from, at) = (gap.interval.from, gap.interval.until);
                     let cause = gap.cause.unwrap_or(GapCause::NoEcho);
-                    let at = gap.interval.until;
-                    self.journal.note(at, Happening::Gap { from: gap.interval.from, cause });
-                    lines::gap(gap.interval, cause, seconds);
+                    let instances: Vec<_> =
+                        gap.unproven_by.iter().map(ToString::to_string).collect();
+                    lines::gap(gap.interval, cause, &instances, seconds);
+                    self.journal.note(at, Happening::Gap { from, cause, instances });
                 }
             }
         }

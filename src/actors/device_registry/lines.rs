@@ -67,10 +67,12 @@ impl Lines {
 
 /// Logs a gap. It needs no bound, because the connection or the echoes come back before there
 /// can be another one.
-pub(super) fn gap(gap: Interval, cause: GapCause, seconds: f64) {
+/// In a group, `instances` have not proven it.
+pub(super) fn gap(gap: Interval, cause: GapCause, instances: &[String], seconds: f64) {
     let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
+    let instances = (!instances.is_empty()).then(|| instances.join(", "));
     warn!(
-        target: TARGET, seconds, from, until, cause = cause.as_str();
+        target: TARGET, seconds, from, until, cause = cause.as_str(), instances;
         "not listening for {}: {cause}; no device's silence counts in this time",
         text::duration(gap.length())
     );

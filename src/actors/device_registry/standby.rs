@@ -304,7 +304,8 @@ impl DeviceRegistry {
         let active = sight.active().is_some_and(|active| !active.has_left);
         let offset = self.part.meter.clock().offset.num_milliseconds() as f64 / 1000.0;
         let metrics = &self.shared.metrics;
-        metrics.set_listeners([u64::from(active), standbys, members], self.part.leads);
+        metrics.set_listeners([u64::from(active), standbys, members]);
+        metrics.set_active(self.part.leads);
         metrics.set_clock_offset(offset);
         self.part.sight = sight;
         self.mind_the_clocks(width, now);
@@ -419,22 +420,27 @@ impl DeviceRegistry {
         match error {
             // It is lost already: a check's flush has told it, and then the check does.
             StoreError::TakenOver { .. } if !self.part.leads => return true,
-            StoreError::Forgotten if !self.part.writes => return true,
+            StoreError::Forgotten | StoreError::TakenOut if !self.part.writes => return true,
             StoreError::TakenOver { .. } if self.part.group.is_some() => {
                 warn!(target: TARGET, "another instance checks and delivers from now on");
                 store.stand_by();
-                self.part.leads = false;
+                self.leads_no_more();
                 return true;
             }
             StoreError::TakenOver { .. } if store.stands_by() => {
                 warn!(target: TARGET, "another instance has taken over; standing by");
                 self.part.vigil.was_fenced((self.part.clock)().monotonic);
             }
-            StoreError::Forgotten => {
-                warn!(target: TARGET, "{error}");
+            StoreError::Forgotten | StoreError::TakenOut => {
+                let heartbeats = self.buffer.len();
+                warn!(target: TARGET, heartbeats; "{error}");
                 self.part.lost = self.part.listener;
                 if self.part.group.is_some() {
-                    self.part.vigil.was_fenced((self.part.clock)().monotonic);
+                    let now = (self.part.clock)().monotonic;
+                    match error {
+                        StoreError::TakenOut => self.part.vigil.was_fenced(now),
+                        _ => self.part.vigil.was_forgotten(now),
+                    }
                     self.is_out_of_the_group();
                     self.shared.store.is_out_of_the_group();
                 }
@@ -447,16 +453,23 @@ impl DeviceRegistry {
             _ => return false,
         }
         self.shared.store.stand_by();
-        (self.part.writes, self.part.leads) = (false, false);
+        self.leads_no_more();
+        self.part.writes = false;
         self.part.listener = None;
         self.part.standing_by_since = None;
         self.journal.forget();
-        self.database.wrote(0);
+        self.database.is_back();
         self.forget_everything();
         if !self.is_in_a_group() {
             self.shared.board.change(|facts| facts.stands_by_for(Some(String::new())));
         }
         true
+    }
+
+    /// Notes that this instance is not the active one any more.
+    fn leads_no_more(&mut self) {
+        self.part.leads = false;
+        self.shared.metrics.set_active(false);
     }
 
     /// Throws away what is not written, as a crash would, and vouches for nothing before.

@@ -173,6 +173,11 @@ impl Echoes {
         }
     }
 
+    /// True if another node is left out.
+    pub(super) fn leave_out(&self, node: usize) -> bool {
+        self.entries.is_gone(node)
+    }
+
     /// Logs why another node cannot be reached.
     pub(super) fn explain_entry(&mut self, node: usize, found: Option<String>) {
         self.nodes.explain(node, found);

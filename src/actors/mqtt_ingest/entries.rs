@@ -37,6 +37,23 @@ impl MqttIngest {
         }
     }
 
+    /// True if each other node is reached or left out. A member of a group that cannot reach one
+    /// proves nothing, and nothing would count for the others either.
+    pub(super) fn reaches_all_entries(&mut self, ctx: &mut Context<Self>) -> bool {
+        let now = (self.clock)();
+        let mut all = true;
+        for node in 0..self.echoes.nodes() {
+            if self.connection.reaches(node) {
+                continue;
+            }
+            if self.echoes.sent_through(node, None, now) {
+                self.diagnose_entry(node, ctx);
+            }
+            all &= self.echoes.leave_out(node);
+        }
+        all
+    }
+
     /// Logs why a node cannot be reached, once that is found out.
     fn diagnose_entry(&self, node: usize, ctx: &mut Context<Self>) {
         let diagnosing = self.connection.diagnose_entry(node).into_actor(self);

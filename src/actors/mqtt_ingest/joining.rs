@@ -20,10 +20,8 @@ use crate::logging::outage::Outage;
 /// The pause before an instance that could not join tries again.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
 
-/// The shortest and the longest pause before an instance connects again that was taken out of its
-/// group. Each time in quick succession doubles it.
-const CONNECT_AGAIN: Duration = Duration::from_secs(1);
-const CONNECT_AGAIN_AT_MOST: Duration = Duration::from_secs(5 * 60);
+/// The time between two looks whether the other nodes are reached at which devices enter.
+const REACHED_YET: Duration = Duration::from_millis(100);
 
 /// The longest time that a member that leaves waits for its last echo.
 const LAST_ECHO: Duration = Duration::from_secs(2);
@@ -50,8 +48,12 @@ impl MqttIngest {
         self.joining.as_ref().map_or(DatabaseTimeline::NONE, |joining| joining.timeline)
     }
 
-    /// Begins a stay in the group, and then subscribes.
+    /// Begins a stay in the group, and then subscribes. Waits for the connections through which it
+    /// proves what it hears.
     pub(super) fn join(&mut self, ctx: &mut Context<Self>) {
+        if !self.reaches_all_entries(ctx) {
+            return self.join_after(REACHED_YET, ctx);
+        }
         let (connection, connected_at) = (self.newest, (self.clock)().wall);
         if let Some(joining) = &mut self.joining {
             joining.joined_at = Some(connected_at);
@@ -92,15 +94,20 @@ impl MqttIngest {
                     warn!(target: TARGET, "cannot join the group, so nothing is subscribed to: {error}");
                 }
                 Outage::note(&mut joining.failing, now, error.to_string());
-                let connection = self.newest;
-                ctx.run_later(JOIN_AGAIN, move |ingest, ctx| {
-                    let is_newest = ingest.newest == connection;
-                    if is_newest && ingest.listening == Listening::Connected && !ingest.leaving {
-                        ingest.join(ctx);
-                    }
-                });
+                self.join_after(JOIN_AGAIN, ctx);
             }
         }
+    }
+
+    /// Joins later, unless there is another connection by then.
+    fn join_after(&self, pause: Duration, ctx: &mut Context<Self>) {
+        let connection = self.newest;
+        ctx.run_later(pause, move |ingest, ctx| {
+            let is_newest = ingest.newest == connection;
+            if is_newest && ingest.listening == Listening::Connected && !ingest.leaving {
+                ingest.join(ctx);
+            }
+        });
     }
 
     /// Leaves the group because the broker has refused the subscription, so that it makes no hole
@@ -164,12 +171,10 @@ impl MqttIngest {
 impl Handler<StayEnded> for MqttIngest {
     type Result = ();
 
-    fn handle(&mut self, StayEnded { connection, times }: StayEnded, ctx: &mut Context<Self>) {
+    fn handle(&mut self, StayEnded { connection, pause }: StayEnded, ctx: &mut Context<Self>) {
         if connection != self.newest || self.leaving || self.listening == Listening::Disconnected {
             return;
         }
-        let doubled = CONNECT_AGAIN.saturating_mul(1 << times.saturating_sub(1).min(10));
-        let pause = doubled.min(CONNECT_AGAIN_AT_MOST);
         warn!(
             target: TARGET, seconds = pause.as_secs();
             "not a member of the group any more; connecting again"

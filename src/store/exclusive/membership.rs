@@ -66,8 +66,13 @@ impl Membership {
         );
         let row = store.select(transaction, &sql, [listener.into()]).await?.pop();
         let Some(row) = row else { return Ok(Err(StoreError::Forgotten)) };
-        let now = of_column("timeline", &row)?;
-        let is_member = joined.timeline == now && joined.saves.verify(&row)?;
+        if of_column("timeline", &row)? != joined.timeline {
+            return Ok(Err(StoreError::Forgotten));
+        }
+        if row.try_get::<Option<i64>>("", "left_at")?.is_some() {
+            return Ok(Err(StoreError::TakenOut));
+        }
+        let is_member = joined.saves.verify(&row)?;
         if let Some(current) = &mut *self.stay.lock()
             && is_member
             && current.saves.listener() == listener

@@ -43,6 +43,8 @@ enum Data {
         #[serde(serialize_with = "as_millis")]
         to: DateTime<Utc>,
         cause: &'static str,
+        /// The members of a group that have not proven it; empty without a group.
+        instances: Vec<String>,
         sentence: String,
     },
     Listening {},
@@ -108,11 +110,12 @@ fn happening(what: Happening, at: DateTime<Utc>) -> (&'static str, Data) {
     match what {
         Happening::Registered { device } => ("registered", Data::Device { device_id: device }),
         Happening::Removed { device } => ("removed", Data::Device { device_id: device }),
-        Happening::Gap { from, cause } => {
-            let gap = Gap::new(Interval { from, until: at }, Some(cause));
+        Happening::Gap { from, cause, instances } => {
+            let unproven_by = instances.iter().map(|name| name.as_str().into()).collect();
+            let gap = Gap { unproven_by, ..Gap::new(Interval { from, until: at }, Some(cause)) };
             let sentence = gap_in_words(&gap);
             let cause = GapCause::as_str(cause);
-            ("gap", Data::Gap { from, to: at, cause, sentence })
+            ("gap", Data::Gap { from, to: at, cause, instances, sentence })
         }
         Happening::Listening => ("listening", Data::Listening {}),
         Happening::TookOver { from, by } => ("took_over", Data::TookOver { from, by }),

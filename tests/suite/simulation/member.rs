@@ -37,8 +37,6 @@ const CHECK: i64 = 2_000;
 const RECONNECT: i64 = 200;
 /// The pause before an instance that could not join tries again.
 const JOIN_AGAIN: i64 = 50;
-/// The shortest pause before an instance connects again that was taken out of the group.
-const REJOIN: i64 = 200;
 /// The longest time for which a member that leaves waits for its last echo.
 const LAST_ECHO: i64 = 2_000;
 /// The messages that a slow member reads at once.
@@ -396,13 +394,13 @@ impl Process {
         };
     }
 
-    fn stay_ended(&mut self, StayEnded { connection, times }: &StayEnded) {
+    fn stay_ended(&mut self, StayEnded { connection, pause }: &StayEnded) {
         let is_leaving = matches!(self.link, Link::Leaving { .. } | Link::Left);
         if *connection != self.connections || is_leaving || self.link.connection().is_none() {
             return;
         }
         self.intake.rounds.interrupt(GapCause::Disconnected);
-        self.disconnect(REJOIN << times.saturating_sub(1).min(4));
+        self.disconnect(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
     }
 
     /// Ends the subscription. What came by it is still to be read.
