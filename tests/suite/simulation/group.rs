@@ -59,7 +59,9 @@ pub struct Schedule {
     pub begin_at: Vec<i64>,
     /// The deaths of the first of them.
     pub die_at: Vec<i64>,
-    /// The most by which a device publishes earlier or later than it should.
+    /// The time between two heartbeats of a device.
+    pub period: i64,
+    /// The most by which it publishes earlier or later than it should.
     pub jitter: i64,
     /// The percentage of COMMITs whose answer is lost.
     pub lost_answers: u8,
@@ -75,6 +77,7 @@ impl Schedule {
             faults: plan(rng, FAULTS, MEMBERS),
             begin_at: (0..DEVICES).map(|_| rng.i64(0..PERIOD)).collect(),
             die_at: (0..DEAD).map(|_| rng.i64(dies.clone())).collect(),
+            period: PERIOD,
             jitter: 300,
             lost_answers: if rng.u8(0..4) == 0 { LOST_ANSWERS } else { 0 },
         }
@@ -175,6 +178,7 @@ pub struct World {
     later: Vec<(i64, usize, Fault)>,
     publishes_at: Vec<i64>,
     dies_at: Vec<i64>,
+    period: i64,
     jitter: i64,
     published: Vec<Vec<i64>>,
     /// The newest transition that was looked at.
@@ -222,6 +226,7 @@ impl World {
             later: Vec::new(),
             publishes_at: schedule.begin_at,
             dies_at: schedule.die_at,
+            period: schedule.period,
             jitter: schedule.jitter,
             published: vec![Vec::new(); DEVICES],
             known: 0,
@@ -273,7 +278,7 @@ impl World {
                 self.publishes_at[device] = i64::MAX;
                 continue;
             }
-            self.publishes_at[device] += PERIOD + self.rng.i64(-self.jitter..=self.jitter);
+            self.publishes_at[device] += self.period + self.rng.i64(-self.jitter..=self.jitter);
             if at_broker(|broker| broker.publish(device, &Message::Heartbeat(device))) {
                 self.published[device].push(now());
             }
@@ -488,6 +493,7 @@ fn by_device(offsets: [i64; 3], starts_at: [i64; MEMBERS]) -> Schedule {
         faults: VecDeque::new(),
         begin_at: (0..DEVICES as i64).map(|device| device * 80).collect(),
         die_at: vec![FAULTS.start; DEAD],
+        period: PERIOD,
         jitter: 0,
         lost_answers: 0,
     }
@@ -499,11 +505,12 @@ pub fn a_member_whose_row_is_lost() -> Schedule {
 }
 
 /// The member with the fastest clock hangs, by which it has proven the time of heartbeats that it
-/// has received and not written.
+/// has received and not written. The ones before are older than its clock is fast.
 pub fn a_fast_clock_that_hangs() -> Schedule {
     let (faults, dies_at, publishes_at) = one_hangs();
-    let schedule = by_device([0, 1_000, 0], [0, 50, 100]);
+    let schedule = by_device([0, 1_400, 0], [0, 50, 100]);
+    let period = PERIOD * 3 / 2;
     let mut begin_at = schedule.begin_at;
-    begin_at[..DEAD].fill(publishes_at % PERIOD);
-    Schedule { faults, begin_at, die_at: vec![dies_at; DEAD], ..schedule }
+    begin_at[..DEAD].fill(publishes_at % period);
+    Schedule { faults, begin_at, die_at: vec![dies_at; DEAD], period, ..schedule }
 }
