@@ -68,7 +68,7 @@ impl Browser {
         let mut options = json!({ "args": arguments });
         if width < 500 {
             // No window is that narrow, but a telephone is.
-            let metrics = json!({ "width": width, "height": 780, "pixelRatio": 2.0 });
+            let metrics = json!({ "width": width, "height": 900, "pixelRatio": 1.5 });
             options["mobileEmulation"] = json!({ "deviceMetrics": metrics });
         }
         let capabilities = json!({ "goog:chromeOptions": options });
