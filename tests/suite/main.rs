@@ -40,6 +40,7 @@ mod limits;
 mod listing;
 mod log;
 mod malformed;
+mod narrow;
 mod openapi;
 mod opening;
 mod outage;

@@ -129,7 +129,7 @@ fn no_text_of_a_device_draws_over_another() {
     assert_eq!(browser.value(OUTSIDE), json!([]));
     let wide = "document.documentElement.scrollWidth > innerWidth \
         || document.querySelector('table').offsetWidth > document.querySelector('.view').offsetWidth";
-    assert_eq!(browser.value(wide), json!(false), "an id of 128 characters is cut");
+    assert_eq!(browser.value(wide), json!(false), "an id of 128 characters takes several lines");
     browser.open(&page(&service, "/devices/zalgo"));
     browser.await_text(".said", |text| text.contains("+296") && text.ends_with("end"));
     assert_eq!(browser.value(OUTSIDE), json!([]));

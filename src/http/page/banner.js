@@ -3,7 +3,7 @@ import { html } from './html.js';
 import { strings } from './strings.js';
 import { count, duration, isUtc, rate } from './format.js';
 import { lost, silentFor, state, summary, updatedTo } from './live.js';
-import { Ago, Foreign, Heading, Time } from './parts.js';
+import { Ago, DURATION, Foreign, Heading, Time } from './parts.js';
 
 const GLYPHS = {
   listening: html`<circle cx="12" cy="12" r="4.5" class="solid" /><circle cx="12" cy="12" r="9" class="ring" />`,
@@ -20,6 +20,11 @@ const GLYPHS = {
 };
 const Glyph = ({ of }) => html`
   <svg class="glyph" viewBox="0 0 24 24" aria-hidden="true">${GLYPHS[of]}</svg>`;
+
+// A sentence. No line of it ends between a number and what it counts.
+const KEPT = new RegExp(`(Last known:|${DURATION.source}|\\d[\\d,]* \\p{L}+[.,;]?)`, 'u');
+const Said = ({ sentence }) => sentence.split(KEPT).map((part, n) =>
+  (n % 2 === 1 ? html`<span class="whole">${part}</span>` : part));
 
 function Meta({ of }) {
   const beats = strings.rate(rate(of.heartbeats_per_second));
@@ -52,7 +57,8 @@ function Stale({ of }) {
     <section class="banner stale" role="alert">
       <${Glyph} of="stale" />
       <div>
-        ${of ? html`<p class="sentence">${sentence}</p>` : html`<h1 class="sentence">${sentence}</h1>`}
+        ${of ? html`<p class="sentence"><${Said} sentence=${sentence} /></p>`
+          : html`<h1 class="sentence"><${Said} sentence=${sentence} /></h1>`}
         <p class="detail">${of
           ? html`${strings.stale.why[lost.value ?? 'silent']} <${Time} at=${of.now} />. ${strings.stale.again}`
           : strings.stale.never}</p>
@@ -100,8 +106,8 @@ export function Banner({ first }) {
       <${Glyph} of=${of.state} />
       <div>
         ${first
-          ? html`<${Heading} class="sentence" focusKey="fleet">${sentence}</${Heading}>`
-          : html`<p class="sentence">${sentence}</p>`}
+          ? html`<${Heading} class="sentence" focusKey="fleet"><${Said} sentence=${sentence} /></${Heading}>`
+          : html`<p class="sentence"><${Said} sentence=${sentence} /></p>`}
         <${Meta} of=${of} />
         <${Advice} of=${of} />
       </div>

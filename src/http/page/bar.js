@@ -36,17 +36,24 @@ const said = (sum) => KINDS
   .map((kind) => `${strings.device[kind]} ${duration(sum[kind] / 1000)}`)
   .join(', ');
 
-// Runs of less than a thousandth keep a visible width: a short outage is still an outage.
+// Short runs keep a visible width (see app.css for the pixels): a short outage is still an outage,
+// also one that has only begun at the end of the bar.
 const MIN_SHARE = 0.0025;
+function place({ kind, ms, at }, total) {
+  const width = Math.max(kind === 'up' ? 0 : MIN_SHARE, ms / total) * 100;
+  const left = (at / total) * 100;
+  return {
+    width: `${width}%`,
+    left: kind === 'up' ? `${left}%` : `min(${left}%, 100% - max(2px, ${width}%))`,
+  };
+}
 
 export function Segments({ segments, total, from, label }) {
   const start = Date.parse(from);
   return html`
     <div class="bar" role="img" aria-label=${label}>
       ${segments.map(({ kind, ms, at }) => html`
-        <i class=${kind}
-           style=${{ left: `${(at / total) * 100}%`,
-    width: `${Math.max(MIN_SHARE * (kind === 'up' ? 0 : 1), ms / total) * 100}%` }}
+        <i class=${kind} style=${place({ kind, ms, at }, total)}
            title=${`${strings.device[kind]} ${duration(ms / 1000)}\n${
              instant(start + at)} – ${instant(start + at + ms)}\n${utc(start + at)}`}></i>`)}
     </div>`;

@@ -31,7 +31,10 @@ export const Foreign = ({ text, class: name = '' }) => html`
     return html`<span class="hidden-char" title=${why}>${said}</span>`;
   })}</bdi>`;
 
-export const Id = ({ id }) => html`<${Foreign} text=${id} class="id" />`;
+// An id that a heading has no room for in one line is smaller there.
+const LONG = 40;
+export const Id = ({ id }) => html`
+  <${Foreign} text=${id} class=${id.length > LONG ? 'id long' : 'id'} />`;
 
 export const DeviceLink = ({ id, row }) => html`
   <a href=${addressable(id) ? devicePath(id) : `/devices?q=${encodeURIComponent(id)}`}
@@ -40,10 +43,17 @@ export const DeviceLink = ({ id, row }) => html`
 export const Time = ({ at }) => html`
   <time datetime=${at} title=${utc(at)}>${instant(at, now.value)}</time>`;
 
-// A sentence of the service. Its times are shown like all others.
-const INSTANT = /(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/;
-export const Sentence = ({ text }) => text.split(INSTANT).map((part, n) =>
-  (n % 2 === 1 ? html`<${Time} at=${part} />` : part && html`<${Foreign} text=${part} />`));
+// A sentence of the service. Its times are shown like all others, and no line of it ends within a
+// duration, such as "26 min 13 s".
+export const DURATION = /\d[\d,.]* (?:d|h|min|ms|s)\b(?: \d+ (?:h|min|s)\b)?/;
+const INSTANT = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/;
+const PARTS = new RegExp(`(${INSTANT.source})|(${DURATION.source})`);
+export const Sentence = ({ text }) => text.split(PARTS).map((part, n) => {
+  if (!part) return null;
+  if (n % 3 === 1) return html`<${Time} at=${part} />`;
+  return n % 3 === 2
+    ? html`<span class="whole">${part}</span>` : html`<${Foreign} text=${part} />`;
+});
 
 export const Ago = ({ at, parts = 1 }) => {
   const seconds = Math.max(0, (now.value - Date.parse(at)) / 1000);

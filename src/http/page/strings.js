@@ -53,7 +53,7 @@ export const strings = {
       'While messages are thrown away, silence proves nothing. No device is declared offline '
       + 'because of it.',
     standby:
-      'It listens, and takes over when the active instance stops. Lists and histories are those '
+      'This instance listens, and takes over when the active instance stops. Lists and histories are those '
       + 'of the database, which the active instance writes.',
     fleet_silent:
       'The connection works. Check what the devices may publish (the broker’s access rules), '
@@ -226,6 +226,7 @@ export const strings = {
     title: 'Listening',
     lead: (listened, span) => `Listened for ${listened} of ${span}.`,
     share: 'listened to',
+    of: (listened, span) => `${listened} of ${span}`,
     spans: { day: 'the last 24 hours', month: 'the last 30 days' },
     sinceFirst: (length) => `the ${length} since the first start`,
     gaps: 'Gaps',

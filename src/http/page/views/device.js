@@ -57,7 +57,7 @@ function Claim({ device }) {
   const since = device.outage?.silent_since ?? device.outage?.found_at;
   return html`
     <section class=${`claim ${shape}`}>
-      <${Heading} focusKey=${device.id}><${Shapes} of=${device} /><${Id} id=${device.id} />
+      <${Heading} focusKey=${device.id}><span class="name"><${Shapes} of=${device} /><${Id} id=${device.id} /></span>
         <span class="verdict">${strings.status[device.status]}${
           device.late ? ` · ${strings.device.late}` : ''}</span>
         ${device.status === 'offline' && since && html`
@@ -67,7 +67,8 @@ function Claim({ device }) {
       ${device.sentence && html`<p class="evidence"><${Sentence} text=${evidence(device)} /></p>`}
       ${device.evidence?.listeners?.length > 0 && html`
         <p class="quiet listened-by">${strings.device.listenedBy} ${
-          device.evidence.listeners.map((of) => `${of.instance} (${duration(of.listened_seconds)})`).join(', ')}</p>`}
+          device.evidence.listeners.map((of, n) => html`${n > 0 && ', '}${of.instance} <span
+            class="whole">(${duration(of.listened_seconds)})</span>`)}</p>`}
       ${device.not_counted?.length > 0 && html`
         <ul class="not-counted">${device.not_counted.map((text) => html`
           <li><i class="swatch unknown"></i>${strings.device.notCounted}: <${Sentence} text=${text} /></li>`)}</ul>`}

@@ -77,7 +77,7 @@ function Span({ answer, name }) {
   return html`
     <section class="spans listened">
       <h2><span class="n">${percent(share)}</span> ${text.share}
-        <span class="quiet">${duration(of.listened_seconds)} of ${span}</span></h2>
+        <span class="quiet">${text.of(duration(of.listened_seconds), span)}</span></h2>
       <div class="big"><${Segments} segments=${out} total=${Math.max(1, total)} from=${from} label=${said} />
         <${Ticks} from=${from} to=${of.to} /></div>
       ${Date.parse(of.listed_from) > begins(of) && html`
@@ -122,7 +122,7 @@ function Listeners({ answer }) {
   const listeners = answer.data?.listeners ?? [];
   return listeners.length > 0 && html`
     <section aria-labelledby="listeners"><h2 id="listeners">${text.listeners}</h2>
-      <dl class="facts">${listeners.map((of) => html`
+      <dl class="facts names">${listeners.map((of) => html`
         <div key=${of.instance}><dt>${of.instance}</dt>
           <dd>${duration(of.listened_seconds)} <span class="quiet">${text.until} <${Time} at=${of.to} /></span></dd></div>`)}</dl>
     </section>`;
