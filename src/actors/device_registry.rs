@@ -739,6 +739,8 @@ impl Handler<CheckOffline> for DeviceRegistry {
                 Err(CheckError::Store(error)) if registry.lost_right(&error, ctx) => {
                     Err(CheckError::StandingBy)
                 }
+                // It has lost the right meanwhile, and another one checks.
+                Err(_) if !registry.part.leads => Err(CheckError::StandingBy),
                 Err(error) => {
                     registry.check_failed(&error);
                     Err(error)

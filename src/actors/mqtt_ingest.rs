@@ -204,19 +204,19 @@ impl MqttIngest {
                 self.send_echo(ctx);
             }
             (Ok(_), _) => self.echoes.begin((self.clock)()),
-            (Err(ClientError::NoAnswer { topic }), _) => {
+            (Err(ClientError::NoAnswer { topic } | ClientError::Lost { topic, .. }), _) => {
                 let broker = self.connection.broker();
                 warn!(target: TARGET, broker, topic; "the broker does not answer; connecting again");
                 self.reconnect(ctx);
             }
-            (Err(error), _) => self.refused(&error, ctx),
+            (Err(error), listening) => self.refused(&error, listening, ctx),
         }
     }
 
-    fn refused(&mut self, error: &ClientError, ctx: &mut Context<Self>) {
+    fn refused(&mut self, error: &ClientError, before: Listening, ctx: &mut Context<Self>) {
         error!(target: TARGET, "{error}");
         if self.joining.is_some() {
-            return self.leave_refused(ctx);
+            return self.leave_refused(before == Listening::Connected, ctx);
         }
         self.is_now(Listening::Connected);
         let connection = self.newest;

@@ -132,6 +132,8 @@ pub enum Duty {
 pub struct Vigil {
     incarnation: i64,
     interval: Duration,
+    /// The time between an echo that has come back and its proof in the database.
+    proving_after: Duration,
     /// True if the instances are members of a group, of which the active one is fenced as a member
     /// before another one takes over.
     in_group: bool,
@@ -190,6 +192,7 @@ impl Vigil {
         Self {
             incarnation,
             interval,
+            proving_after: Duration::ZERO,
             in_group: false,
             seen: BTreeMap::new(),
             free_since: None,
@@ -197,6 +200,13 @@ impl Vigil {
             fenced_at: None,
             writes_since: None,
         }
+    }
+
+    /// The same vigil, of instances whose proofs are in the database this long after their echoes.
+    #[must_use]
+    pub fn proving_after(mut self, time: Duration) -> Self {
+        self.proving_after = time;
+        self
     }
 
     /// The time for which the row of the active instance has to stand still.
@@ -256,7 +266,7 @@ impl Vigil {
                     && self.stands_still(
                         active,
                         proves,
-                        self.wait(now) + self.turn(sight, now),
+                        self.wait(now) + self.others_turn(sight, active, proves, now),
                         now,
                     )
             }
@@ -271,7 +281,17 @@ impl Vigil {
     /// True if another one does nothing for `wait`, or proves nothing although this one does.
     fn stands_still(&self, other: &Peer, proves: bool, wait: Duration, now: Instant) -> bool {
         let Some(seen) = self.seen.get(&other.id) else { return false };
-        seen.saves.is_still_for(wait, now) || proves && seen.proven.is_still_for(wait, now)
+        // One that begins to prove, for the first time or again, needs as long as this for it.
+        let silence = wait + self.proving_after;
+        seen.saves.is_still_for(wait, now) || proves && seen.proven.is_still_for(silence, now)
+    }
+
+    /// The time that this instance lets others go first. One that hears nothing lets the active one
+    /// be away from the database for longer, because that may hear everything and keeps it.
+    fn others_turn(&self, sight: &Sight, active: &Peer, proves: bool, now: Instant) -> Duration {
+        let turn = self.turn(sight, now);
+        let succeeds = sight.own().is_some_and(|own| own.instance == active.instance);
+        if proves || succeeds { turn } else { turn + self.patience() * (GONE - 1) }
     }
 
     /// The time that this instance lets others go first, if there is an older one that lives.
@@ -435,9 +455,28 @@ mod tests {
     #[test]
     fn whoever_does_nothing_for_four_intervals_is_taken_over_from() {
         let still = |_| vec![peer(1, "a", 7), peer(2, "b", 1)];
-        assert_eq!(Standby::of(2).takes_over(false, still), Some(20));
+        assert_eq!(Standby::of(2).takes_over(true, still), Some(20));
         let works = |second: u64| vec![peer(1, "a", second as i64), peer(2, "b", 1)];
         assert_eq!(Standby::of(2).takes_over(true, works), None);
+    }
+
+    #[test]
+    fn whoever_hears_nothing_lets_the_active_one_be_away_for_four_times_as_long() {
+        let still = |_| vec![peer(1, "a", 7), peer(2, "b", 1)];
+        assert_eq!(Standby::of(2).takes_over(false, still), Some(80));
+        let predecessor = |_| vec![peer(1, "b", 7), peer(2, "b", 1)];
+        assert_eq!(Standby::of(2).takes_over(false, predecessor), Some(20));
+    }
+
+    #[test]
+    fn whoever_begins_to_prove_has_the_time_that_a_proof_takes() {
+        let deaf = |second: u64| {
+            let active = Peer { proven_until: None, ..peer(1, "a", second as i64) };
+            vec![active, peer(2, "b", 1)]
+        };
+        let mut standby = Standby::of(2);
+        standby.vigil = standby.vigil.proving_after(Duration::from_secs(7));
+        assert_eq!(standby.takes_over(true, deaf), Some(30), "20 s and 7 s");
     }
 
     #[test]
@@ -491,12 +530,12 @@ mod tests {
             let active = peer(1, "a", second.min(100) as i64);
             vec![active, peer(2, "b", 1), peer(3, "c", second as i64)]
         };
-        assert_eq!(Standby::of(3).takes_over(false, peers), Some(120));
+        assert_eq!(Standby::of(3).takes_over(true, peers), Some(120));
         let both = |second: u64| {
             let active = peer(1, "a", second.min(100) as i64);
             vec![active, peer(2, "b", second as i64), peer(3, "c", second as i64)]
         };
-        assert_eq!(Standby::of(3).takes_over(false, both), Some(125));
+        assert_eq!(Standby::of(3).takes_over(true, both), Some(125));
     }
 
     #[test]
@@ -506,7 +545,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..6 {
             let mut once = Standby { vigil: standby.vigil.clone(), ..Standby::of(2) };
-            waits.push(once.takes_over(false, still));
+            waits.push(once.takes_over(true, still));
             standby.vigil.took_over(standby.began);
             standby.vigil.was_fenced(standby.began + Duration::from_secs(30));
             let left = Peer { has_left: true, ..peer(1, "a", 7) };
@@ -517,11 +556,11 @@ mod tests {
         assert_eq!(waits, [20, 40, 80, 160, 300, 300].map(Some));
         standby.vigil.took_over(standby.began);
         standby.vigil.was_fenced(standby.began + LONGEST_WAIT);
-        assert_eq!(standby.takes_over(false, still), Some(40), "it had been well for long");
+        assert_eq!(standby.takes_over(true, still), Some(40), "it had been well for long");
         let works_for = |second: u64| vec![peer(1, "a", second.min(300) as i64), peer(2, "b", 1)];
         let mut calm = Standby::of(2);
         calm.vigil.was_fenced(calm.began);
-        assert_eq!(calm.takes_over(false, works_for), Some(320), "that is long ago");
+        assert_eq!(calm.takes_over(true, works_for), Some(320), "that is long ago");
     }
 
     #[test]

@@ -221,10 +221,10 @@ impl Connection for Client {
                 }
                 Ok(Err(error)) => {
                     let code = failed_code(&error).map(|code| code as i32);
-                    let (topic, why) = code
-                        .and_then(|code| refused(&topics, &[code], &client_id))
-                        .unwrap_or_else(|| (topic, failed(&error)));
-                    Err(ClientError::Subscribe { topic, client_id, why })
+                    Err(match code.and_then(|code| refused(&topics, &[code], &client_id)) {
+                        Some((topic, why)) => ClientError::Subscribe { topic, client_id, why },
+                        None => ClientError::Lost { topic, why: failed(&error) },
+                    })
                 }
                 Err(_elapsed) => Err(ClientError::NoAnswer { topic }),
             }

@@ -123,6 +123,14 @@ pub enum ClientError {
         /// The broker's reason, and a hint at the remedy.
         why: String,
     },
+    /// The connection was lost before the broker answered. It may have subscribed nevertheless.
+    #[error("cannot subscribe to {topic}: {why}")]
+    Lost {
+        /// The filters that were asked for.
+        topic: String,
+        /// What is known of the connection.
+        why: String,
+    },
     /// The broker did not answer.
     #[error("cannot subscribe to {topic}: no answer within {}", crate::duration::format(PATIENCE))]
     NoAnswer {

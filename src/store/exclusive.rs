@@ -172,7 +172,7 @@ impl DeviceStore {
     /// Opens the database, with its lock if nobody has that, and otherwise as whoever has it has
     /// left the schema.
     async fn open_beside(database: &DatabaseConfig) -> Result<(Option<Lock>, Self)> {
-        let mut waiting = lock::Waiting::begin();
+        let mut waiting = lock::Waiting::for_a_schema();
         let mut newest = None;
         loop {
             let holder = match Lock::attempt(database).await? {
@@ -198,7 +198,7 @@ impl DeviceStore {
                 {
                     // It is being migrated, step by step.
                     newest = Some(found);
-                    waiting = lock::Waiting::begin();
+                    waiting = lock::Waiting::for_a_schema();
                 }
                 Err(StoreError::Unusable(Unusable::Older { .. } | Unusable::NoSchema { .. })) => {
                     if !waiting.a_moment().await {

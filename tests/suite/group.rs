@@ -23,7 +23,7 @@ use publishers::RawClient;
 use serde_json::{Value, json};
 use servers::eventually;
 
-use crate::pair::{DEAD, Scene, let_pass};
+use crate::pair::{DEAD, Scene, TIMEOUT, let_pass};
 use crate::support::database::TestDatabase;
 use crate::support::fake_broker::{Behaviour, FakeBroker};
 use crate::support::http;
@@ -291,6 +291,23 @@ async fn a_member_whose_subscription_is_refused_makes_no_hole() {
     scene.endure(3.0);
     let hole = scene.instances[active].service.metric(blind) - before;
     assert!(hole < 2.0, "{hole} s in {:?}", refused.log());
+    assert_well(&mut scene).await;
+}
+
+/// The broker still has its session, and gives it heartbeats.
+#[actix_rt::test]
+async fn a_member_whose_connection_is_lost_while_it_subscribes_again_is_not_refused() {
+    let mut scene = scene();
+    let (_, other) = roles(&scene);
+    let member = &scene.instances[other];
+    member.broker.swallow();
+    member.service.await_words("ERROR mqtt_ingest", &["no echo comes back"]);
+    member.broker.die();
+    scene.endure(2.0 * TIMEOUT);
+    scene.await_fenced(MEMBERS[other]);
+    let refused = format!("{} refused", MEMBERS[other]);
+    assert!(!scene.listeners().contains(&refused), "{:?}", scene.listeners());
+    scene.instances[other].broker.heal();
     assert_well(&mut scene).await;
 }
 

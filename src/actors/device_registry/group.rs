@@ -86,6 +86,8 @@ pub(super) struct Group {
     pub(super) unsubscribed_at: Option<DateTime<Utc>>,
     /// The members that are being taken out of the group.
     fencing: BTreeSet<i64>,
+    /// The members that have stopped and must not be taken out by this one.
+    left_in: BTreeSet<i64>,
     /// The end of the time whose gaps are known.
     known_until: Option<DateTime<Utc>>,
 }
@@ -103,6 +105,7 @@ impl Group {
             stay: None,
             unsubscribed_at: None,
             fencing: BTreeSet::new(),
+            left_in: BTreeSet::new(),
             known_until: None,
         }
     }
@@ -229,12 +232,29 @@ impl DeviceRegistry {
         }
     }
 
-    /// Takes members out of the group that have stopped.
+    /// Takes members out of the group that have stopped. Without the permission for it, says once
+    /// of each that it has.
     pub(super) fn fence(&mut self, stuck: Vec<Stuck>, ctx: &mut Context<Self>) {
+        let Some(group) = &mut self.part.group else { return };
+        let fences = self.shared.settings.fences;
+        let (stuck, left_in): (Vec<_>, Vec<_>) =
+            stuck.into_iter().partition(|stuck| fences || !stuck.has_session);
+        let left_in = left_in.into_iter().map(|Stuck { peer, .. }| peer);
+        let known = std::mem::take(&mut group.left_in);
+        for Peer { id, instance, .. } in left_in {
+            if !known.contains(&id) {
+                warn!(
+                    target: TARGET, listener = id, instance;
+                    "a member has stopped, so no silence counts and no device goes offline until \
+                     it goes on; mqtt.fence is \"none\", so once it is gone for good, end its stay \
+                     with: heartbeatd group remove {id}"
+                );
+            }
+            group.left_in.insert(id);
+        }
         for Stuck { peer, has_session } in stuck {
             let Some(group) = &mut self.part.group else { return };
-            let may = self.shared.settings.fences || !has_session;
-            if !may || !group.fencing.insert(peer.id) {
+            if !group.fencing.insert(peer.id) {
                 continue;
             }
             let sessions = has_session.then(|| Arc::clone(&group.sessions));

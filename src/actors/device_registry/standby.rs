@@ -74,7 +74,8 @@ impl Part {
             group: None,
             listener,
             lost: None,
-            vigil: Vigil::new(settings.incarnation, settings.look_interval),
+            vigil: Vigil::new(settings.incarnation, settings.look_interval)
+                .proving_after(settings.settle + settings.flush_interval),
             meter: ClockMeter::default(),
             clock,
             sight: Sight::default(),
@@ -253,7 +254,9 @@ impl DeviceRegistry {
         let part = &self.part;
         let proven_until = self.coverage.proven_until();
         let interval = TimeDelta::from_std(self.shared.settings.confirm_interval);
-        let recent = interval.unwrap_or(TimeDelta::MAX) * PROVING;
+        // What an echo proves is earlier by `settle`.
+        let settle = TimeDelta::from_std(self.shared.settings.settle).unwrap_or(TimeDelta::MAX);
+        let recent = interval.unwrap_or(TimeDelta::MAX) * PROVING + settle;
         let gone =
             if part.leads { part.vigil.gone(&part.sight, now.monotonic) } else { Vec::new() };
         let shown = TimeDelta::from_std(self.shared.settings.timeout).unwrap_or(TimeDelta::MAX) * 4;

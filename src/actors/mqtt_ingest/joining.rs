@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::{Listening, MqttIngest, SUBSCRIBE_AGAIN, TARGET};
 use crate::actors::device_registry::{EndStay, JoinError, JoinGroup, StayEnded};
 use crate::domain::DatabaseTimeline;
+use crate::duration::human;
 use crate::logging::outage::Outage;
 
 /// The pause before an instance that could not join tries again.
@@ -25,6 +26,9 @@ const REACHED_YET: Duration = Duration::from_millis(100);
 
 /// The longest time that a member that leaves waits for its last echo.
 const LAST_ECHO: Duration = Duration::from_secs(2);
+
+/// The longest `mqtt.settle` that is waited for by a member that leaves. A stop takes 8 s at most.
+const LONGEST_SETTLE: Duration = Duration::from_secs(5);
 
 /// The least time between the end of a stay and the echo that proves what came before it.
 const ROUNDED: Duration = Duration::from_millis(5);
@@ -111,12 +115,16 @@ impl MqttIngest {
     }
 
     /// Leaves the group because the broker has refused the subscription, so that it makes no hole
-    /// in what the others hear.
-    pub(super) fn leave_refused(&mut self, ctx: &mut Context<Self>) {
+    /// in what the others hear. One that was never granted on this connection has brought nothing.
+    /// One that was refused when it was repeated may still bring heartbeats until the broker has
+    /// ended the session, which the next connection shows.
+    pub(super) fn leave_refused(&mut self, never_granted: bool, ctx: &mut Context<Self>) {
         let leaving = self.leave();
-        ctx.spawn(leaving.map(|(), ingest, ctx| {
-            let at = (ingest.clock)().wall;
-            ingest.registry.do_send(EndStay { at, refused: true });
+        ctx.spawn(leaving.map(move |(), ingest, ctx| {
+            if never_granted {
+                let at = (ingest.clock)().wall;
+                ingest.registry.do_send(EndStay { at, refused: true });
+            }
             ingest.connect_after(SUBSCRIBE_AGAIN, ctx);
         }));
     }
@@ -132,6 +140,15 @@ impl MqttIngest {
     /// stay then ends without a hole.
     pub(super) fn leave_the_group(&self) -> LocalBoxActorFuture<Self, ()> {
         if self.joining.is_none() || self.listening != Listening::Subscribed {
+            return Box::pin(ready(()));
+        }
+        let settle = self.echoes.settles_for();
+        if settle > LONGEST_SETTLE {
+            warn!(
+                target: TARGET, seconds = settle.as_secs();
+                "mqtt.settle is longer than a stop may wait for the last heartbeats ({}), so the \
+                 other members take this one out of the group", human(LONGEST_SETTLE)
+            );
             return Box::pin(ready(()));
         }
         let unsubscribing = self.connection.unsubscribe(self.timeline()).into_actor(self);

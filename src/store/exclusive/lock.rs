@@ -27,6 +27,10 @@ use crate::store::{OpenMode, Result, StoreError};
 /// just killed may not be gone yet.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The time for which a starting service waits for a step of the schema by another one, whose
+/// process may have been killed while its session works on it.
+const SCHEMA_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The pause between two attempts to lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
@@ -52,6 +56,10 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn begin() -> Self {
         Self { deadline: Instant::now() + LOCK_PATIENCE, told: false }
+    }
+
+    pub(super) fn for_a_schema() -> Self {
+        Self { deadline: Instant::now() + SCHEMA_PATIENCE, told: false }
     }
 
     /// Waits a moment. False if that was done for long enough.

@@ -76,6 +76,17 @@ impl Proxy {
         self.hang_up();
     }
 
+    /// Closes all connections towards the client, and new ones at once. The server is told nothing,
+    /// as if the machine in between had died and another one had its address now.
+    pub fn die(&self) {
+        self.shared.refuses.store(true, Ordering::SeqCst);
+        for connection in self.shared.connections().iter() {
+            connection.swallowed.store(true, Ordering::SeqCst);
+            // It may already be closed.
+            let _ = connection.client.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Closes all connections. New ones lead to another port.
     pub fn redirect(&self, target: u16) {
         self.shared.target.store(target, Ordering::SeqCst);
