@@ -185,6 +185,7 @@ impl Pair {
                 .with("MQTT__CLIENT_ID", name)
                 .with("MQTT__SHARE_GROUP", "fleet")
                 .with("MQTT__SETTLE", "0s")
+                .with("MQTT__ECHO_INTERVAL", "500ms")
                 .with("HEARTBEAT__TIMEOUT", "8s");
             place.with("DATABASE__URL", &database.url)
         });
