@@ -4,8 +4,9 @@
 //! goes into an inbox that the ingest empties in one go. No packet, topic or payload
 //! travels any further.
 
+use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
@@ -51,6 +52,9 @@ pub struct Client {
     qos: Arc<AtomicU8>,
     /// The highest quality of service that the broker accepts, as its CONNACK said.
     max_qos: Arc<AtomicU8>,
+    /// False if the broker has no shared subscriptions, as its CONNACK said. It may grant one
+    /// nevertheless, which then brings nothing.
+    shares: Arc<AtomicBool>,
     probe: Option<Probe>,
     entries: Entries,
 }
@@ -128,6 +132,7 @@ impl Client {
             clock,
             qos,
             max_qos: Arc::new(AtomicU8::new(2)),
+            shares: Arc::new(AtomicBool::new(true)),
             probe: Probe::new(broker, config),
             entries,
         })
@@ -163,15 +168,17 @@ impl Connection for Client {
         // First, so that they are there when the first echo goes out.
         self.entries.connect();
         let token = self.paho.connect(self.options.clone());
-        let max_qos = Arc::clone(&self.max_qos);
+        let (max_qos, shares) = (Arc::clone(&self.max_qos), Arc::clone(&self.shares));
         Box::pin(async move {
             let accepted = token.await.map_err(|error| match not_connected(&error) {
                 Some(why) => ClientError::Refused(why),
                 None => ClientError::Connect(failed(&error)),
             })?;
-            let max = accepted.properties().get(paho::PropertyCode::MaximumQos);
-            let max = max.and_then(|property| property.get_byte());
+            let byte = |code| accepted.properties().get(code).and_then(|found| found.get_byte());
+            let max = byte(paho::PropertyCode::MaximumQos);
             max_qos.store(max.unwrap_or(2), Ordering::SeqCst);
+            let available = byte(paho::PropertyCode::SharedSubscriptionAvailable);
+            shares.store(available != Some(0), Ordering::SeqCst);
             Ok(())
         })
     }
@@ -184,6 +191,12 @@ impl Connection for Client {
     ) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
         let filter = self.subscription.filter(timeline);
         let Subscription { echo_topic, qos, version, client_id, .. } = &self.subscription;
+        if self.subscription.share_group.is_some() && !self.shares.load(Ordering::SeqCst) {
+            let asked = Filter { key: "mqtt.topic", client_id, of: 1 };
+            let why = not_subscribed(Some(ReasonCode::SharedSubscriptionsNotSupported), asked);
+            let (topic, client_id) = (filter, client_id.clone());
+            return Box::pin(ready(Err(ClientError::Subscribe { topic, client_id, why })));
+        }
         // One packet for both, so that they take effect together.
         let topics: Vec<&str> =
             [filter.as_str()].into_iter().chain(echo_topic.as_deref()).collect();

@@ -294,6 +294,23 @@ async fn a_member_whose_subscription_is_refused_makes_no_hole() {
     assert_well(&mut scene).await;
 }
 
+#[test]
+fn a_broker_without_shared_subscriptions_is_told_although_it_grants_one() {
+    let broker = FakeBroker::start(Behaviour { has_no_shares: true, ..Behaviour::default() });
+    let database = TestDatabase::postgres();
+    let place = Place::new()
+        .with("MQTT__URL", &broker.url())
+        .with("MQTT__CLIENT_ID", "hall-a")
+        .with("MQTT__SHARE_GROUP", GROUP)
+        .with("DATABASE__URL", &database.url);
+    let service = place.start();
+    let line = service.await_words("ERROR mqtt_ingest", &["cannot subscribe to $share/"]);
+    for part in ["0x9E", "mqtt.share_group should be unset"] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+    assert_eq!(broker.subscriptions(), 0);
+}
+
 /// The broker still has its session, and gives it heartbeats.
 #[actix_rt::test]
 async fn a_member_whose_connection_is_lost_while_it_subscribes_again_is_not_refused() {

@@ -25,6 +25,8 @@ pub struct Behaviour {
     pub suback: Option<u8>,
     /// The reason code of a DISCONNECT of MQTT 5 that follows the answer to a subscription.
     pub disconnect: Option<u8>,
+    /// True if its CONNACK says that it has no shared subscriptions. It grants them nevertheless.
+    pub has_no_shares: bool,
     /// The highest QoS that is granted, and accepted in a PUBLISH.
     pub refuses_qos_above: Option<u8>,
 }
@@ -73,7 +75,11 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, subscriptions: &AtomicUsi
                     let refused = packet(0x20, &[0, 1]);
                     return stream.write_all(&refused).ok();
                 }
-                let properties: &[u8] = if v5 { &[0] } else { &[] };
+                let properties: &[u8] = match (v5, behaviour.has_no_shares) {
+                    (true, true) => &[2, 42, 0],
+                    (true, false) => &[0],
+                    (false, _) => &[],
+                };
                 packet(0x20, &[&[0, behaviour.connack], properties].concat())
             }
             8 => {
