@@ -643,6 +643,11 @@ impl Handler<RecordHeartbeats> for DeviceRegistry {
         self.shared.metrics.heartbeats_accepted(received);
         self.shared.board.change(|facts| facts.received(received, now.monotonic));
         self.observe(now);
+        if !self.may_prove() {
+            // The rest of a stay in the group that is over is lost with what it had not written.
+            heartbeats.clear();
+            return MessageResult(heartbeats);
+        }
         self.receive(&mut heartbeats);
         self.fleet.heard();
         let full = self.buffer.merge(&mut heartbeats);
