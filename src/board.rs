@@ -1,6 +1,7 @@
 //! The board: what is known of the service and the fleet at this moment, for whoever asks.
 //!
-//! The registry writes the fleet, the ingest the broker. Who reads waits neither for the
+//! The registry writes the fleet, the ingest the broker, and the API the devices that it has
+//! registered and removed. Who reads waits neither for the
 //! database nor for an actor. So an answer exists also while the database is away, and a
 //! thousand readers delay nobody.
 
@@ -96,7 +97,8 @@ pub struct ClockSet {
 pub struct Snapshot {
     /// The state of the service.
     pub told: Told,
-    /// The number of devices in each status, as of the last flush or check.
+    /// The number of devices in each status, as of the last check and what this instance has
+    /// changed since. Commands write beside it.
     pub counts: BTreeMap<Status, u64>,
     /// The number of late devices as of the last check; `None` before the first.
     pub late: Option<u64>,
@@ -259,6 +261,15 @@ impl Changes<'_> {
     /// Notes newly registered devices; their transitions follow.
     pub(crate) fn registered(&mut self, devices: u64) {
         *self.facts.counts.entry(Status::Provisioning).or_default() += devices;
+    }
+
+    /// Notes that a device was removed, which was last heard at `last_seen_at`.
+    pub(crate) fn removed(&mut self, status: Status, last_seen_at: Option<DateTime<Utc>>) {
+        let left = self.facts.counts.entry(status).or_default();
+        *left = left.saturating_sub(1);
+        if let (Status::Offline, Some(silent_since)) = (status, last_seen_at) {
+            self.recovered(silent_since);
+        }
     }
 
     /// Sets the outages that last.
@@ -549,6 +560,26 @@ mod tests {
         let snapshot = board.snapshot(clock.at(301));
         let counts = [(Status::Online, 1), (Status::Offline, 3), (Status::Error, 1)];
         assert_eq!(snapshot.counts, counts.into());
+    }
+
+    #[test]
+    fn a_device_that_was_removed_counts_no_more_and_neither_does_its_outage() {
+        let (board, clock) = board();
+        let seen = clock.at(100).wall;
+        board.change(|facts| {
+            facts.counts([(Status::Online, 2)].into());
+            facts.registered(1);
+            facts.moved(Status::Online, Status::Offline);
+            facts.fell(seen, clock.at(300).wall);
+            facts.removed(Status::Online, Some(clock.at(299).wall));
+            assert_eq!(facts.outages_known(), 1);
+            facts.removed(Status::Offline, Some(seen));
+            assert_eq!(facts.outages_known(), 0);
+            facts.removed(Status::Error, None);
+        });
+        let counts = board.snapshot(clock.at(301)).counts;
+        let left: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(left, [(Status::Provisioning, 1)]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub struct Metrics {
     rejected: Family<Reason, Counter>,
     receiver_connections: Gauge,
     receiver_refused: Family<Reason, Counter>,
+    event_streams: Gauge,
     refusals: Vec<&'static str>,
     payload_errors: Family<Reason, Counter>,
     fields_dropped: Family<Field, Counter>,
@@ -111,11 +112,18 @@ const SECONDS: [f64; 14] =
 /// The buckets from a second to an hour, because a detection waits for the next check.
 const DELAY_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0];
 
-/// A client that is connected to the receiver.
+/// Something that is counted until this is dropped: a client of the receiver, an event stream.
 #[derive(Debug)]
-pub(crate) struct Connected(Gauge);
+pub(crate) struct Counted(Gauge);
 
-impl Drop for Connected {
+impl Counted {
+    fn by(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -153,6 +161,12 @@ impl Metrics {
                 "Connections and messages that the embedded broker refused, ended or read later, by reason",
                 Family::default(),
             ),
+            event_streams: add(
+                r,
+                "event_streams",
+                "Event streams that are open, of http.max_streams",
+                Gauge::default(),
+            ),
             payload_errors: add(
                 r,
                 "payload_errors",
@@ -168,7 +182,7 @@ impl Metrics {
             devices: add(
                 r,
                 "devices",
-                "Registered devices by status, as of the last check plus the changes since",
+                "Registered devices by status, as of the last check and what this instance has changed since",
                 Family::default(),
             ),
             transitions: add(r, "transitions", "Status changes", Family::default()),
@@ -496,9 +510,13 @@ impl Metrics {
     }
 
     /// Counts a client at the receiver until the result is dropped.
-    pub(crate) fn receiver_connected(&self) -> Connected {
-        self.receiver_connections.inc();
-        Connected(self.receiver_connections.clone())
+    pub(crate) fn receiver_connected(&self) -> Counted {
+        Counted::by(&self.receiver_connections)
+    }
+
+    /// Counts an event stream until the result is dropped.
+    pub(crate) fn stream_opened(&self) -> Counted {
+        Counted::by(&self.event_streams)
     }
 
     /// Counts connections or messages that the receiver refused.
@@ -586,6 +604,11 @@ impl Metrics {
     pub fn registered(&self, count: u64) {
         let label = StatusLabel { status: Status::Provisioning.as_str() };
         self.devices.get_or_create(&label).inc_by(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a device no more that was removed.
+    pub(crate) fn removed(&self, status: Status) {
+        self.devices.get_or_create(&StatusLabel { status: status.as_str() }).dec();
     }
 
     /// Counts status changes.

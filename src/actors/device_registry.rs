@@ -9,6 +9,7 @@
 mod buffer;
 mod clock_step;
 mod database_watch;
+mod fleet_look;
 mod fleet_watch;
 mod flush;
 mod group;
@@ -34,6 +35,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use self::buffer::Buffer;
 use self::clock_step::{ClockSteps, Told};
 use self::database_watch::DatabaseWatch;
+use self::fleet_look::FleetLook;
 use self::fleet_watch::FleetWatch;
 use self::flush::Flushed;
 use self::group::Group;
@@ -216,6 +218,7 @@ pub struct DeviceRegistry {
     settling: Settling,
     /// The time of the newest sample of the fleet.
     sampled_at: Option<DateTime<Utc>>,
+    fleet_look: FleetLook,
 }
 
 /// Everything that the mailbox shares with the flushes and checks beside it.
@@ -337,6 +340,7 @@ impl DeviceRegistry {
             journal: Journal::default(),
             settling: Settling::default(),
             sampled_at: None,
+            fleet_look: FleetLook::default(),
             shared: Shared {
                 settings: Arc::new(settings),
                 bounds: Bounds::default(),
@@ -553,13 +557,15 @@ impl DeviceRegistry {
 
     /// Looks for a step of the clock that has waited to be logged for too long, and for work
     /// on the database that gets no further.
-    fn watch(&mut self) {
+    fn watch(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         self.tell_step(|steps| steps.overdue(now));
         self.database.look(now, self.buffer.len());
         self.show_health();
         if self.part.leads {
             self.journal.watch(&self.shared.board);
+        } else {
+            ctx.spawn(self.look_at_the_fleet((self.part.clock)().wall));
         }
     }
 
@@ -630,7 +636,7 @@ impl Actor for DeviceRegistry {
         if self.shared.store.stands_by() {
             self.schedule_look(Duration::ZERO, ctx);
         }
-        ctx.run_interval(WATCH_INTERVAL, |registry, _| registry.watch());
+        ctx.run_interval(WATCH_INTERVAL, Self::watch);
     }
 }
 

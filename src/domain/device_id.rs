@@ -82,8 +82,8 @@ pub enum InvalidDeviceId {
     /// It contains a character that cannot be seen. Two ids could look alike, or an id could
     /// change the text around it.
     #[error(
-        "a device id must not contain an invisible, format or line separator character; this \
-         one contains {}",
+        "a device id must not contain {}; this one contains {}",
+        kind_of_invisible(*.0),
         code_point(*.0)
     )]
     Invisible(char),
@@ -96,6 +96,14 @@ pub enum InvalidDeviceId {
     /// It is reserved for echoes.
     #[error("ids that begin with {RESERVED_PREFIX:?} are reserved for echoes of the service")]
     Reserved,
+}
+
+fn kind_of_invisible(c: char) -> &'static str {
+    match c {
+        _ if c.general_category() == GeneralCategory::PrivateUse => "a private-use character",
+        _ if is_noncharacter(c) => "a code point that will never be a character",
+        _ => "an invisible, format or line separator character",
+    }
 }
 
 fn code_point(c: char) -> String {
@@ -143,13 +151,21 @@ impl FromStr for DeviceId {
 /// True for a character that cannot be seen or shows something else in every font: the
 /// categories Cf (format: bidi controls, zero-width characters, U+FEFF, soft hyphen), Zl and
 /// Zp (line and paragraph separator) and Co (private use), the other characters that Unicode
-/// tells programs not to draw, and the Braille pattern without a dot.
+/// tells programs not to draw, the code points that are none, and the Braille pattern without a
+/// dot.
 pub(crate) fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Format, LineSeparator, ParagraphSeparator, PrivateUse};
     let category = c.general_category();
     matches!(category, Format | LineSeparator | ParagraphSeparator | PrivateUse)
         || is_ignorable(c)
+        || is_noncharacter(c)
         || c == '\u{2800}'
+}
+
+/// True for the 66 code points that Unicode never assigns: U+FDD0 to U+FDEF, and the last two of
+/// each plane.
+fn is_noncharacter(c: char) -> bool {
+    matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE
 }
 
 /// True for the property Default_Ignorable_Code_Point without the category Cf, as in
@@ -250,6 +266,12 @@ mod tests {
             '\u{e0001}',
             '\u{e0041}',
             '\u{e0100}',
+            '\u{fdd0}',
+            '\u{fdef}',
+            '\u{fffe}',
+            '\u{ffff}',
+            '\u{1fffe}',
+            '\u{10ffff}',
         ] {
             for text in [
                 format!("pump{invisible}17"),
@@ -261,6 +283,23 @@ mod tests {
                 let code_point = format!("U+{:04X}", u32::from(invisible));
                 assert!(error.to_string().contains(&code_point), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_which_kind_of_character_cannot_be_seen() {
+        for (text, expected) in [
+            ("a\u{200b}", "an invisible, format or line separator character"),
+            ("a\u{e000}", "a private-use character"),
+            ("a\u{10fffd}", "a private-use character"),
+            ("a\u{10ffff}", "a code point that will never be a character"),
+        ] {
+            let error = text.parse::<DeviceId>().expect_err("it cannot be seen").to_string();
+            let expected = format!("must not contain {expected}; ");
+            assert!(error.contains(&expected), "{error}");
+        }
+        for next in ['\u{fdcf}', '\u{fdf0}', '\u{fffd}', '\u{20000}'] {
+            assert!(next.to_string().parse::<DeviceId>().is_ok(), "{next:?}");
         }
     }
 

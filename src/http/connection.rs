@@ -35,6 +35,9 @@ pub(super) const MAX_WAITS: usize = MAX_CONNECTIONS / 2;
 /// the answer.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The time within which a client must have sent the head of its request.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The maximum size of a request's head, its first line and its headers, in bytes.
 pub(super) const MAX_HEAD: usize = 8 * 1024;
 
@@ -44,8 +47,8 @@ pub(super) const MAX_BODY: usize = 4 * 1024;
 /// The number of reads that one poll may discard before other tasks get their turn.
 const READS_PER_POLL: usize = 16;
 
-/// The head that actix gets instead of one that is too large or malformed, together with
-/// [`Exchange::head_too_large`] and [`Exchange::malformed`]: actix would answer without a word.
+/// The head that actix gets instead of one that is refused, together with [`Exchange::refused`]:
+/// actix would answer without a word.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: unknown\r\n\r\n";
 
 /// All open connections, the oldest first.
@@ -65,24 +68,29 @@ struct Place {
 #[derive(Clone, Default)]
 pub(super) struct Exchange(Rc<Told>);
 
+/// The reason why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadRefused {
+    /// It is too large to be kept.
+    TooLarge,
+    /// It was not complete in time.
+    TooSlow,
+    /// It is not one of HTTP, for this reason.
+    Malformed(&'static str),
+}
+
 #[derive(Default)]
 struct Told {
-    head_too_large: Cell<bool>,
-    malformed: Cell<Option<&'static str>>,
+    refused: Cell<Option<HeadRefused>>,
     /// The time by which the handler wants the exchange to be extended.
     extended: Cell<Option<Duration>>,
     streams: Cell<bool>,
 }
 
 impl Exchange {
-    /// True if the head of the request was too large to be kept.
-    pub(super) fn head_too_large(&self) -> bool {
-        self.0.head_too_large.get()
-    }
-
-    /// What is wrong with the head of the request, if it is not one of HTTP.
-    pub(super) fn malformed(&self) -> Option<&'static str> {
-        self.0.malformed.get()
+    /// The reason why the head of the request is refused, if it is.
+    pub(super) fn refused(&self) -> Option<HeadRefused> {
+        self.0.refused.get()
     }
 
     /// Gives the answer `time` more than usual from now on.
@@ -110,6 +118,7 @@ impl Connections {
             place,
             connections: self.clone(),
             deadline: Box::pin(sleep(EXCHANGE_TIMEOUT)),
+            head_deadline: Box::pin(sleep(HEAD_TIMEOUT)),
             phase: Phase::Head(Vec::new()),
             exchange: Exchange::default(),
             stalled: false,
@@ -146,6 +155,7 @@ pub(super) struct Connection<S = TcpStream> {
     place: Rc<Place>,
     connections: Connections,
     deadline: Pin<Box<Sleep>>,
+    head_deadline: Pin<Box<Sleep>>,
     phase: Phase,
     exchange: Exchange,
     /// True while the client of a stream does not read.
@@ -213,26 +223,30 @@ impl<S> Connection<S> {
         // Also finds an end that began in the previous read.
         let from = head.len().saturating_sub(3);
         head.extend_from_slice(read);
-        let body = match end_of_head(&head[from..]) {
-            Some(end) if from + end <= MAX_HEAD && flaw(&head[..from + end]).is_some() => {
-                self.exchange.0.malformed.set(flaw(&head[..from + end]));
-                *head = SUBSTITUTE.to_vec();
-                0
-            }
-            Some(end) if from + end <= MAX_HEAD => {
-                let body = body_length(&head[..from + end]);
-                // What follows the request is not handed on.
-                head.truncate(from + end + body);
-                from + end + body - head.len()
-            }
+        let end = match end_of_head(&head[from..]).map(|end| from + end) {
+            Some(end) if end <= MAX_HEAD => end,
             None if head.len() <= MAX_HEAD => return,
-            _ => {
-                self.exchange.0.head_too_large.set(true);
-                *head = SUBSTITUTE.to_vec();
-                0
-            }
+            _ => return self.refuse(HeadRefused::TooLarge),
         };
-        self.phase = Phase::HandOn { head: std::mem::take(head), done: 0, body };
+        if let Some(why) = flaw(&head[..end]) {
+            return self.refuse(HeadRefused::Malformed(why));
+        }
+        let whole = end + body_length(&head[..end]);
+        // What follows the request is not handed on.
+        head.truncate(whole);
+        let body = whole - head.len();
+        let head = std::mem::take(head);
+        self.hand_on(head, body);
+    }
+
+    /// Lets the service answer that the head is refused.
+    fn refuse(&mut self, why: HeadRefused) {
+        self.exchange.0.refused.set(Some(why));
+        self.hand_on(SUBSTITUTE.to_vec(), 0);
+    }
+
+    fn hand_on(&mut self, head: Vec<u8>, body: usize) {
+        self.phase = Phase::HandOn { head, done: 0, body };
         self.place.served.set(true);
     }
 }
@@ -247,7 +261,7 @@ fn end_of_head(text: &[u8]) -> Option<usize> {
     })
 }
 
-/// What is wrong with a head, if anything is that actix refuses.
+/// What is wrong with a head, if anything is that actix refuses, or that says two things.
 fn flaw(head: &[u8]) -> Option<&'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -269,19 +283,36 @@ fn flaw(head: &[u8]) -> Option<&'static str> {
     if values("host").len() > 1 {
         return Some("it has more than one Host");
     }
+    if values("authorization").len() > 1 {
+        return Some("it has more than one Authorization");
+    }
+    let is_old = request.version == Some(0);
     let (lengths, encodings) = (values("content-length"), values("transfer-encoding"));
     match &lengths[..] {
         [] => (),
         [length] if !encodings.is_empty() || length.is_empty() => {
             return Some("it has both Content-Length and Transfer-Encoding, or an empty one");
         }
-        [length] if length.iter().all(u8::is_ascii_digit) => (),
-        [_] => return Some("its Content-Length is not a whole number"),
+        [length] if is_length(length) => (),
+        [_] => return Some("its Content-Length is not a whole number of at most 64 bits"),
         _ => return Some("it has more than one Content-Length"),
     }
     let is_chunked = |value: &&[u8]| value.eq_ignore_ascii_case(b"chunked");
-    let known = encodings.len() <= 1 && encodings.iter().all(is_chunked);
-    (!known).then_some("its Transfer-Encoding is not `chunked`")
+    if encodings.len() > 1 || !encodings.iter().all(is_chunked) {
+        return Some("its Transfer-Encoding is not `chunked`");
+    }
+    if is_old && !encodings.is_empty() {
+        return Some("HTTP/1.0 has no Transfer-Encoding");
+    }
+    if is_old && request.method == Some("POST") && lengths.is_empty() {
+        return Some("a POST of HTTP/1.0 needs a Content-Length");
+    }
+    (!is_old && values("host").is_empty()).then_some("it has no Host")
+}
+
+fn is_length(value: &[u8]) -> bool {
+    let is_number = value.iter().all(u8::is_ascii_digit);
+    is_number && str::from_utf8(value).is_ok_and(|digits| digits.parse::<u64>().is_ok())
 }
 
 /// The maximum number of headers, which is that of actix.
@@ -319,6 +350,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
                     this.phase = Phase::Body(*body);
                 }
                 return Poll::Ready(Ok(()));
+            }
+            let waits_for_head = matches!(this.phase, Phase::Head(_));
+            if waits_for_head && this.head_deadline.as_mut().poll(cx).is_ready() {
+                this.refuse(HeadRefused::TooSlow);
+                continue;
             }
             if let Phase::Body(0) = this.phase {
                 this.phase = Phase::Rest;
@@ -404,7 +440,7 @@ mod tests {
         let mut seen = String::new();
         server.read_to_string(&mut seen).await.expect("it is text");
         assert_eq!(seen, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert!(!server.exchange().head_too_large());
+        assert_eq!(server.exchange().refused(), None);
     }
 
     #[test]
@@ -414,7 +450,8 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a",
             "GET /devices?q=a%20b HTTP/1.0",
             "PUT /api/v1/devices/K%C3%B6ln HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 2",
-            "PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked",
+            "PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked",
+            "PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615",
             "GET http://localhost/ HTTP/1.1\r\nHost: localhost",
         ] {
             assert_eq!(said(right), None, "{right}");
@@ -428,6 +465,12 @@ mod tests {
             ("GET / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2", "more than one Content"),
             ("GET / HTTP/1.1\r\nContent-Length: +2", "not a whole number"),
             ("GET / HTTP/1.1\r\nTransfer-Encoding: gzip", "not `chunked`"),
+            ("GET / HTTP/1.1\r\nContent-Length: 18446744073709551616", "at most 64 bits"),
+            ("GET / HTTP/1.0\r\nTransfer-Encoding: chunked", "HTTP/1.0 has no"),
+            ("POST / HTTP/1.0", "needs a Content-Length"),
+            ("GET / HTTP/1.1", "no Host"),
+            ("GET http://a/ HTTP/1.1\r\nAccept: */*", "no Host"),
+            ("GET / HTTP/1.0\r\nAuthorization: a\r\nauthorization: a", "than one Authorization"),
             ("GET / HTTP/1.1\r\nno header", "header"),
         ] {
             let said = said(wrong).expect(wrong);
@@ -445,7 +488,22 @@ mod tests {
             let mut seen = Vec::new();
             server.read_to_end(&mut seen).await.expect("it is open");
             assert_eq!(seen, SUBSTITUTE);
-            assert!(server.exchange().head_too_large());
+            assert_eq!(server.exchange().refused(), Some(HeadRefused::TooLarge));
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_head_that_does_not_come_in_time_is_reported() {
+        tokio::time::pause();
+        for begun in ["", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+            let (mut client, server) = duplex(1 << 10);
+            let mut server = Connections::default().admit(server);
+            client.write_all(begun.as_bytes()).await.expect("it is open");
+            let began = Instant::now();
+            let mut seen = vec![0; SUBSTITUTE.len()];
+            server.read_exact(&mut seen).await.expect("it is open");
+            assert_eq!((seen.as_slice(), began.elapsed().as_secs()), (SUBSTITUTE, 5));
+            assert_eq!(server.exchange().refused(), Some(HeadRefused::TooSlow));
         }
     }
 

@@ -49,9 +49,6 @@ pub(crate) const RUNTIMES: u64 = 1 + api::THREADS as u64;
 /// The time after which an actor that has not answered counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The time within which a client must have sent the head of its request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The time for which a client may go on sending a request that was refused.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -164,7 +161,8 @@ async fn serve(listener: TcpListener, state: State, api: Api) -> std::io::Result
     let http = HttpService::build()
         // One request per connection, so that a busy client queues again for the next one.
         .keep_alive(KeepAlive::Disabled)
-        .client_request_timeout(HEAD_TIMEOUT)
+        // The connection itself does that, with an answer that says so.
+        .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(LINGER_TIMEOUT)
         .local_addr(address)
         .on_connect_ext(|connection: &Connection, data| {

@@ -8,7 +8,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::connection::{Exchange, MAX_HEAD};
+use super::connection::{Exchange, HEAD_TIMEOUT, HeadRefused, MAX_HEAD};
 use super::{api, page};
 
 /// Answers for an address at which there is nothing, to a browser with a page that leads on.
@@ -32,17 +32,13 @@ pub(super) async fn not_allowed() -> HttpResponse {
 /// a device.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Refuses a request whose head is too large or malformed, that calls the service by a name that
-/// is not its own, or that has a body. Nothing but the API takes one, so it is not read.
+/// Refuses a request whose head is too large, late or malformed, that calls the service by a name
+/// that is not its own, or that has a body. Nothing but the API takes one, so it is not read.
 pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> actix_web::Result<ServiceResponse<BoxBody>> {
-    let exchange = request.conn_data::<Exchange>();
-    let refused = if exchange.is_some_and(Exchange::head_too_large) {
-        let text = format!("the head of a request may have at most {MAX_HEAD} bytes\n");
-        answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).body(text)
-    } else if let Some(problem) = refused_head(&request) {
+    let refused = if let Some(problem) = refused_head(&request) {
         api::Answer::from(problem).into()
     } else if has_body(&request) && !request.path().starts_with(api::ROOT) {
         answer(StatusCode::PAYLOAD_TOO_LARGE).body("a request to this path must not have a body\n")
@@ -54,15 +50,32 @@ pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
 
 /// What is wrong with the head of a request, or with the name by which it calls the service.
 fn refused_head(request: &ServiceRequest) -> Option<api::Problem> {
-    if let Some(why) = request.conn_data::<Exchange>().and_then(Exchange::malformed) {
-        let detail = format!("the request is not one of HTTP/1.1: {why}");
-        return Some(api::Problem::new(api::Kind::InvalidRequest, detail));
+    if let Some(why) = request.conn_data::<Exchange>().and_then(Exchange::refused) {
+        return Some(problem_with_head(why));
     }
     if PROBES.contains(&request.path()) {
         return None;
     }
     let api = request.app_data::<Data<api::Api>>()?;
     api.access.check_host(request.request()).err()
+}
+
+fn problem_with_head(why: HeadRefused) -> api::Problem {
+    let (kind, detail) = match why {
+        HeadRefused::TooLarge => {
+            let detail = format!("the head of a request may have at most {MAX_HEAD} bytes");
+            (api::Kind::HeadTooLarge, detail)
+        }
+        HeadRefused::TooSlow => {
+            let seconds = HEAD_TIMEOUT.as_secs();
+            let detail = format!("the head of the request was not complete within {seconds} s");
+            (api::Kind::TooSlow, detail)
+        }
+        HeadRefused::Malformed(why) => {
+            (api::Kind::InvalidRequest, format!("the request is not one of HTTP/1.1: {why}"))
+        }
+    };
+    api::Problem::new(kind, detail)
 }
 
 /// True for a GET or HEAD with a body. Other methods are refused as such.

@@ -147,7 +147,7 @@ impl Reader {
             let read = |row| self.0.readable(&named("number", &number(row).ok()), entry(row));
             let journal = rows.iter().filter_map(read).collect();
             // Afterwards, because something may have been deleted in between, or lost.
-            let pruned = self.pruned(db).await?;
+            let pruned = self.0.pruned(db).await?;
             if after.transition < pruned.transition
                 || after.journal < pruned.journal
                 || timeline != pruned.timeline
@@ -167,22 +167,34 @@ impl Reader {
     ///
     /// If the database fails.
     pub async fn newest_event(&self) -> Result<EventPlace> {
+        self.read("read the newest event", async |db| self.0.newest_place(db).await).await
+    }
+}
+
+impl DeviceStore {
+    /// The place after the newest event, for an instance that follows what another one writes.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn newest_event(&self) -> Result<EventPlace> {
+        self.read("read the newest event", async |db| self.newest_place(db).await).await
+    }
+
+    async fn newest_place(&self, db: &impl ConnectionTrait) -> Result<EventPlace, DbErr> {
         let sql = format!(
             "SELECT coalesce((SELECT max(sequence) FROM status_transition), 0) AS transitions, \
              coalesce((SELECT max(number) FROM journal), 0) AS journal, {timeline} AS timeline",
-            timeline = self.0.timeline_sql(),
+            timeline = self.timeline_sql(),
         );
-        self.read("read the newest event", async |db| {
-            let row = self.0.select(db, &sql, []).await?.pop();
-            let newest = row.as_ref().map(place).transpose()?.unwrap_or_default();
-            let pruned = self.pruned(db).await?;
-            Ok(EventPlace {
-                transition: newest.transition.max(pruned.transition),
-                journal: newest.journal.max(pruned.journal),
-                timeline: newest.timeline,
-            })
+        let row = self.select(db, &sql, []).await?.pop();
+        let newest = row.as_ref().map(place).transpose()?.unwrap_or_default();
+        let pruned = self.pruned(db).await?;
+        Ok(EventPlace {
+            transition: newest.transition.max(pruned.transition),
+            journal: newest.journal.max(pruned.journal),
+            timeline: newest.timeline,
         })
-        .await
     }
 
     /// The place after the newest of those that were deleted as old.
@@ -191,9 +203,9 @@ impl Reader {
             "SELECT coalesce(max(transitions), 0) AS transitions, \
              coalesce(max(journal), 0) AS journal, {timeline} AS timeline \
              FROM pruned WHERE id = {ONLY}",
-            timeline = self.0.timeline_sql(),
+            timeline = self.timeline_sql(),
         );
-        let row = self.0.select(db, &sql, []).await?.pop();
+        let row = self.select(db, &sql, []).await?.pop();
         Ok(row.as_ref().map(place).transpose()?.unwrap_or_default())
     }
 }

@@ -44,13 +44,24 @@ pub enum Ids {
 }
 
 impl Ids {
-    /// The form that a search box asks for: a prefix, or with `*` at the beginning a pattern.
+    /// The form that a search box asks for: a prefix, or with `*` anywhere but at its end a
+    /// pattern.
     pub fn searched(text: &str) -> Self {
-        match text.strip_suffix('*').unwrap_or(text) {
+        match text.trim_end_matches('*') {
             "" => Self::All,
-            prefix if !text.starts_with('*') => Self::Prefix(prefix.to_owned()),
+            prefix if !prefix.contains('*') => Self::Prefix(prefix.to_owned()),
             _ => Self::Matching(text.to_owned()),
         }
+    }
+
+    /// The text with which all of these ids begin, if there is one.
+    fn beginning(&self) -> Option<&str> {
+        let beginning = match self {
+            Self::All => "",
+            Self::Prefix(prefix) => prefix,
+            Self::Matching(pattern) => pattern.split(['*', '?']).next().unwrap_or_default(),
+        };
+        (!beginning.is_empty()).then_some(beginning)
     }
 }
 
@@ -306,11 +317,9 @@ impl Condition {
 impl Range {
     fn of(ids: &Ids, after: Option<&str>) -> Self {
         let all = Self { from: None, after: after.map(str::to_owned), before: None, until: None };
-        match ids {
-            Ids::Prefix(prefix) => {
-                Self { from: Some(prefix.clone()), before: beyond(prefix), ..all }
-            }
-            Ids::All | Ids::Matching(_) => all,
+        match ids.beginning() {
+            Some(prefix) => Self { from: Some(prefix.to_owned()), before: beyond(prefix), ..all },
+            None => all,
         }
     }
 
@@ -362,19 +371,36 @@ mod tests {
     }
 
     #[test]
-    fn a_search_is_a_prefix_unless_it_begins_with_an_asterisk() {
+    fn a_search_is_a_prefix_unless_an_asterisk_is_before_its_end() {
         let prefix = |text: &str| Ids::Prefix(text.to_owned());
         let matching = |text: &str| Ids::Matching(text.to_owned());
         for (text, expected) in [
             ("", Ids::All),
             ("*", Ids::All),
             ("pump", prefix("pump")),
+            ("**", Ids::All),
             ("pump*", prefix("pump")),
+            ("pump**", prefix("pump")),
             ("pu?p", prefix("pu?p")),
             ("*17", matching("*17")),
             ("*17*", matching("*17*")),
+            ("hall-*-pump", matching("hall-*-pump")),
+            ("s*7*", matching("s*7*")),
         ] {
             assert_eq!(Ids::searched(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_search_for_a_pattern_looks_only_at_ids_with_its_beginning() {
+        for (text, expected) in [
+            ("", None),
+            ("*17", None),
+            ("pump", Some("pump")),
+            ("hall-*-pump", Some("hall-")),
+            ("hall?1*x", Some("hall")),
+        ] {
+            assert_eq!(Ids::searched(text).beginning(), expected, "{text}");
         }
     }
 

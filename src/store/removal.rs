@@ -18,7 +18,7 @@ use super::rows;
 use super::values::id_in_order;
 use super::{DeviceStore, Result, millis, time};
 use crate::domain::heartbeat::latest_credible;
-use crate::domain::{Entry, Happening, Heartbeat, OwnTimeout};
+use crate::domain::{Entry, Happening, Heartbeat, OwnTimeout, Status};
 
 /// The number of devices that one transaction removes. The service waits no longer than that
 /// takes.
@@ -47,6 +47,8 @@ pub struct Selection {
 pub struct Selected {
     /// Its stored id.
     pub id: RawId,
+    /// Its status; `None` if it cannot be read.
+    pub status: Option<Status>,
     /// The time of its last heartbeat; `None` if there is none or it cannot be read.
     pub last_seen_at: Option<DateTime<Utc>>,
     /// Its own timeout, if that is in effect; `None` if `heartbeat.timeout` is.
@@ -134,7 +136,7 @@ impl DeviceStore {
         let lock = if locked { "FOR UPDATE" } else { "" };
         // Raw, because an entity cannot hold an id that is not a text.
         let sql = format!(
-            "SELECT {id}, last_seen_at, timeout_seconds FROM device WHERE {condition} {lock}",
+            "SELECT {id}, status, last_seen_at, timeout_seconds FROM device WHERE {condition} {lock}",
             id = RawId::columns(self.backend()),
         );
         self.select(db, &sql, values).await?.iter().map(Selected::read).collect()
@@ -241,8 +243,10 @@ impl Selected {
     fn read(row: &QueryResult) -> Result<Self, DbErr> {
         // A row that cannot be read can be removed, too.
         let timeout: Option<i64> = row.try_get("", "timeout_seconds").ok().flatten();
+        let status: Option<String> = row.try_get("", "status").ok().flatten();
         Ok(Self {
             id: RawId::read(row)?,
+            status: status.and_then(|status| Status::named(&status)),
             last_seen_at: time("last_seen_at", row).ok().flatten(),
             timeout: timeout.map(OwnTimeout::of).and_then(OwnTimeout::in_effect),
         })

@@ -65,6 +65,7 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
         ("limit=100000000000000000000", "from 1 to 1000"),
         ("limit=1&limit=2", "only once"),
         ("status=asleep", "provisioning, online, offline, error"),
+        ("cursor=", "`next` of an earlier answer"),
         ("cursor=no-cursor", "`next` of an earlier answer"),
         ("q=%ff", "not UTF-8"),
         ("cursor=%00", "`next` of an earlier answer"),
@@ -95,6 +96,17 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
         ("GET /api/v1/devices?q=a b HTTP/1.1\r\nHost: localhost", "one blank"),
         ("GET /<b> HTTP/1.1\r\nHost: localhost", "percent-encoded"),
         ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost", "more than one Host"),
+        ("GET /api/v1/summary HTTP/1.1", "no Host"),
+        (
+            "GET /api/v1/summary HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a\r\n\
+             Authorization: Bearer b",
+            "more than one Authorization",
+        ),
+        (
+            "PUT /api/v1/devices/a HTTP/1.1\r\nHost: localhost\r\n\
+             Content-Length: 99999999999999999999",
+            "at most 64 bits",
+        ),
         (
             "PUT /api/v1/devices/a HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked",
             "both Content-Length",
@@ -111,7 +123,9 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
     let empty = send("PUT", "/api/v1/devices/a", &empty, Some(""));
     is(empty, 400, "invalid-body", "the body is empty");
     let header = format!("GET /api/v1/devices HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9000));
-    assert_eq!(verbatim(&service, &header).status, 431);
+    is(verbatim(&service, &header), 431, "head-too-large", "8192 bytes");
+    let begun = "GET /api/v1/devices HTTP/1.1\r\nHost: localhost\r\n";
+    is(verbatim(&service, begun), 408, "too-slow", "not complete within 5 s");
     let plain = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
     let plain = send("PUT", "/api/v1/devices/a", &plain, Some("{}"));
     is(plain, 415, "unsupported-media-type", "application/json");
@@ -136,6 +150,8 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
     let missing = change(&service, "DELETE", "/api/v1/devices/a", TOKEN, "");
     is(missing, 404, "unknown-device", "");
     assert_eq!(get(&service, "/problems/no-such-problem").status, 404);
+    let of_library = |line: &String| line.contains("actix");
+    assert!(!service.log().iter().any(of_library), "{:?}", service.log());
 }
 
 #[test]
@@ -186,6 +202,26 @@ fn a_device_is_registered_changed_and_removed() {
     let removed = change(&service, "DELETE", path, TOKEN, "").ok();
     assert_eq!(removed, json!({"still_sending": false}));
     assert_eq!(get(&service, path).problem(), "unknown-device");
+}
+
+#[test]
+fn the_summary_counts_what_the_api_registers_and_removes_at_once() {
+    // A check would count anew.
+    let place = Place::new().with("MQTT__URL", "mqtt://127.0.0.1:1").with("HTTP__TOKEN", TOKEN);
+    let place = place.with("HTTP__PUBLIC", "true").with("HEARTBEAT__CHECK_INTERVAL", "10m");
+    let service = place.start();
+    service.await_metric("heartbeatd_last_check_timestamp_seconds", 1.0);
+    let counted = || {
+        let summary = get(&service, "/api/v1/summary").ok();
+        let metric = service.metric(r#"heartbeatd_devices{status="provisioning"}"#);
+        (summary["total"].clone(), summary["devices"]["provisioning"].clone(), metric as u64)
+    };
+    add(&service, &["pump", "fan", "valve"]);
+    assert_eq!(counted(), (json!(3), json!(3), 3));
+    change(&service, "PUT", "/api/v1/devices/pump", TOKEN, "{}").ok();
+    assert_eq!(counted(), (json!(3), json!(3), 3), "it was registered already");
+    change(&service, "DELETE", "/api/v1/devices/fan", TOKEN, "").ok();
+    assert_eq!(counted(), (json!(2), json!(2), 2));
 }
 
 #[test]

@@ -43,8 +43,8 @@ const IDS: [&str; 16] = [
     "Ä",
     "z",
     "é",
-    "a\u{10ffff}",
-    "a\u{ffff}x",
+    "a\u{3fffd}",
+    "a\u{fffd}x",
     "pump-1",
     "pump-17",
     "pump-2",
@@ -96,8 +96,21 @@ async fn pages_have_every_device_that_was_asked_for_once_and_in_the_order_of_byt
         Status::ALL.into_iter().enumerate().filter(has).map(|(_, s)| s).collect::<BTreeSet<_>>()
     });
     for statuses in subsets {
-        for search in ["", "a", "d-1", "pump-1", "ä", "nothing", "a\u{10ffff}", "*1", "*-1*", "*?"]
-        {
+        for search in [
+            "",
+            "a",
+            "d-1",
+            "pump-1",
+            "ä",
+            "nothing",
+            "a\u{3fffd}",
+            "*1",
+            "*-1*",
+            "*?",
+            "p*-1",
+            "pump*1*",
+            "d-?*5",
+        ] {
             let query = DeviceQuery {
                 statuses: statuses.clone(),
                 ids: Ids::searched(search),
@@ -107,6 +120,9 @@ async fn pages_have_every_device_that_was_asked_for_once_and_in_the_order_of_byt
                 "*1" => id.ends_with('1'),
                 "*-1*" => id.contains("-1"),
                 "*?" => true,
+                "p*-1" => id.starts_with('p') && id.ends_with("-1"),
+                "pump*1*" => id.starts_with("pump") && id.contains('1'),
+                "d-?*5" => id.starts_with("d-") && id.len() > 3 && id.ends_with('5'),
                 prefix => id.starts_with(prefix),
             };
             let expected: Vec<_> = devices

@@ -803,6 +803,14 @@ async fn a_standby_says_so_everywhere() {
         let summary = http::send(&standby.service, "GET", "/api/v1/summary", &[], None).ok();
         (summary["devices"]["online"] == (LIVE + DEAD) as u64).then_some(())
     });
+    // The next count by the clock alone would be ten seconds later.
+    let began = Instant::now();
+    assert!(scene.instances[0].place.run(&["device", "add", "spare"]).status.success());
+    eventually("its summary follows what the active one and the commands write", || {
+        let summary = http::send(&standby.service, "GET", "/api/v1/summary", &[], None).ok();
+        (summary["devices"]["provisioning"] == 1).then_some(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     let shown = standby.place.run(&["device", "show", "live-000"]);
     assert!(shown.status.success());
     assert!(standby.service.events(ACTIVE).len() < 3, "{:?}", standby.service.log());

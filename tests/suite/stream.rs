@@ -38,18 +38,25 @@ struct Stream {
 
 impl Stream {
     fn open(service: &Service, query: &str, last: Option<&str>) -> Self {
+        let header = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        let mut stream = Self::open_with(service, query, &header);
+        stream.last_id = last.unwrap_or_default().to_owned();
+        stream
+    }
+
+    /// Opens a stream with headers, each with its end of line.
+    fn open_with(service: &Service, query: &str, headers: &str) -> Self {
         let mut socket = TcpStream::connect(service.http_address()).expect("HTTP is served");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let last_header = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
         let path = format!("/api/v1/events/stream{query}");
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{last_header}\r\n")
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
             .expect("it is read");
         let mut lines = BufReader::new(socket);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert!(lines.read_line(&mut head).expect("a head") > 0, "{head}");
         }
-        Self { lines, last_id: last.unwrap_or_default().to_owned(), head: head.to_lowercase() }
+        Self { lines, last_id: String::new(), head: head.to_lowercase() }
     }
 
     /// The next line of the body, without the sizes of its chunks.
@@ -200,6 +207,7 @@ fn streams_are_limited_and_keep_no_probe_out() {
     assert_eq!((refused.status, refused.problem().as_str()), (503, "too-many-streams"));
     assert!(refused.body.contains("70 event streams are open already"), "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert!((service.metric("heartbeatd_event_streams") - 70.0).abs() < 0.5);
     for _ in 0..100 {
         assert_eq!(get(&service, "/healthz").status, 200);
     }
@@ -209,6 +217,9 @@ fn streams_are_limited_and_keep_no_probe_out() {
         stream.await_event("registered");
     }
     drop(streams);
+    eventually("no stream is counted any more", || {
+        (service.metric("heartbeatd_event_streams") < 0.5).then_some(())
+    });
     eventually("the places are free again", || {
         let mut socket = TcpStream::connect(service.http_address()).expect("HTTP is served");
         write!(socket, "GET /api/v1/events/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
@@ -216,6 +227,35 @@ fn streams_are_limited_and_keep_no_probe_out() {
         socket.read_exact(&mut begin).ok()?;
         (&begin == b"HTTP/1.1 200").then_some(())
     });
+}
+
+#[test]
+fn a_stream_ends_with_the_login_that_permits_it_and_no_other_does() {
+    let place = Place::new().with("HTTP__TOKEN", TOKEN);
+    let service = place.start();
+    let json = [("Content-Type", "application/json")];
+    let login = || {
+        let token = format!(r#"{{"token":"{TOKEN}"}}"#);
+        let answer = send(&service, "POST", "/api/v1/login", &json, Some(&token));
+        let cookie = answer.header("set-cookie").and_then(|set| set.split(';').next());
+        cookie.expect("a cookie").to_owned()
+    };
+    let (mine, other) = (login(), login());
+    let with = |cookie: &str| format!("Cookie: {cookie}\r\n");
+    let mut ending =
+        ["", "?summary=1s"].map(|query| Stream::open_with(&service, query, &with(&mine)));
+    let mut lasting =
+        [with(&other), format!("Authorization: Bearer {TOKEN}\r\nCookie: {mine}\r\n")]
+            .map(|headers| Stream::open_with(&service, "", &headers));
+    send(&service, "POST", "/api/v1/logout", &[("Cookie", &mine)], None).ok();
+    for stream in &mut ending {
+        let said = |message: &Message| message.event != "bye";
+        assert!(std::iter::from_fn(|| stream.message()).all(|message| said(&message)));
+    }
+    assert_eq!(change(&service, "PUT", "/api/v1/devices/pump", TOKEN, "{}").status, 201);
+    for stream in &mut lasting {
+        stream.await_event("registered");
+    }
 }
 
 #[test]
@@ -234,6 +274,13 @@ fn whoever_comes_with_a_place_that_is_not_kept_is_told_so() {
         let gone = get(&service, &format!("/api/v1/events?after={elsewhere}"));
         assert_eq!((gone.status, gone.problem().as_str()), (410, "gone"), "{elsewhere}");
     }
+    for odd in ["4711-\u{200b}17", "\u{200b}", "1-1-1-1"] {
+        let odd = send(&service, "GET", "/api/v1/events/stream", &[("Last-Event-ID", odd)], None);
+        assert_eq!((odd.status, odd.problem().as_str()), (400, "invalid-parameter"), "{odd:?}");
+    }
+    let twice = [("Last-Event-ID", "1-1"), ("Last-Event-ID", "1-2")];
+    let twice = send(&service, "GET", "/api/v1/events/stream", &twice, None);
+    assert_eq!((twice.status, twice.problem().as_str()), (400, "invalid-parameter"), "{twice:?}");
     let odd = [("Last-Event-ID", "yesterday")];
     let odd = send(&service, "GET", "/api/v1/events/stream", &odd, None);
     assert_eq!(odd.problem(), "invalid-parameter");

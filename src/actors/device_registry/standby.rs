@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use log::{info, warn};
 
 use super::group::{Group, Judging};
-use super::{DeviceRegistry, Found, SAMPLED_EVERY, Settings, Shared};
+use super::{DeviceRegistry, Found, Settings, Shared};
 use crate::clock::Clock;
 use crate::domain::standby::{ClockMeter, Duty, Peer, Sight, Stuck, Vigil};
 use crate::domain::{Coverage, Gap, GapCause, Reading, Saved};
@@ -500,44 +500,6 @@ impl DeviceRegistry {
         } else {
             self.coverage.begin_at(now);
         }
-    }
-}
-
-impl DeviceRegistry {
-    /// Reads what the board of a standby shows of the fleet, at most as often as samples of it
-    /// are kept.
-    pub(super) fn look_at_the_fleet(
-        &mut self,
-        now: DateTime<Utc>,
-    ) -> impl ActorFuture<Self, Output = ()> + use<> {
-        let is_due = self.sampled_at.is_none_or(|last| (now - last).abs() >= SAMPLED_EVERY);
-        if is_due {
-            self.sampled_at = Some(now);
-        }
-        let store = self.shared.store.clone();
-        let reading = async move {
-            let counts = store.count_by_status().await?;
-            let outages = store.open_outages().await?;
-            Ok::<_, StoreError>((counts, outages, store.outbox_size().await?))
-        };
-        let reading = async move { if is_due { Some(reading.await) } else { None } };
-        reading.into_actor(self).map(move |read, registry, _| {
-            // A database that fails is told by the looks at the other instances.
-            let Some(Ok((counts, outages, outbox))) = read else { return };
-            if registry.part.leads {
-                return;
-            }
-            registry.buffer.are_registered(counts.values().sum());
-            registry.shared.metrics.set_devices(&counts);
-            registry.shared.metrics.set_outbox(&outbox, now);
-            registry.shared.board.change(|facts| {
-                facts.counts(counts);
-                facts.outages(outages);
-                facts.undelivered(outbox.alerts, outbox.oldest);
-            });
-            // The active instance wakes only its own readers of events.
-            registry.shared.board.wake();
-        })
     }
 }
 

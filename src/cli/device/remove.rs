@@ -212,7 +212,7 @@ mod tests {
             ("Köln-3", "Köln-3"),
             ("a\u{a0}b", r"a\u{a0}b"),
             ("a\u{e000}", r#""a\u{e000}""#),
-            ("a\u{ffff}", r"a\u{ffff}"),
+            ("a\u{ffff}", r#""a\u{ffff}""#),
             ("a/b", r#""a/b""#),
             ("a\u{1b}b", r#""a\u{1b}b""#),
         ] {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName, ORIGIN};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::problem::{Kind, Problem};
 use crate::base64url;
@@ -65,9 +66,36 @@ struct Guesses {
     known: HashSet<(Source, usize)>,
 }
 
-/// The logins, by the hash of what the cookie holds, with the token and the last use.
+/// The logins, by the hash of what the cookie holds.
 #[derive(Default)]
-struct Logins(HashMap<[u8; 32], (usize, Instant)>);
+struct Logins(HashMap<[u8; 32], Login>);
+
+/// A login. Whoever watches it learns of its end when this is dropped.
+struct Login {
+    /// The number of the token.
+    token: usize,
+    used: Instant,
+    lasts: watch::Sender<()>,
+}
+
+/// The login by which something was permitted that goes on; for no login, one that never ends.
+pub(super) struct Permitted(Option<watch::Receiver<()>>);
+
+impl Permitted {
+    /// True if the login has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.as_ref().is_some_and(|login| login.has_changed().is_err())
+    }
+
+    /// Resolves when the login has ended.
+    pub(super) async fn ended(&mut self) {
+        match &mut self.0 {
+            // Nothing is ever sent.
+            Some(login) => while login.changed().await.is_ok() {},
+            None => std::future::pending().await,
+        }
+    }
+}
 
 impl Access {
     /// The access to a service with this configuration that listens on `address`.
@@ -150,6 +178,15 @@ impl Access {
         let Some(login) = self.cookie(request) else { return Ok(None) };
         let index = self.logins.lock().find(&login, Instant::now());
         Ok(index.map(|index| &self.tokens[index].0))
+    }
+
+    /// The login that permits what the request asks for, if one does.
+    pub(super) fn permitted(&self, request: &HttpRequest) -> Permitted {
+        if request.headers().contains_key(AUTHORIZATION) {
+            return Permitted(None);
+        }
+        let login = self.cookie(request);
+        Permitted(login.and_then(|login| self.logins.lock().watch(&login)))
     }
 
     /// Lets a request in, or says what it lacks.
@@ -270,23 +307,27 @@ const LONG_TOKEN: usize = 32;
 
 impl Logins {
     fn add(&mut self, login: &str, token: usize, now: Instant) {
-        self.0.retain(|_, (_, used)| now.saturating_duration_since(*used) < LOGIN);
+        self.0.retain(|_, login| now.saturating_duration_since(login.used) < LOGIN);
         if self.0.len() >= MAX_LOGINS {
-            let oldest = self.0.iter().min_by_key(|(_, (_, used))| *used);
+            let oldest = self.0.iter().min_by_key(|(_, login)| login.used);
             if let Some(key) = oldest.map(|(key, _)| *key) {
                 self.0.remove(&key);
             }
         }
-        self.0.insert(hash(login), (token, now));
+        self.0.insert(hash(login), Login { token, used: now, lasts: watch::Sender::new(()) });
     }
 
     fn find(&mut self, login: &str, now: Instant) -> Option<usize> {
-        let (token, used) = self.0.get_mut(&hash(login))?;
-        if now.saturating_duration_since(*used) >= LOGIN {
+        let login = self.0.get_mut(&hash(login))?;
+        if now.saturating_duration_since(login.used) >= LOGIN {
             return None;
         }
-        *used = now;
-        Some(*token)
+        login.used = now;
+        Some(login.token)
+    }
+
+    fn watch(&self, login: &str) -> Option<watch::Receiver<()>> {
+        self.0.get(&hash(login)).map(|login| login.lasts.subscribe())
     }
 }
 
@@ -409,7 +450,11 @@ mod tests {
         let cookie = set.split(';').next().expect("a pair").to_owned();
         let cookie = request(&[("cookie", &format!("other=1; {cookie}"))]);
         assert!(access.holder(&cookie).expect("no token").is_some());
+        let stream = access.permitted(&cookie);
+        assert!(!stream.has_ended());
         let gone = access.log_out(&cookie);
+        assert!(stream.has_ended(), "with its login");
+        assert!(!access.permitted(&request(&[])).has_ended(), "without a login");
         assert!(gone.contains("Max-Age=0"), "{gone}");
         assert_eq!(access.holder(&cookie).expect("no token"), None);
         let behind_tls = request(&[("x-forwarded-proto", "https")]);

@@ -56,6 +56,11 @@ pub(super) async fn register(context: &Context, id: &str, change: Change) -> Ans
     let timeout = change.timeout()?;
     let now = (context.clock)().wall;
     let is_new = context.store.register(&device, timeout.flatten(), now).await?;
+    if is_new {
+        context.metrics.registered(1);
+        context.board.change(|facts| facts.registered(1));
+        context.board.wake();
+    }
     if let Some(timeout) = timeout.filter(|_| !is_new) {
         context.store.set_timeout(&device, timeout).await?;
     }
@@ -80,6 +85,11 @@ pub(super) async fn remove(context: &Context, id: &str) -> Answered {
     let selection = Selection { ids: Some(vec![id.to_owned()]), ..Selection::default() };
     let removed = context.store.remove(&selection, None, now).await?.pop();
     let Some(removed) = removed else { return Err(unknown(context, id).await) };
+    if let Some(status) = removed.status {
+        context.metrics.removed(status);
+        context.board.change(|facts| facts.removed(status, removed.last_seen_at));
+    }
+    context.board.wake();
     let timeout = removed.timeout.unwrap_or(context.settings.timeout());
     let timeout = TimeDelta::from_std(timeout).unwrap_or(TimeDelta::MAX);
     let heard = |seen: DateTime<Utc>| now - seen <= timeout;

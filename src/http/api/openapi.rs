@@ -26,7 +26,8 @@ pub(super) fn document(access: &Access) -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Watches a fleet of devices, and counts their silence only while it \
                             was provably listening. Times are RFC 3339 in UTC with milliseconds, \
-                            durations are seconds.",
+                            durations are seconds; only the parts of a timeline are sums in \
+                            milliseconds.",
             "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
         "servers": [{"url": super::ROOT}],

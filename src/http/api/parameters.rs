@@ -197,7 +197,9 @@ impl Takes {
             Self::Flag => json!({"type": "boolean"}),
             Self::Time => json!({"type": "string", "format": "date-time"}),
             Self::DeviceId => json!({"$ref": DEVICE_ID}),
-            Self::Cursor => json!({"type": "string", "format": "cursor", "maxLength": MAX_CURSOR}),
+            Self::Cursor => json!({
+                "type": "string", "format": "cursor", "minLength": 1, "maxLength": MAX_CURSOR,
+            }),
             Self::Place => json!({"type": "string", "pattern": PLACE}),
             Self::Text(most) => json!({"type": "string", "maxLength": most}),
             Self::Word(words) => json!({"type": "string", "enum": words}),
@@ -233,7 +235,8 @@ impl Takes {
                 Ok(id) => Ok(Value::DeviceId(id)),
                 Err(why) => Err(format!("a device's id is expected: {why}")),
             },
-            Self::Cursor if text.len() > MAX_CURSOR => {
+            // An empty one would begin the list anew, again and again.
+            Self::Cursor if text.is_empty() || text.len() > MAX_CURSOR => {
                 Err("a cursor is the `next` of an earlier answer, as it is".to_owned())
             }
             Self::Text(most) if text.chars().count() > most || text.contains('\0') => {
@@ -281,6 +284,7 @@ mod tests {
         Parameter { name: "late", takes: Takes::Flag, about: "" },
         Parameter { name: "wait", takes: Takes::Seconds(30), about: "" },
         Parameter { name: "q", takes: Takes::Text(3), about: "" },
+        Parameter { name: "cursor", takes: Takes::Cursor, about: "" },
     ];
 
     #[test]
@@ -312,7 +316,7 @@ mod tests {
     #[test]
     fn each_wrong_parameter_is_named_with_what_would_be_right() {
         for (query, expected) in [
-            ("limits=1", "this path takes status, limit, from, device, late, wait, q"),
+            ("limits=1", "this path takes status, limit, from, device, late, wait, q, cursor"),
             ("limit=0", "a whole number from 1 to 1000"),
             ("limit=1001", "a whole number from 1 to 1000"),
             ("limit=99999999999999999999999", "a whole number from 1 to 1000"),
@@ -323,6 +327,7 @@ mod tests {
             ("device=a%2Fb", "a device's id is expected"),
             ("late=1", "true or false"),
             ("wait=31", "0 to 30 seconds"),
+            ("cursor=", "the `next` of an earlier answer"),
             ("q=abcd", "at most 3 characters"),
             ("q=%00", "none of them U+0000"),
             ("q=%ff", "not UTF-8"),

@@ -61,8 +61,8 @@ impl Kind {
                 400,
                 "The request is not one of HTTP/1.1",
                 "Its first line is a method, a path and the version, with one blank between them. \
-                 Percent-encode everything else in the path, and send Host and Content-Length at \
-                 most once.",
+                 Percent-encode everything else in the path, send one Host, and Content-Length and \
+                 Authorization at most once.",
             ),
             Self::InvalidParameter => (
                 "invalid-parameter",
@@ -141,7 +141,7 @@ impl Kind {
             Self::TooSlow => (
                 "too-slow",
                 408,
-                "The body of the request did not come in time",
+                "The request did not come in time",
                 "Send the head and the body within 5 s each, and as many bytes as Content-Length \
                  announces.",
             ),

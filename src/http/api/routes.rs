@@ -133,8 +133,9 @@ pub(super) const ROUTES: &[Route] = &[
             Parameter {
                 name: "q",
                 takes: Takes::Text(130),
-                about: "Only devices whose ids begin with this; with `*` at the beginning or in \
-                        the middle it stands for any text, and the search has a time limit",
+                about: "Only devices whose ids begin with this. With `*` for any text at the \
+                        beginning or in the middle it is a pattern for the whole id, in which `?` \
+                        is any one character, and the search has a time limit",
             },
             LIMIT,
             CURSOR,
@@ -156,7 +157,8 @@ pub(super) const ROUTES: &[Route] = &[
     get(
         Operation::Timeline,
         "/devices/{id}/timeline",
-        "How long a device was up, offline and in error, in each part of a window",
+        "How long a device was up, offline and in error, in milliseconds of each part of a \
+         window",
         &[FROM, TO, BUCKETS],
         "Timeline",
     ),

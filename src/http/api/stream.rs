@@ -16,12 +16,14 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::access::Permitted;
 use super::events::{NOT_KEPT, after_place};
 use super::feed::{Chunk, READ_AT_ONCE, summary_message};
 use super::parameters::Query;
 use super::{Api, Kind, Problem};
 use crate::domain::EventPlace;
 use crate::http::connection::Exchange;
+use crate::metrics::Counted;
 use crate::views::api::{EventItem, message, place_as_text, place_of_text};
 
 /// The time after which a silent stream sends a comment, so that nothing between it and its
@@ -42,16 +44,21 @@ pub(super) async fn open(
     api: Data<Api>,
     query: &Query,
 ) -> Result<HttpResponse, Problem> {
-    let last = request.headers().get(&LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let last = last.filter(|id| !id.is_empty()).map(place_of_last).transpose()?;
+    let last = last_event_id(request)?;
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
         let most = api.max_streams;
         let detail = format!("{most} event streams are open already, as many as http.max_streams");
         Problem::new(Kind::TooManyStreams, detail).retry_after(5)
     })?;
+    let open = Open {
+        login: api.access.permitted(request),
+        ending: api.ending.subscribe(),
+        _permit: permit,
+        _counted: api.context.metrics.stream_opened(),
+    };
     let body = if query.text("summary").is_some() {
         let first = summary_message(&api.context);
-        let summaries = Summaries::new(&api, permit, first);
+        let summaries = Summaries::new(&api, open, first);
         HttpResponse::Ok()
             .insert_header((CONTENT_TYPE, "text/event-stream"))
             .insert_header((CACHE_CONTROL, "no-store"))
@@ -68,7 +75,7 @@ pub(super) async fn open(
                 api.workers.run(newest).await?
             }
         };
-        let events = Events::new(api.clone(), permit, news, place);
+        let events = Events::new(api.clone(), open, news, place);
         HttpResponse::Ok()
             .insert_header((CONTENT_TYPE, "text/event-stream"))
             .insert_header((CACHE_CONTROL, "no-store"))
@@ -81,30 +88,68 @@ pub(super) async fn open(
     Ok(body)
 }
 
-fn place_of_last(id: &str) -> Result<EventPlace, Problem> {
-    place_of_text(id).ok_or_else(|| {
-        let detail = "the id of the last event is expected, as it is";
-        Problem::new(Kind::InvalidParameter, format!("Last-Event-ID: {detail}"))
-            .flaw("/headers/Last-Event-ID", detail)
-    })
+/// The place after which the client wants to go on; an empty one is none.
+fn last_event_id(request: &HttpRequest) -> Result<Option<EventPlace>, Problem> {
+    let mut ids = request.headers().get_all(&LAST_EVENT_ID);
+    match (ids.next(), ids.next()) {
+        (None, _) => Ok(None),
+        (Some(id), None) if id.is_empty() => Ok(None),
+        (Some(id), None) => {
+            id.to_str().ok().and_then(place_of_text).map(Some).ok_or_else(not_a_place)
+        }
+        (Some(_), Some(_)) => Err(not_a_place()),
+    }
+}
+
+/// The problem with a header that is not one place. To begin with the newest event instead would
+/// lose what the client has missed.
+fn not_a_place() -> Problem {
+    let detail = "the id of the last event is expected once, as it is";
+    Problem::new(Kind::InvalidParameter, format!("Last-Event-ID: {detail}"))
+        .flaw("/headers/Last-Event-ID", detail)
 }
 
 type Sent = Result<Bytes, actix_web::Error>;
+
+/// What holds a stream open.
+struct Open {
+    login: Permitted,
+    ending: watch::Receiver<bool>,
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+/// The end of a stream.
+enum End {
+    /// The service is stopping.
+    Stopping,
+    /// Its client has logged out.
+    LoggedOut,
+}
+
+impl Open {
+    /// Resolves when the stream has to end.
+    async fn ends(&mut self) -> End {
+        tokio::select! {
+            // If the sender is gone, the service is.
+            _ = self.ending.wait_for(|ending| *ending) => End::Stopping,
+            () = self.login.ended() => End::LoggedOut,
+        }
+    }
+}
 
 /// A stream of summaries.
 struct Summaries {
     first: Option<Bytes>,
     summaries: watch::Receiver<Bytes>,
-    ending: watch::Receiver<bool>,
+    open: Open,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Summaries {
-    fn new(api: &Api, permit: OwnedSemaphorePermit, first: Bytes) -> Self {
+    fn new(api: &Api, open: Open, first: Bytes) -> Self {
         let first = [RETRY.as_bytes(), b"\n", &first].concat().into();
-        let (summaries, ending) = (api.feed.summaries(), api.ending.subscribe());
-        Self { first: Some(first), summaries, ending, ended: false, _permit: permit }
+        Self { first: Some(first), summaries: api.feed.summaries(), open, ended: false }
     }
 
     async fn next(mut self) -> Option<(Sent, Self)> {
@@ -120,8 +165,9 @@ impl Summaries {
                 let summary = self.summaries.borrow_and_update().clone();
                 Some((Ok(summary), self))
             }
-            () = has_ended(&mut self.ending) => {
+            end = self.open.ends() => {
                 self.ended = true;
+                let End::Stopping = end else { return None };
                 Some((Ok(bye()), self))
             }
         }
@@ -135,9 +181,8 @@ struct Events {
     /// What is sent next.
     waiting: VecDeque<Bytes>,
     news: watch::Receiver<u64>,
-    ending: watch::Receiver<bool>,
+    open: Open,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 /// What follows a place.
@@ -150,17 +195,11 @@ enum Following {
 }
 
 impl Events {
-    fn new(
-        api: Data<Api>,
-        permit: OwnedSemaphorePermit,
-        news: watch::Receiver<u64>,
-        place: EventPlace,
-    ) -> Self {
+    fn new(api: Data<Api>, open: Open, news: watch::Receiver<u64>, place: EventPlace) -> Self {
         // The id alone is no event, but the client keeps it. So one that is cut off before the
         // first event continues here.
         let first = format!("{RETRY}id: {}\n\n", place_as_text(place));
-        let (ending, waiting) = (api.ending.subscribe(), [first.into()].into());
-        Self { api, place, waiting, news, ending, ended: false, _permit: permit }
+        Self { api, place, waiting: [first.into()].into(), news, open, ended: false }
     }
 
     async fn next(mut self) -> Option<(Sent, Self)> {
@@ -170,6 +209,10 @@ impl Events {
                 return Some((Ok(waiting), self));
             }
             if self.ended {
+                return None;
+            }
+            // Also while it catches up.
+            if self.open.login.has_ended() {
                 return None;
             }
             self.news.borrow_and_update();
@@ -195,8 +238,9 @@ impl Events {
                         self.waiting.push_back(Bytes::from_static(b":\n\n"));
                     }
                 }
-                () = has_ended(&mut self.ending) => {
+                end = self.open.ends() => {
                     self.ended = true;
+                    let End::Stopping = end else { return None };
                     self.waiting.push_back(bye());
                 }
             }
@@ -221,11 +265,6 @@ impl Events {
         };
         self.api.workers.run(read).await
     }
-}
-
-async fn has_ended(ending: &mut watch::Receiver<bool>) {
-    // If the sender is gone, the service is.
-    let _ = ending.wait_for(|ending| *ending).await;
 }
 
 /// Says that events are missing, and where the stream goes on.
