@@ -7,7 +7,7 @@
 //! takes its devices with it unless the group notices.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use chrono::TimeDelta;
@@ -22,6 +22,7 @@ use heartbeatd::mqtt::EndSession;
 use publishers::RawClient;
 use serde_json::{Value, json};
 use servers::eventually;
+use servers::mosquitto::Mosquitto;
 
 use crate::pair::{DEAD, Scene, TIMEOUT, let_pass};
 use crate::support::database::TestDatabase;
@@ -292,6 +293,42 @@ async fn a_member_whose_subscription_is_refused_makes_no_hole() {
     let hole = scene.instances[active].service.metric(blind) - before;
     assert!(hole < 2.0, "{hole} s in {:?}", refused.log());
     assert_well(&mut scene).await;
+}
+
+fn member(broker: &Mosquitto, database: &TestDatabase, name: &str) -> Place {
+    Place::new()
+        .with("MQTT__URL", &broker.url())
+        .with("MQTT__CLIENT_ID", name)
+        .with("MQTT__SHARE_GROUP", GROUP)
+        .with("DATABASE__URL", &database.url)
+}
+
+#[test]
+fn a_member_whose_settle_is_longer_than_a_stop_may_take_stops_in_time() {
+    let (broker, database) = (Mosquitto::start(), TestDatabase::postgres());
+    let mut service = member(&broker, &database, "hall-a").with("MQTT__SETTLE", "20s").start();
+    service.await_listening();
+    service.signal("TERM");
+    let asked = Instant::now();
+    assert_eq!(service.await_exit(), Some(0), "{}", service.log().join("\n"));
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+    service.await_words("WARN mqtt_ingest", &["mqtt.settle is longer than a stop may wait"]);
+}
+
+#[test]
+fn a_member_that_has_stopped_and_may_not_be_taken_out_is_named_with_the_remedy() {
+    let (broker, database) = (Mosquitto::start(), TestDatabase::postgres());
+    let [first, second] = ["hall-a", "hall-b"]
+        .map(|name| member(&broker, &database, name).with("MQTT__FENCE", "none"));
+    let watching = first.start();
+    watching.await_listening();
+    let mut stopping = second.start();
+    stopping.await_listening();
+    stopping.await_metric("heartbeatd_echo_latency_seconds_count", 4.0);
+    stopping.signal("KILL");
+    stopping.await_exit();
+    let words = ["mqtt.fence is \"none\"", "heartbeatd group remove", "instance=hall-b"];
+    watching.await_words("WARN standby", &words);
 }
 
 #[test]
