@@ -41,11 +41,18 @@ function Search() {
   const asked = view === 'devices' ? query.get('q') ?? '' : '';
   const text = useSignal(asked);
   const timer = useRef(null);
-  useEffect(() => { text.value = asked; }, [asked, view]);
+  // What this field has asked for itself: the address follows it, and not the other way about, or
+  // what was typed meanwhile would be lost.
+  const own = useRef(null);
+  useEffect(() => {
+    if (asked !== own.current) text.value = asked;
+    own.current = null;
+  }, [asked, view]);
 
   const now = (replace) => {
     clearTimeout(timer.current);
-    search(text.value.trim(), view === 'devices' ? query : new URLSearchParams(), replace);
+    own.current = text.value.trim();
+    search(own.current, view === 'devices' ? query : new URLSearchParams(), replace);
   };
   const typed = (event) => {
     text.value = event.target.value;
