@@ -110,7 +110,7 @@ pub struct Snapshot {
     pub undelivered_alerts: u64,
     /// The time at which the device of the oldest one went offline.
     pub undelivered_since: Option<DateTime<Utc>>,
-    /// The heartbeats that are not written yet.
+    /// The heartbeats that are not written yet, one of each device.
     pub pending_heartbeats: usize,
     /// The heartbeats received per second, of late.
     pub heartbeats_per_second: f64,
@@ -184,6 +184,14 @@ impl Board {
     pub fn state(&self, now: Reading) -> Told {
         let facts = self.facts.lock().clone();
         self.tell(&facts, now)
+    }
+
+    /// The time from which on what is not proven at `now` may yet be, by the next echo. `None`
+    /// once no echo comes back: then the state is [`Unproven`](ServiceState::Unproven).
+    pub fn provable_from(&self, now: Reading) -> Option<DateTime<Utc>> {
+        let facts = self.facts.lock();
+        let is_proven = facts.proven.is_some_and(|proof| !facts.is_old(proof, now));
+        is_proven.then(|| now.wall - facts.missing_after)
     }
 
     fn tell(&self, facts: &Facts, now: Reading) -> Told {
@@ -333,7 +341,7 @@ impl Changes<'_> {
         (self.facts.proven, self.facts.ready_in) = (until, ready_in);
     }
 
-    /// Sets the heartbeats that wait, and the faults.
+    /// Sets the heartbeats that wait, one of each device, and the faults.
     pub(crate) fn health(
         &mut self,
         pending: usize,
@@ -407,8 +415,13 @@ impl Facts {
         self.bursts = self.outages.together(self.window, devices).into();
     }
 
+    /// True if a proof is so old that echoes are missing.
+    fn is_old(&self, proof: DateTime<Utc>, now: Reading) -> bool {
+        now.wall - proof > self.missing_after
+    }
+
     fn state(&self, now: Reading) -> (ServiceState, Option<String>) {
-        let is_old = |proof| now.wall - proof > self.missing_after;
+        let is_old = |proof| self.is_old(proof, now);
         if let Err(why) = &self.database {
             return (ServiceState::Database, Some(why.clone()));
         }

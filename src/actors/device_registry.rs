@@ -481,7 +481,7 @@ impl DeviceRegistry {
 
     /// Puts onto the board what is known of the service itself.
     fn show_health(&self) {
-        let (pending, silent) = (self.buffer.len(), self.fleet.silent());
+        let (pending, silent) = (self.buffer.devices(), self.fleet.silent());
         self.shared.board.change(|facts| {
             facts.health(pending, self.database.fault(), silent);
             facts.needs_restart(self.database.needs_restart());

@@ -47,6 +47,11 @@ impl Pending {
         self.unwritten.len() + self.heartbeats.len()
     }
 
+    /// The number of heartbeats, one per device, that could not be written.
+    pub fn unwritten(&self) -> usize {
+        self.unwritten.len()
+    }
+
     /// The number of heartbeats, one per device, that arrived since the last
     /// [`take`](Self::take).
     pub fn arrived(&self) -> usize {

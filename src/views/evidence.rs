@@ -222,7 +222,7 @@ impl Explanation {
             return Self { sentence, not_counted: Vec::new(), listeners: Vec::new() };
         };
         Self {
-            sentence: format!("{status}: {}", reason(evidence)),
+            sentence: format!("{status}: {}", reason(evidence, fresh(settings))),
             not_counted: not_counted(evidence, settings),
             listeners: listened_by(Some(evidence)),
         }
@@ -236,7 +236,7 @@ impl Explanation {
         settings: &EvidenceSettings,
     ) -> Self {
         let reason = match (evidence, heard) {
-            (Some(evidence), _) => reason_then(evidence),
+            (Some(evidence), _) => reason_then(evidence, fresh(settings)),
             (None, Heard::Never) => "never heard until then".to_owned(),
             (None, _) => "the time of its last heartbeat until then is not kept".to_owned(),
         };
@@ -250,12 +250,12 @@ impl Explanation {
 }
 
 /// The evidence of the past as one sentence, without the status.
-fn reason_then(evidence: &Evidence) -> String {
+fn reason_then(evidence: &Evidence, fresh: TimeDelta) -> String {
     let silence = text::duration(evidence.until - evidence.silent_since);
     let listened = text::duration(evidence.listened);
     let timeout = crate::duration::exact(evidence.timeout.to_std().unwrap_or_default());
     match evidence.verdict {
-        Verdict::Offline => reason(evidence),
+        Verdict::Offline => reason(evidence, fresh),
         Verdict::Silent => format!(
             "{listened} of its {silence} of silence had been listened to, more than its timeout \
              of {timeout}; the next check took it offline"
@@ -267,8 +267,14 @@ fn reason_then(evidence: &Evidence) -> String {
     }
 }
 
-/// The evidence as one sentence, without the status.
-fn reason(evidence: &Evidence) -> String {
+/// The length of the newest time that is not proven before the next echo.
+fn fresh(settings: &EvidenceSettings) -> TimeDelta {
+    TimeDelta::from_std(3 * settings.confirm_interval).unwrap_or(TimeDelta::MAX)
+}
+
+/// The evidence as one sentence, without the status. Of a silence that is not longer than `fresh`,
+/// it does not say how much was listened to: that the next echo has not come yet is no doubt.
+fn reason(evidence: &Evidence, fresh: TimeDelta) -> String {
     let silence = text::duration(evidence.until - evidence.silent_since);
     let listened = text::duration(evidence.listened);
     let timeout = crate::duration::exact(evidence.timeout.to_std().unwrap_or_default());
@@ -286,6 +292,10 @@ fn reason(evidence: &Evidence) -> String {
             "{listened} of its {silence} of silence were listened to, more than its timeout of \
              {timeout}: the next check takes it offline"
         ),
+        Verdict::NotSilent if evidence.until - evidence.silent_since <= fresh => format!(
+            "heard {silence} ago; it goes offline once more than {timeout} of silence have been \
+             listened to"
+        ),
         Verdict::NotSilent => format!(
             "heard {silence} ago, {listened} of which were listened to; it goes offline once that \
              exceeds {timeout}"
@@ -294,8 +304,7 @@ fn reason(evidence: &Evidence) -> String {
 }
 
 fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> {
-    // The newest seconds are not proven before the next echo.
-    let fresh = TimeDelta::from_std(3 * settings.confirm_interval).unwrap_or(TimeDelta::MAX);
+    let fresh = fresh(settings);
     if gaps_are_forgotten(evidence, fresh) {
         return vec!["the rest; the gaps are not kept any more".to_owned()];
     }
@@ -425,6 +434,26 @@ mod tests {
         ] {
             let evidence = evidence(verdict, timeout, Vec::new());
             assert_eq!(explain(status, Some(&evidence)).sentence, expected);
+        }
+        // The next echo has not come yet, so nothing can have been listened to.
+        for (seconds, expected) in [
+            (
+                15,
+                "online: heard 15 s ago; it goes offline once more than 3 min of silence have been \
+                 listened to",
+            ),
+            (
+                16,
+                "online: heard 16 s ago, 0 s of which were listened to; it goes offline once that \
+                 exceeds 3 min",
+            ),
+        ] {
+            let evidence = Evidence {
+                until: at(seconds),
+                listened: TimeDelta::zero(),
+                ..evidence(Verdict::NotSilent, 180, Vec::new())
+            };
+            assert_eq!(explain(Status::Online, Some(&evidence)).sentence, expected);
         }
         let never_heard = explain(Status::Provisioning, None);
         assert_eq!(never_heard.sentence, "provisioning: never heard, so it cannot fall silent");

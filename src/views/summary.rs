@@ -96,7 +96,7 @@ pub(crate) struct Summary {
     /// Null while it is not known.
     pub(crate) late: Option<u64>,
     pub(crate) heartbeats_per_second: f64,
-    /// The heartbeats that wait to be written.
+    /// The heartbeats that wait to be written: the newest of each device that has sent some.
     pub(crate) pending_heartbeats: u64,
     pub(crate) undelivered_alerts: u64,
     /// The time at which the device of the oldest of them went offline.
@@ -244,16 +244,22 @@ fn state_in_words(summary: &Summary) -> String {
         ServiceState::Database if summary.restart_needed => {
             let lost = match summary.pending_heartbeats {
                 0 => "no heartbeat waits".to_owned(),
-                1 => "1 heartbeat waits and will be lost".to_owned(),
-                several => format!("{} heartbeats wait and will be lost", text::number(several)),
+                1 => "the newest heartbeat of 1 device waits and will be lost".to_owned(),
+                several => format!(
+                    "the newest heartbeats of {} devices wait and will be lost",
+                    text::number(several)
+                ),
             };
             format!("The database file is gone: restart the service; {lost}.")
         }
         ServiceState::Database => {
             let waiting = match summary.pending_heartbeats {
                 0 => "no heartbeat waits".to_owned(),
-                1 => "1 heartbeat waits, it is not lost".to_owned(),
-                several => format!("{} heartbeats wait, none is lost", text::number(several)),
+                1 => "the newest heartbeat of 1 device waits, it is not lost".to_owned(),
+                several => format!(
+                    "the newest heartbeats of {} devices wait, none of them is lost",
+                    text::number(several)
+                ),
             };
             format!("The database has been away for {lasts}; {waiting}.")
         }
@@ -376,7 +382,8 @@ mod tests {
                     ("Just connected: a silent device cannot be found yet.", "Last known: ")
                 }
                 ServiceState::Database => (
-                    "The database has been away for 3 min; 12,000 heartbeats wait, none is lost.",
+                    "The database has been away for 3 min; the newest heartbeats of 12,000 devices \
+                     wait, none of them is lost.",
                     "Last known: ",
                 ),
                 ServiceState::Shedding => ("Messages are being discarded.", "Last known: "),
@@ -419,7 +426,9 @@ mod tests {
 
     #[test]
     fn heartbeats_that_wait_for_the_database_are_counted() {
-        for (pending, expected) in [(0, "; no heartbeat waits."), (1, "; 1 heartbeat waits, ")] {
+        for (pending, expected) in
+            [(0, "; no heartbeat waits."), (1, "; the newest heartbeat of 1 device waits, ")]
+        {
             let told = told(ServiceState::Database, |summary| summary.pending_heartbeats = pending);
             assert!(told.contains(expected), "{told}");
         }
@@ -427,9 +436,11 @@ mod tests {
 
     #[test]
     fn heartbeats_that_wait_for_a_file_that_is_gone_are_lost() {
-        for (pending, expected) in
-            [(0, "no heartbeat waits."), (61, "61 heartbeats wait and will be lost.")]
-        {
+        for (pending, expected) in [
+            (0, "no heartbeat waits."),
+            (1, "the newest heartbeat of 1 device waits and will be lost."),
+            (61, "the newest heartbeats of 61 devices wait and will be lost."),
+        ] {
             let told = told(ServiceState::Database, |summary| {
                 summary.restart_needed = true;
                 summary.pending_heartbeats = pending;

@@ -9,6 +9,7 @@ use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::service::{Place, Service};
 use publishers::{Devices, flood};
 use serde_json::{Value, json};
+use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 use servers::process::free_port;
 
@@ -138,6 +139,147 @@ fn no_text_of_a_device_draws_over_another() {
     assert_eq!(browser.value(OUTSIDE), json!([]));
 }
 
+/// Waits until the page has heard of the service twice more.
+fn await_two_summaries(browser: &Browser) {
+    for _ in 0..2 {
+        let before = browser.text(".meta span:nth-child(3)");
+        browser.await_text(".meta span:nth-child(3)", |text| text != before);
+    }
+}
+
+/// The questions for devices and their outages that a page has asked.
+const ASKED: &str = "performance.getEntriesByType('resource')\
+    .filter(({ name }) => /api.v1.(devices|outages)/.test(name)).length";
+
+#[test]
+fn an_address_that_means_nothing_is_shown_as_such_and_the_page_goes_on() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    heartbeat(service.broker_port(), "pump-1", b"");
+    let browser = Browser::start();
+    let time = "a time such as 2026-11-26T14:08:22Z is expected";
+    for (path, words) in [
+        ("/devices?found_at=x", format!("found_at: {time}")),
+        ("/devices?found_at=", format!("found_at: {time}")),
+        ("/devices?from=x", format!("from: {time}")),
+        ("/devices?silent_from=x&silent_until=y", format!("silent_from: {time}")),
+        ("/devices/pump-1?at=x", format!("at: {time}")),
+        ("/devices/pump-1?at=now", format!("at: {time}")),
+        ("/devices/pump-1?at=2026-11-26", format!("at: {time}")),
+        ("/devices/pump-1?at=99999-01-01T00:00:00Z", format!("at: {time}")),
+        ("/devices/pump-1?span=year", "span: day, week, month is expected".to_owned()),
+        ("/devices?late=maybe", "late: true, false is expected".to_owned()),
+        ("/devices?state=offline", "state: this address takes status, late, q".to_owned()),
+        (
+            "/devices?found_at=2026-11-26T14:08:22Z&status=online",
+            "status: this address takes silent_from, found_at".to_owned(),
+        ),
+    ] {
+        browser.open(&page(&service, path));
+        browser.await_text("h1", |text| text == "This address cannot be shown.");
+        let said = browser.text(".failed p");
+        assert!(said.starts_with(&words), "{path}: {said}");
+        await_two_summaries(&browser);
+        assert_eq!(browser.value(ASKED), json!(0), "{path}");
+        browser.click(".failed a");
+        browser.await_text("h1", |text| text == "Devices");
+        browser.await_text("tbody", |text| text.starts_with("pump-1"));
+    }
+}
+
+#[test]
+fn what_a_view_throws_ends_only_that_view() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    heartbeat(service.broker_port(), "pump-1", b"");
+    let browser = Browser::start();
+    browser.open(&page(&service, "/listening"));
+    browser.await_text("h1", |text| text == "Listening");
+    // The service never answers so.
+    browser.value(
+        "(window.right = window.fetch, window.fetch = async (url, options) => \
+          /.devices/.test(url) ? new Response('{\"items\":[{}]}') : window.right(url, options), 1)",
+    );
+    browser.click("nav a[href='/devices']");
+    browser.await_text("h1", |text| text == "This view could not be shown.");
+    await_two_summaries(&browser);
+    assert_eq!(browser.text("h1"), "This view could not be shown.");
+    browser.click("nav a[href='/listening']");
+    browser.await_text("h1", |text| text == "Listening");
+    browser.value("(window.fetch = window.right, 1)");
+    browser.click("nav a[href='/devices']");
+    browser.await_text("tbody", |text| text.starts_with("pump-1"));
+}
+
+/// The value of an expression with the names of a module of the page.
+fn of_module(browser: &Browser, name: &str, expression: &str) -> Value {
+    browser.value(&format!(
+        "import(document.querySelector('script[type=module]').src.replace('app.js', '{name}'))\
+         .then((module) => {expression})"
+    ))
+}
+
+#[test]
+fn a_duration_is_cut_to_tenths_below_ten_seconds_as_in_the_log() {
+    let place = place().with("MQTT__URL", "mqtt://127.0.0.1:1");
+    let service = place.start();
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    let durations = "[0, 0.956, 1, 1.956, 4.6, 9.999, 12.9, 61.9].map((s) => module.duration(s))";
+    let expected = json!(["0 s", "956 ms", "1 s", "1.9 s", "4.6 s", "9.9 s", "12 s", "1 min 1 s"]);
+    assert_eq!(of_module(&browser, "format.js", durations), expected);
+    let offline = "['0', '1', '1,200'].map(module.strings.fleet.all)";
+    let expected = json!(["none offline", "the one that is offline", "all 1,200 offline"]);
+    assert_eq!(of_module(&browser, "strings.js", offline), expected);
+}
+
+#[test]
+fn what_lies_before_the_first_start_is_not_hatched_in_the_chart() {
+    let place = place().with("MQTT__URL", "mqtt://127.0.0.1:1");
+    let service = place.start();
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    // Ten hours in parts of two, of which the last but one has a sample; listening since the fifth.
+    let blind = |known_from: &str| {
+        let fleet = json!({
+            "from": "1970-01-01T00:00:00.000Z", "to": "1970-01-01T10:00:00.000Z",
+            "first_listened_at": "1970-01-01T05:00:00.000Z", "known_from": known_from,
+            "bucket_seconds": 7200, "buckets": [null, null, null, { "offline": 1 }, null],
+            "gaps": [],
+        });
+        of_module(&browser, "chart.js", &format!("module.blind({fleet})"))
+    };
+    let [five, six, eight, ten] = [5, 6, 8, 10].map(|hours| hours * 3600);
+    assert_eq!(blind("1970-01-01T05:00:00.000Z"), json!([[five, six], [eight, ten]]));
+    // Too many gaps to list all of them.
+    let most = json!([[five, six + 1800], [eight, ten]]);
+    assert_eq!(blind("1970-01-01T06:30:00.000Z"), most);
+}
+
+#[test]
+fn a_first_screen_takes_what_the_docs_say() {
+    let place = place().with("HEARTBEAT__TIMEOUT", "1h");
+    let service = place.start();
+    service.await_listening();
+    flood(service.broker_port(), "pump", 300, 1, "");
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "300");
+    browser.await_text(".lines.changes", |text| !text.is_empty());
+    browser.await_value("document.querySelector('.chart canvas') !== null", &true.into());
+    let sizes = browser.value(
+        "[/./, /page.[0-9a-f]+.(?!chart|vendor.uplot.js)/, /chart|uplot.js/, /api.v1/].map((part) => \
+         performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))\
+         .filter(({ name }) => part.test(name)).reduce((sum, of) => sum + of.transferSize, 0))",
+    );
+    println!("all, files, chart, answers: {sizes}");
+    let [all, answers] = [0, 3].map(|at| sizes[at].as_u64().expect("a number"));
+    // Some answers are asked for twice if it takes long.
+    assert!(all <= 150_000 && answers <= 60_000, "{sizes}");
+}
+
 #[test]
 fn a_search_goes_on_where_its_time_has_ended() {
     let place = place();
@@ -175,6 +317,17 @@ fn a_service_that_was_just_installed_has_no_past() {
     browser.open(&page(&service, "/"));
     browser.await_text("#each", |text| text.starts_with("Each device since the first start"));
     browser.await_value("document.querySelector('.each .bar .up')?.offsetWidth > 5", &true.into());
+    // The moments after the newest proof are not a gap, whatever a busy machine has missed before.
+    for path in ["/listening", "/fleet"] {
+        eventually("the newest proof is enough", || {
+            let answer = api(&service, path);
+            assert_eq!(answer["known_from"], answer["first_listened_at"], "{answer}");
+            (answer["gaps"][0]["to"] != answer["to"]).then_some(())
+        });
+    }
+    assert!(place.run(&["device", "add", "fan"]).status.success());
+    browser.open(&page(&service, "/devices/fan"));
+    browser.await_text(".spans > .quiet", |text| text.contains("othing is known about it"));
 }
 
 #[test]
@@ -206,6 +359,9 @@ fn a_device_shows_the_evidence_and_its_outages() {
     browser.await_text(".evidence", |text| text.starts_with("Offline at"));
     assert!(browser.url().ends_with(&format!("/devices/pump-2?at={found_at}")));
     assert_eq!(browser.text(".verdict"), "offline");
+    // It has reported since, so what it said then is not known.
+    let facts = browser.text(".facts");
+    assert_eq!(facts.matches("not kept").count(), 4, "{facts}");
     browser.click(".crumbs a:last-child");
     browser.await_text(".verdict", |text| text == "online");
 
@@ -342,8 +498,9 @@ fn without_the_database_the_page_says_what_waits() {
     let _entered = runtime.enter();
     let lock = runtime.block_on(lock_sqlite(&place.database_url()));
     browser.await_state("database");
-    let sentence = browser.await_text(SENTENCE, |text| text.contains("heartbeats wait"));
-    assert!(sentence.contains("none is lost"), "{sentence}");
+    let sentence =
+        browser.await_text(SENTENCE, |text| text.contains("heartbeats of 2 devices wait"));
+    assert!(sentence.contains("none of them is lost"), "{sentence}");
     assert_nothing_is_green(&browser);
     // Only who writes has to wait.
     browser.await_text(".advice", |text| text.contains("shown as they were"));
@@ -554,6 +711,12 @@ fn whoever_may_changes_a_device_and_removes_it_on_its_page() {
     browser.await_text(".change [role=status]", |text| text == "It is set.");
     browser.await_text(".facts", |text| text.contains("5 min") && text.contains("its own"));
     assert_eq!(browser.value(trouble), json!(true));
+    assert_eq!(api(&service, "/devices/pump-1")["timeout_seconds"], 300);
+
+    // What is typed afterwards is not set, nor is what the browser refuses.
+    browser.press(".5\u{E007}");
+    browser.await_text(".change [role=status]", str::is_empty);
+    browser.press("\u{E003}\u{E003}");
     assert_eq!(api(&service, "/devices/pump-1")["timeout_seconds"], 300);
 
     // Tab leads from the field over its button to the removal, which asks first.

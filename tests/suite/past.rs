@@ -174,6 +174,7 @@ fn a_device_is_shown_as_of_an_instant_with_the_evidence_of_then() {
     assert!(sentence.contains("8 min of its 10 min of silence"), "{sentence}");
     // What it reports now is not what it reported then.
     assert_eq!((&fallen["uptime_seconds"], &fallen["error"]), (&Value::Null, &Value::Null));
+    assert_eq!(fallen["report_kept"], false);
 
     // While it was silent and not found yet.
     let silent = ago(66);
@@ -193,7 +194,7 @@ fn a_device_is_shown_as_of_an_instant_with_the_evidence_of_then() {
     for minutes in [100, 50, 30] {
         let then = ago(minutes);
         assert_eq!((&then["last_seen_at"], &then["late"]), (&Value::Null, &Value::Null), "{then}");
-        assert_eq!(then["evidence"], Value::Null);
+        assert_eq!((&then["evidence"], &then["report_kept"]), (&Value::Null, &json!(false)));
         let sentence = then["sentence"].as_str().expect("words");
         assert!(sentence.ends_with("last heartbeat until then is not kept"), "{sentence}");
     }
@@ -202,8 +203,22 @@ fn a_device_is_shown_as_of_an_instant_with_the_evidence_of_then() {
     assert!(new["sentence"].as_str().is_some_and(|s| s.ends_with("never heard until then")));
     let recent = show(&text(now)).ok();
     assert_eq!((&recent["status"], &recent["error"]), (&json!("error"), &json!("hot")));
+    assert_eq!((&recent["report_kept"], &new["report_kept"]), (&json!(true), &json!(true)));
     assert_eq!(recent["evidence"]["silent_seconds"], 60.0);
     assert_eq!(get(&service, "/api/v1/devices/pump").ok()["at"], Value::Null);
+
+    // Before the first start there was nothing to know, and nothing to miss.
+    for path in ["/listening", "/fleet", "/devices/pump/timeline"] {
+        let answer = get(&service, &format!("/api/v1{path}")).ok();
+        let known_from = (&answer["known_from"], &answer["first_listened_at"]);
+        assert_eq!(known_from, (&json!(minutes_ago(120)), &json!(minutes_ago(120))), "{path}");
+        if let Some(gaps) = answer["gaps"].as_array() {
+            let oldest = gaps.last().map(|gap| &gap["from"]);
+            assert_eq!(oldest, Some(&json!(minutes_ago(69))), "{answer}");
+            // Nothing is connected, so no echo is awaited.
+            assert_eq!(gaps[0]["to"], answer["to"], "{answer}");
+        }
+    }
 
     let early = show(&minutes_ago(121));
     assert_eq!((early.status, early.problem().as_str()), (404, "unknown-device"));

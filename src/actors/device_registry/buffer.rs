@@ -50,6 +50,15 @@ impl Buffer {
         self.pending.len() + self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// The number of devices of which a heartbeat is not written: never more than there are, and
+    /// it does not fall while the database is away. Those that sent for the first time since the
+    /// last attempt to write are counted with the next one.
+    pub(super) fn devices(&self) -> usize {
+        // A batch has each device once, and most of those that have sent since are in it.
+        let tried = self.in_flight.load(Ordering::Relaxed).max(self.pending.unwritten());
+        tried.max(self.pending.arrived())
+    }
+
     /// The number of heartbeats that arrived since the last flush began.
     pub(super) fn arrived(&self) -> usize {
         self.pending.arrived()
@@ -64,8 +73,10 @@ impl Buffer {
 
     /// Takes out everything, to be written.
     pub(super) fn take(&mut self) -> Batch {
+        let devices = self.devices();
         let batch = self.pending.take();
-        self.in_flight.store(batch.len(), Ordering::Relaxed);
+        // Until it is sorted, when each device is in it once.
+        self.in_flight.store(devices, Ordering::Relaxed);
         batch
     }
 
@@ -131,6 +142,28 @@ mod tests {
         assert_eq!(buffer.len(), 1, "one is written");
         buffer.put_back(taken.split_off(1), 1);
         assert_eq!((buffer.len(), buffer.room()), (1, 9));
+    }
+
+    #[test]
+    fn a_device_counts_once_however_often_it_waits_and_the_number_does_not_fall() {
+        let mut buffer = buffer(10, 0);
+        buffer.merge(&mut heartbeats(&["a", "b", "c"]));
+        let taken = buffer.take().sorted();
+        for again in [&["a"][..], &["b", "c"], &["a", "b", "c"]] {
+            buffer.merge(&mut heartbeats(again));
+            assert_eq!(buffer.devices(), 3, "while it is being written");
+        }
+        assert_eq!(buffer.len(), 6, "two of each");
+        buffer.put_back(taken, 0);
+        assert_eq!(buffer.devices(), 3, "it failed");
+        buffer.merge(&mut heartbeats(&["d"]));
+        let batch = buffer.take();
+        assert_eq!(buffer.devices(), 4, "before it is sorted");
+        let taken = batch.sorted();
+        buffer.in_flight().store(taken.len(), Ordering::Relaxed);
+        assert_eq!((taken.len(), buffer.devices()), (4, 4));
+        buffer.put_back(Vec::new(), 0);
+        assert_eq!(buffer.devices(), 0);
     }
 
     #[test]

@@ -160,6 +160,11 @@ async fn detail_at(
     let after = context.reader.next_transition(&device.id, sequence).await?;
     let now = (device.status, device.last_seen_at);
     let past = Past::of(now, before.as_ref(), after.as_ref(), at);
+    let report_kept = match past.heard {
+        Heard::Never => true,
+        Heard::At(seen) => device.last_seen_at == Some(seen),
+        Heard::NotKept => false,
+    };
     let device = as_of(device, past);
     let (reads, settings) = (context.reader.reads(), &context.settings);
     let evidence = weigh_silence(settings, reads, &device, before.as_ref(), at).await?;
@@ -170,7 +175,7 @@ async fn detail_at(
     let explanation = Explanation::as_of(at, past, evidence.as_ref(), settings);
     let timeout = settings.timeout();
     let detail = DeviceDetail::new(device, timeout, late, evidence, explanation, before);
-    Ok(detail.of_then(at))
+    Ok(detail.of_then(at, report_kept))
 }
 
 /// The device as it was then, without what it reported since.

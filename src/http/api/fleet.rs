@@ -12,8 +12,6 @@ pub(super) async fn show(context: &Context, query: &Query) -> Answered {
     let bounds: Vec<_> = (0..window.len()).map(|part| window.start(part)).collect();
     let bounds = [bounds, vec![window.to]].concat();
     let samples = context.reader.fleet(&bounds).await?;
-    let until = window.to.min(now).max(window.from);
-    let known = known(context, window.from, until).await?;
-    let gaps = known.coverage.gaps(known.since, until);
-    Ok(Answer::ok(&FleetView::new(window, samples, &gaps, &known.listeners)))
+    let known = known(context, window.from, window.to).await?;
+    Ok(Answer::ok(&FleetView::new(window, samples, &known, now)))
 }

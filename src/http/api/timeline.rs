@@ -54,7 +54,8 @@ pub(super) async fn known(
     let judge = Judge::named(settings.instance(), &stays);
     let coverage = Coverage::of_stays(settings.confirm_interval(), &stays, judge);
     let listeners = Listener::of_stays(&stays, judge, Interval { from: since, until: to });
-    Ok(KnownListening { coverage, since, first, listeners })
+    let provable_from = context.board.provable_from((context.clock)());
+    Ok(KnownListening { coverage, since, first, provable_from, listeners })
 }
 
 async fn newest_before(

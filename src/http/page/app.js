@@ -1,14 +1,14 @@
 // The page: what stands around every view. Each view asks for its own data; the state of the
 // service is in live.js.
-import { effect, html, render, useEffect, useRef, useSignal } from './html.js';
+import { effect, html, render, useEffect, useErrorBoundary, useRef, useSignal } from './html.js';
 import { get, loginAsked, loginWanted, who } from './api.js';
 import { duration, isUtc, zone } from './format.js';
 import { keysShown, startKeys } from './keys.js';
 import { start, summary } from './live.js';
-import { route, startRouting } from './route.js';
+import { href, route, startRouting, WrongAddress } from './route.js';
 import { strings } from './strings.js';
 import { Banner, title } from './banner.js';
-import { Heading, Time } from './parts.js';
+import { Foreign, Heading, Time } from './parts.js';
 import { Device } from './views/device.js';
 import { Devices, search } from './views/devices.js';
 import { Fleet } from './views/fleet.js';
@@ -86,6 +86,28 @@ function View() {
   }
 }
 
+// A view, or why there is none. Whatever a view throws ends only that view, until the address
+// changes.
+function Guarded() {
+  const failedAt = useRef(null);
+  const [error] = useErrorBoundary(() => { failedAt.current = href.peek(); });
+  if (failedAt.current !== href.value) failedAt.current = null;
+  return failedAt.current ? html`<${Failed} error=${error} />` : html`<${View} />`;
+}
+
+function Failed({ error }) {
+  const { failed, missing, device } = strings;
+  const isWrong = error instanceof WrongAddress;
+  useEffect(() => { if (!isWrong) console.error(error); }, [error]);
+  const list = route.value.view.startsWith('device');
+  return html`
+    <div class="empty failed"><${Heading} focusKey=${error}>${isWrong ? failed.address : failed.view}</${Heading}>
+      <p role="alert"><${Foreign} text=${error?.message ?? String(error)} /></p>
+      <p><a href=${list ? '/devices' : '/'}>${list ? device.back : missing.action}</a>
+        ${!isWrong && html` <button type="button" class="link" onClick=${() => location.reload()}>${failed.again}</button>`}</p>
+    </div>`;
+}
+
 function Foot() {
   const of = summary.value;
   const { foot } = strings;
@@ -129,7 +151,7 @@ function Page() {
     <${Head} />
     <main id="content">
       <${Banner} first=${first} />
-      <div class="view"><${View} /></div>
+      <div class="view"><${Guarded} /></div>
     </main>
     <${Foot} /><${Keys} />`;
 }

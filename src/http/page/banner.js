@@ -52,7 +52,7 @@ const lastKnown = (sentence) =>
   strings.stale.known(sentence.replace(/^.*?\. (Last known: )?/, ''));
 
 function Stale({ of }) {
-  const sentence = strings.stale.title(duration(Math.max(1, silentFor.value)));
+  const sentence = strings.stale.title(duration(Math.max(1, Math.floor(silentFor.value))));
   return html`
     <section class="banner stale" role="alert">
       <${Glyph} of="stale" />

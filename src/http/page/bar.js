@@ -6,6 +6,12 @@ import { dayOfMonth, duration, instant, percent, timeOfDay, timeOfMinute, utc } 
 
 const KINDS = ['up', 'error', 'offline', 'unknown'];
 
+// The beginning of what an answer is about, in milliseconds. What lies before the first start is
+// neither listened to nor missed.
+export function begins({ from, to, first_listened_at: first }) {
+  return Math.max(Date.parse(from), Date.parse(first ?? to));
+}
+
 // The buckets as runs. Within a bucket the order is not known, so a kind that the one before
 // ended with comes first.
 export function runs(buckets) {

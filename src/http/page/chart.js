@@ -1,11 +1,13 @@
 // The chart of the fleet: who was offline or in error, and when nobody can know.
 import uPlot from './vendor/uplot.js';
 import { count, instant, timeOfDay } from './format.js';
+import { begins } from './bar.js';
 import { strings } from './strings.js';
 import { html, render } from './html.js';
 import { Shape } from './parts.js';
 
 const HEIGHT = 200;
+const SHORTEST = 10; // seconds, of a chart of a service that has just begun
 const color = (name) =>
   getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -41,12 +43,18 @@ function drawGaps(plot, gaps) {
   ctx.restore();
 }
 
-// The gaps, and the buckets without a sample, in seconds.
-function blind(fleet) {
+// The gaps, and the buckets without a sample, in seconds. What lies before the first start is
+// neither.
+export function blind(fleet) {
   const gaps = fleet.gaps.map((gap) => [Date.parse(gap.from) / 1000, Date.parse(gap.to) / 1000]);
   const start = Date.parse(fleet.from) / 1000;
+  const first = begins(fleet) / 1000;
+  const known = Date.parse(fleet.known_from) / 1000;
+  if (known > first) gaps.push([first, known]); // too many gaps to list
   fleet.buckets.forEach((bucket, n) => {
-    if (!bucket) gaps.push([start + n * fleet.bucket_seconds, start + (n + 1) * fleet.bucket_seconds]);
+    const from = Math.max(first, start + n * fleet.bucket_seconds);
+    const to = start + (n + 1) * fleet.bucket_seconds;
+    if (!bucket && from < to) gaps.push([from, to]);
   });
   gaps.sort((a, b) => a[0] - b[0]);
   const merged = [];
@@ -129,7 +137,7 @@ export function draw(place) {
     const data = [[...at, end], values('offline'), values('error')];
     plot?.destroy();
     plot = new uPlot(options(), data, canvas);
-    plot.setScale('x', { min: start, max: end });
+    plot.setScale('x', { min: Math.min(begins(fleet) / 1000, end - SHORTEST), max: end });
     readout(null);
   }
 

@@ -33,15 +33,16 @@ export function percent(share) {
 
 const UNITS = [['d', 86400], ['h', 3600], ['min', 60], ['s', 1]];
 
-// "2 h 3 min": the largest unit and the next, as the command line says it.
+// "2 h 3 min": the largest unit and the next, as the command line says it, and tenths below ten
+// seconds. The rest is cut off: nothing is said to have lasted longer than it has.
 export function duration(value, parts = 2) {
   if (value === null || value === undefined) return '–';
   const { units } = strings;
   let rest = Math.abs(value);
   if (rest < 1 && rest > 0) return `${Math.max(1, Math.round(rest * 1000))} ${units.ms}`;
+  if (rest < 10) return `${precise.format(Math.floor(Math.round(rest * 1000) / 100) / 10)} ${units.s}`;
   rest = Math.floor(rest);
   const first = UNITS.findIndex(([, size]) => rest >= size);
-  if (first < 0) return `0 ${units.s}`;
   return UNITS.slice(first, first + parts)
     .map(([unit, size]) => {
       const n = Math.floor(rest / size);

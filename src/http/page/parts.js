@@ -63,10 +63,10 @@ export const Ago = ({ at, parts = 1 }) => {
 // A duration that goes on.
 export const For = ({ since, parts = 1 }) => html`
   <time datetime=${since} title=${utc(since)}>${
-    duration(Math.max(0, (now.value - Date.parse(since)) / 1000), parts)}</time>`;
+    duration(Math.floor(Math.max(0, (now.value - Date.parse(since)) / 1000)), parts)}</time>`;
 
-// Says why there is nothing new to show. What was known before stays where it is. While the
-// banner says that the database is away, no list repeats it at length.
+// Says why there is nothing new to show. What was known before stays where it is. The words are
+// the API's to the letter, for they may say what to write. While the banner says that the database is away, no list repeats it at length.
 export function Trouble({ answer }) {
   if (!answer.problem) return null;
   if (state.value === 'database' && answer.problem.status === 503) {
@@ -74,7 +74,7 @@ export function Trouble({ answer }) {
   }
   return html`
     <p class="trouble" role="status">
-      <strong>${strings.problem.title}</strong> <${Sentence} text=${answer.problem.message} />
+      <strong>${strings.problem.title}</strong> <${Foreign} text=${answer.problem.message} />
       ${answer.data && html` ${strings.problem.kept}`}
     </p>`;
 }

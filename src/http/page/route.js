@@ -1,8 +1,12 @@
-// Each state of the page has an address: the path says the view, the query its filters.
+// Each state of the page has an address: the path says the view, the query its filters. A part
+// of an address that means nothing is never passed over: it is thrown, and shown in place of the
+// view. A list without its filter would look like an answer.
 import { computed, signal } from './html.js';
+import { strings } from './strings.js';
 
 const current = signal(new URL(location.href));
 
+export const href = computed(() => current.value.href);
 export const route = computed(() => {
   const { pathname, searchParams } = current.value;
   const [, first, ...rest] = pathname.split('/');
@@ -16,6 +20,29 @@ export const route = computed(() => {
   }
   return { view: 'missing', query: searchParams };
 });
+
+export class WrongAddress extends Error {}
+
+// A time as the API takes it, RFC 3339.
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/i;
+
+// The time in a parameter of an address, as text; null without that parameter.
+export function timeIn(query, name) {
+  const text = query.get(name);
+  if (text === null || (TIME.test(text) && !Number.isNaN(Date.parse(text)))) return text;
+  throw new WrongAddress(strings.wrong.time(name, text));
+}
+// One of several words; `standard` without that parameter.
+export function oneIn(query, name, words, standard) {
+  const text = query.get(name) ?? standard;
+  if (words.includes(text)) return text;
+  throw new WrongAddress(strings.wrong.word(name, words, text));
+}
+// Refuses parameters that a view does not have.
+export function takesOnly(query, names) {
+  const other = [...query.keys()].find((name) => !names.includes(name));
+  if (other !== undefined) throw new WrongAddress(strings.wrong.name(other, names));
+}
 
 function decode(text) {
   try { return decodeURIComponent(text); } catch { return text; }

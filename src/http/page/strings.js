@@ -101,7 +101,7 @@ export const strings = {
     out: 'Offline',
     burst: (n) => `${n} devices fell silent together`,
     many: (n) => `${n} devices`,
-    all: (n) => `all ${n} offline`,
+    all: (n) => ({ 0: 'none offline', 1: 'the one that is offline' }[n] ?? `all ${n} offline`),
     none: 'No device is offline.',
     noneKnown: 'No device is known to be offline.',
     chart: 'The last 24 hours',
@@ -112,6 +112,7 @@ export const strings = {
     noChanges: 'No device has changed its status yet.',
     each: 'Each device over the last 24 hours',
     eachSince: 'Each device since the first start, ',
+    share: 'The percentage is the part of the known time in which it was heard.',
     empty: 'No device has been heard or registered yet.',
     emptyHint: 'A device appears with its first heartbeat, or by',
     emptyCommand: 'heartbeatd device add pump-17',
@@ -134,8 +135,13 @@ export const strings = {
     never: 'never',
     none: 'No device matches.',
     clear: 'Clear the filters',
-    fell: 'that fell silent together from',
-    found: 'found silent at',
+    together: {
+      silent_from: 'that fell silent together from',
+      found_at: 'found silent at',
+      from: 'found silent from',
+      silent_until: 'that fell silent before',
+      until: 'found silent before',
+    },
     partial: 'The search ran out of its time before it had seen every device.',
     goOn: 'Search on',
     first: 'First page',
@@ -160,7 +166,7 @@ export const strings = {
     firstStart: 'The service was started for the first time at',
     heard: 'heard in',
     ofKnown: 'of the known time',
-    nothingKnown: 'nothing known',
+    nothingKnown: 'nothing is known about it in this time',
     outages: 'Outages',
     noOutages: 'No outage is recorded.',
     more: 'Older',
@@ -260,6 +266,17 @@ export const strings = {
   },
 
   missing: { title: 'There is no such page.', action: 'To the fleet' },
+  failed: {
+    address: 'This address cannot be shown.',
+    view: 'This view could not be shown.',
+    again: 'Load the page again',
+  },
+  wrong: {
+    time: (name, text) =>
+      `${name}: a time such as 2026-11-26T14:08:22Z is expected (RFC 3339), not “${text}”.`,
+    word: (name, words, text) => `${name}: ${words.join(', ')} is expected, not “${text}”.`,
+    name: (name, names) => `${name}: this address takes ${names.join(', ')}.`,
+  },
 
   keys: {
     title: 'Keys',

@@ -96,6 +96,8 @@ pub(crate) struct DeviceDetail {
     outage: Option<OutageOfDevice>,
     /// The number of its newest transition.
     sequence: Option<i64>,
+    /// False if what it reported until `at` is not kept, because it has reported since.
+    report_kept: bool,
     /// The time in the past as of which this is; null for now.
     #[serde(serialize_with = "as_optional_millis")]
     at: Option<DateTime<Utc>>,
@@ -179,13 +181,14 @@ impl DeviceDetail {
             evidence: evidence.map(EvidenceItem::from),
             sequence: newest.map(|newest| newest.sequence),
             device: DeviceItem::new(device, default, late),
+            report_kept: true,
             at: None,
         }
     }
 
-    /// The same, of a device as of an instant in the past.
-    pub(crate) fn of_then(self, at: DateTime<Utc>) -> Self {
-        Self { at: Some(at), ..self }
+    /// The same, of a device as of an instant in the past, of which what it reported may be kept.
+    pub(crate) fn of_then(self, at: DateTime<Utc>, report_kept: bool) -> Self {
+        Self { at: Some(at), report_kept, ..self }
     }
 }
 

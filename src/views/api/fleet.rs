@@ -3,10 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{GapItem, Window, as_seconds};
-use crate::domain::{Gap, Listener, Status};
+use super::{GapItem, KnownListening, Window, as_seconds};
+use crate::domain::Status;
 use crate::store::FleetSample;
-use crate::views::as_millis;
+use crate::views::{as_millis, as_optional_millis};
 
 /// The fleet in a window.
 #[derive(Clone, Debug, Serialize)]
@@ -17,6 +17,12 @@ pub(crate) struct FleetView {
     to: DateTime<Utc>,
     #[serde(serialize_with = "as_seconds")]
     bucket_seconds: TimeDelta,
+    /// As in [`ListeningView`](super::ListeningView).
+    #[serde(serialize_with = "as_millis")]
+    known_from: DateTime<Utc>,
+    /// The beginning of all that is kept; null if the service never listened.
+    #[serde(serialize_with = "as_optional_millis")]
+    first_listened_at: Option<DateTime<Utc>>,
     /// The last sample of each part; null if there is none.
     buckets: Vec<Option<SampleItem>>,
     /// The times that were not listened to, newest first; at most 1,000.
@@ -36,20 +42,26 @@ struct SampleItem {
 }
 
 impl FleetView {
-    /// The fleet in `window`, in which several instances may have listened.
+    /// The fleet in `window`, for which `known` was read, as of `now`.
     pub(crate) fn new(
         window: Window,
         samples: Vec<Option<FleetSample>>,
-        gaps: &[Gap],
-        listeners: &[Listener],
+        known: &KnownListening,
+        now: DateTime<Utc>,
     ) -> Self {
+        // Nothing is known about the future.
+        let until = window.to.min(now).max(window.from);
+        let gaps = known.gaps(until);
+        let gaps = gaps.iter().rev().take(1000);
         let sample = |sample: Option<FleetSample>| sample.as_ref().map(SampleItem::from);
         Self {
             from: window.from,
             to: window.to,
             bucket_seconds: window.bucket(),
+            known_from: known.begins(until),
+            first_listened_at: known.first,
             buckets: samples.into_iter().map(sample).collect(),
-            gaps: gaps.iter().rev().take(1000).map(|gap| GapItem::new(gap, listeners)).collect(),
+            gaps: gaps.map(|gap| GapItem::new(gap, &known.listeners)).collect(),
         }
     }
 }

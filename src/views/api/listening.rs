@@ -20,6 +20,9 @@ pub(crate) struct KnownListening {
     /// The beginning of the oldest interval that is kept, also if it is before the stretch.
     /// `None` if the service never listened.
     pub(crate) first: Option<DateTime<Utc>>,
+    /// The time from which on what is not proven may be proven by the next echo. `None` if
+    /// echoes are missing, so that it is a gap already.
+    pub(crate) provable_from: Option<DateTime<Utc>>,
     /// The instances that have listened in the stretch, if there are several.
     pub(crate) listeners: Vec<Listener>,
 }
@@ -27,8 +30,20 @@ pub(crate) struct KnownListening {
 impl KnownListening {
     /// The beginning of what can be known in a stretch that ends at `to`: nothing was, before
     /// the service listened for the first time.
-    fn begins(&self, to: DateTime<Utc>) -> DateTime<Utc> {
+    pub(super) fn begins(&self, to: DateTime<Utc>) -> DateTime<Utc> {
         self.first.map_or(to, |first| first.clamp(self.since, to.max(self.since)))
+    }
+
+    /// The gaps in what can be known until `to`, oldest first. The moments after the newest
+    /// proof are not one while the next echo is awaited.
+    pub(super) fn gaps(&self, to: DateTime<Utc>) -> Vec<Gap> {
+        let mut gaps = self.coverage.gaps(self.begins(to), to);
+        let is_awaited = |gap: &mut Gap| {
+            let Interval { from, until } = gap.interval;
+            until == to && self.provable_from.is_some_and(|provable| from >= provable)
+        };
+        gaps.pop_if(is_awaited);
+        gaps
     }
 }
 
@@ -117,7 +132,7 @@ impl ListeningView {
         echo_latency_seconds: EchoLatency,
     ) -> Self {
         let (coverage, since) = (&known.coverage, known.begins(to));
-        let gaps = coverage.gaps(since, to);
+        let gaps = known.gaps(to);
         let listened = coverage.intervals().within(Interval { from: since, until: to });
         let oldest_listed = listened.len().checked_sub(LISTED).filter(|left_out| *left_out > 0);
         let listed_from = oldest_listed.map_or(since, |oldest| listened[oldest].from);
@@ -183,6 +198,13 @@ mod tests {
 
     /// The first 1,000 seconds of a service that listened in one interval, if at all.
     fn listening(interval: Option<(i64, i64)>) -> Value {
+        listening_while(interval, None)
+    }
+
+    fn listening_while(
+        interval: Option<(i64, i64)>,
+        provable_from: Option<DateTime<Utc>>,
+    ) -> Value {
         let listened = interval.map(|(from, until)| Listened {
             interval: Interval { from: at(from), until: at(until) },
             after: None,
@@ -191,10 +213,26 @@ mod tests {
             coverage: Coverage::new(Duration::from_secs(5)).with(listened),
             since: at(0),
             first: interval.map(|(from, _)| at(from)),
+            provable_from,
             listeners: Vec::new(),
         };
         let view = ListeningView::new((at(0), at(1_000)), "x", &known, EchoLatency::default());
         serde_json::to_value(view).expect("it is JSON")
+    }
+
+    #[test]
+    fn the_moments_after_the_newest_proof_are_a_gap_once_the_next_echo_is_missing() {
+        for (proven, provable_from, gaps) in [
+            (990, Some(at(980)), 0),
+            (980, Some(at(980)), 0),
+            (979, Some(at(980)), 1),
+            (990, None, 1),
+        ] {
+            let view = listening_while(Some((0, proven)), provable_from);
+            let listed = view["gaps"].as_array().map(Vec::len);
+            assert_eq!(listed, Some(gaps), "{proven}, {provable_from:?}: {view}");
+            assert_eq!(view["listened_seconds"], f64::from(proven as i32));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{KnownListening, ListenerItem, OutageItem, as_seconds};
 use crate::domain::{Interval, Status, Transition};
-use crate::views::as_millis;
+use crate::views::{as_millis, as_optional_millis};
 
 /// A stretch of time in equal parts, of which the last one may be shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +66,12 @@ pub(crate) struct Timeline {
     to: DateTime<Utc>,
     #[serde(serialize_with = "as_seconds")]
     bucket_seconds: TimeDelta,
-    /// The time before which everything is unknown because it was not looked at. Later than
-    /// `from` only if the listening was interrupted too often.
+    /// As in [`ListeningView`](super::ListeningView).
     #[serde(serialize_with = "as_millis")]
     known_from: DateTime<Utc>,
+    /// The beginning of all that is kept; null if the service never listened.
+    #[serde(serialize_with = "as_optional_millis")]
+    first_listened_at: Option<DateTime<Utc>>,
     buckets: Vec<Bucket>,
     /// The outages that touch the window, newest first.
     outages: Vec<OutageItem>,
@@ -136,7 +138,18 @@ impl Timeline {
         let outages = begun.filter(touches).rev().cloned().map(OutageItem::from).collect();
         let (from, to, bucket_seconds) = (window.from, window.to, window.bucket);
         let listeners = known.listeners.iter().map(ListenerItem::from).collect();
-        Self { from, to, bucket_seconds, known_from: known.since, buckets, outages, listeners }
+        let known_from = known.begins(to.min(now).max(from));
+        let first_listened_at = known.first;
+        Self {
+            from,
+            to,
+            bucket_seconds,
+            known_from,
+            first_listened_at,
+            buckets,
+            outages,
+            listeners,
+        }
     }
 }
 
@@ -200,7 +213,8 @@ mod tests {
         let intervals = intervals.iter().map(interval);
         let listened = intervals.map(|interval| Listened { interval, after: None });
         let coverage = Coverage::new(Duration::from_secs(5)).with(listened);
-        KnownListening { coverage, since: at(0), first: Some(at(0)), listeners: Vec::new() }
+        let (since, first) = (at(0), Some(at(0)));
+        KnownListening { coverage, since, first, provable_from: None, listeners: Vec::new() }
     }
 
     fn transition(seconds: i64, from: Status, to: Status, last_seen_at: i64) -> Transition {

@@ -28,6 +28,12 @@ export function Change({ base, device, onChanged, onRemoved }) {
     }
     waiting.value = false;
   }
+  // What was said is about what was set, not about what is being typed.
+  const type = (event) => {
+    typed.value = event.target.value;
+    done.value = false;
+    trouble.value = null;
+  };
   const submit = (event) => {
     event.preventDefault();
     run(async () => {
@@ -47,7 +53,7 @@ export function Change({ base, device, onChanged, onRemoved }) {
       <form onSubmit=${submit}>
         <label for="timeout">${text.timeout}</label>
         <input id="timeout" type="number" min="1" step="1" inputmode="numeric" autocomplete="off"
-          value=${typed.value} onInput=${(event) => { typed.value = event.target.value; }}
+          value=${typed.value} onInput=${type}
           aria-describedby="timeout-hint change-trouble" />
         <button type="submit" disabled=${waiting.value}>${text.set}</button>
         <button type="button" class="danger" data-remove disabled=${waiting.value}

@@ -1,12 +1,12 @@
 // One device: what is claimed about it, and the evidence.
 import { html, useSignal } from '../html.js';
 import { mayChange, path, useAnswer } from '../api.js';
-import { bytes, duration, skew } from '../format.js';
+import { bytes, duration, percent, skew } from '../format.js';
 import { beginning, now } from '../live.js';
-import { go } from '../route.js';
+import { go, oneIn, takesOnly, timeIn } from '../route.js';
 import { strings } from '../strings.js';
 import { For, Foreign, Heading, Id, Sentence, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
-import { Share, Ticks, Timeline } from '../bar.js';
+import { begins, sums, Ticks, Timeline } from '../bar.js';
 import { Change } from './change.js';
 
 const HOUR = 3_600_000;
@@ -15,8 +15,10 @@ const OUTAGES = 10;
 const CHANGES = 10;
 
 export function Device({ id, query }) {
+  takesOnly(query, ['at', 'span', 'outages']);
   const base = `/devices/${encodeURIComponent(id)}`;
-  const at = query.get('at');
+  const at = timeIn(query, 'at');
+  const span = oneIn(query, 'span', Object.keys(SPANS), 'day');
   const answer = useAnswer(path(base, { at }), { every: 2_000, rest: 1_000 });
   const removed = useSignal(null);
   const device = answer.data;
@@ -38,7 +40,7 @@ export function Device({ id, query }) {
     ${!device && !gone && html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>`}
     ${device && !gone && html`
       <${Claim} device=${device} />
-      <${Spans} base=${base} status=${device.status} span=${query.get('span') ?? 'day'} />
+      <${Spans} base=${base} status=${device.status} span=${span} />
       <div class="columns even"><${Facts} device=${device} /><${Changes} id=${id} /></div>
       ${mayChange.value && !at && html`<${Change} base=${base} device=${device}
         onChanged=${answer.again} onRemoved=${(answer) => { removed.value = answer; }} />`}
@@ -78,8 +80,7 @@ function Claim({ device }) {
 }
 
 // Its day, week or month; the one that is chosen is in the address.
-function Spans({ base, status, span }) {
-  const chosen = SPANS[span] ? span : 'day';
+function Spans({ base, status, span: chosen }) {
   const [length, buckets] = SPANS[chosen];
   const whole = beginning(length, now.value) <= now.value - length;
   const answer = useAnswer(`${base}/timeline#${chosen},${status},${whole}`, {
@@ -111,20 +112,29 @@ function Spans({ base, status, span }) {
         ? html`<${Timeline} timeline=${answer.data} name=${strings.device.spanNames[chosen]} />
             <${Ticks} from=${answer.data.from} to=${answer.data.to} />`
         : html`<div class="bar"></div><div class="ticks"></div>`}</div>
-      <p class="quiet">${answer.data && html`${strings.device.heard} <${Share} timeline=${answer.data} /> ${strings.device.ofKnown}.`}
+      <p class="quiet">${answer.data && heardIn(answer.data)}.
         ${answer.data && !whole && html` ${strings.device.firstStart} <${Time} at=${answer.data.from} />.`}</p>
-      ${answer.data && answer.data.known_from !== answer.data.from && html`
+      ${answer.data && Date.parse(answer.data.known_from) > begins(answer.data) && html`
         <p class="quiet">${strings.listening.tooMany} <${Time} at=${answer.data.known_from} />.</p>`}
     </section>`;
 }
 
+function heardIn({ buckets }) {
+  const { share } = sums(buckets);
+  const { heard, ofKnown, nothingKnown } = strings.device;
+  return share === null ? nothingKnown : `${heard} ${percent(share)} ${ofKnown}`;
+}
+
 function Facts({ device }) {
-  const { facts, none, notReported } = strings.device;
+  const { facts, notKept } = strings.device;
+  // Of the past only the last heartbeat is kept. What it did not say then is not known.
+  const notReported = device.report_kept ? strings.device.notReported : notKept;
+  const none = device.report_kept ? strings.device.none : notKept;
   const off = device.clock_skew_seconds;
   const rows = [
     [facts.seen, device.last_seen_at
       ? html`<${Time} at=${device.last_seen_at} />`
-      : device.status === 'provisioning' ? strings.device.never : strings.device.notKept],
+      : device.status === 'provisioning' ? strings.device.never : notKept],
     [facts.timeout, html`${duration(device.effective_timeout_seconds)} <span class="quiet">${
       device.timeout_seconds === null ? strings.device.defaultTimeout : strings.device.ownTimeout}</span>
       ${device.timeout_error && html`<br /><${Foreign} text=${device.timeout_error} class="warn" />`}`],
@@ -164,7 +174,7 @@ function Changes({ id }) {
 function Down({ of }) {
   const first = Date.parse(of.silent_since ?? of.found_at);
   if (of.ended_at === null) {
-    return html`${strings.device.atLeast(duration(Math.max(0, (now.value - first) / 1000)))}`;
+    return html`${strings.device.atLeast(duration(Math.floor(Math.max(0, (now.value - first) / 1000))))}`;
   }
   const end = Date.parse(of.ended_at);
   return html`${strings.device.between(

@@ -3,7 +3,7 @@ import { html } from '../html.js';
 import { get, path, useAnswer } from '../api.js';
 import { bytes, count, duration, skew } from '../format.js';
 import { summary } from '../live.js';
-import { back, canGoBack, go } from '../route.js';
+import { back, canGoBack, go, oneIn, takesOnly, timeIn } from '../route.js';
 import { strings } from '../strings.js';
 import { Ago, DeviceLink, Foreign, Heading, Id, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
 
@@ -13,18 +13,19 @@ const SEARCH_MS = 3_000;
 const CHIPS = ['online', 'offline', 'error', 'late', 'provisioning'];
 
 export function Devices({ query }) {
-  return TOGETHER.some((name) => query.has(name))
-    ? html`<${Together} query=${query} />`
-    : html`<${List} query=${query} />`;
+  const isTogether = TOGETHER.some((name) => query.has(name));
+  takesOnly(query, [...(isTogether ? TOGETHER : FILTERS), 'cursor']);
+  return isTogether ? html`<${Together} query=${query} />` : html`<${List} query=${query} />`;
 }
 
+const FILTERS = ['status', 'late', 'q'];
 // The parameters of outages that have something in common: they began together, or one check
-// found them.
-const TOGETHER = ['silent_from', 'silent_until', 'from', 'until', 'found_at'];
+// found them. The first that is there names the list.
+const TOGETHER = ['silent_from', 'found_at', 'from', 'silent_until', 'until'];
 
 const filters = (query) => ({
   status: query.getAll('status'),
-  late: query.get('late') === 'true' ? 'true' : null,
+  late: query.get('late'),
   q: query.get('q'),
 });
 
@@ -40,6 +41,7 @@ async function pageOf(ask, cursor, signal) {
 }
 
 function List({ query }) {
+  oneIn(query, 'late', ['true', 'false'], 'false');
   const asked = filters(query);
   const cursor = query.get('cursor');
   const ask = (limit, cursor) => path('/devices', { ...asked, limit, cursor });
@@ -68,9 +70,10 @@ function Chips({ asked }) {
   // The counts are those of the whole fleet. What a search finds is not counted.
   const of = asked.q ? null : summary.value;
   const n = { ...of?.devices, late: of?.late };
-  const none = asked.status.length === 0 && !asked.late;
+  const late = asked.late === 'true';
+  const none = asked.status.length === 0 && !late;
   const toggle = (chip) => {
-    if (chip === 'late') return { ...asked, late: asked.late ? null : 'true' };
+    if (chip === 'late') return { ...asked, late: late ? null : 'true' };
     const status = asked.status.includes(chip)
       ? asked.status.filter((one) => one !== chip) : [...asked.status, chip];
     return { ...asked, status };
@@ -84,7 +87,7 @@ function Chips({ asked }) {
     ${chip('all', none, path('/devices', { q: asked.q }), of?.total)}
     ${CHIPS.map((name) => chip(
       name,
-      name === 'late' ? Boolean(asked.late) : asked.status.includes(name),
+      name === 'late' ? late : asked.status.includes(name),
       path('/devices', toggle(name)), n[name]))}
   </nav>`;
 }
@@ -150,8 +153,8 @@ function Pager({ items, ids, first, next, atFirst }) {
 
 // Those that fell silent together, or that one check found.
 function Together({ query }) {
-  const asked = Object.fromEntries(TOGETHER.map((name) => [name, query.get(name)]));
-  const at = asked.silent_from ?? asked.from ?? asked.found_at;
+  const asked = Object.fromEntries(TOGETHER.map((name) => [name, timeIn(query, name)]));
+  const named = TOGETHER.find((name) => asked[name] !== null);
   const answer = useAnswer(
     path('/outages', { ...asked, limit: PAGE, cursor: query.get('cursor') }),
   );
@@ -159,8 +162,8 @@ function Together({ query }) {
   const next = answer.data?.next;
   const { outageColumns: columns } = strings.device;
   return html`
-    <div class="head"><${Heading} focusKey=${at}>${strings.devices.title} ${
-      asked.silent_from ? strings.devices.fell : strings.devices.found} ${at && html`<${Time} at=${at} />`}</${Heading}>
+    <div class="head"><${Heading} focusKey=${asked[named]}>${strings.devices.title} ${
+      strings.devices.together[named]} <${Time} at=${asked[named]} /></${Heading}>
       <nav class="chips"><a class="chip" href="/devices?status=offline">${strings.fleet.all(count(summary.value?.devices.offline))}</a></nav></div>
     <${Trouble} answer=${answer} />
     ${answer.data && items.length === 0 && html`<p class="empty">${strings.devices.none}</p>`}

@@ -5,7 +5,7 @@ import { count } from '../format.js';
 import { beginning, now, proven, summary } from '../live.js';
 import { strings } from '../strings.js';
 import { Ago, DeviceLink, For, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
-import { Share, Timeline } from '../bar.js';
+import { begins, Share, Timeline } from '../bar.js';
 
 const SMALL_FLEET = 50;
 const CHANGES = 9;
@@ -100,8 +100,8 @@ function Out({ of }) {
               ? html`<${Burst} key=${line.at} of=${line.burst} />`
               : html`<${Outage} key=${line.outage.sequence} of=${line.outage} />`))}
           </ul>
-          <p class="more"><a href="/devices?status=offline">${
-            strings.fleet.all(count(offline))}</a></p>`}
+          ${(lines.length > 0 || answer.data || answer.problem) && html`
+            <p class="more"><a href="/devices?status=offline">${strings.fleet.all(count(offline))}</a></p>`}`}
     </section>`;
 }
 
@@ -197,7 +197,7 @@ function History() {
   useEffect(() => () => chart.current?.destroy(), []);
   return html`
     <section class="history" aria-labelledby="history">
-      <h2 id="history"><${Since} at=${data && Date.parse(data.from)} end=${data && Date.parse(data.to)}
+      <h2 id="history"><${Since} at=${data && begins(data)} end=${data && Date.parse(data.to)}
         whole=${strings.fleet.chart} since=${strings.fleet.since} /></h2>
       <${Trouble} answer=${answer} />
       <div class="chart" ref=${place} role="img" aria-label=${strings.fleet.chartOf}></div>
@@ -237,6 +237,7 @@ function Each() {
     <section aria-labelledby="each">
       <h2 id="each"><${Since} at=${frame.from} end=${frame.end}
         whole=${strings.fleet.each} since=${strings.fleet.eachSince} /></h2>
+      <p class="quiet share-means">${strings.fleet.share}</p>
       <${Trouble} answer=${answer} />
       <ul class="lines each">${items.map((device) => html`
         <${Line} key=${device.id} device=${device} frame=${frame} />`)}</ul>

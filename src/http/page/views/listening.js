@@ -5,11 +5,9 @@ import { count, duration, latency, percent } from '../format.js';
 import { now } from '../live.js';
 import { strings } from '../strings.js';
 import { Heading, Time, Trouble } from '../parts.js';
-import { Segments, Ticks } from '../bar.js';
+import { begins, Segments, Ticks } from '../bar.js';
 
 const HOUR = 3_600_000;
-// The newest proof is always a moment old; that alone is no gap.
-const FRESH_MS = 60_000;
 const LISTED = 50;
 const SPANS = { day: 24 * HOUR, month: 720 * HOUR };
 
@@ -35,16 +33,10 @@ export function Listening() {
       <div><${Listeners} answer=${month} /><${Latency} answer=${day} /></div></div>`;
 }
 
-// The beginning of a stretch, which is not before the first start: that is neither listened to
-// nor missed.
-function begins({ from, to, first_listened_at: first }) {
-  return Math.max(Date.parse(from), first === null ? Date.parse(to) : Date.parse(first));
-}
-
 // Intervals and what lies between them, as segments of a bar. Nothing is drawn where they are
 // not listed.
 function segments(of) {
-  const { to, listed_from: listed, intervals } = of;
+  const { to, listed_from: listed, intervals, gaps } = of;
   const start = begins(of);
   const end = Date.parse(to);
   const out = [];
@@ -58,7 +50,8 @@ function segments(of) {
     push('unknown', Math.min(end, Date.parse(interval.from)));
     push('up', Math.min(end, Date.parse(interval.to)));
   }
-  if (end - at >= FRESH_MS) push('unknown', end);
+  // The newest proof is always a moment old. That alone is not a gap.
+  if (gaps[0]?.to === to) push('unknown', end);
   else if (out.at(-1)?.kind === 'up') out.at(-1).ms += end - at;
   return { out, total: end - start };
 }
@@ -97,7 +90,7 @@ function cause({ sentence, cause: name }) {
 function Gaps({ answer }) {
   const text = strings.listening;
   const of = answer.data;
-  const gaps = of?.gaps.filter((gap) => gap.to !== of.to || lasts(gap) >= FRESH_MS);
+  const gaps = of?.gaps;
   const older = of ? of.more + Math.max(0, gaps.length - LISTED) : 0;
   return html`
     <section aria-labelledby="gaps"><h2 id="gaps">${text.gaps}</h2>
