@@ -27,7 +27,8 @@ function onKey(event) {
     if (typing) typing.blur();
     return;
   }
-  if (typing || keysShown.value || document.querySelector('dialog[open]')) return;
+  // A dialog that is closing says so later, to which no key should be lost.
+  if (typing || document.querySelector('dialog[open]')) return;
 
   const inChord = Date.now() - chord < CHORD_MS;
   chord = 0;
