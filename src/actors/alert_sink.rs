@@ -6,6 +6,7 @@ use actix::prelude::*;
 
 use crate::domain::{Recovery, Transition};
 use crate::logging::batch_log::BatchLog;
+use crate::logging::instant;
 
 const TARGET: &str = "alert_sink";
 
@@ -87,7 +88,7 @@ impl Handler<DevicesOffline> for AlertSink {
         self.offline.log(&transitions, |level, transition| {
             let Transition { device_id: device, last_seen_at, .. } = transition;
             let key = transition.key();
-            let last_seen_at = last_seen_at.map(|time| time.to_rfc3339());
+            let last_seen_at = last_seen_at.map(instant);
             let last_seen_at = last_seen_at.as_deref().unwrap_or("never");
             log::log!(target: TARGET, level, device, key, last_seen_at; "device offline");
         });
@@ -106,7 +107,7 @@ impl Handler<DevicesRecovered> for AlertSink {
         self.recovered.log(&recoveries, |level, recovery| {
             let Recovery { key, device_id: device, silent_since, ended_at, .. } = recovery;
             let seconds = (*ended_at - *silent_since).num_seconds();
-            let silent_since = silent_since.to_rfc3339();
+            let silent_since = instant(*silent_since);
             log::log!(target: TARGET, level, device, key, silent_since, seconds; "device recovered");
         });
         Ok(())

@@ -62,10 +62,11 @@ which. Ctrl-C ends it; then its temporary files are removed.";
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
     /// End after this time [default: at Ctrl-C]
-    #[arg(long = "for", value_name = "DURATION", value_parser = super::device::duration)]
+    #[arg(long = "for", value_name = "DURATION", allow_hyphen_values = true,
+          value_parser = super::device::duration)]
     lasts: Option<Duration>,
     /// Seed of the random choices; the same seed is the same story
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, allow_hyphen_values = true, value_parser = super::count)]
     seed: u64,
 }
 

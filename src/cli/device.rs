@@ -19,10 +19,11 @@ use crate::clock::system_clock;
 use crate::config::MAX_TIMEOUT;
 use crate::domain::{Cutoffs, DeviceId, OwnTimeout, Status, UnusableTimeout};
 use crate::logging::escape::Escaped;
-use crate::store::{Damage, DeviceQuery, Found, Ids, OpenMode, Reader};
+use crate::store::{Damage, DeviceQuery, DeviceStore, Found, Ids, OpenMode};
+use crate::views::api::DeviceItem;
 use crate::views::{
-    DeviceDetail, DeviceView, Devices, EvidenceSettings, Explanation, FoundDevices,
-    gather_evidence, late_cutoffs, text,
+    DeviceDetail, Devices, EvidenceSettings, Explanation, FoundDevices, Frame, gather_evidence,
+    late_cutoffs, text,
 };
 
 #[derive(Debug, Subcommand)]
@@ -33,7 +34,7 @@ pub(super) enum Command {
         #[arg(value_parser = DeviceId::of_device)]
         id: DeviceId,
         /// Silence after which the device is offline, such as 90s or 5m [default: heartbeat.timeout]
-        #[arg(long, value_name = "DURATION", value_parser = timeout)]
+        #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = timeout)]
         timeout: Option<Duration>,
     },
     /// List devices
@@ -68,7 +69,7 @@ pub(super) enum Command {
         id: DeviceId,
         /// Silence after which the device is offline, such as 90s or 5m; "default" for
         /// heartbeat.timeout
-        #[arg(value_parser = timeout_or_default)]
+        #[arg(allow_hyphen_values = true, value_parser = timeout_or_default)]
         timeout: TimeoutChoice,
     },
 }
@@ -153,7 +154,7 @@ async fn set_timeout(
 ) -> anyhow::Result<ExitCode> {
     let store = open(config, OpenMode::Existing).await?;
     if !store.set_timeout(id, timeout).await? {
-        return refuse_unknown(id.as_str());
+        return refuse_unknown(&store, id.as_str()).await;
     }
     let default = if timeout.is_none() { " (the default)" } else { "" };
     let timeout = timeout.unwrap_or(config.heartbeat.timeout.get());
@@ -169,25 +170,30 @@ async fn list(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let store = open(config, OpenMode::Existing).await?;
-    let mut list: Box<dyn output::List<DeviceView>> = if json {
+    let reader = store.reader().await?;
+    let cutoffs = late_cutoffs(&config.into(), &reader, system_clock().wall).await?;
+    if late {
+        tell_if_unknown(config, &cutoffs);
+    }
+    let frame = frame(config, &cutoffs);
+    let mut list: Box<dyn output::List<DeviceItem>> = if json {
         Box::new(output::JsonArray::new())
     } else {
         Box::new(Table::new(&["DEVICE", "STATUS", "LAST SEEN", "TIMEOUT", "ERROR"], row))
     };
     if late || prefix.is_some() {
-        let reader = store.reader().await?;
         let query = DeviceQuery {
             statuses: status.into_iter().collect(),
             ids: prefix.map_or(Ids::All, Ids::Prefix),
-            silent: if late { Some(cutoffs(config, &reader).await?) } else { None },
+            silent: late.then_some(cutoffs),
             heard: None,
         };
-        let mut devices = FoundDevices::new(reader, query);
+        let mut devices = FoundDevices::new(reader, query, frame);
         while let Some(page) = devices.next_page().await? {
             list.write(&page)?;
         }
     } else {
-        let mut devices = Devices::new(&store, status);
+        let mut devices = Devices::new(&store, status, frame);
         while let Some(page) = devices.next_page().await? {
             list.write(&page)?;
         }
@@ -201,19 +207,22 @@ async fn list(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cutoffs by which devices are late now.
-async fn cutoffs(config: &Config, reader: &Reader) -> anyhow::Result<Cutoffs> {
-    let cutoffs = late_cutoffs(&config.into(), reader, system_clock().wall).await?;
+/// The context of the rows. Without enough listening it is unknown which device is late.
+fn frame(config: &Config, cutoffs: &Cutoffs) -> Frame {
+    let late = cutoffs.latest().map(|_| cutoffs.clone());
+    Frame { timeout: config.heartbeat.timeout.get(), late }
+}
+
+fn tell_if_unknown(config: &Config, cutoffs: &Cutoffs) {
     if cutoffs.latest().is_none() {
         warn!(
             target: "heartbeatd", instance = config.mqtt.client_id;
             "this instance has not listened for long enough to call any device late"
         );
     }
-    Ok(cutoffs)
 }
 
-fn row(device: &DeviceView) -> Vec<String> {
+fn row(device: &DeviceItem) -> Vec<String> {
     vec![
         device.id.to_string(),
         device.status.to_string(),
@@ -224,7 +233,7 @@ fn row(device: &DeviceView) -> Vec<String> {
 }
 
 /// The device's own timeout, or what is in effect instead; `None` for the default.
-fn own_timeout(device: &DeviceView) -> Option<String> {
+fn own_timeout(device: &DeviceItem) -> Option<String> {
     Some(match OwnTimeout::of(device.timeout_seconds?) {
         OwnTimeout::Usable(s) => crate::duration::exact(Duration::from_secs(s)),
         OwnTimeout::NotPositive(s) => format!("default ({s} s is unusable)"),
@@ -233,7 +242,7 @@ fn own_timeout(device: &DeviceView) -> Option<String> {
 }
 
 /// The timeout that is in effect, and the reason if it is not the device's own.
-fn timeout_in_effect(config: &Config, device: &DeviceView) -> String {
+fn timeout_in_effect(config: &Config, device: &DeviceItem) -> String {
     let default = format!("{} (default)", crate::duration::exact(config.heartbeat.timeout.get()));
     match device.timeout_error {
         None => own_timeout(device).unwrap_or(default),
@@ -247,22 +256,30 @@ async fn show(config: &Config, id: &str, json: bool) -> anyhow::Result<ExitCode>
     let device = match store.look_up(id).await? {
         Some(Found::Device(device)) => *device,
         Some(Found::Damaged(columns)) => return refuse_damaged(id, &columns),
-        None => return refuse_unknown(id),
+        None => return refuse_unknown(&store, id).await,
     };
     let settings = EvidenceSettings::from(config);
     let now = system_clock().wall;
     let evidence = gather_evidence(&settings, &store, &device, now).await?;
+    let cutoffs = late_cutoffs(&settings, &store.reader().await?, now).await?;
+    let explanation = Explanation::of(device.status, evidence.as_ref(), &settings);
+    let skew = device.clock_skew_ms;
+    let device = frame(config, &cutoffs).show(device);
     if json {
         output::json(&DeviceDetail::new(device, evidence))?;
     } else {
-        let explanation = Explanation::of(device.status, evidence.as_ref(), &settings);
-        print(config, &device.into(), now)?;
+        print(config, &device, skew, now)?;
         explain(&explanation)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(config: &Config, device: &DeviceView, now: DateTime<Utc>) -> io::Result<()> {
+fn print(
+    config: &Config,
+    device: &DeviceItem,
+    skew_ms: Option<i64>,
+    now: DateTime<Utc>,
+) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for (name, value) in [
         ("device", Some(device.id.to_string())),
@@ -271,7 +288,7 @@ fn print(config: &Config, device: &DeviceView, now: DateTime<Utc>) -> io::Result
         ("timeout", Some(timeout_in_effect(config, device))),
         ("uptime", device.uptime_seconds.map(text::seconds)),
         ("free memory", device.free_memory.map(text::bytes)),
-        ("clock skew", device.clock_skew_ms.map(text::skew)),
+        ("clock skew", skew_ms.map(text::skew)),
         ("error", device.error.clone()),
         ("unreadable", device.payload_error.clone()),
         ("registered", Some(text::time_and_age(Some(device.registered_at), now))),
@@ -295,9 +312,19 @@ fn explain(explanation: &Explanation) -> io::Result<()> {
     Ok(())
 }
 
-fn refuse_unknown(id: &str) -> anyhow::Result<ExitCode> {
-    let id = remove::shown(id);
-    refuse(&format!("there is no device {id}; `heartbeatd device list` lists all"))
+async fn refuse_unknown(store: &DeviceStore, id: &str) -> anyhow::Result<ExitCode> {
+    refuse(&unknown(store, id).await)
+}
+
+/// Says that a device is not registered, and which ones may be meant.
+pub(super) async fn unknown(store: &DeviceStore, id: &str) -> String {
+    // A hint that cannot be found in time is left out.
+    let similar = match store.reader().await {
+        Ok(reader) => reader.similar(id, text::PROPOSED).await.unwrap_or_default(),
+        Err(_away) => Vec::new(),
+    };
+    let hint = text::did_you_mean(&similar).map(|hint| format!("; {hint}")).unwrap_or(";".into());
+    format!("there is no device {}{hint} `heartbeatd device list` lists all", remove::shown(id))
 }
 
 /// Refuses a row that exists but was damaged by another program.

@@ -20,8 +20,13 @@ pub(super) enum Command {
     /// that still lives joins again.
     Remove {
         /// The number in the first column of `group list`
+        #[arg(allow_negative_numbers = true, value_parser = number)]
         id: i64,
     },
+}
+
+fn number(text: &str) -> Result<i64, &'static str> {
+    text.parse().map_err(|_| "the number of an instance is expected, as `group list` shows it")
 }
 
 #[derive(Debug, clap::Args)]

@@ -57,7 +57,7 @@ Exit codes:
    0  Done
    1  No such device or user, or its row cannot be read; for `add` and `new`: it exists
       already; for `status`: the service neither listens nor
-      stands by, or does not answer
+      stands by, hears no device, or does not answer
   64  Wrong usage
   69  A needed service, such as the database, is unavailable
   70  Internal error
@@ -160,6 +160,11 @@ fn check_open_files(command: &Command, config: &Config) -> Result<(), TooFewFile
     needed.check()
 }
 
+/// Parses a number of things.
+fn count(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "a whole number is expected, 0 or more")
+}
+
 /// Opens the database for a command.
 async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<DeviceStore> {
     Ok(DeviceStore::open(&config.database, mode).await?)
@@ -246,6 +251,32 @@ mod tests {
                 assert!(!shown.lines().any(|line| line.starts_with("[2026")), "{shown}");
             }
         }
+    }
+
+    #[test]
+    fn a_value_that_begins_with_a_hyphen_is_refused_as_a_value() {
+        for (arguments, expected) in [
+            (&["device", "add", "a", "--timeout", "-5m"][..], "a duration is expected"),
+            (&["device", "set-timeout", "a", "-5m"], "a duration is expected"),
+            (&["device", "remove", "--silent-for", "-1d"], "a duration is expected"),
+            (&["history", "--since", "-2h"], "'-2h' for '--since"),
+            (&["history", "--limit", "-1"], "a whole number is expected"),
+            (&["group", "remove", "x"], "as `group list` shows it"),
+            (&["simulate", "--devices", "-1"], "a whole number from 1 to 10000000"),
+            (&["simulate", "--dying", "-5%"], "a share such as 5%"),
+            (&["simulate", "--period", "-5s"], "a duration is expected"),
+            (&["simulate", "--seed", "-1"], "a whole number is expected"),
+            (&["demo", "--for", "-1m"], "a duration is expected"),
+            (&["demo", "--seed", "-1"], "a whole number is expected"),
+        ] {
+            let line = ["heartbeatd"].iter().chain(arguments);
+            let error = Cli::try_parse_from(line).expect_err("it is no such value");
+            let shown = exit::escaped(error).render().to_string();
+            assert!(shown.contains(expected) && !shown.contains("tip:"), "{arguments:?}: {shown}");
+        }
+        let list = ["heartbeatd", "device", "set-timeout", "a", "--help"];
+        let help = Cli::try_parse_from(list).expect_err("this is help");
+        assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp);
     }
 
     #[test]

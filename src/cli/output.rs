@@ -42,6 +42,9 @@ impl<T: Serialize> List<T> for JsonArray {
     }
 }
 
+/// The widest column. A cell that is wider moves only what follows it in its own line.
+const WIDEST: usize = 40;
+
 /// Prints aligned columns. Columns may grow wider from page to page, but never narrower.
 pub(super) struct Table<T> {
     header: Option<Vec<String>>,
@@ -69,9 +72,10 @@ impl<T> List<T> for Table<T> {
             .into_iter()
             .chain(page.iter().map(|item| self.cells(item)))
             .collect();
+        let is_usual = |width: &usize| *width <= WIDEST;
         for row in &rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+                *width = (*width).max(Some(cell.chars().count()).filter(is_usual).unwrap_or(0));
             }
         }
         let mut out = io::BufWriter::new(io::stdout().lock());

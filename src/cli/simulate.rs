@@ -18,7 +18,7 @@ use crate::clock::system_clock;
 use crate::config::{BrokerUrl, Listen, MqttConfig, read_secret};
 use crate::logging::escape::Escaped;
 use crate::mqtt::{Broker, Publisher};
-use crate::simulate::{Amount, Burst, Drive, Fleet, Names, Plan, Told};
+use crate::simulate::{Amount, Burst, Drive, Fleet, FleetError, Names, Plan, Told};
 use crate::views::text;
 
 /// The most devices, so that a mistyped number does not fill the memory.
@@ -61,51 +61,56 @@ pub(super) struct Arguments {
     qos: u8,
     /// Number of devices
     #[arg(long, default_value_t = 100, value_name = "COUNT",
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEVICES)))]
+          allow_hyphen_values = true, value_parser = number_of_devices)]
     devices: u32,
     /// Beginning of the devices' ids, before their numbers
     #[arg(long, default_value = "sim-", value_parser = prefix)]
     prefix: String,
     /// Time between two heartbeats of a device
-    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = period)]
+    #[arg(long, default_value = "60s", value_name = "DURATION", allow_hyphen_values = true, value_parser = period)]
     period: Duration,
     /// Part of the period by which heartbeats vary
-    #[arg(long, default_value = "10%", value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, default_value = "10%", value_name = "PERCENT", allow_hyphen_values = true, value_parser = percent)]
     jitter: f64,
     /// Devices that die and return
-    #[arg(long, default_value = "5%", value_name = "AMOUNT", value_parser = amount)]
+    #[arg(long, default_value = "5%", value_name = "AMOUNT", allow_hyphen_values = true, value_parser = amount)]
     dying: Amount,
     /// Time that such a device lives, on average [default: 20 periods]
-    #[arg(long, value_name = "DURATION", value_parser = period)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = period)]
     up: Option<Duration>,
     /// Time that it is dead, on average, and that a burst lasts [default: 6 periods]
-    #[arg(long, value_name = "DURATION", value_parser = period)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = period)]
     down: Option<Duration>,
     /// Devices that fall silent together
-    #[arg(long, default_value = "10%", value_name = "AMOUNT", value_parser = amount)]
+    #[arg(long, default_value = "10%", value_name = "AMOUNT", allow_hyphen_values = true, value_parser = amount)]
     burst: Amount,
     /// Time between two such falls [default: 20 periods]
-    #[arg(long, value_name = "DURATION", value_parser = period)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = period)]
     burst_every: Option<Duration>,
     /// Devices that report an error now and then
-    #[arg(long, default_value = "2%", value_name = "AMOUNT", value_parser = amount)]
+    #[arg(long, default_value = "2%", value_name = "AMOUNT", allow_hyphen_values = true, value_parser = amount)]
     errors: Amount,
     /// Devices whose clock is wrong
-    #[arg(long, default_value = "1%", value_name = "AMOUNT", value_parser = amount)]
+    #[arg(long, default_value = "1%", value_name = "AMOUNT", allow_hyphen_values = true, value_parser = amount)]
     skewed: Amount,
     /// Devices whose payload cannot be read
-    #[arg(long, default_value = "1%", value_name = "AMOUNT", value_parser = amount)]
+    #[arg(long, default_value = "1%", value_name = "AMOUNT", allow_hyphen_values = true, value_parser = amount)]
     malformed: Amount,
     /// End after this time [default: at Ctrl-C]
-    #[arg(long = "for", value_name = "DURATION", value_parser = period)]
+    #[arg(long = "for", value_name = "DURATION", allow_hyphen_values = true, value_parser = period)]
     lasts: Option<Duration>,
     /// Seed of the random choices; the same seed is the same fleet [default: random]
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true, value_parser = super::count)]
     seed: Option<u64>,
 }
 
 fn broker_url(text: &str) -> Result<BrokerUrl, String> {
     text.parse().map_err(|error: crate::config::InvalidUrl| Escaped(error).to_string())
+}
+
+fn number_of_devices(text: &str) -> Result<u32, String> {
+    let devices = text.parse::<u32>().ok().filter(|devices| (1..=MAX_DEVICES).contains(devices));
+    devices.ok_or_else(|| format!("a whole number from 1 to {MAX_DEVICES} is expected"))
 }
 
 fn period(text: &str) -> Result<Duration, String> {
@@ -195,7 +200,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     let seed = arguments.seed.map_or_else(random_seed, Ok)?;
     let fleet = match Fleet::new(plan, seed) {
         Ok(fleet) => fleet,
-        Err(error) => return wrong_usage(&error.to_string()),
+        Err(error) => return wrong_usage(&too_few(&arguments, &error)),
     };
     let (broker, mqtt) = match arguments.broker(&config.mqtt)? {
         Ok(broker) => broker,
@@ -223,6 +228,15 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     progress.end(&drive);
     drive.publisher.disconnect().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says which arguments ask for more devices than there are.
+fn too_few(arguments: &Arguments, error: &FleetError) -> String {
+    let Arguments { dying, burst, errors, skewed, malformed, .. } = arguments;
+    format!(
+        "--dying {dying}, --burst {burst}, --errors {errors}, --skewed {skewed} and --malformed \
+         {malformed}: {error}; lower some of them, or raise --devices"
+    )
 }
 
 /// A seed, short enough to be typed.

@@ -17,7 +17,9 @@ const PATH: &str = "/api/v1/summary";
 
 const AFTER_HELP: &str = "\
 Asks the service at http.listen. If reading needs a token, it is http.token or --token-file.
-The exit code is 0 if the service is listening or stands by, and otherwise 1.";
+The exit code is 0 if the service is listening, also if it has just started, or stands by. It is 1
+if it is not, if no device has been heard for a suspiciously long time, or if nothing answers, and
+then the command says what to check.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -41,9 +43,9 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         return refuse("the port of the service is not configured: give --address IP:PORT");
     }
     let address = reachable(address);
-    let token = read_secret("--token-file", &arguments.token_file)?;
-    let token = token.as_ref().or(config.http.token.as_ref()).map(Secret::reveal);
-    let answer = match ask::get(address, PATH, token).await {
+    let given = read_secret("--token-file", &arguments.token_file)?;
+    let token = given.as_ref().or(config.http.token.as_ref());
+    let answer = match ask::get(address, PATH, token.map(Secret::reveal)).await {
         Ok(answer) => answer,
         Err(why) => {
             return refuse(&format!(
@@ -54,10 +56,17 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     };
     match answer.status {
         200 => (),
-        401 | 403 => {
+        401 if token.is_none() => {
             return refuse(&format!(
                 "the service at http://{address} wants a token that permits to read: set \
                  http.token_file or give --token-file"
+            ));
+        }
+        401 => {
+            let source = if given.is_some() { "--token-file" } else { "http.token" };
+            return refuse(&format!(
+                "the service at http://{address} does not take the token of {source}{}",
+                reason(&answer.body)
             ));
         }
         404 => {
@@ -67,7 +76,10 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
             ));
         }
         other => {
-            return refuse(&format!("the service at http://{address} answered {other}"));
+            return refuse(&format!(
+                "the service at http://{address} answered {other}{}",
+                reason(&answer.body)
+            ));
         }
     }
     let Ok(view) = serde_json::from_slice::<SummaryView>(&answer.body) else {
@@ -82,10 +94,27 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         writeln!(out)?;
     } else {
         writeln!(out, "{}", Escaped(&view.sentence))?;
-        if let Some(detail) = &view.summary.detail {
-            writeln!(out, "{}", Escaped(detail))?;
+        match &view.summary.detail {
+            Some(detail) => writeln!(out, "{}", Escaped(detail))?,
+            None if is_well(view.summary.state) => (),
+            None => writeln!(out, "http://{address}/readyz and the log of the service say why")?,
         }
     }
-    let is_well = matches!(view.summary.state, ServiceState::Listening | ServiceState::Standby);
-    Ok(if is_well { 0 } else { exit::NEGATIVE }.into())
+    Ok(if is_well(view.summary.state) { 0 } else { exit::NEGATIVE }.into())
+}
+
+/// True while the service listens, whether or not it has done so for long enough, and while it
+/// stands by.
+fn is_well(state: ServiceState) -> bool {
+    matches!(state, ServiceState::Listening | ServiceState::Warming | ServiceState::Standby)
+}
+
+/// What a problem says, to be added to a sentence; empty if it is not one.
+fn reason(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        detail: String,
+    }
+    let problem = serde_json::from_slice::<Problem>(body);
+    problem.map(|problem| format!(": {}", Escaped(problem.detail))).unwrap_or_default()
 }

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use env_logger::fmt::Formatter;
 use env_logger::fmt::style::Style;
 use log::kv::{self, Key, Source, Value, VisitSource, VisitValue};
@@ -72,6 +73,11 @@ pub fn init() {
             "RUST_LOG asks this library for more than it may log, because it would log passwords"
         );
     }
+}
+
+/// Writes a time into a key-value, as the API does: RFC 3339 in UTC with milliseconds.
+pub fn instant(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 struct Logger {
@@ -240,6 +246,13 @@ mod tests {
         }
         assert_eq!(shown(&Value::from(7)), "7");
         assert_eq!(shown(&Value::from(1.5)), "1.5");
+    }
+
+    #[test]
+    fn a_time_is_one_plain_word_in_utc_with_milliseconds() {
+        let time = DateTime::from_timestamp_millis(1_795_442_902_000).expect("small");
+        assert_eq!(instant(time), "2026-11-23T14:08:22.000Z");
+        assert_eq!(shown(&Value::from(instant(time).as_str())), instant(time));
     }
 
     #[test]

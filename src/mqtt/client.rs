@@ -17,7 +17,7 @@ use super::broker::Broker;
 use super::connection::{ClientError, Connection, Granted, PATIENCE};
 use super::diagnosis::Probe;
 use super::entries::Entries;
-use super::reason::{Filter, disconnected, failed, not_connected, not_subscribed};
+use super::reason::{Filter, Of, disconnected, failed, not_connected, not_subscribed};
 use crate::clock::{Clock, Reading};
 use crate::config::{BrokerUrl, MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
@@ -170,10 +170,11 @@ impl Connection for Client {
         let token = self.paho.connect(self.options.clone());
         let (max_qos, shares) = (Arc::clone(&self.max_qos), Arc::clone(&self.shares));
         Box::pin(async move {
-            let accepted = token.await.map_err(|error| match not_connected(&error) {
-                Some(why) => ClientError::Refused(why),
-                None => ClientError::Connect(failed(&error)),
-            })?;
+            let accepted =
+                token.await.map_err(|error| match not_connected(&error, Of::Service) {
+                    Some(why) => ClientError::Refused(why),
+                    None => ClientError::Connect(failed(&error)),
+                })?;
             let byte = |code| accepted.properties().get(code).and_then(|found| found.get_byte());
             let max = byte(paho::PropertyCode::MaximumQos);
             max_qos.store(max.unwrap_or(2), Ordering::SeqCst);

@@ -11,7 +11,7 @@ use paho_mqtt as paho;
 use super::broker::Broker;
 use super::client::{connect_options_for_once, creation, setup};
 use super::connection::ClientError;
-use super::reason::{failed, not_connected};
+use super::reason::{Of, failed, not_connected};
 use crate::config::MqttConfig;
 
 /// The longest time for one attempt.
@@ -52,7 +52,9 @@ impl EndSession for Fencer {
             match connecting.await {
                 Ok(Ok(_accepted)) => (),
                 Ok(Err(error)) => {
-                    return Err(not_connected(&error).unwrap_or_else(|| failed(&error)));
+                    return Err(
+                        not_connected(&error, Of::Service).unwrap_or_else(|| failed(&error))
+                    );
                 }
                 Err(_elapsed) => return Err("no answer from the broker".to_owned()),
             }

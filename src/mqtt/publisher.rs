@@ -10,7 +10,7 @@ use super::client::{connect_options, creation, setup};
 use super::connection::ClientError;
 use super::connection::PATIENCE;
 use super::diagnosis::Probe;
-use super::reason::{failed, not_connected};
+use super::reason::{Of, failed, not_connected};
 use crate::config::MqttConfig;
 
 /// The number of messages that may be on their way. Bounds the memory. It is 20,000 messages a
@@ -70,7 +70,7 @@ impl Publisher {
         let connecting = self.paho.connect(self.options.clone());
         let why = match tokio::time::timeout(2 * PATIENCE, connecting).await {
             Ok(Ok(_accepted)) => return Ok(()),
-            Ok(Err(error)) => match not_connected(&error) {
+            Ok(Err(error)) => match not_connected(&error, Of::Simulation) {
                 Some(why) => return Err(ClientError::Refused(why)),
                 None => failed(&error),
             },

@@ -19,8 +19,17 @@ pub(super) struct Filter<'a> {
     pub(super) of: usize,
 }
 
+/// The owner of the client that was refused. It has other settings by which to be let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// The service's.
+    Service,
+    /// That of `heartbeatd simulate`.
+    Simulation,
+}
+
 /// Explains a CONNACK that refuses the connection. `None` if the error is something else.
-pub(super) fn not_connected(error: &paho::Error) -> Option<String> {
+pub(super) fn not_connected(error: &paho::Error, of: Of) -> Option<String> {
     use paho::ConnectReturnCode as Code;
     let (reason, properties) = match error {
         paho::Error::ReasonCode(reason, properties) => (*reason, Some(properties)),
@@ -44,12 +53,12 @@ pub(super) fn not_connected(error: &paho::Error) -> Option<String> {
         Reason::BadUserNameOrPassword => "the user name or password",
         Reason::NotAuthorized => "this client as not authorized",
         _ => {
-            let (name, right) = (named(reason), connecting(reason));
+            let (name, right) = (named(reason), connecting(reason, of));
             let elsewhere = properties.map(server_reference).unwrap_or_default();
             return Some(format!("the broker refuses the connection: {name}; {right}{elsewhere}"));
         }
     };
-    Some(format!("the broker refuses {what}: {}", connecting(reason)))
+    Some(format!("the broker refuses {what}: {}", connecting(reason, of)))
 }
 
 /// Describes a failed request for which the broker gave no code. Replaces the library's
@@ -67,8 +76,12 @@ pub(super) fn failed(error: &paho::Error) -> String {
     }
 }
 
-fn connecting(reason: Reason) -> &'static str {
+fn connecting(reason: Reason, of: Of) -> &'static str {
     match reason {
+        Reason::BadUserNameOrPassword | Reason::NotAuthorized if of == Of::Simulation => {
+            "give --username and --password-file of a user that the broker knows; `heartbeatd user \
+             add NAME --devices 'sim-*'` adds one to the embedded broker"
+        }
         Reason::UnsupportedProtocolVersion => VERSION,
         Reason::MalformedPacket | Reason::ProtocolError => {
             "it does not understand this client: mqtt.version should be one that the broker speaks"
@@ -227,7 +240,17 @@ mod tests {
 
     fn connack(code: u32) -> String {
         let error = paho::Error::ReasonCode(Reason::from(code), paho::Properties::new());
-        not_connected(&error).expect("it is a refusal")
+        not_connected(&error, Of::Service).expect("it is a refusal")
+    }
+
+    #[test]
+    fn a_simulation_is_told_of_its_own_options() {
+        for (code, others) in [(0x86, "mqtt.username"), (0x87, "mqtt.client_id")] {
+            let error = paho::Error::ReasonCode(Reason::from(code), paho::Properties::new());
+            let told = not_connected(&error, Of::Simulation).expect("it is a refusal");
+            assert!(told.contains("--username and --password-file"), "{told}");
+            assert!(!told.contains(others) && connack(code).contains(others), "{told}");
+        }
     }
 
     fn suback(code: u32, key: &'static str, of: usize) -> String {
@@ -274,9 +297,9 @@ mod tests {
             (5, ["not authorized", "mqtt.client_id"]),
         ] {
             let error = paho::Error::from_connect_return_code(code);
-            assert_said(&not_connected(&error).expect("it is a refusal"), &parts);
+            assert_said(&not_connected(&error, Of::Service).expect("it is a refusal"), &parts);
         }
-        assert_eq!(not_connected(&paho::Error::TcpTlsConnectFailure), None);
+        assert_eq!(not_connected(&paho::Error::TcpTlsConnectFailure, Of::Service), None);
     }
 
     #[test]
@@ -351,7 +374,7 @@ mod tests {
         let parts = ["mqtt.url", r#"it names "b.example:1883 \u{202e}level=x""#];
         assert_said(&disconnected(Reason::ServerMoved, &properties), &parts);
         let error = paho::Error::ReasonCode(Reason::ServerMoved, properties);
-        assert_said(&not_connected(&error).expect("it is a refusal"), &parts);
+        assert_said(&not_connected(&error, Of::Service).expect("it is a refusal"), &parts);
     }
 
     #[test]

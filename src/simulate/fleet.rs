@@ -103,7 +103,9 @@ pub(crate) struct Plan {
 
 /// A plan for which there are not enough devices.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{asked} devices are to be something special, but there are only {devices}")]
+#[error(
+    "each device is one of these at most, which takes {asked} devices, and there are {devices}"
+)]
 pub(crate) struct FleetError {
     asked: u64,
     devices: u32,
@@ -474,7 +476,10 @@ mod tests {
         assert!(Fleet::new(all.clone(), 1).is_ok());
         let more = Plan { failing: Amount::Devices(1), ..all };
         let error = Fleet::new(more, 1).err().expect("too many").to_string();
-        assert_eq!(error, "11 devices are to be something special, but there are only 10");
+        assert_eq!(
+            error,
+            "each device is one of these at most, which takes 11 devices, and there are 10"
+        );
     }
 
     #[test]

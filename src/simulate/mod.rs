@@ -11,4 +11,4 @@ mod fleet;
 mod payload;
 
 pub(crate) use drive::{Drive, Told};
-pub(crate) use fleet::{Amount, Burst, Fleet, Names, Plan, Step, What};
+pub(crate) use fleet::{Amount, Burst, Fleet, FleetError, Names, Plan, Step, What};

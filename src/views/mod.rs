@@ -19,7 +19,7 @@ mod token;
 mod transition;
 mod user;
 
-pub(crate) use device::{DeviceDetail, DeviceView, Devices, FoundDevices, late_cutoffs};
+pub(crate) use device::{DeviceDetail, Devices, FoundDevices, Frame, late_cutoffs};
 pub(crate) use evidence::{
     EvidenceSettings, Explanation, gap_in_words, gap_of, gather_evidence, weigh_silence,
 };

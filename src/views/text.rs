@@ -5,6 +5,20 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::duration;
+use crate::logging::escape::in_quotes;
+
+/// The maximum number of ids that are proposed in place of one that is unknown.
+pub(crate) const PROPOSED: usize = 3;
+
+/// Asks whether one of these ids is meant; `None` if there are none.
+pub(crate) fn did_you_mean(ids: &[String]) -> Option<String> {
+    let quoted: Vec<_> = ids.iter().map(|id| in_quotes(id)).collect();
+    match &quoted[..] {
+        [] => None,
+        [only] => Some(format!("did you mean {only}?")),
+        [first @ .., last] => Some(format!("did you mean {} or {last}?", first.join(", "))),
+    }
+}
 
 /// Formats a time in UTC, to the second; `never` for none.
 pub(crate) fn time(time: Option<DateTime<Utc>>) -> String {

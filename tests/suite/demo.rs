@@ -159,7 +159,7 @@ fn a_simulation_logs_in_by_tls_and_password_and_says_why_it_may_not() {
     };
     for (more, why) in [
         (&["--username", "simulator", "--password-file", "right"][..], "certificate"),
-        (&["--ca-file", &ca], "mqtt.username"),
+        (&["--ca-file", &ca], "give --username and --password-file"),
         (&["--ca-file", &ca, "--username", "simulator", "--password-file", "wrong"], "password"),
     ] {
         let out = simulate(more);
@@ -181,7 +181,11 @@ fn a_simulation_that_cannot_be_is_refused_with_what_would_be_right() {
         (&["--url", "mqtt://127.0.0.1:1"], 69, "refuse"),
         (&["--url", "127.0.0.1:1883"], 64, "mqtt://127.0.0.1:1883 is expected"),
         (&["--devices", "0"], 64, "'--devices <COUNT>'"),
-        (&["--dying", "60%", "--errors", "60%"], 64, "devices are to be something special"),
+        (
+            &["--dying", "60%", "--errors", "60%"],
+            64,
+            "--dying 60%, --burst 10%, --errors 60%, --skewed 1% and --malformed 1%: each device",
+        ),
         (&["--dying", "many"], 64, "'--dying <AMOUNT>'"),
         (&["--burst-every", "5m", "--down", "5m"], 64, "longer than --down"),
         (&["--prefix", "a/b"], 64, "this one contains '/'"),

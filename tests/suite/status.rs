@@ -52,7 +52,7 @@ fn said(out: &Output) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn the_status_is_the_sentence_of_the_service_and_0_only_while_it_listens() {
+fn the_status_is_the_sentence_of_the_service_and_0_only_while_it_listens_or_stands_by() {
     let place = Place::new();
     for (state, detail, code, lines) in [
         ("listening", "null", 0, "Not proven since 14:02:11.\n"),
@@ -62,11 +62,19 @@ fn the_status_is_the_sentence_of_the_service_and_0_only_while_it_listens() {
             1,
             "Not proven since 14:02:11.\nthe broker\\u{1b}[31m returns no echo\n",
         ),
-        ("fleet_silent", "null", 1, "Not proven since 14:02:11.\n"),
+        ("warming", "null", 0, "Not proven since 14:02:11.\n"),
+        ("standby", "null", 0, "Not proven since 14:02:11.\n"),
+        (
+            "fleet_silent",
+            "null",
+            1,
+            "Not proven since 14:02:11.\nhttp://ADDRESS/readyz and the log of the service say why\n",
+        ),
     ] {
         let (address, asked) = answer_once("200 OK", &summary(state, detail));
         let out = said(&place.run(&["status", "--address", &address]));
-        assert_eq!(out, (Some(code), lines.to_owned(), String::new()), "{state}");
+        let lines = lines.replace("ADDRESS", &address);
+        assert_eq!(out, (Some(code), lines, String::new()), "{state}");
         let asked = asked.join().expect("it was asked");
         assert!(asked.starts_with("GET /api/v1/summary HTTP/1."), "{asked}");
         assert!(asked.contains(&format!("\r\nHost: {address}\r\n")), "{asked}");
@@ -108,7 +116,12 @@ fn a_service_that_cannot_be_asked_is_1_with_what_to_check() {
     assert!(out.is_empty() && log.contains("is the service running"), "{log}");
     for (status, body, why) in [
         ("401 Unauthorized", "", "wants a token"),
-        ("403 Forbidden", "", "wants a token"),
+        (
+            "403 Forbidden",
+            r#"{"detail":"it is not called\u001b[31m a"}"#,
+            r"not called\u{1b}[31m a",
+        ),
+        ("429 Too Many Requests", r#"{"detail":"wait 3 s"}"#, "answered 429: wait 3 s"),
         ("404 Not Found", "", "an older heartbeatd"),
         ("500 Internal Server Error", "", "answered 500"),
         ("200 OK", "{}", "not a heartbeatd of this version"),
@@ -124,6 +137,25 @@ fn a_service_that_cannot_be_asked_is_1_with_what_to_check() {
         let (code, _, log) = said(&place.run(&["status"]));
         assert_eq!(code, Some(1), "{log}");
         assert!(log.contains(why), "no {why:?} in {log}");
+    }
+}
+
+#[test]
+fn a_token_that_the_service_does_not_know_is_said_to_be_so_with_its_place() {
+    let place = Place::new();
+    std::fs::write(place.path().join("token"), "a-wrong-token\n").expect("a file");
+    let from_config = Place::new().with("HTTP__TOKEN", "a-wrong-token");
+    let unknown = r#"{"detail":"the token is not a known one"}"#;
+    for (place, option, source) in [
+        (&place, &["--token-file", "token"][..], "--token-file"),
+        (&from_config, &[], "http.token"),
+    ] {
+        let (address, _) = answer_once("401 Unauthorized", unknown);
+        let arguments = [&["status", "--address", &address], option].concat();
+        let (code, _, log) = said(&place.run(&arguments));
+        let expected = format!("does not take the token of {source}: the token is not a known one");
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains(&expected) && !log.contains("a-wrong-token"), "{log}");
     }
 }
 

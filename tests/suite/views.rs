@@ -43,10 +43,10 @@ const TRANSITIONS: &str = "
      'gateway', 1795435420005, NULL, NULL)";
 
 const DEVICE_LIST: &str = r#"[
-{"id":"fan","status":"provisioning","last_seen_at":null,"timeout_seconds":null,"timeout_error":null,"uptime_seconds":null,"free_memory":null,"clock_skew_ms":null,"error":null,"payload_error":null,"registered_at":"2026-11-23T12:00:00Z"},
-{"id":"press","status":"error","last_seen_at":"2026-11-23T12:00:00.250Z","timeout_seconds":-7,"timeout_error":"a timeout_seconds of -7 is unusable: it is not positive; the default is in effect","uptime_seconds":60,"free_memory":null,"clock_skew_ms":-3,"error":"valve \"B\" stuck é","payload_error":null,"registered_at":"2026-11-23T12:00:00Z"},
-{"id":"pump \"1\"","status":"online","last_seen_at":"2026-11-23T12:00:01Z","timeout_seconds":90,"timeout_error":null,"uptime_seconds":3600,"free_memory":123456,"clock_skew_ms":0,"error":null,"payload_error":"error: not a text","registered_at":"2026-11-23T12:00:00.001Z"},
-{"id":"valve","status":"offline","last_seen_at":"2026-11-23T12:01:00Z","timeout_seconds":60,"timeout_error":null,"uptime_seconds":null,"free_memory":null,"clock_skew_ms":null,"error":null,"payload_error":null,"registered_at":"2026-11-23T12:00:00Z"}
+{"id":"fan","status":"provisioning","last_seen_at":null,"timeout_seconds":null,"effective_timeout_seconds":3.0,"timeout_error":null,"late":false,"uptime_seconds":null,"free_memory":null,"clock_skew_seconds":null,"error":null,"payload_error":null,"registered_at":"2026-11-23T12:00:00.000Z"},
+{"id":"press","status":"error","last_seen_at":"2026-11-23T12:00:00.250Z","timeout_seconds":-7,"effective_timeout_seconds":3.0,"timeout_error":"a timeout_seconds of -7 is unusable: it is not positive; the default is in effect","late":true,"uptime_seconds":60,"free_memory":null,"clock_skew_seconds":-0.003,"error":"valve \"B\" stuck é","payload_error":null,"registered_at":"2026-11-23T12:00:00.000Z"},
+{"id":"pump \"1\"","status":"online","last_seen_at":"2026-11-23T12:00:01.000Z","timeout_seconds":90,"effective_timeout_seconds":90.0,"timeout_error":null,"late":true,"uptime_seconds":3600,"free_memory":123456,"clock_skew_seconds":0.0,"error":null,"payload_error":"error: not a text","registered_at":"2026-11-23T12:00:00.001Z"},
+{"id":"valve","status":"offline","last_seen_at":"2026-11-23T12:01:00.000Z","timeout_seconds":60,"effective_timeout_seconds":60.0,"timeout_error":null,"late":false,"uptime_seconds":null,"free_memory":null,"clock_skew_seconds":null,"error":null,"payload_error":null,"registered_at":"2026-11-23T12:00:00.000Z"}
 ]
 "#;
 
@@ -55,13 +55,15 @@ const DEVICE_NEVER_HEARD: &str = r#"{
   "status": "provisioning",
   "last_seen_at": null,
   "timeout_seconds": null,
+  "effective_timeout_seconds": 3.0,
   "timeout_error": null,
+  "late": false,
   "uptime_seconds": null,
   "free_memory": null,
-  "clock_skew_ms": null,
+  "clock_skew_seconds": null,
   "error": null,
   "payload_error": null,
-  "registered_at": "2026-11-23T12:00:00Z",
+  "registered_at": "2026-11-23T12:00:00.000Z",
   "evidence": null
 }
 "#;
@@ -69,15 +71,17 @@ const DEVICE_NEVER_HEARD: &str = r#"{
 const DEVICE_OFFLINE: &str = r#"{
   "id": "valve",
   "status": "offline",
-  "last_seen_at": "2026-11-23T12:01:00Z",
+  "last_seen_at": "2026-11-23T12:01:00.000Z",
   "timeout_seconds": 60,
+  "effective_timeout_seconds": 60.0,
   "timeout_error": null,
+  "late": false,
   "uptime_seconds": null,
   "free_memory": null,
-  "clock_skew_ms": null,
+  "clock_skew_seconds": null,
   "error": null,
   "payload_error": null,
-  "registered_at": "2026-11-23T12:00:00Z",
+  "registered_at": "2026-11-23T12:00:00.000Z",
   "evidence": {
     "verdict": "offline",
     "silent_since": "2026-11-23T12:01:00Z",
@@ -173,7 +177,7 @@ async fn the_json_of_transitions_stays_as_it_is() {
     assert_prints(&place, &["history", "fan", "--json"], &of_fan);
     let newest = only(HISTORY, r#""sequence":3"#);
     assert_prints(&place, &["history", "valve", "--limit", "1", "--json"], &newest);
-    assert_prints(&place, &["history", "pump", "--json"], "[]\n");
+    assert_prints(&place, &["history", "press", "--json"], "[]\n");
 }
 
 #[actix_rt::test]
@@ -213,7 +217,7 @@ async fn the_history_is_shown_from_a_time_until_another_and_to_a_status() {
         (&["--since", "2026-11-23T13:01:00.001+01:00"], &[3]),
         (&["--until", "2026-11-23 12:01"], &[1]),
         (&["--since", "2026-11-23", "--until", "2026-11-24"], &[3, 2, 1]),
-        (&["--since", "2026-11-24", "--until", "2026-11-23"], &[]),
+        (&["--since", "2026-11-24", "--until", "2026-11-25"], &[]),
         (&["--until", "36500d"], &[]),
         (&["--since", "36500d", "--limit", "2"], &[3, 2]),
         (&["--since", "1ms"], &[]),
@@ -225,6 +229,55 @@ async fn the_history_is_shown_from_a_time_until_another_and_to_a_status() {
         let arguments = [&["history", "--json"], arguments].concat();
         assert_prints(&place, &arguments, &sequence(numbers));
     }
+}
+
+#[actix_rt::test]
+async fn a_history_of_nothing_that_is_known_is_refused() {
+    let place = place().await;
+    let refused = |arguments: &[&str]| {
+        let out = place.run(arguments);
+        assert!(out.stdout.is_empty(), "{arguments:?}: {:?}", out.stdout);
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    for arguments in [&["history", "valv"][..], &["history", "valv", "--json"]] {
+        let (code, errors) = refused(arguments);
+        assert_eq!(code, Some(1), "{errors}");
+        let hint = r#"there is no device valv; did you mean "valve"? `heartbeatd device list`"#;
+        assert!(errors.contains(hint), "{errors}");
+    }
+    let between = ["history", "--since", "2026-11-24", "--until", "2026-11-24"];
+    let (code, errors) = refused(&between);
+    assert_eq!(code, Some(64), "{errors}");
+    assert!(errors.contains("--until must be later than --since"), "{errors}");
+    for arguments in [
+        &["device", "show", "valv"][..],
+        &["device", "set-timeout", "valv", "5m"],
+        &["device", "remove", "valv"],
+    ] {
+        let (code, errors) = refused(arguments);
+        assert_eq!(code, Some(1), "{errors}");
+        assert!(errors.contains(r#"did you mean "valve"?"#), "{errors}");
+    }
+    // What is removed has a history.
+    assert!(place.run(&["device", "remove", "valve"]).status.success());
+    assert_eq!(place.json(&["history", "valve", "--json"])[0]["sequence"], 3);
+}
+
+#[actix_rt::test]
+async fn a_long_id_widens_no_line_but_its_own() {
+    let place = Place::new();
+    let long = "x".repeat(128);
+    for id in ["pump", &long] {
+        assert!(place.run(&["device", "add", id]).status.success());
+    }
+    let listed = place.run(&["device", "list"]);
+    let listed = String::from_utf8(listed.stdout).expect("it is text");
+    let expected = [
+        "DEVICE  STATUS        LAST SEEN  TIMEOUT  ERROR".to_owned(),
+        "pump    provisioning  never".to_owned(),
+        format!("{long}  provisioning  never"),
+    ];
+    assert_eq!(listed.lines().collect::<Vec<_>>(), expected);
 }
 
 #[actix_rt::test]

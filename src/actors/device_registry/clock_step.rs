@@ -15,6 +15,7 @@ use log::{info, warn};
 use super::TARGET;
 use crate::board::ClockSet;
 use crate::domain::{ClockStep, GapCause, Interval, Reading};
+use crate::logging::instant;
 use crate::views::text;
 
 /// The time that a step may wait to be logged. Longer than the default
@@ -189,11 +190,11 @@ impl Told {
             ),
             None => format!("{}; no device's silence counts in this time", GapCause::ClockStep),
         };
-        let at = at.to_rfc3339();
+        let at = instant(at);
         match gap {
             None => warn!(target: TARGET, seconds, at, devices; "{what}"),
             Some(gap) => {
-                let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
+                let (from, until) = (instant(gap.from), instant(gap.until));
                 warn!(target: TARGET, seconds, at, devices, blind_from = from, blind_until = until; "{what}");
             }
         }

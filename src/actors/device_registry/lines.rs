@@ -8,6 +8,7 @@ use super::TARGET;
 use crate::actors::log_rejection;
 use crate::domain::{DeviceId, GapCause, Interval, Rejection, Transition};
 use crate::logging::batch_log::BatchLog;
+use crate::logging::instant;
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
 use crate::views::text;
@@ -69,7 +70,7 @@ impl Lines {
 /// can be another one.
 /// In a group, `instances` have not proven it.
 pub(super) fn gap(gap: Interval, cause: GapCause, instances: &[String], seconds: f64) {
-    let (from, until) = (gap.from.to_rfc3339(), gap.until.to_rfc3339());
+    let (from, until) = (instant(gap.from), instant(gap.until));
     let instances = (!instances.is_empty()).then(|| instances.join(", "));
     warn!(
         target: TARGET, seconds, from, until, cause = cause.as_str(), instances;

@@ -37,10 +37,10 @@ pub(in crate::cli) struct Arguments {
     matching: Option<String>,
     /// Only devices last heard longer ago than this, such as 30d; for devices that were
     /// never heard, the time of registration counts
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     silent_for: Option<Duration>,
     /// Only devices registered within this time, such as 1h
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     registered_since: Option<Duration>,
     /// List the devices that would be removed, but do not remove them
     #[arg(long)]
@@ -106,10 +106,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         writeln!(io::stdout(), "removed {}{return_of}", devices(count))?;
     }
     for id in &missing {
-        log::error!(
-            target: "heartbeatd",
-            "there is no device {}; `heartbeatd device list` lists all", shown(id)
-        );
+        log::error!(target: "heartbeatd", "{}", super::unknown(&store, id).await);
     }
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { exit::NEGATIVE.into() })
 }

@@ -17,9 +17,6 @@ use crate::store::{Device, Found, Selection, TransitionQuery};
 use crate::views::api::DeviceDetail;
 use crate::views::{Explanation, gather_evidence, text, weigh_silence};
 
-/// The maximum number of ids that are proposed in place of one that is unknown.
-const PROPOSED: usize = 3;
-
 /// The body of a PUT or a PATCH.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -208,12 +205,7 @@ fn was_late(evidence: &Evidence) -> bool {
 /// The problem with an id that is not registered. It proposes those that may have been meant.
 async fn unknown(context: &Context, id: &str) -> Problem {
     // A hint that takes too long is left out.
-    let similar = context.reader.similar(id, PROPOSED).await.unwrap_or_default();
-    let quoted: Vec<_> = similar.iter().map(|id| in_quotes(id)).collect();
-    let hint = match &quoted[..] {
-        [] => String::new(),
-        [only] => format!("; did you mean {only}?"),
-        [first @ .., last] => format!("; did you mean {} or {last}?", first.join(", ")),
-    };
+    let similar = context.reader.similar(id, text::PROPOSED).await.unwrap_or_default();
+    let hint = text::did_you_mean(&similar).map(|hint| format!("; {hint}")).unwrap_or_default();
     Problem::new(Kind::UnknownDevice, format!("{} is not registered{hint}", in_quotes(id)))
 }

@@ -27,32 +27,32 @@ pub(crate) struct DevicePage {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct DeviceItem {
     #[serde(serialize_with = "as_text")]
-    id: DeviceId,
+    pub(crate) id: DeviceId,
     #[serde(serialize_with = "as_text")]
-    status: Status,
+    pub(crate) status: Status,
     /// The time of its last heartbeat.
     #[serde(serialize_with = "as_optional_millis")]
-    last_seen_at: Option<DateTime<Utc>>,
+    pub(crate) last_seen_at: Option<DateTime<Utc>>,
     /// Its own timeout as its row has it; null for the default.
-    timeout_seconds: Option<i64>,
+    pub(crate) timeout_seconds: Option<i64>,
     /// The timeout in effect; null if it never goes offline.
     effective_timeout_seconds: Option<f64>,
     /// The reason why its own timeout cannot be used.
     #[serde(serialize_with = "as_optional_text")]
-    timeout_error: Option<UnusableTimeout>,
+    pub(crate) timeout_error: Option<UnusableTimeout>,
     /// True if more than two thirds of its timeout have been listened to since its last
     /// heartbeat; null while that is unknown.
     late: Option<bool>,
-    uptime_seconds: Option<i64>,
-    free_memory: Option<i64>,
+    pub(crate) uptime_seconds: Option<i64>,
+    pub(crate) free_memory: Option<i64>,
     /// Its clock minus the service's.
-    clock_skew_seconds: Option<f64>,
+    pub(crate) clock_skew_seconds: Option<f64>,
     /// The error that its last heartbeat reported.
-    error: Option<String>,
+    pub(crate) error: Option<String>,
     /// The reason why its last payload, or a part of it, could not be read.
-    payload_error: Option<String>,
+    pub(crate) payload_error: Option<String>,
     #[serde(serialize_with = "as_millis")]
-    registered_at: DateTime<Utc>,
+    pub(crate) registered_at: DateTime<Utc>,
 }
 
 impl DeviceItem {
