@@ -20,6 +20,8 @@ fn idle() -> (Place, Service) {
     let place = Place::new().with("MQTT__URL", "mqtt://127.0.0.1:1").with("HTTP__TOKEN", TOKEN);
     let place = place.with("HTTP__PUBLIC", "true");
     let service = place.start();
+    // Before the first check it is unknown which device is late.
+    service.await_metric("heartbeatd_last_check_timestamp_seconds", 1.0);
     (place, service)
 }
 
