@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::SecondsFormat;
 use heartbeatd::actors::device_registry::{
     CheckError, CheckOffline, ConfirmListening, Flush, RecordHeartbeats, ReportHealth,
 };
@@ -133,7 +134,8 @@ async fn a_clock_set_forward_is_one_line_with_all_that_is_known() {
     checked(&fleet, set(HOUR + 120, 120)).await;
     let lines = take_lines();
     let [line] = &lines[..] else { panic!("not one line: {lines:#?}") };
-    let (from, until) = (at(62).to_rfc3339(), at(HOUR + 64).to_rfc3339());
+    let text = |seconds| at(seconds).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let (from, until) = (text(62), text(HOUR + 64));
     let gap = format!("blind_from={from} blind_until={until}");
     assert!(is_event(line, &format!("WARN device_registry seconds=3600 {gap}")), "{line}");
     assert!(line.contains("set forward"), "{line}");

@@ -21,10 +21,10 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-fn open(service: &Service) -> Browser {
-    let browser = Browser::start();
+/// The first screen of a service. The browser has to be there before the service is started: it
+/// may have to wait for others, longer than what is to be seen lasts.
+fn open(browser: &Browser, service: &Service) {
     browser.open(&format!("http://{}/", service.http_address()));
-    browser
 }
 
 /// The wall clock of one process, by Debian's libfaketime. Its monotonic clock goes on.
@@ -66,12 +66,13 @@ impl WallClock {
 
 #[test]
 fn a_clock_that_is_set_is_told_and_takes_no_device_offline() {
+    let browser = Browser::start();
     let place = Place::new();
     let clock = WallClock::of(&place);
     let service = clock.start(&place);
     service.await_listening();
     let devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-    let browser = open(&service);
+    open(&browser, &service);
     browser.await_text(ONLINE, |text| text == "2");
     browser.await_state("listening");
     assert_eq!(browser.value("document.querySelector('.aside')"), json!(null));
@@ -103,15 +104,14 @@ fn a_clock_that_is_set_is_told_and_takes_no_device_offline() {
 
 #[test]
 fn a_fleet_that_falls_silent_is_told_from_a_service_that_hears_nothing() {
+    let browser = Browser::start();
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "20s");
     let service = place.start();
     service.await_listening();
-    let browser = {
-        let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-        let browser = open(&service);
-        browser.await_text(ONLINE, |text| text == "2");
-        browser
-    };
+    let devices = Devices::live(service.broker_port(), names(&["a", "b"]));
+    open(&browser, &service);
+    browser.await_text(ONLINE, |text| text == "2");
+    drop(devices);
     browser.await_state("fleet_silent");
     let told = |text: &str| text.starts_with("Nobody has been heard for ");
     browser.await_text(SENTENCE, told);
@@ -122,11 +122,12 @@ fn a_fleet_that_falls_silent_is_told_from_a_service_that_hears_nothing() {
 
 #[test]
 fn a_service_that_has_not_listened_for_a_timeout_yet_says_when_it_can_find_a_device() {
+    let browser = Browser::start();
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "40s");
     let service = place.start();
     service.await_listening();
     let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-    let browser = open(&service);
+    open(&browser, &service);
     browser.await_state("warming");
     let sentence = browser.await_text(SENTENCE, |text| text.contains("started"));
     assert!(sentence.contains(" s"), "{sentence}");
@@ -135,13 +136,14 @@ fn a_service_that_has_not_listened_for_a_timeout_yet_says_when_it_can_find_a_dev
 
 #[test]
 fn messages_that_are_thrown_away_are_told_until_that_is_past() {
+    let browser = Browser::start();
     let broker = Mosquitto::start();
     // Long enough that nobody counts as silent after the flood.
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "5m");
     let place = place.with("MQTT__MAX_BACKLOG", "1").with("MQTT__URL", &broker.url());
     let service = place.start();
     service.await_listening();
-    let browser = open(&service);
+    open(&browser, &service);
     browser.await_state("warming");
     flood(broker.port, "flood", 100, 20, "");
     browser.await_state("shedding");
@@ -152,6 +154,7 @@ fn messages_that_are_thrown_away_are_told_until_that_is_past() {
 
 #[test]
 fn a_standby_says_so_and_a_page_that_is_open_sees_it_take_over() {
+    let browser = Browser::start();
     let broker = Mosquitto::start();
     let database = TestDatabase::postgres();
     let [first, second] = ["hall-a", "hall-b"].map(|name| {
@@ -165,7 +168,7 @@ fn a_standby_says_so_and_a_page_that_is_open_sees_it_take_over() {
     let standby = second.start();
     standby.await_event("INFO standby active=");
     let _devices = Devices::live(broker.port, names(&["a", "b"]));
-    let browser = open(&standby);
+    open(&browser, &standby);
     browser.await_state("standby");
     browser.await_text(SENTENCE, |text| text.starts_with("Standing by."));
     browser.await_text(".detail", |text| text == "hall-a is active");
