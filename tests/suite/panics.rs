@@ -173,8 +173,9 @@ fn a_panic_in_a_connection_ends_that_connection_and_nothing_else() {
         let app = App::build(config).clock(fragile_clock).start().await.expect("it starts");
         let broker = app.broker_address().expect("it listens");
         let http = app.http_address().expect("it listens");
-        // The service's own connection.
-        eventually("it is connected", || (metric(http, CONNECTED) > 0.5).then_some(()));
+        // The service's own connection is served on these threads, too, until it has subscribed.
+        let proofs = "heartbeatd_echo_latency_seconds_count";
+        eventually("it is subscribed", || (metric(http, proofs) > 0.5).then_some(()));
         let mut witness = RawClient::connect(broker.port(), "fan", None).expect("it gets in");
         // In the reading of the CONNECT, in the decision, and in the two halves of a turn.
         for readings in 0..PANICS {

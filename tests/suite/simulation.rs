@@ -100,7 +100,7 @@ fn random_schedules_of_a_pair_make_no_mark_that_its_rows_contradict() {
 }
 
 /// The number of schedules of a group that `cargo test` runs.
-const SCHEDULES_OF_A_GROUP: u64 = 120;
+const SCHEDULES_OF_A_GROUP: u64 = 60;
 
 #[test]
 fn random_schedules_of_a_group_make_no_mark_that_its_rows_contradict() {
