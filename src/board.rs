@@ -436,7 +436,7 @@ impl Facts {
             return (ServiceState::Shedding, None);
         }
         if let Some(active) = &self.stands_by_for {
-            let detail = (!active.is_empty()).then(|| format!("{active} is active"));
+            let detail = (!active.is_empty()).then(|| format!("{active} is active."));
             return (ServiceState::Standby, detail);
         }
         if let Some(FleetSilence { lasts, advice }) = &self.fleet_silent {
@@ -532,7 +532,7 @@ mod tests {
         assert_eq!(state(27), ServiceState::FleetSilent, "although it is warming, too");
         board.change(|facts| facts.stands_by_for(Some("hall-b".to_owned())));
         let told = board.state(clock.at(27));
-        let standby = (ServiceState::Standby, Some("hall-b is active"));
+        let standby = (ServiceState::Standby, Some("hall-b is active."));
         assert_eq!((told.state, told.detail.as_deref()), standby);
         board.change(|facts| facts.shed(clock.at(28).monotonic));
         assert_eq!(state(28), ServiceState::Shedding);

@@ -232,7 +232,10 @@ fn state_named<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceState, D::Er
 
 fn state_in_words(summary: &Summary) -> String {
     let now = summary.now;
-    let lasts = text::duration(now - summary.since);
+    let lasts = match now - summary.since {
+        moment if moment < TimeDelta::seconds(1) => "less than 1 s".to_owned(),
+        lasts => text::duration(lasts),
+    };
     match summary.state {
         ServiceState::Listening => "Listening.".to_owned(),
         ServiceState::Unproven => {
@@ -422,6 +425,14 @@ mod tests {
     fn a_state_that_has_lasted_for_a_day_names_its_date() {
         let told = told(ServiceState::Unproven, |summary| summary.as_of = Some(ago(86_400)));
         assert!(told.starts_with("Not proven since 2026-11-22 14:08:22. "), "{told}");
+    }
+
+    #[test]
+    fn a_state_that_has_just_begun_has_lasted_for_less_than_a_second() {
+        let told = told(ServiceState::Database, |summary| {
+            summary.since = summary.now - TimeDelta::milliseconds(9);
+        });
+        assert!(told.starts_with("The database has been away for less than 1 s; "), "{told}");
     }
 
     #[test]

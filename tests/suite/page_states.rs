@@ -171,7 +171,7 @@ fn a_standby_says_so_and_a_page_that_is_open_sees_it_take_over() {
     open(&browser, &standby);
     browser.await_state("standby");
     browser.await_text(SENTENCE, |text| text.starts_with("Standing by."));
-    browser.await_text(".detail", |text| text == "hall-a is active");
+    browser.await_text(".detail", |text| text == "hall-a is active.");
     active.signal("KILL");
     active.await_exit();
     eventually("it takes over", || (standby.metric("heartbeatd_active") > 0.0).then_some(()));

@@ -28,6 +28,12 @@ fn pictures_without_the_database() {
     // A transaction that is dropped needs it, too.
     let _entered = runtime.enter();
     let _lock = runtime.block_on(lock_sqlite(&place.database_url()));
+    let away = || {
+        let (_, summary) = service.get("/api/v1/summary");
+        let lasts = summary.split_once("The database has been away for ")?.1;
+        (!lasts.starts_with("less than")).then_some(())
+    };
+    eventually("the database has been away for a while", away);
     take_in(&service, "database", &[View::at("/", "database", ".each .bar > i")]);
 }
 
