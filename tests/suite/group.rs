@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::LocalBoxFuture;
 use heartbeatd::Config;
 use heartbeatd::actors::device_registry::{
@@ -366,6 +366,62 @@ async fn a_member_whose_connection_is_lost_while_it_subscribes_again_is_not_refu
 }
 
 /// 222 devices over three members in turns: each member hears the same 74 for ever.
+/// The devices that three members hear in turns, each time another one.
+const MANY: u64 = 10_000;
+
+/// The heartbeats of each.
+const ROUNDS: u64 = 20;
+
+#[actix_rt::test]
+async fn three_members_that_hear_the_same_ten_thousand_devices_lose_no_heartbeat_and_never_deadlock()
+ {
+    let (broker, database) = (Mosquitto::start(), TestDatabase::postgres());
+    let members = MEMBERS.map(|name| {
+        // With the intervals of an operator, for a member that only waits for its turn is not stuck.
+        let service = member(&broker, &database, name)
+            .with("HEARTBEAT__TIMEOUT", "3m")
+            .with("MQTT__ECHO_INTERVAL", "5s")
+            .start();
+        service.await_listening();
+        service
+    });
+    let sum = |metric: &str| members.iter().map(|member| member.metric(metric)).sum::<f64>();
+    let mut fleet = publishers::Fleet::connect(broker.port, 1, MANY, 3).expect("it connects");
+    let mut last_round = system_clock().wall;
+    for round in 0..ROUNDS {
+        last_round = system_clock().wall;
+        fleet.publish(round).expect("it publishes");
+        fleet.await_acknowledged().expect("the broker has them");
+    }
+    let accepted = "heartbeatd_heartbeats_total";
+    eventually("each heartbeat has reached a member", || {
+        (sum(accepted) >= (MANY * ROUNDS) as f64).then_some(())
+    });
+    eventually("all are written", || (sum("heartbeatd_pending_heartbeats") == 0.0).then_some(()));
+    assert_eq!(sum(accepted), (MANY * ROUNDS) as f64, "each has reached one");
+    for member in &members {
+        let share = member.metric(accepted) / (MANY * ROUNDS) as f64;
+        assert!((0.2..0.5).contains(&share), "they share the heartbeats: {share}");
+        let log = member.log();
+        let wrong = log.iter().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+        assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&String>::new(), "{log:#?}");
+    }
+    let place = Place::new().with("DATABASE__URL", &database.url);
+    let listed = place.json(&["device", "list", "--json"]);
+    let listed = listed.as_array().expect("an array");
+    assert_eq!(listed.len() as u64, MANY);
+    for device in listed {
+        let seen = device["last_seen_at"].as_str().expect("it was heard");
+        assert!(seen.parse::<DateTime<Utc>>().expect("a time") >= last_round, "{device}");
+    }
+    // The sessions tell of deadlocks when they end.
+    for mut member in members {
+        member.signal("TERM");
+        assert_eq!(member.await_exit(), Some(0));
+    }
+    assert_eq!(database.deadlocks().await, 0);
+}
+
 #[actix_rt::test]
 async fn the_devices_that_always_reach_the_same_member_stay_online_when_it_stops() {
     let mut scene = scene();

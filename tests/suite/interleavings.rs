@@ -19,7 +19,7 @@ use heartbeatd::store::{
 };
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, deadlocks};
 use crate::support::fleet::{at, id};
 
 /// A timeout of a device's own.
@@ -363,12 +363,6 @@ async fn check_all(of: Of, one: Task, others: &'static [Task]) {
     }
     let deadlocks = deadlocks(&eye).await;
     assert_eq!(deadlocks, 0, "{others:?} and {one:?} wait for each other");
-}
-
-async fn deadlocks(eye: &DatabaseConnection) -> i64 {
-    let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    let row = eye.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
-    row.expect(sql).expect("a row").try_get("", "deadlocks").expect("a number")
 }
 
 macro_rules! interleave {

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use heartbeatd::store::{DeviceStore, OpenMode, Reader, ReadingLimits};
-use sea_orm::{DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait,
+};
 use servers::postgresql::PostgreSql;
 use tempfile::TempDir;
 
@@ -61,13 +64,27 @@ impl TestDatabase {
         DeviceStore::open(&self.url, OpenMode::Create).await.expect("the database opens")
     }
 
+    /// The deadlocks that PostgreSQL has found in it.
+    pub async fn deadlocks(&self) -> i64 {
+        let db = sea_orm::Database::connect(&self.url).await.expect("the database opens");
+        let count = deadlocks(&db).await;
+        db.close().await.expect("it closes");
+        count
+    }
+
     /// Runs SQL without the service.
     pub async fn execute(&self, sql: &str) {
-        use sea_orm::ConnectionTrait;
         let db = sea_orm::Database::connect(&self.url).await.expect("the database opens");
         db.execute_unprepared(sql).await.expect(sql);
         db.close().await.expect("it closes");
     }
+}
+
+/// The deadlocks that PostgreSQL has found in the database of a connection.
+pub async fn deadlocks(db: &DatabaseConnection) -> i64 {
+    let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
+    row.expect(sql).expect("a row").try_get("", "deadlocks").expect("a number")
 }
 
 /// A reader for a test that is not about the time that reads may take.
