@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use heartbeatd::actors::alert_sink::{AlertError, DevicesOffline};
+use heartbeatd::actors::device_registry::{Leave, LookAround};
 use heartbeatd::actors::on_own_thread;
 use heartbeatd::config::Listen;
+use heartbeatd::store::DeviceStore;
 use heartbeatd::{App, Config};
 use tokio::sync::Notify;
 
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::events::{DISCONNECTED, DRAINED, NOT_WRITTEN};
-use crate::support::fleet::{id, non_zero};
+use crate::support::fleet::{Fleet, at, id, non_zero, reading};
 use crate::support::service::{Place, Service};
 use servers::mosquitto::{Mosquitto, heartbeat};
 use servers::process::free_port;
@@ -167,4 +169,21 @@ fn a_service_that_is_told_to_end_while_it_waits_for_its_database_ends_at_once() 
     assert_eq!(service.await_exit(), Some(0), "{:?}", service.log());
     assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
     service.await_words("INFO heartbeatd", &["SIGTERM during the start"]);
+}
+
+#[actix_rt::test]
+async fn what_is_still_due_after_an_instance_has_left_neither_writes_nor_joins_again() {
+    let database = TestDatabase::sqlite();
+    let store = DeviceStore::open_exclusive(&*database.url).await.expect("it opens");
+    let fleet = Fleet::with_store(database, store, |_| ()).await;
+    fleet.heartbeat("pump", "", at(1)).await;
+    fleet.flush().await;
+    fleet.registry.send(Leave).await.expect("it lives").expect("it leaves");
+    fleet.heartbeat("pump", "", at(2)).await;
+    fleet.listening(at(3)).await;
+    fleet.flush().await;
+    fleet.registry.send(LookAround { now: reading(at(4)) }).await.expect("it lives");
+    let listeners = fleet.store.listeners().await.expect("it reads");
+    let open = listeners.iter().filter(|listener| !listener.peer.has_left).count();
+    assert_eq!((listeners.len(), open), (1, 0), "{listeners:?}");
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use actix::fut::{LocalBoxActorFuture, ready};
 use actix::prelude::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use log::{info, warn};
@@ -63,6 +64,8 @@ pub(super) struct Part {
     /// The time since which another instance writes.
     standing_by_since: Option<Instant>,
     pub(super) clocks_differ: bool,
+    /// True once it has ended its stay for good. It neither writes nor looks at the others then.
+    has_left: bool,
 }
 
 impl Part {
@@ -82,6 +85,7 @@ impl Part {
             stale_since: None,
             standing_by_since: None,
             clocks_differ: false,
+            has_left: false,
         }
     }
 
@@ -236,8 +240,11 @@ impl DeviceRegistry {
     fn look(&self, now: Reading) -> impl ActorFuture<Self, Output = ()> + use<> {
         let turn = std::sync::Arc::clone(&self.shared.turn);
         async move { turn.lock_owned().await }.into_actor(self).then(move |turn, registry, _| {
+            if registry.part.has_left {
+                return Box::pin(ready(())) as LocalBoxActorFuture<_, _>;
+            }
             let looking = registry.looking(now);
-            looking.run().into_actor(registry).map(
+            Box::pin(looking.run().into_actor(registry).map(
                 move |(looking, looked, together), registry, ctx| {
                     registry.looked(looking, looked, ctx);
                     if let Some(Together { stuck, coverage }) = together {
@@ -246,7 +253,7 @@ impl DeviceRegistry {
                     }
                     drop(turn);
                 },
-            )
+            ))
         })
     }
 
@@ -469,6 +476,29 @@ impl DeviceRegistry {
         true
     }
 
+    /// Ends the stay in turn. A flush or a look that is still due does nothing after it: the closed
+    /// row would look as if the database had forgotten it.
+    fn leave(&mut self) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        let now = (self.part.clock)().wall;
+        let (listener, at) = match &self.part.group {
+            None => (self.part.listener, now),
+            Some(group) => match (&group.stay, group.unsubscribed_at) {
+                (None, _) => (self.part.listener, now),
+                (Some(_), Some(at)) => (self.part.listener, at),
+                // The broker may still be giving it heartbeats. The others end its session.
+                (Some(_), None) => (None, now),
+            },
+        };
+        (self.part.has_left, self.part.writes) = (true, false);
+        let store = self.shared.store.clone();
+        async move {
+            match listener {
+                Some(listener) => store.leave(listener, "left", at).await.map(drop),
+                None => Ok(()),
+            }
+        }
+    }
+
     /// Notes that this instance is not the active one any more.
     fn leads_no_more(&mut self) {
         self.part.leads = false;
@@ -512,26 +542,16 @@ impl Handler<LookAround> for DeviceRegistry {
 }
 
 impl Handler<Leave> for DeviceRegistry {
-    type Result = ResponseFuture<Result<(), StoreError>>;
+    type Result = ResponseActFuture<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, _: Leave, _: &mut Context<Self>) -> Self::Result {
-        let now = (self.part.clock)().wall;
-        let (listener, at) = match &self.part.group {
-            None => (self.part.listener, now),
-            Some(group) => match (&group.stay, group.unsubscribed_at) {
-                (None, _) => (self.part.listener, now),
-                (Some(_), Some(at)) => (self.part.listener, at),
-                // The broker may still be giving it heartbeats. The others end its session.
-                (Some(_), None) => (None, now),
-            },
-        };
-        let (store, turn) = (self.shared.store.clone(), std::sync::Arc::clone(&self.shared.turn));
-        Box::pin(async move {
-            let _turn = turn.lock_owned().await;
-            match listener {
-                Some(listener) => store.leave(listener, "left", at).await.map(drop),
-                None => Ok(()),
-            }
-        })
+        let turn = std::sync::Arc::clone(&self.shared.turn);
+        let turn = async move { turn.lock_owned().await }.into_actor(self);
+        Box::pin(turn.then(|turn, registry, _| {
+            registry.leave().into_actor(registry).map(|left, _, _| {
+                drop(turn);
+                left
+            })
+        }))
     }
 }
