@@ -105,6 +105,12 @@ pub enum StoreError {
          not written is thrown away"
     )]
     TakenOut,
+    /// Somebody has ended the stay of this instance by hand although it lives.
+    #[error(
+        "the stay of this instance was ended by hand (heartbeatd group remove); what was not written \
+         is thrown away, and another stay begins"
+    )]
+    Removed,
     /// Another service writes, and this one stands by.
     #[error("another instance writes to the database, and this one stands by")]
     StandingBy,

@@ -485,6 +485,7 @@ async fn the_stay_of_an_instance_that_is_gone_for_good_is_ended_by_hand() {
     assert!(!place.run(&["group", "remove", &id]).status.success());
     // It lives, so it joins again.
     scene.await_stays(MEMBERS[other], "removed", 1);
+    scene.instances[other].service.await_words("WARN standby", &["ended by hand"]);
     scene.instances[other].await_proving();
     scene.late += HOLE;
     assert_well(&mut scene).await;

@@ -214,3 +214,24 @@ async fn a_service_whose_check_finds_that_its_postgresql_database_has_lost_a_sav
     let database = TestDatabase::postgres();
     a_service_whose_database_has_lost_a_save_begins_anew(database, FindsOut::Check).await;
 }
+
+#[test]
+fn a_service_whose_stay_is_ended_by_hand_says_so_and_begins_another() {
+    let place = Place::new();
+    let service = place.start();
+    service.await_listening();
+    let listed = place.json(&["group", "list", "--json"]);
+    assert!(place.run(&["group", "remove", &listed[0]["id"].to_string()]).status.success());
+    service.await_words("WARN standby", &["ended by hand", "heartbeatd group remove"]);
+    service.await_event("INFO standby");
+    let states = || {
+        let listed = place.json(&["group", "list", "--all", "--json"]);
+        let listed = listed.as_array().expect("an array");
+        listed.iter().map(|listener| listener["state"].to_string()).collect::<Vec<_>>()
+    };
+    eventually("it has joined again", || {
+        (states() == [r#""removed""#, r#""active""#]).then_some(())
+    });
+    heartbeat(service.broker_port(), "pump", b"");
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 1.0);
+}

@@ -175,7 +175,8 @@ impl DeviceRegistry {
             let joining = async move {
                 match flushed {
                     // Whoever was taken out of the group has nothing more to write.
-                    Ok(()) | Err(StoreError::Forgotten | StoreError::TakenOut) => (),
+                    Ok(())
+                    | Err(StoreError::Forgotten | StoreError::TakenOut | StoreError::Removed) => (),
                     Err(error) => return Err(error.into()),
                 }
                 if let Some(Out { times, left }) = out {

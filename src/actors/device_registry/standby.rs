@@ -430,7 +430,11 @@ impl DeviceRegistry {
         match error {
             // It is lost already: a check's flush has told it, and then the check does.
             StoreError::TakenOver { .. } if !self.part.leads => return true,
-            StoreError::Forgotten | StoreError::TakenOut if !self.part.writes => return true,
+            StoreError::Forgotten | StoreError::TakenOut | StoreError::Removed
+                if !self.part.writes =>
+            {
+                return true;
+            }
             StoreError::TakenOver { .. } if self.part.group.is_some() => {
                 warn!(target: TARGET, "another instance checks and delivers from now on");
                 store.stand_by();
@@ -441,14 +445,16 @@ impl DeviceRegistry {
                 warn!(target: TARGET, "another instance has taken over; standing by");
                 self.part.vigil.was_fenced((self.part.clock)().monotonic);
             }
-            StoreError::Forgotten | StoreError::TakenOut => {
+            StoreError::Forgotten | StoreError::TakenOut | StoreError::Removed => {
                 let heartbeats = self.buffer.len();
                 warn!(target: TARGET, heartbeats; "{error}");
                 self.part.lost = self.part.listener;
                 if self.part.group.is_some() {
                     let now = (self.part.clock)().monotonic;
                     match error {
-                        StoreError::TakenOut => self.part.vigil.was_fenced(now),
+                        StoreError::TakenOut | StoreError::Removed => {
+                            self.part.vigil.was_fenced(now)
+                        }
                         _ => self.part.vigil.was_forgotten(now),
                     }
                     self.is_out_of_the_group();
@@ -526,7 +532,8 @@ impl DeviceRegistry {
         let now = (self.part.clock)().wall;
         self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
         if self.part.writes {
-            self.coverage.interrupt(now, GapCause::NoEcho);
+            // As after a crash, which throws away as much.
+            self.coverage.interrupt(now, GapCause::NotRunning);
         } else {
             self.coverage.begin_at(now);
         }

@@ -129,7 +129,7 @@ impl Fence {
         let backend = transaction.get_database_backend();
         let locked = if backend == DbBackend::Postgres { " FOR SHARE OF instance" } else { "" };
         let sql = format!(
-            "SELECT token, {}, saves, left_at FROM instance \
+            "SELECT token, {}, saves, left_at, left_how FROM instance \
              LEFT JOIN listener ON listener.id = $1{locked}",
             holder::COLUMNS
         );
@@ -142,6 +142,9 @@ impl Fence {
         }
         let mut right = self.right.lock();
         let Right::Active(active) = &mut *right else { return Ok(Err(StoreError::StandingBy)) };
+        if Saves::are_removed(&row)? {
+            return Ok(Err(StoreError::Removed));
+        }
         let is_known = match &mut active.saves {
             Some(saves) => saves.verify(&row)?,
             None => true,

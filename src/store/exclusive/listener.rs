@@ -185,8 +185,8 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// If the database fails; [`StoreError::TakenOver`], [`StoreError::Forgotten`] or
-    /// [`StoreError::TakenOut`] if the right to write is lost.
+    /// If the database fails; [`StoreError::TakenOver`], [`StoreError::Forgotten`],
+    /// [`StoreError::TakenOut`] or [`StoreError::Removed`] if the right to write is lost.
     pub async fn beat(&self, beat: &Beat, meter: &mut ClockMeter, clock: Clock) -> Result<Sight> {
         let is_member = self.exclusive.as_ref().is_some_and(|own| own.membership.is_some());
         let is_active = self.exclusive.as_ref().is_some_and(|own| own.fence.is_active());

@@ -61,13 +61,16 @@ impl Membership {
             _ => "",
         };
         let sql = format!(
-            "SELECT saves, left_at, {now} AS timeline FROM listener WHERE id = $1{locked}",
+            "SELECT saves, left_at, left_how, {now} AS timeline FROM listener WHERE id = $1{locked}",
             now = store.timeline_sql(),
         );
         let row = store.select(transaction, &sql, [listener.into()]).await?.pop();
         let Some(row) = row else { return Ok(Err(StoreError::Forgotten)) };
         if of_column("timeline", &row)? != joined.timeline {
             return Ok(Err(StoreError::Forgotten));
+        }
+        if Saves::are_removed(&row)? {
+            return Ok(Err(StoreError::Removed));
         }
         if row.try_get::<Option<i64>>("", "left_at")?.is_some() {
             return Ok(Err(StoreError::TakenOut));

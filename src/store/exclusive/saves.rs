@@ -40,6 +40,12 @@ impl Saves {
         Ok(true)
     }
 
+    /// True if somebody has ended the stay by hand, by the column `left_how` of its row.
+    pub(super) fn are_removed(row: &QueryResult) -> Result<bool, DbErr> {
+        let how: Option<String> = row.try_get("", "left_how")?;
+        Ok(how.is_some_and(|how| how == "removed"))
+    }
+
     /// Counts a save within its transaction, with what it proves. Returns the number, which
     /// [`may_be`](Self::may_be) notes.
     pub(super) async fn count(
