@@ -56,14 +56,15 @@ pub enum Happening {
 
 /// A place between two events: all up to it are known. Transitions and the journal have numbers
 /// of their own, and a place names the last one of each, and the timeline of the database on which
-/// they were read. On a later timeline the same numbers may be those of other events.
+/// they were read. On a later timeline the same numbers may be those of other events. A database
+/// without timelines has the second in which it was made instead, for another one has other events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventPlace {
     /// The sequence number of the last transition.
     pub transition: i64,
     /// The number of the last entry of the journal.
     pub journal: i64,
-    /// The timeline of the database on which both were read.
+    /// The timeline of the database on which both were read, or the mark of one that has none.
     pub timeline: DatabaseTimeline,
 }
 

@@ -132,7 +132,7 @@ impl Reader {
     pub async fn events(&self, after: EventPlace, limit: u64) -> Result<Option<Vec<Event>>> {
         self.read("read the events", async |db| {
             let timeline = match after {
-                after if after.is_beginning() => self.0.timeline_of(db).await?,
+                after if after.is_beginning() => self.0.newest_place(db).await?.timeline,
                 after => after.timeline,
             };
             let transitions = Transitions::find()
@@ -185,7 +185,7 @@ impl DeviceStore {
         let sql = format!(
             "SELECT coalesce((SELECT max(sequence) FROM status_transition), 0) AS transitions, \
              coalesce((SELECT max(number) FROM journal), 0) AS journal, {timeline} AS timeline",
-            timeline = self.timeline_sql(),
+            timeline = self.history_sql(),
         );
         let row = self.select(db, &sql, []).await?.pop();
         let newest = row.as_ref().map(place).transpose()?.unwrap_or_default();
@@ -203,7 +203,7 @@ impl DeviceStore {
             "SELECT coalesce(max(transitions), 0) AS transitions, \
              coalesce(max(journal), 0) AS journal, {timeline} AS timeline \
              FROM pruned WHERE id = {ONLY}",
-            timeline = self.timeline_sql(),
+            timeline = self.history_sql(),
         );
         let row = self.select(db, &sql, []).await?.pop();
         Ok(row.as_ref().map(place).transpose()?.unwrap_or_default())

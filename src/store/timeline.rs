@@ -100,6 +100,22 @@ impl DeviceStore {
         self.timeline.unwrap_or_else(|| self.pool.origin().timelines().sql(self.backend()))
     }
 
+    /// The mark of the history that a place in the events belongs to, as an expression: the
+    /// timeline, or where none is told the second in which the database was made.
+    pub(super) fn history_sql(&self) -> &'static str {
+        match (self.timeline_sql(), self.backend()) {
+            (NOT_TOLD, DbBackend::Postgres) => {
+                "(SELECT upper(lpad(to_hex(applied_at), 8, '0')) \
+                 FROM seaql_migrations ORDER BY version LIMIT 1)"
+            }
+            (NOT_TOLD, _) => {
+                "(SELECT printf('%08X', applied_at) \
+                 FROM seaql_migrations ORDER BY version LIMIT 1)"
+            }
+            (told, _) => told,
+        }
+    }
+
     /// The same store, whose database tells its timeline by this expression. For tests, whose
     /// database has none.
     #[doc(hidden)]

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use heartbeatd::clock::system_clock;
 use serde_json::Value;
 
 use crate::support::http::{change, get, send};
@@ -308,6 +309,56 @@ fn after_a_failover_of_the_database_a_place_from_before_is_told_so() {
     assert_eq!(stream.await_event("registered").data["data"]["device_id"], "valve");
 }
 
+#[test]
+fn after_the_file_was_replaced_a_place_from_before_is_told_so() {
+    let place = place();
+    let mut service = place.start();
+    let register = |service: &Service, device: &str| {
+        change(service, "PUT", &format!("/api/v1/devices/{device}"), TOKEN, "{}");
+        get(service, "/api/v1/events").ok()["next"].as_str().expect("a place").to_owned()
+    };
+    let before = register(&service, "pump");
+    service.signal("TERM");
+    service.await_exit();
+    for file in std::fs::read_dir(place.path()).expect("a folder") {
+        std::fs::remove_file(file.expect("a file").path()).expect("it is removed");
+    }
+    let second = || before.rsplit_once('-').map(|(_, second)| second.to_owned());
+    let made = i64::from_str_radix(&second().expect("a second"), 16).expect("a number");
+    eventually("another second has begun", || {
+        (system_clock().wall.timestamp() > made).then_some(())
+    });
+    let service = place.start();
+    register(&service, "fan");
+    let after = register(&service, "valve");
+    // Nothing in the numbers says that it is from elsewhere.
+    let gone = get(&service, &format!("/api/v1/events?after={before}"));
+    assert_eq!((gone.status, gone.problem().as_str()), (410, "gone"), "{before}, now {after}");
+    let mut stream = Stream::open(&service, "", Some(&before));
+    assert_eq!(stream.await_event("reset").id, after);
+}
+
+#[test]
+fn a_client_of_http_1_0_gets_a_stream_without_chunks() {
+    let place = place();
+    let service = place.start();
+    for query in ["", "?summary=1s"] {
+        let mut socket = TcpStream::connect(service.http_address()).expect("HTTP is served");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let path = format!("/api/v1/events/stream{query}");
+        write!(socket, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("it is read");
+        let mut lines = BufReader::new(socket).lines().map(|line| line.expect("text"));
+        let head: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        let head = head.join("\n").to_lowercase();
+        assert!(head.starts_with("http/1.0 200"), "{head}");
+        assert!(
+            !head.contains("transfer-encoding") && head.contains("connection: close"),
+            "{head}"
+        );
+        assert_eq!(lines.next().as_deref(), Some("retry: 3000"), "{query}");
+    }
+}
+
 /// The number of times that the client is cut off, at least.
 const CUTS: usize = 200;
 
@@ -380,8 +431,8 @@ impl Got {
 
 /// The sequence of the transition and the number of the journal in a place.
 fn numbers(place: &str) -> [i64; 2] {
-    let (transition, journal) = place.split_once('-').expect(place);
-    [transition, journal].map(|number| number.parse().expect(place))
+    let mut numbers = place.split('-');
+    [(); 2].map(|()| numbers.next().expect(place).parse().expect(place))
 }
 
 /// The sequences of all transitions that the service has, sorted.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use actix_web::http::{ConnectionType, Version};
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
-use futures::stream::unfold;
+use futures::stream::{Stream, unfold};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
@@ -59,11 +60,7 @@ pub(super) async fn open(
     let body = if query.text("summary").is_some() {
         let first = summary_message(&api.context);
         let summaries = Summaries::new(&api, open, first);
-        HttpResponse::Ok()
-            .insert_header((CONTENT_TYPE, "text/event-stream"))
-            .insert_header((CACHE_CONTROL, "no-store"))
-            .insert_header(("x-accel-buffering", "no"))
-            .streaming(unfold(summaries, Summaries::next))
+        answer(request, unfold(summaries, Summaries::next))
     } else {
         // From before the place is known, so that nothing is missed.
         let news = api.feed.news();
@@ -76,16 +73,27 @@ pub(super) async fn open(
             }
         };
         let events = Events::new(api.clone(), open, news, place);
-        HttpResponse::Ok()
-            .insert_header((CONTENT_TYPE, "text/event-stream"))
-            .insert_header((CACHE_CONTROL, "no-store"))
-            .insert_header(("x-accel-buffering", "no"))
-            .streaming(unfold(events, Events::next))
+        answer(request, unfold(events, Events::next))
     };
     if let Some(exchange) = request.conn_data::<Exchange>() {
         exchange.stream();
     }
     Ok(body)
+}
+
+/// The answer whose body is this stream. That of a client of HTTP/1.0, which knows no chunks, ends
+/// with the connection (RFC 9112, 6.1).
+fn answer(request: &HttpRequest, body: impl Stream<Item = Sent> + 'static) -> HttpResponse {
+    let mut answer = HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(body);
+    if request.version() < Version::HTTP_11 {
+        answer.head_mut().no_chunking(true);
+        answer.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    answer
 }
 
 /// The place after which the client wants to go on; an empty one is none.

@@ -58,7 +58,7 @@ enum Data {
     },
 }
 
-/// A place as clients get it, with the timeline of the database if that has one.
+/// A place as clients get it, with the mark of the database if it is known.
 pub(crate) fn place_as_text(place: EventPlace) -> String {
     let EventPlace { transition, journal, timeline } = place;
     if timeline.is_none() {
