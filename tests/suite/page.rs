@@ -161,13 +161,21 @@ fn an_address_that_means_nothing_is_shown_as_such_and_the_page_goes_on() {
     let time = "a time such as 2026-11-26T14:08:22Z is expected";
     for (path, words) in [
         ("/devices?found_at=x", format!("found_at: {time}")),
-        ("/devices?found_at=", format!("found_at: {time}")),
+        ("/devices?found_at=", "found_at: a value is expected".to_owned()),
+        ("/devices?status=", "status: a value is expected".to_owned()),
+        ("/devices?late=true&late=false", "late: it may be given only once".to_owned()),
+        ("/devices?q=a&q=b", "q: it may be given only once".to_owned()),
+        (
+            "/devices?silent_from=2026-11-26T14:08:22Z&silent_until=2026-11-26T14:08:22Z",
+            "silent_from: a time before silent_until is expected".to_owned(),
+        ),
         ("/devices?from=x", format!("from: {time}")),
         ("/devices?silent_from=x&silent_until=y", format!("silent_from: {time}")),
         ("/devices/pump-1?at=x", format!("at: {time}")),
         ("/devices/pump-1?at=now", format!("at: {time}")),
         ("/devices/pump-1?at=2026-11-26", format!("at: {time}")),
         ("/devices/pump-1?at=99999-01-01T00:00:00Z", format!("at: {time}")),
+        ("/devices/pump-1?at=2026-02-30T00:00:00Z", format!("at: {time}")),
         ("/devices/pump-1?span=year", "span: day, week, month is expected".to_owned()),
         ("/devices?late=maybe", "late: true, false is expected".to_owned()),
         ("/devices?state=offline", "state: this address takes status, late, q".to_owned()),
@@ -185,6 +193,14 @@ fn an_address_that_means_nothing_is_shown_as_such_and_the_page_goes_on() {
         browser.click(".failed a");
         browser.await_text("h1", |text| text == "Devices");
         browser.await_text("tbody", |text| text.starts_with("pump-1"));
+    }
+    for (path, name) in [("/?at=x", "at"), ("/listening?from=x", "from")] {
+        browser.open(&page(&service, path));
+        browser.await_text(".failed", |text| text.starts_with("This address cannot be shown."));
+        let expected = format!("{name}: this address takes no parameters.");
+        assert_eq!(browser.text(".failed p"), expected);
+        browser.click(".failed a");
+        browser.await_text(COUNT, |text| text == "1");
     }
 }
 
@@ -328,6 +344,79 @@ fn a_service_that_was_just_installed_has_no_past() {
     assert!(place.run(&["device", "add", "fan"]).status.success());
     browser.open(&page(&service, "/devices/fan"));
     browser.await_text(".spans > .quiet", |text| text.contains("othing is known about it"));
+}
+
+/// The addresses that the page has asked for and that have `text` in them.
+fn asked(browser: &Browser, text: &str) -> Vec<String> {
+    let names = format!(
+        "performance.getEntriesByType('resource').map(({{ name }}) => name)\
+         .filter((name) => name.includes('{text}'))"
+    );
+    serde_json::from_value(browser.value(&names)).expect("addresses")
+}
+
+#[test]
+fn the_ages_of_devices_that_are_heard_do_not_grow() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    browser.await_text(COUNT, |text| text == "2");
+    // Nothing changes, so it asks again only for the ages.
+    for path in ["/devices?limit=50", "/devices?limit=100"] {
+        let before = asked(&browser, path).len();
+        eventually("the list is asked for again", || {
+            (asked(&browser, path).len() >= before + 3).then_some(())
+        });
+        browser.open(&page(&service, "/devices"));
+    }
+}
+
+#[test]
+fn the_chart_of_a_young_service_begins_with_its_first_start() {
+    let place = place();
+    let service = place.start();
+    service.await_listening();
+    let ids: Vec<_> = (0..51).map(|number| format!("pump-{number:02}")).collect();
+    let _devices = Devices::live(service.broker_port(), ids);
+    service.await_metric(r#"heartbeatd_devices{status="online"}"#, 51.0);
+    let browser = Browser::start();
+    browser.open(&page(&service, "/"));
+    let fleet = eventually("the chart is asked for", || asked(&browser, "/fleet?").pop());
+    let fleet: url::Url = fleet.parse().expect("a URL");
+    let from = fleet.query_pairs().find(|(name, _)| name == "from").expect("a time").1;
+    let first = api(&service, "/listening")["first_listened_at"].clone();
+    let [from, first] = [&*from, first.as_str().expect("it listened")]
+        .map(|text| text.parse::<chrono::DateTime<chrono::Utc>>().expect("a time"));
+    // It is at least ten seconds long.
+    assert!(first - from < chrono::TimeDelta::seconds(10), "{from}, {first}");
+    assert_eq!(asked(&browser, "/fleet?").len(), 1);
+}
+
+/// With echoes as seldom as by default, so that the moments since the last one can be seen.
+#[test]
+fn what_the_next_echo_may_prove_is_neither_hatched_nor_missed() {
+    let place = place().with("HEARTBEAT__TIMEOUT", "3m").with("MQTT__ECHO_INTERVAL", "5s");
+    let service = place.start();
+    service.await_listening();
+    heartbeat(service.broker_port(), "a", b"");
+    // Most of what is drawn would be hatched otherwise.
+    service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
+    let browser = Browser::start();
+    let await_nothing_hatched = |bar: &str| {
+        browser.await_value(&format!("document.querySelector('{bar} .up') !== null"), &true.into());
+        browser.await_value(&format!("document.querySelector('{bar} .unknown')"), &Value::Null);
+    };
+    browser.open(&page(&service, "/listening"));
+    let share = browser.await_text(".spans h2", |text| text.contains('%'));
+    assert!(share.starts_with("100 %"), "{share}");
+    await_nothing_hatched(".big .bar");
+    browser.open(&page(&service, "/"));
+    await_nothing_hatched(".each .bar");
+    browser.open(&page(&service, "/devices/a"));
+    await_nothing_hatched(".big .bar");
 }
 
 #[test]
@@ -623,6 +712,14 @@ fn the_keyboard_reaches_everything() {
     browser.await_value("document.querySelector('dialog').open", &false.into());
     browser.press("/");
     browser.await_value("document.activeElement.id", &"search".into());
+    // Esc leaves the search as it is, like the list that it filters.
+    browser.open(&page(&service, "/devices?q=pump-2"));
+    browser.await_text("tbody", |text| text.starts_with("pump-2"));
+    browser.press("/");
+    browser.await_value("document.activeElement.id", &"search".into());
+    browser.press("\u{E00C}");
+    browser.await_value("document.activeElement.id", &"".into());
+    assert_eq!(browser.value("document.querySelector('#search').value"), json!("pump-2"));
 }
 
 #[test]
@@ -713,10 +810,14 @@ fn whoever_may_changes_a_device_and_removes_it_on_its_page() {
     assert_eq!(browser.value(trouble), json!(true));
     assert_eq!(api(&service, "/devices/pump-1")["timeout_seconds"], 300);
 
-    // What is typed afterwards is not set, nor is what the browser refuses.
-    browser.press(".5\u{E007}");
-    browser.await_text(".change [role=status]", str::is_empty);
-    browser.press("\u{E003}\u{E003}");
+    // What is typed afterwards is not set, nor is what is no number of seconds.
+    for odd in [".5", " min"] {
+        browser.press(odd);
+        browser.await_text(".change [role=status]", str::is_empty);
+        browser.press("\u{E007}");
+        browser.await_text("#change-trouble", |text| text.starts_with("A whole number of seconds"));
+        browser.press(&"\u{E003}".repeat(odd.len()));
+    }
     assert_eq!(api(&service, "/devices/pump-1")["timeout_seconds"], 300);
 
     // Tab leads from the field over its button to the removal, which asks first.

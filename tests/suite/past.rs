@@ -70,6 +70,9 @@ fn a_window_that_makes_no_sense_is_refused_with_what_would() {
         let query = "from=0001-01-01T00:00:00Z&until=9999-01-01T00:00:00Z";
         get(&service, &format!("/api/v1{path}?{query}")).ok();
     }
+    let query = "silent_from=2026-01-03T00:00:00Z&silent_until=2026-01-02T00:00:00Z";
+    let answer = get(&service, &format!("/api/v1/outages?{query}"));
+    assert_refused(&answer, "silent_from", "before `silent_until`");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::views::api::{OutageItem, OutagePage, TransitionItem, TransitionPage};
 const PAGES_TO_FILTER: usize = 10;
 
 pub(super) async fn list(context: &Context, query: &Query) -> Answered {
-    is_a_stretch(query, "until")?;
+    is_a_stretch(query, "from", "until")?;
     let wanted = TransitionQuery {
         device: query.device("device").cloned(),
         to: query.statuses("to").first().copied(),
@@ -28,7 +28,8 @@ pub(super) async fn list(context: &Context, query: &Query) -> Answered {
 }
 
 pub(super) async fn outages(context: &Context, query: &Query) -> Answered {
-    is_a_stretch(query, "until")?;
+    is_a_stretch(query, "from", "until")?;
+    is_a_stretch(query, "silent_from", "silent_until")?;
     let wanted = TransitionQuery {
         device: query.device("device").cloned(),
         to: Some(Status::Offline),

@@ -34,7 +34,7 @@ pub(super) fn window(
         let detail = format!("nothing is known about the future; it is {}", text::time(Some(now)));
         return Err(Problem::parameter("to", detail));
     }
-    begins_before_it_ends(query, from, "to", to)?;
+    begins_before_it_ends(query, ("from", from), ("to", to))?;
     let longest = context.retention.max(MONTH);
     if TimeDelta::from_std(longest).is_ok_and(|longest| to - from > longest) {
         let longest = duration::exact(longest);
@@ -44,25 +44,28 @@ pub(super) fn window(
     Ok(Window::new(from, to, query.number("buckets").unwrap_or(buckets)))
 }
 
-/// Checks that `from` is before the end of what is asked for, if both are given.
-pub(super) fn is_a_stretch(query: &Query, end: &'static str) -> Result<(), Problem> {
-    match (query.time("from"), query.time(end)) {
-        (Some(from), Some(until)) => begins_before_it_ends(query, from, end, until),
+/// Checks that the time in `begin` is before that in `end`, if both are given.
+pub(super) fn is_a_stretch(
+    query: &Query,
+    begin: &'static str,
+    end: &'static str,
+) -> Result<(), Problem> {
+    match (query.time(begin), query.time(end)) {
+        (Some(from), Some(until)) => begins_before_it_ends(query, (begin, from), (end, until)),
         _ => Ok(()),
     }
 }
 
 fn begins_before_it_ends(
     query: &Query,
-    from: DateTime<Utc>,
-    end: &'static str,
-    until: DateTime<Utc>,
+    (begin, from): (&'static str, DateTime<Utc>),
+    (end, until): (&'static str, DateTime<Utc>),
 ) -> Result<(), Problem> {
     if from < until {
         return Ok(());
     }
     let end = if query.time(end).is_some() { format!("`{end}`") } else { "now".to_owned() };
-    Err(Problem::parameter("from", format!("a time before {end} is expected")))
+    Err(Problem::parameter(begin, format!("a time before {end} is expected")))
 }
 
 /// The instant of `at`, of which the history may still be kept.

@@ -36,9 +36,15 @@ async function ask(path, options = {}) {
     throw new Problem(0, null);
   }
   if (response.status === 401 && !path.startsWith('/login')) loginWanted.value = true;
-  const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Problem(response.status, body);
-  return body;
+  try {
+    const body = await response.json();
+    if (response.ok) return body;
+    throw new Problem(response.status, body);
+  } catch (problem) {
+    if (problem instanceof Problem || options.signal?.aborted) throw problem;
+    // An answer that was cut off, or that somebody between here and the service has made.
+    throw new Problem(response.ok ? 0 : response.status, null);
+  }
 }
 
 export const get = (path, signal) => ask(path, { signal });
@@ -68,6 +74,10 @@ export function path(base, params = {}) {
 
 // Bumped when something changed that a list may show. See live.js.
 export const changes = signal(0);
+
+// The time after which a list of devices is asked for again. Until then the ages in it go on
+// growing, also that of a device that has been heard meanwhile.
+export const AGES_MS = 5_000;
 
 // Keeps an answer fresh while a view shows it: asks at once, again `every` milliseconds, and
 // soon after a change, but never more often than once in `rest`, and not in a hidden tab.

@@ -77,10 +77,10 @@ function Search() {
 function View() {
   const { view, id, query } = route.value;
   switch (view) {
-    case 'fleet': return html`<${Fleet} />`;
+    case 'fleet': return html`<${Fleet} query=${query} />`;
     case 'devices': return html`<${Devices} query=${query} />`;
     case 'device': return html`<${Device} key=${id} id=${id} query=${query} />`;
-    case 'listening': return html`<${Listening} />`;
+    case 'listening': return html`<${Listening} query=${query} />`;
     default: return html`<div class="empty"><${Heading} focusKey="missing">${strings.missing.title}</${Heading}>
       <p><a href="/">${strings.missing.action}</a></p></div>`;
   }

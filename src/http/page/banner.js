@@ -21,9 +21,14 @@ const GLYPHS = {
 const Glyph = ({ of }) => html`
   <svg class="glyph" viewBox="0 0 24 24" aria-hidden="true">${GLYPHS[of]}</svg>`;
 
+// The service's words with their times of day, which are UTC, named so where that is not the
+// reader's time.
+const inUtc = (sentence) =>
+  (isUtc ? sentence : sentence.replace(/\b\d\d:\d\d(:\d\d)?/g, '$& UTC'));
+
 // A sentence. No line of it ends between a number and what it counts.
 const KEPT = new RegExp(`(Last known:|${DURATION.source}|\\d[\\d,]* \\p{L}+[.,;]?)`, 'u');
-const Said = ({ sentence }) => sentence.split(KEPT).map((part, n) =>
+const Said = ({ sentence }) => inUtc(sentence).split(KEPT).map((part, n) =>
   (n % 2 === 1 ? html`<span class="whole">${part}</span>` : part));
 
 function Meta({ of }) {
@@ -33,7 +38,6 @@ function Meta({ of }) {
       of.as_of ? html`<${Ago} at=${of.as_of} />` : '–'}</span>
     <span>${beats}</span>
     <span>${strings.asOf} <${Time} at=${of.now} /></span>
-    ${!isUtc && /\d:\d/.test(of.sentence) && html`<span>${strings.utcNote}</span>`}
   </p>`;
 }
 
@@ -123,6 +127,6 @@ export function Banner({ first }) {
 export function title() {
   const of = summary.value;
   if (!of) return strings.name;
-  if (state.value === 'stale') return `⚠ ${lastKnown(of.sentence)}`;
-  return of.sentence;
+  if (state.value === 'stale') return `⚠ ${inUtc(lastKnown(of.sentence))}`;
+  return inUtc(of.sentence);
 }

@@ -12,6 +12,20 @@ export function begins({ from, to, first_listened_at: first }) {
   return Math.max(Date.parse(from), Date.parse(first ?? to));
 }
 
+// The end of what is known, in milliseconds: the newest proof while the next echo is awaited. The
+// moments since then are neither listened to nor missed.
+export const ends = ({ known_until: until }) => Date.parse(until);
+
+// The buckets without those moments.
+function decided({ buckets, to, known_until: until }) {
+  let awaited = Math.max(0, Date.parse(to) - Date.parse(until));
+  return buckets.toReversed().map((bucket) => {
+    const cut = Math.min(awaited, bucket.unknown_ms);
+    awaited -= cut;
+    return { ...bucket, unknown_ms: bucket.unknown_ms - cut };
+  }).toReversed();
+}
+
 // The buckets as runs. Within a bucket the order is not known, so a kind that the one before
 // ended with comes first.
 export function runs(buckets) {
@@ -66,8 +80,9 @@ export function Segments({ segments, total, from, label }) {
 }
 
 export function Timeline({ timeline, name }) {
-  const { out, total } = runs(timeline.buckets);
-  const sum = sums(timeline.buckets);
+  const buckets = decided(timeline);
+  const { out, total } = runs(buckets);
+  const sum = sums(buckets);
   return html`<${Segments} segments=${out} total=${total} from=${timeline.from}
     label=${`${name}: ${said(sum)}`} />`;
 }

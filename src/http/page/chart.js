@@ -1,6 +1,6 @@
 // The chart of the fleet: who was offline or in error, and when nobody can know.
 import uPlot from './vendor/uplot.js';
-import { count, instant, timeOfDay } from './format.js';
+import { count, instant, timeOfDay, timeOfMinute } from './format.js';
 import { begins } from './bar.js';
 import { strings } from './strings.js';
 import { html, render } from './html.js';
@@ -106,7 +106,8 @@ export function draw(place) {
       scales: { y: { range: (_, __, max) => [0, Math.max(5, max * 1.08)] } },
       axes: [
         { ...axis, grid: { show: false }, space: 64, size: 28,
-          values: (_, ticks) => ticks.map((at) => timeOfDay(at * 1000)) },
+          values: (_, ticks, __, ___, step) =>
+            ticks.map((at) => (step < 60 ? timeOfMinute : timeOfDay)(at * 1000)) },
         { ...axis, size: (self, values) => 14 + 7 * Math.max(1, ...(values ?? []).map((v) => v.length)),
           space: 40, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500].flatMap((n) => [n, n * 1000, n * 1_000_000]).sort((a, b) => a - b),
           values: (_, ticks) => ticks.map(count) },

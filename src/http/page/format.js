@@ -61,6 +61,9 @@ export function skew(value) {
   return value > 0 ? strings.skew.ahead(duration(value)) : strings.skew.behind(duration(value));
 }
 
+// The end of a stretch that has this instant, which has whole milliseconds, in it.
+export const justAfter = (at) => new Date(Date.parse(at) + 1).toISOString();
+
 // 14:08:22 today, "25 Nov, 14:08" this year, with the year before.
 export function instant(iso, now = Date.now()) {
   const at = new Date(iso);

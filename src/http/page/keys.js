@@ -24,7 +24,9 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   const typing = event.target.closest?.('input, textarea, select');
   if (event.key === 'Escape') {
-    if (typing) typing.blur();
+    // A browser would empty the field of a search, and the list would stay what it was.
+    if (typing?.id === 'search') event.preventDefault();
+    typing?.blur();
     return;
   }
   // A dialog that is closing says so later, to which no key should be lost.

@@ -28,9 +28,14 @@ export const state = computed(() => {
 // Nothing is green unless this holds.
 export const proven = computed(() => ['listening', 'standby'].includes(state.value));
 
+// True while the next echo is awaited: what is not proven since the last one is no gap yet.
+export const echoes = computed(() =>
+  proven.value || ['warming', 'fleet_silent'].includes(state.value));
+
 // When the service listened for the first time, in milliseconds. Before, there is nothing to know
 // or to miss, so nothing is drawn.
 const beganAt = signal(null);
+export const knowsBeginning = computed(() => beganAt.value !== null);
 const SHORTEST_MS = 10_000;
 const ASK_AGAIN_MS = 5_000;
 let beganAsked = 0;

@@ -26,10 +26,19 @@ export class WrongAddress extends Error {}
 // A time as the API takes it, RFC 3339.
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/i;
 
-// The time in a parameter of an address, as text; null without that parameter.
+// A browser takes February 30 for March 2.
+const isDay = (day) => {
+  const at = new Date(`${day}T00:00:00Z`);
+  return !Number.isNaN(at.getTime()) && at.toISOString().startsWith(day);
+};
+
+// The time in a parameter of an address, as text; null without that parameter. A `+` that was not
+// encoded is a blank.
 export function timeIn(query, name) {
-  const text = query.get(name);
-  if (text === null || (TIME.test(text) && !Number.isNaN(Date.parse(text)))) return text;
+  const text = query.get(name)?.replace(/ (?=\d\d:\d\d$)/, '+') ?? null;
+  const isTime = () =>
+    TIME.test(text) && isDay(text.slice(0, 10)) && !Number.isNaN(Date.parse(text));
+  if (text === null || isTime()) return text;
   throw new WrongAddress(strings.wrong.time(name, text));
 }
 // One of several words; `standard` without that parameter.
@@ -38,10 +47,23 @@ export function oneIn(query, name, words, standard) {
   if (words.includes(text)) return text;
   throw new WrongAddress(strings.wrong.word(name, words, text));
 }
-// Refuses parameters that a view does not have.
-export function takesOnly(query, names) {
-  const other = [...query.keys()].find((name) => !names.includes(name));
-  if (other !== undefined) throw new WrongAddress(strings.wrong.name(other, names));
+// Refuses parameters that a view does not have, that are empty, or that come twice although only
+// those of `several` may.
+export function takesOnly(query, names, several = []) {
+  const seen = new Set();
+  for (const [name, text] of query) {
+    if (!names.includes(name)) throw new WrongAddress(strings.wrong.name(name, names));
+    if (text === '') throw new WrongAddress(strings.wrong.empty(name));
+    if (seen.has(name) && !several.includes(name)) throw new WrongAddress(strings.wrong.twice(name));
+    seen.add(name);
+  }
+}
+// Refuses a stretch of time that ends before it begins.
+export function endsAfter(query, from, until) {
+  const [begin, end] = [from, until].map((name) => timeIn(query, name));
+  if (begin && end && Date.parse(begin) >= Date.parse(end)) {
+    throw new WrongAddress(strings.wrong.order(from, until));
+  }
 }
 
 function decode(text) {

@@ -44,8 +44,7 @@ export const strings = {
     disconnected:
       'No device is declared offline meanwhile. It reconnects by itself.',
     warming:
-      'Silence counts only while the service listens. Until then the counts are those of '
-      + 'before the start.',
+      'Silence counts only while the service listens. No device is declared offline before.',
     database:
       'Heartbeats are received and wait in memory until the database takes them. Lists and '
       + 'histories are shown as they were, if it can still be read.',
@@ -64,7 +63,6 @@ export const strings = {
   lastProof: 'last proof',
   rate: (n) => `${n} ${plural(n, 'heartbeat', 'heartbeats')}/s`,
   asOf: 'as of',
-  utcNote: 'Times of day in sentences are UTC.',
   undelivered: (n, one) =>
     `${n} ${one ? 'alert has' : 'alerts have'} not been delivered yet.`,
 
@@ -211,6 +209,7 @@ export const strings = {
     title: 'Change',
     timeout: 'Timeout in seconds',
     hint: (standard) => `Without one, the default of ${standard} is in effect.`,
+    wrong: 'A whole number of seconds is expected, such as 5400 for one and a half hours.',
     set: 'Set',
     done: 'It is set.',
     remove: 'Remove…',
@@ -275,7 +274,12 @@ export const strings = {
     time: (name, text) =>
       `${name}: a time such as 2026-11-26T14:08:22Z is expected (RFC 3339), not “${text}”.`,
     word: (name, words, text) => `${name}: ${words.join(', ')} is expected, not “${text}”.`,
-    name: (name, names) => `${name}: this address takes ${names.join(', ')}.`,
+    name: (name, names) => (names.length > 0
+      ? `${name}: this address takes ${names.join(', ')}.`
+      : `${name}: this address takes no parameters.`),
+    empty: (name) => `${name}: a value is expected.`,
+    twice: (name) => `${name}: it may be given only once.`,
+    order: (from, until) => `${from}: a time before ${until} is expected.`,
   },
 
   keys: {

@@ -38,12 +38,21 @@ impl KnownListening {
     /// proof are not one while the next echo is awaited.
     pub(super) fn gaps(&self, to: DateTime<Utc>) -> Vec<Gap> {
         let mut gaps = self.coverage.gaps(self.begins(to), to);
-        let is_awaited = |gap: &mut Gap| {
-            let Interval { from, until } = gap.interval;
-            until == to && self.provable_from.is_some_and(|provable| from >= provable)
-        };
-        gaps.pop_if(is_awaited);
+        gaps.pop_if(|gap| self.is_awaited(gap.interval, to));
         gaps
+    }
+
+    /// The end of what can be known until `to`: the newest proof while the next echo is awaited.
+    pub(super) fn ends(&self, to: DateTime<Utc>) -> DateTime<Utc> {
+        let newest = self.coverage.gaps(self.begins(to), to).pop();
+        let awaited = newest.filter(|gap| self.is_awaited(gap.interval, to));
+        awaited.map_or(to, |gap| gap.interval.from)
+    }
+
+    /// True if the next echo may prove an interval, which ends now.
+    fn is_awaited(&self, interval: Interval, now: DateTime<Utc>) -> bool {
+        let Interval { from, until } = interval;
+        until == now && self.provable_from.is_some_and(|provable| from >= provable)
     }
 }
 
@@ -58,6 +67,10 @@ pub(crate) struct ListeningView {
     /// yet, or if there are too many intervals.
     #[serde(serialize_with = "as_millis")]
     known_from: DateTime<Utc>,
+    /// The time until which all is counted: the newest proof while the next echo is awaited, else
+    /// `to`.
+    #[serde(serialize_with = "as_millis")]
+    known_until: DateTime<Utc>,
     /// The beginning of all that is kept; null if the service never listened.
     #[serde(serialize_with = "as_optional_millis")]
     first_listened_at: Option<DateTime<Utc>>,
@@ -144,6 +157,7 @@ impl ListeningView {
             from,
             to,
             known_from: since,
+            known_until: known.ends(to),
             first_listened_at: known.first,
             listed_from,
             instance: instance.to_owned(),
@@ -232,6 +246,9 @@ mod tests {
             let listed = view["gaps"].as_array().map(Vec::len);
             assert_eq!(listed, Some(gaps), "{proven}, {provable_from:?}: {view}");
             assert_eq!(view["listened_seconds"], f64::from(proven as i32));
+            let known_until = if gaps == 0 { at(proven) } else { at(1_000) };
+            let known_until = known_until.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+            assert_eq!(view["known_until"], known_until, "{proven}, {provable_from:?}");
         }
     }
 

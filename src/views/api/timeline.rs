@@ -69,6 +69,9 @@ pub(crate) struct Timeline {
     /// As in [`ListeningView`](super::ListeningView).
     #[serde(serialize_with = "as_millis")]
     known_from: DateTime<Utc>,
+    /// As in [`ListeningView`](super::ListeningView).
+    #[serde(serialize_with = "as_millis")]
+    known_until: DateTime<Utc>,
     /// The beginning of all that is kept; null if the service never listened.
     #[serde(serialize_with = "as_optional_millis")]
     first_listened_at: Option<DateTime<Utc>>,
@@ -85,7 +88,7 @@ struct Bucket {
     up_ms: i64,
     offline_ms: i64,
     error_ms: i64,
-    /// Not listened to, not registered yet, or in the future.
+    /// Not listened to, not proven yet, not registered yet, or in the future.
     unknown_ms: i64,
 }
 
@@ -138,13 +141,15 @@ impl Timeline {
         let outages = begun.filter(touches).rev().cloned().map(OutageItem::from).collect();
         let (from, to, bucket_seconds) = (window.from, window.to, window.bucket);
         let listeners = known.listeners.iter().map(ListenerItem::from).collect();
-        let known_from = known.begins(to.min(now).max(from));
+        let end = to.min(now).max(from);
+        let (known_from, known_until) = (known.begins(end), known.ends(end));
         let first_listened_at = known.first;
         Self {
             from,
             to,
             bucket_seconds,
             known_from,
+            known_until,
             first_listened_at,
             buckets,
             outages,

@@ -38,6 +38,7 @@ export function Change({ base, device, onChanged, onRemoved }) {
     event.preventDefault();
     run(async () => {
       const seconds = typed.value.trim();
+      if (!/^\d*$/.test(seconds)) throw new Error(text.wrong);
       await change(base, { timeout_seconds: seconds === '' ? null : Number(seconds) });
       done.value = true;
       onChanged();
@@ -52,7 +53,7 @@ export function Change({ base, device, onChanged, onRemoved }) {
     <section class="change" aria-labelledby="change"><h2 id="change">${text.title}</h2>
       <form onSubmit=${submit}>
         <label for="timeout">${text.timeout}</label>
-        <input id="timeout" type="number" min="1" step="1" inputmode="numeric" autocomplete="off"
+        <input id="timeout" inputmode="numeric" autocomplete="off" maxlength="20"
           value=${typed.value} onInput=${type}
           aria-describedby="timeout-hint change-trouble" />
         <button type="submit" disabled=${waiting.value}>${text.set}</button>

@@ -1,7 +1,7 @@
 // One device: what is claimed about it, and the evidence.
 import { html, useSignal } from '../html.js';
 import { mayChange, path, useAnswer } from '../api.js';
-import { bytes, duration, percent, skew } from '../format.js';
+import { bytes, duration, justAfter, percent, skew } from '../format.js';
 import { beginning, now } from '../live.js';
 import { go, oneIn, takesOnly, timeIn } from '../route.js';
 import { strings } from '../strings.js';
@@ -40,8 +40,8 @@ export function Device({ id, query }) {
     ${!device && !gone && html`<${Heading} focusKey=${id}><${Id} id=${id} /></${Heading}>`}
     ${device && !gone && html`
       <${Claim} device=${device} />
-      <${Spans} base=${base} status=${device.status} span=${span} />
-      <div class="columns even"><${Facts} device=${device} /><${Changes} id=${id} /></div>
+      <${Spans} base=${base} status=${device.status} span=${span} at=${at} />
+      <div class="columns even"><${Facts} device=${device} /><${Changes} id=${id} at=${at} /></div>
       ${mayChange.value && !at && html`<${Change} base=${base} device=${device}
         onChanged=${answer.again} onRemoved=${(answer) => { removed.value = answer; }} />`}
       <${Outages} id=${id} query=${query} />`}`;
@@ -80,16 +80,19 @@ function Claim({ device }) {
 }
 
 // Its day, week or month; the one that is chosen is in the address.
-function Spans({ base, status, span: chosen }) {
+function Spans({ base, status, span: chosen, at }) {
   const [length, buckets] = SPANS[chosen];
-  const whole = beginning(length, now.value) <= now.value - length;
-  const answer = useAnswer(`${base}/timeline#${chosen},${status},${whole}`, {
+  const end = (time) => (at ? Date.parse(at) : time);
+  const whole = beginning(length, end(now.value)) <= end(now.value) - length;
+  const answer = useAnswer(`${base}/timeline#${chosen},${status},${whole},${at}`, {
     onChange: false,
-    every: whole ? 60_000 : 10_000,
+    every: whole || at ? 60_000 : 10_000,
     fresh: () => path(`${base}/timeline`, {
-      from: new Date(beginning(length, now.peek())).toISOString(), buckets,
+      from: new Date(beginning(length, end(now.peek()))).toISOString(), to: at, buckets,
     }),
   });
+  const chosenAt = (name) =>
+    path('', { at, span: name === 'day' ? null : name }) || '?';
   const choose = (event) => {
     event.preventDefault();
     const url = new URL(event.currentTarget.href);
@@ -100,7 +103,7 @@ function Spans({ base, status, span: chosen }) {
       <div class="head"><h2 id="known">${strings.device.history}</h2>
         <nav class="chips" aria-label=${strings.device.history}>${Object.keys(SPANS).map((name) => html`
           <a class=${`chip ${name === chosen ? 'on' : ''}`} onClick=${choose}
-            href=${name === 'day' ? '?' : `?span=${name}`}
+            href=${chosenAt(name)}
             aria-current=${name === chosen ? 'true' : undefined}>${strings.device.spans[name]}</a>`)}</nav>
         <p class="legend"><span class="key"><i class="swatch up"></i>${strings.device.up}</span>
           <span class="key"><i class="swatch error"></i>${strings.device.error}</span>
@@ -110,7 +113,7 @@ function Spans({ base, status, span: chosen }) {
       <${Trouble} answer=${answer} />
       <div class="big">${answer.data
         ? html`<${Timeline} timeline=${answer.data} name=${strings.device.spanNames[chosen]} />
-            <${Ticks} from=${answer.data.from} to=${answer.data.to} />`
+            <${Ticks} from=${answer.data.from} to=${answer.data.known_until} />`
         : html`<div class="bar"></div><div class="ticks"></div>`}</div>
       <p class="quiet">${answer.data && heardIn(answer.data)}.
         ${answer.data && !whole && html` ${strings.device.firstStart} <${Time} at=${answer.data.from} />.`}</p>
@@ -155,8 +158,10 @@ function Facts({ device }) {
     </section>`;
 }
 
-function Changes({ id }) {
-  const answer = useAnswer(path('/transitions', { device: id, limit: CHANGES }));
+function Changes({ id, at }) {
+  const answer = useAnswer(path('/transitions', {
+    device: id, limit: CHANGES, until: at && justAfter(at),
+  }));
   return html`
     <section aria-labelledby="changes"><h2 id="changes">${strings.device.changes}</h2>
       <${Trouble} answer=${answer} />

@@ -1,9 +1,9 @@
 // The list of devices: filters and the place in it are in the address.
 import { html } from '../html.js';
-import { get, path, useAnswer } from '../api.js';
+import { AGES_MS, get, path, useAnswer } from '../api.js';
 import { bytes, count, duration, skew } from '../format.js';
 import { summary } from '../live.js';
-import { back, canGoBack, go, oneIn, takesOnly, timeIn } from '../route.js';
+import { back, canGoBack, endsAfter, go, oneIn, takesOnly, timeIn } from '../route.js';
 import { strings } from '../strings.js';
 import { Ago, DeviceLink, Foreign, Heading, Id, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
 
@@ -14,7 +14,7 @@ const CHIPS = ['online', 'offline', 'error', 'late', 'provisioning'];
 
 export function Devices({ query }) {
   const isTogether = TOGETHER.some((name) => query.has(name));
-  takesOnly(query, [...(isTogether ? TOGETHER : FILTERS), 'cursor']);
+  takesOnly(query, [...(isTogether ? TOGETHER : FILTERS), 'cursor'], ['status']);
   return isTogether ? html`<${Together} query=${query} />` : html`<${List} query=${query} />`;
 }
 
@@ -28,6 +28,10 @@ const filters = (query) => ({
   late: query.get('late'),
   q: query.get('q'),
 });
+
+// What is looked for in every id, or by every age, is looked for less often.
+const SCANNED_MS = 15_000;
+const isScan = ({ q, late }) => late === 'true' || /[*?]/.test(q ?? '');
 
 // A page of the list. Each question has little time; what it did not get to is asked next.
 async function pageOf(ask, cursor, signal) {
@@ -46,7 +50,7 @@ function List({ query }) {
   const cursor = query.get('cursor');
   const ask = (limit, cursor) => path('/devices', { ...asked, limit, cursor });
   const answer = useAnswer(ask(PAGE, cursor), {
-    every: 15_000, load: (signal) => pageOf(ask, cursor, signal),
+    every: isScan(asked) ? SCANNED_MS : AGES_MS, load: (signal) => pageOf(ask, cursor, signal),
   });
   const items = answer.data?.items ?? [];
   const next = answer.data?.next;
@@ -154,6 +158,8 @@ function Pager({ items, ids, first, next, atFirst }) {
 // Those that fell silent together, or that one check found.
 function Together({ query }) {
   const asked = Object.fromEntries(TOGETHER.map((name) => [name, timeIn(query, name)]));
+  endsAfter(query, 'silent_from', 'silent_until');
+  endsAfter(query, 'from', 'until');
   const named = TOGETHER.find((name) => asked[name] !== null);
   const answer = useAnswer(
     path('/outages', { ...asked, limit: PAGE, cursor: query.get('cursor') }),

@@ -1,8 +1,9 @@
 // The first screen: is it bad, is it one thing or many, since when.
 import { html, useEffect, useRef, useSignal } from '../html.js';
-import { get, path, useAnswer } from '../api.js';
-import { count } from '../format.js';
-import { beginning, now, proven, summary } from '../live.js';
+import { AGES_MS, get, path, useAnswer } from '../api.js';
+import { count, justAfter } from '../format.js';
+import { beginning, echoes, knowsBeginning, now, proven, summary } from '../live.js';
+import { takesOnly } from '../route.js';
 import { strings } from '../strings.js';
 import { Ago, DeviceLink, For, Shape, Shapes, shapesOf, Time, Trouble } from '../parts.js';
 import { begins, Share, Timeline } from '../bar.js';
@@ -14,7 +15,8 @@ const AT_ONCE = 100;
 const STEPS = 4;
 const DAY = 86_400_000;
 
-export function Fleet() {
+export function Fleet({ query }) {
+  takesOnly(query, []);
   const of = summary.value;
   if (!of) return null;
   return html`
@@ -23,7 +25,7 @@ export function Fleet() {
     ${of.total > 0 && of.total <= SMALL_FLEET && html`
       <div class="columns wide-first"><${Each} /><${Changes} /></div>`}
     ${of.total > SMALL_FLEET && html`
-      <div class="columns"><${Out} of=${of} /><${Changes} /></div><${History} />`}`;
+      <div class="columns"><${Out} of=${of} /><${Changes} /></div>${knowsBeginning.value && html`<${History} />`}`}`;
 }
 
 const Empty = () => html`
@@ -104,9 +106,6 @@ function Out({ of }) {
             <p class="more"><a href="/devices?status=offline">${strings.fleet.all(count(offline))}</a></p>`}`}
     </section>`;
 }
-
-// The end of a stretch that has this instant, which has whole milliseconds, in it.
-const justAfter = (at) => new Date(Date.parse(at) + 1).toISOString();
 
 const Burst = ({ of }) => html`
   <li class="burst"><${Shape} of="offline" />
@@ -218,7 +217,7 @@ const DRAWN_MS = 60_000;
 const WRITTEN_MS = 1_500;
 function useFrame() {
   const frame = useSignal(null);
-  const end = proven.value
+  const end = echoes.value && summary.value.as_of
     ? Math.min(now.value, Date.parse(summary.value.as_of)) - WRITTEN_MS : now.value;
   const from = beginning(DAY, end);
   const every = Math.min(DRAWN_MS, Math.max(5_000, (end - from) / 100));
@@ -231,7 +230,7 @@ function useFrame() {
 
 function Each() {
   const frame = useFrame();
-  const answer = useAnswer(path('/devices', { limit: SMALL_FLEET }), { rest: 2_000 });
+  const answer = useAnswer(path('/devices', { limit: SMALL_FLEET }), { every: AGES_MS, rest: 2_000 });
   const items = [...(answer.data?.items ?? [])].sort((a, b) => rank(a) - rank(b));
   return html`
     <section aria-labelledby="each">

@@ -3,9 +3,10 @@ import { html } from '../html.js';
 import { path, useAnswer } from '../api.js';
 import { count, duration, latency, percent } from '../format.js';
 import { now } from '../live.js';
+import { takesOnly } from '../route.js';
 import { strings } from '../strings.js';
 import { Heading, Time, Trouble } from '../parts.js';
-import { begins, Segments, Ticks } from '../bar.js';
+import { begins, ends, Segments, Ticks } from '../bar.js';
 
 const HOUR = 3_600_000;
 const LISTED = 50;
@@ -19,7 +20,8 @@ const useListening = (span) => useAnswer(`/listening#${span}`, {
 // A service that was first started within a day has listened in no other time.
 const isFresh = ({ data }) => Boolean(data) && begins(data) > Date.parse(data.from);
 
-export function Listening() {
+export function Listening({ query }) {
+  takesOnly(query, []);
   const day = useListening('day');
   const month = useListening('month');
   const text = strings.listening;
@@ -36,9 +38,9 @@ export function Listening() {
 // Intervals and what lies between them, as segments of a bar. Nothing is drawn where they are
 // not listed.
 function segments(of) {
-  const { to, listed_from: listed, intervals, gaps } = of;
+  const { listed_from: listed, intervals } = of;
   const start = begins(of);
-  const end = Date.parse(to);
+  const end = ends(of);
   const out = [];
   let at = Date.parse(listed);
   const push = (kind, until) => {
@@ -50,9 +52,7 @@ function segments(of) {
     push('unknown', Math.min(end, Date.parse(interval.from)));
     push('up', Math.min(end, Date.parse(interval.to)));
   }
-  // The newest proof is always a moment old. That alone is not a gap.
-  if (gaps[0]?.to === to) push('unknown', end);
-  else if (out.at(-1)?.kind === 'up') out.at(-1).ms += end - at;
+  push('unknown', end);
   return { out, total: end - start };
 }
 
@@ -63,7 +63,7 @@ function Span({ answer, name }) {
   const { out, total } = segments(of);
   const from = new Date(begins(of)).toISOString();
   const isWhole = begins(of) === Date.parse(of.from);
-  const known = (Date.parse(of.to) - Date.parse(of.known_from)) / 1000;
+  const known = (ends(of) - Date.parse(of.known_from)) / 1000;
   const share = known > 0 ? of.listened_seconds / known : null;
   const span = isWhole ? text.spans[name] : text.sinceFirst(duration(total / 1000));
   const said = text.lead(duration(of.listened_seconds), span);
@@ -72,7 +72,7 @@ function Span({ answer, name }) {
       <h2><span class="n">${percent(share)}</span> ${text.share}
         <span class="quiet">${text.of(duration(of.listened_seconds), span)}</span></h2>
       <div class="big"><${Segments} segments=${out} total=${Math.max(1, total)} from=${from} label=${said} />
-        <${Ticks} from=${from} to=${of.to} /></div>
+        <${Ticks} from=${from} to=${of.known_until} /></div>
       ${Date.parse(of.listed_from) > begins(of) && html`
         <p class="quiet">${text.tooMany} <${Time} at=${of.listed_from} />.</p>`}
     </section>`;
