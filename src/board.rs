@@ -138,7 +138,7 @@ pub struct Snapshot {
 pub struct FleetSilence {
     /// The time since a device was last heard.
     pub lasts: Duration,
-    /// What to look at, beginning in lower case.
+    /// Advice on finding the cause, beginning in lower case.
     pub advice: String,
 }
 

@@ -21,7 +21,7 @@ use crate::domain::{EchoToken, Heartbeat, Rejection, Stop, Stops};
 /// and the switches took a fifth of the service's processor time.
 const GATHERING: Duration = Duration::from_millis(5);
 
-/// What was in the inbox: heartbeats, and whatever else happened meanwhile.
+/// The heartbeats that were in the inbox, and whatever else happened meanwhile.
 #[derive(Debug, Default)]
 pub struct Content {
     /// The heartbeats, in the order in which they were received.
@@ -59,8 +59,8 @@ pub enum Event {
     Stopped(Stop),
 }
 
-/// What has not been handled yet. paho's thread takes a short lock for each message; the ingest
-/// takes one lock for many, because it empties the inbox as a whole.
+/// The heartbeats and events that have not been handled yet. paho's thread takes a short lock for
+/// each message; the ingest takes one lock for many, because it empties the inbox as a whole.
 ///
 /// Two vectors of heartbeats take turns: one is filled while the other is handled, and comes back
 /// through [`give_back`](Self::give_back). A vector for each read from a socket, made on one

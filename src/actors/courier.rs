@@ -138,10 +138,10 @@ struct Round {
     stopped: Notify,
 }
 
-/// What may be delivered before a head that is refused.
+/// The transitions that may be delivered before a head that is refused.
 #[derive(Default)]
 struct Beside {
-    /// What proves that the head is to blame, if it is taken.
+    /// A probe: if the sink takes it, the head is to blame.
     another: Option<Transition>,
     /// The recoveries that may go past the head.
     recoveries: Vec<Transition>,

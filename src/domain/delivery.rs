@@ -70,7 +70,7 @@ pub enum Step {
     GiveUp,
 }
 
-/// What can be delivered before a head that is refused. It only matters if [`asks_for_another`].
+/// The deliveries that can precede a refused head. They only matter if [`asks_for_another`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Beside {
     /// True if something is there that proves that the head is to blame if it is taken.

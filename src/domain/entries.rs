@@ -232,7 +232,7 @@ impl Entries {
         self.nodes.iter_mut().for_each(Node::forget);
     }
 
-    /// What all nodes have proven, if that is more than before.
+    /// The proof that all nodes have given, if it reaches further than before.
     fn proof(&mut self, latency: Duration) -> Option<Proof> {
         let Proof { mut since, mut until, mut after, .. } = self.own?;
         let mut begins = |at: DateTime<Utc>| {
@@ -658,7 +658,7 @@ mod tests {
         assert_eq!((node.under_way.len(), node.past.len()), (ECHOES_KEPT, ECHOES_KEPT));
     }
 
-    /// What happens to the echo of one node at one moment.
+    /// The fate of the echo that one node gets at one moment.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Fate {
         /// It comes back after so many moments.

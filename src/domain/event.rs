@@ -1,4 +1,4 @@
-//! What happens besides status changes, and the order of both.
+//! Events: status changes, and whatever else happens, in one order.
 
 use chrono::{DateTime, Utc};
 
@@ -9,7 +9,7 @@ use super::{DatabaseTimeline, GapCause, Transition};
 pub struct Entry {
     /// The time at which it happened. A gap happens when it ends.
     pub at: DateTime<Utc>,
-    /// What happened.
+    /// Its kind, with the details.
     pub what: Happening,
 }
 
@@ -80,7 +80,7 @@ impl EventPlace {
 pub struct Event {
     /// The place from which to continue.
     pub place: EventPlace,
-    /// What happened.
+    /// The status change or the entry.
     pub what: EventKind,
 }
 

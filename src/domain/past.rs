@@ -26,8 +26,8 @@ pub enum Heard {
 }
 
 impl Past {
-    /// What is known of a device as of `at`. `status` and `last_seen_at` are those of now,
-    /// `before` is the newest transition until then, `after` the next one.
+    /// The past of a device as of `at`. `status` and `last_seen_at` are those of now, `before` is
+    /// the newest transition until then, `after` the next one.
     pub fn of(
         (status, last_seen_at): (Status, Option<DateTime<Utc>>),
         before: Option<&Transition>,

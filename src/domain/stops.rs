@@ -186,10 +186,10 @@ mod tests {
         stops: Stops,
         rounds: Rounds,
         coverage: Coverage,
-        /// What the broker has for it: when it was published, and an echo's token.
+        /// The messages that the broker has for it: the time of publication, and an echo's token.
         waiting: std::collections::VecDeque<(u64, Option<EchoToken>)>,
         tokens: u128,
-        /// When each heartbeat was published, and its date.
+        /// The time at which each heartbeat was published, and its date.
         heard: Vec<(u64, DateTime<Utc>)>,
     }
 

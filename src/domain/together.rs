@@ -141,8 +141,8 @@ impl Line {
         self.before[range.end] - self.before[range.start]
     }
 
-    /// What falls into each window that begins with an outage, if it is enough, the largest
-    /// first.
+    /// The group in each window that begins with an outage, if it has at least `least` devices, the
+    /// largest first.
     fn candidates(&self, least: u64) -> impl Iterator<Item = Range<usize>> {
         let (mut end, mut found) = (0, Vec::new());
         for (first, begins) in self.all.iter().enumerate() {

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 /// on a busy machine is none.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// What the thread needs is next to nothing.
+/// The stack of the thread, in bytes. It needs next to nothing.
 const STACK: usize = 128 * 1024;
 
 /// Takes readings of `clock` for `inbox` as long as it is there.

@@ -19,10 +19,10 @@ pub const MAX_TURN: usize = 4096;
 /// that are handled meanwhile.
 pub(super) const ROOM: usize = 32 * 1024;
 
-/// What one publisher has put into the inbox since it was last emptied.
+/// The messages that one publisher has put into the inbox since it was last emptied.
 #[derive(Debug, Default)]
 pub struct Share {
-    /// The emptying after which it was put in.
+    /// The emptying after which they were put in.
     since: u64,
     messages: usize,
 }

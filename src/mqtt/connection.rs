@@ -128,7 +128,7 @@ pub enum ClientError {
     Lost {
         /// The filters that were asked for.
         topic: String,
-        /// What is known of the connection.
+        /// The reason, as far as it is known.
         why: String,
     },
     /// The broker did not answer.

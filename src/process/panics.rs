@@ -29,7 +29,7 @@ tokio::task_local! {
     static CLIENT: SocketAddr;
 }
 
-/// What was done for a client has panicked. The log says where.
+/// A panic in the work for one client. The log says where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Panicked;
 

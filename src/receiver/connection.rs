@@ -106,7 +106,7 @@ impl From<Closed> for End {
     }
 }
 
-/// What one turn has read.
+/// The result of reading in one turn.
 enum Read {
     /// Nothing was there.
     Nothing,

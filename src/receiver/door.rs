@@ -1,4 +1,4 @@
-//! What happens between accepting a connection and speaking MQTT on it.
+//! The steps between accepting a connection and speaking MQTT on it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -136,7 +136,7 @@ impl From<TlsError> for ReceiverError {
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Shared {
     topics: Topics,
     /// The client id of this service.

@@ -27,7 +27,7 @@ use crate::domain::TopicPattern;
 use crate::inbox::Batch;
 use crate::users::User;
 
-/// What all sessions know.
+/// The topics of heartbeats and echoes, the same for all sessions.
 #[derive(Debug)]
 pub(super) struct Topics {
     /// The topic of heartbeats.
@@ -47,27 +47,27 @@ pub(super) enum Peer {
     User(Arc<User>),
 }
 
-/// What a session takes in at once.
+/// The time and the destination of the bytes that a session takes in at once.
 #[derive(Debug)]
 pub(super) struct Intake<'a> {
     topics: &'a Topics,
     /// The time at which the bytes arrived.
     now: DateTime<Utc>,
-    /// What was in them.
+    /// The content found in them so far.
     taken: &'a mut Taken,
 }
 
-/// What was in the bytes that a session took in.
+/// The content of the bytes that a session took in.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// The heartbeats, and what else the inbox is told.
     pub(super) batch: Batch,
-    /// What was refused without ending the session.
+    /// The refusals that did not end the session.
     pub(super) refusals: Refusals,
 }
 
 impl<'a> Intake<'a> {
-    /// What is added to `taken`, from bytes that arrived at this time.
+    /// An intake into `taken`, of bytes that arrived at this time.
     pub(super) fn new(topics: &'a Topics, now: DateTime<Utc>, taken: &'a mut Taken) -> Self {
         Self { topics, now, taken }
     }
@@ -94,7 +94,7 @@ enum State {
     Over,
 }
 
-/// What happens next.
+/// The next step of a connection, once its bytes are handled.
 #[derive(Debug)]
 pub(super) enum Next {
     /// More bytes are needed.

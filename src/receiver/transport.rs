@@ -1,4 +1,4 @@
-//! What a connection needs of its socket.
+//! The socket as a connection uses it.
 
 use std::io;
 

@@ -56,7 +56,7 @@ const STANDBY: &str = "; the server is a standby, which only reads: database.url
 const UNKNOWN_CLIENT: &str = "; the server may not know the authority that has signed the \
                               certificate in sslcert, which ssl_ca_file in postgresql.conf names";
 
-/// What PostgreSQL and OpenSSL say, each with its remedy.
+/// The symptoms in the words of PostgreSQL and OpenSSL, each with its remedy.
 const POSTGRESQL: [(&str, &str); 13] = [
     (
         "server does not support TLS",

@@ -32,7 +32,7 @@ const BY_ITSELF: [&str; 3] = ["left", "refused", "taken_over"];
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];
 
-/// What a listener has proven since the last save.
+/// The changes to a listener's proofs since the last save.
 #[derive(Clone, Debug, Default)]
 pub struct Proven {
     /// The listener, by its number.

@@ -139,7 +139,7 @@ impl Origin {
         }
     }
 
-    /// Whether the database tells its timeline.
+    /// The finding on whether the database tells its timeline.
     pub(super) fn timelines(&self) -> &Timelines {
         &self.timelines
     }

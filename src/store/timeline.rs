@@ -30,7 +30,7 @@ const NOT_TOLD: &str = "CAST('' AS text)";
 const PROBE: &str = "SELECT CASE WHEN NOT pg_is_in_recovery() \
                      THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END";
 
-/// What the connections of a store have found out: whether the database tells its timeline.
+/// The finding of a store's connections: whether the database tells its timeline.
 #[derive(Clone, Debug)]
 pub(super) struct Timelines {
     are_told: Arc<AtomicBool>,

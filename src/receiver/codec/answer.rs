@@ -20,7 +20,7 @@ const DISCONNECT: u8 = 0xe0;
 /// client that sends nothing but nonsense would get a hundred times as much back.
 const MAX_WORDY: usize = 1024;
 
-/// What an accepted client is told.
+/// The terms on which a client is accepted, as its CONNACK tells them.
 #[derive(Clone, Debug, Default)]
 pub(in crate::receiver) struct Accepted {
     /// The client id, if the server chose it.

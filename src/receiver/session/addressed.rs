@@ -1,10 +1,10 @@
-//! What a message is, by its topic and its sender.
+//! The kind of a message, by its topic and its sender.
 
 use super::{Peer, Refusal, Topics};
 use crate::domain::device_id::is_reserved;
 use crate::domain::{DeviceId, Rejection};
 
-/// What a message is.
+/// The kinds of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Addressed {
     /// The heartbeat of a device that the client may publish for.
@@ -27,7 +27,7 @@ impl Peer {
         }
     }
 
-    /// What a message of this client with this topic is.
+    /// The kind of a message of this client on this topic.
     pub(super) fn addressed(&self, topic: &str, topics: &Topics) -> Addressed {
         if matches!(self, Self::Service) && topics.echo.as_deref() == Some(topic) {
             return Addressed::Echo;

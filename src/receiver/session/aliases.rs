@@ -9,13 +9,13 @@ use super::{Peer, Refusal, Topics};
 /// connection lasts, and up to 1.5 KB more if its topic is long or refused.
 pub(super) const MAX_ALIASES: u16 = 64;
 
-/// What the aliases of one client stand for. A topic is looked at once.
+/// The meanings of one client's aliases. A topic is looked at once.
 #[derive(Debug, Default)]
 pub(super) struct Aliases(Vec<Option<Addressed>>);
 
 impl Aliases {
-    /// What a message is. If it has a topic and an alias, the alias stands for it from here on.
-    /// An error ends the session.
+    /// Resolves the topic or the alias of a message. If it has both, the alias stands for the topic
+    /// from here on. An error ends the session.
     pub(super) fn resolve(
         &mut self,
         topic: &str,

@@ -11,22 +11,22 @@ use crate::receiver::codec::{Malformed, Reason};
 pub(in crate::receiver) struct Refusal {
     /// The reason code of MQTT 5.
     pub(in crate::receiver) reason: Reason,
-    /// What was wrong and what would be right. Text from outside is quoted in it.
+    /// The flaw, and what would be right. Text from outside is quoted in it.
     pub(in crate::receiver) why: String,
-    /// What the client is told instead, if it must not learn why.
+    /// The words for the client instead, if it must not learn why.
     told: Option<&'static str>,
 }
 
 /// Refusals that ended no session.
 #[derive(Debug, Default)]
 pub(in crate::receiver) struct Refusals {
-    /// How many there were for each reason.
+    /// The number of refusals for each reason.
     pub(in crate::receiver) counts: Vec<(Reason, u64)>,
     /// The first of them.
     pub(in crate::receiver) first: Option<(What, Refusal)>,
 }
 
-/// What a client wanted that did not end its session.
+/// A client's attempt that was refused without ending its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::receiver) enum What {
     /// To publish.
@@ -73,7 +73,7 @@ impl Refusal {
         Self { told: Some(told), ..self }
     }
 
-    /// What the client is told.
+    /// The reason in words, as the client is told it.
     pub(super) fn words(&self) -> &str {
         self.told.unwrap_or(&self.why)
     }

@@ -1,4 +1,4 @@
-//! What a server without subscriptions owes its clients, in bytes and without sockets.
+//! The duties of a server without subscriptions to its clients, in bytes and without sockets.
 
 mod aliases;
 mod client;

@@ -22,7 +22,7 @@ pub(super) struct Client {
     topics: Arc<Topics>,
     peer: Peer,
     accepted: Accepted,
-    /// What has arrived and was not handled.
+    /// The bytes that have arrived and were not handled.
     pub(super) rest: BytesMut,
     /// The CONNECT, once it was read.
     pub(super) connect: Option<Connect>,

@@ -12,7 +12,7 @@ use crate::receiver::codec::testing::{
     unsubscribe,
 };
 
-/// What can be seen of a client's bytes.
+/// The visible effects of a client's bytes.
 #[derive(Debug, PartialEq)]
 struct Seen {
     answers: Vec<u8>,
@@ -141,7 +141,8 @@ struct Corpus {
     outcomes: HashSet<Outcome>,
 }
 
-/// What tells two streams apart: the answers without their words, and the end.
+/// The mark of a stream: its answers without their words, its end, and the number of its
+/// heartbeats, up to 8.
 type Outcome = (Vec<(u8, Option<u8>)>, String, usize);
 
 impl Corpus {
