@@ -261,7 +261,7 @@ struct Progress {
     terminal: bool,
     connected: bool,
     began: Instant,
-    /// When the rate was measured last, and what was sent until then.
+    /// The time of the last measurement of the rate, and the heartbeats sent until then.
     measured: (Instant, u64),
     rate: f64,
     logged: Instant,

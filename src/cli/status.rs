@@ -109,7 +109,7 @@ fn is_well(state: ServiceState) -> bool {
     matches!(state, ServiceState::Listening | ServiceState::Warming | ServiceState::Standby)
 }
 
-/// What a problem says, to be added to a sentence; empty if it is not one.
+/// The detail of a problem, to be added to a sentence; empty if the body is not a problem.
 fn reason(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Problem {

@@ -24,7 +24,7 @@ pub(super) enum Command {
     New {
         /// The name of whoever will hold it, such as dashboard
         name: TokenName,
-        /// What it permits: read, operate (also changes devices) or admin
+        /// The rights that it gives: read, operate (also changes devices) or admin
         #[arg(long, value_enum, default_value_t = Scope::Read)]
         scope: Scope,
         /// Print a JSON object

@@ -13,7 +13,7 @@ use crate::logging::escape::Hex;
 /// The maximum number of characters of a token's name.
 const MAX_NAME: usize = 64;
 
-/// What the holder of a token may do. Each scope includes those before it.
+/// The rights of a token's holder. Each scope includes those before it.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
 )]
@@ -50,7 +50,7 @@ impl fmt::Display for Scope {
 pub struct TokenConfig {
     /// The name of whoever holds it.
     pub name: TokenName,
-    /// What it permits.
+    /// The rights that it gives.
     pub scope: Scope,
     /// Its SHA-256.
     pub sha256: TokenHash,

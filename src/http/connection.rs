@@ -64,7 +64,7 @@ struct Place {
     task: RefCell<Option<Waker>>,
 }
 
-/// What a connection and the handler of its request tell each other.
+/// The notes that a connection and the handler of its request leave each other.
 #[derive(Clone, Default)]
 pub(super) struct Exchange(Rc<Told>);
 
@@ -261,7 +261,7 @@ fn end_of_head(text: &[u8]) -> Option<usize> {
     })
 }
 
-/// What is wrong with a head, if anything is that actix refuses, or that says two things.
+/// The first flaw of a head that makes it ambiguous or that actix refuses, if there is one.
 fn flaw(head: &[u8]) -> Option<&'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);

@@ -61,7 +61,7 @@ struct State {
     ingest: Addr<MqttIngest>,
 }
 
-/// What the server needs of the service.
+/// The parts of the service that the server uses.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) about: About,

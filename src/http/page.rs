@@ -80,7 +80,7 @@ static FILES: &[File] = files![
     "views/login.js",
 ];
 
-/// What is sent, made at the first request.
+/// The page with its files, compressed at the first request.
 static PAGE: LazyLock<Page> = LazyLock::new(Page::new);
 
 struct Page {
@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    /// What the first screen needs: the document, what it names, and all that these import.
+    /// The first screen is the document, the files that it names, and all that these import.
     #[test]
     fn the_first_screen_takes_at_most_60_kb() {
         let mut wanted: Vec<String> = references("index.html", DOCUMENT);

@@ -48,7 +48,7 @@ pub(super) async fn refuse_flaws<B: MessageBody + 'static>(
     Ok(request.into_response(refused))
 }
 
-/// What is wrong with the head of a request, or with the name by which it calls the service.
+/// The problem with the head of a request, or with the name by which it calls the service.
 fn refused_head(request: &ServiceRequest) -> Option<api::Problem> {
     if let Some(why) = request.conn_data::<Exchange>().and_then(Exchange::refused) {
         return Some(problem_with_head(why));

@@ -1,4 +1,4 @@
-//! What the system knows about this process, under the names that every exporter uses. Read from
+//! The system's figures for this process, under the names that every exporter uses. Read from
 //! `/proc` when the page is made.
 
 use std::fmt;

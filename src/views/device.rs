@@ -99,7 +99,7 @@ pub(crate) struct FoundDevices {
     reader: Reader,
     query: DeviceQuery,
     frame: Frame,
-    /// Where the next page begins; `None` after the last one.
+    /// The beginning of the next page; `None` after the last one.
     next: Option<Start>,
 }
 

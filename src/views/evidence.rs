@@ -206,7 +206,7 @@ pub(crate) struct Explanation {
     pub(crate) sentence: String,
     /// The parts of the silence that do not count, oldest first.
     pub(crate) not_counted: Vec<String>,
-    /// What each instance has listened to, if there are several.
+    /// The listening of each instance, if there are several.
     pub(crate) listeners: Vec<String>,
 }
 
@@ -316,7 +316,7 @@ fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> 
     older_told.into_iter().chain(told).collect()
 }
 
-/// What each of several instances has listened to, in words.
+/// The listening of each of several instances, in words.
 fn listened_by(evidence: Option<&Evidence>) -> Vec<String> {
     evidence.into_iter().flat_map(|evidence| &evidence.listeners).map(listener_in_words).collect()
 }

@@ -1,4 +1,4 @@
-//! Who may do what: tokens, logins, and where a request comes from.
+//! Access control by tokens, logins and the origin of a request.
 //!
 //! Tokens are compared as SHA-256, in a time that tells nothing about them. Wrong ones are
 //! slowed down like wrong passwords. A login is a cookie with a random text of its own, so that
@@ -18,7 +18,7 @@ use crate::base64url;
 use crate::config::{HttpConfig, Scope, TokenHash};
 use crate::users::throttle::{Allowed, Source, Throttle};
 
-/// What a request needs to be let in.
+/// The least right that lets a request in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     Nothing,

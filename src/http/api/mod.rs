@@ -70,7 +70,7 @@ pub(in crate::http) struct Api {
     pub(in crate::http) ending: watch::Sender<bool>,
 }
 
-/// What the workers need.
+/// The state that the workers share.
 pub(in crate::http) struct Context {
     /// For changes.
     pub(in crate::http) store: DeviceStore,

@@ -170,7 +170,7 @@ impl Query {
         statuses
     }
 
-    /// What was given besides the limit and the cursor.
+    /// The parameters that were given, besides the limit and the cursor.
     pub(super) fn filters(&self) -> impl Iterator<Item = (&str, &str)> {
         let given = self.given.iter().map(|(name, value)| (*name, value.as_str()));
         given.filter(|(name, value)| !["limit", "cursor"].contains(name) && !value.is_empty())

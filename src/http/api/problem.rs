@@ -1,5 +1,5 @@
-//! What is wrong with a request, as `application/problem+json` (RFC 9457). Each kind has a page
-//! at `/problems/NAME` that says what it means and what helps.
+//! Problems with requests, as `application/problem+json` (RFC 9457). Each kind has a page at
+//! `/problems/NAME` that says what it means and what helps.
 
 use serde::Serialize;
 
@@ -222,7 +222,7 @@ pub(in crate::http) struct Problem {
 pub(super) struct Flaw {
     /// `/query/limit`, `/path/id`, or a JSON pointer into the body.
     pointer: String,
-    /// What is wrong and what would be right.
+    /// The flaw, and what would be right.
     detail: String,
 }
 

@@ -7,10 +7,10 @@ use super::access::{Access, Holder};
 use super::{Answer, Answered};
 use crate::config::Scope;
 
-/// Who asks, and what that permits.
+/// The answer to `/whoami`, a login and a logout.
 #[derive(Serialize)]
 struct WhoAmI<'a> {
-    /// What the request may do; null for nothing.
+    /// The rights of the request; null if it has none.
     scope: Option<Scope>,
     /// The name of the token; null without one.
     name: Option<&'a str>,

@@ -34,7 +34,7 @@ const COMMENT: Duration = Duration::from_secs(15);
 /// The time after which the tables are asked again when the database was away.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What a client that was cut off waits before it comes back.
+/// The line that makes a client wait 3 s before it comes back when it was cut off.
 const RETRY: &str = "retry: 3000\n";
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -119,7 +119,7 @@ fn not_a_place() -> Problem {
 
 type Sent = Result<Bytes, actix_web::Error>;
 
-/// What holds a stream open.
+/// The place of an open stream among `http.max_streams`, and the signals that end it.
 struct Open {
     login: Permitted,
     ending: watch::Receiver<bool>,
@@ -186,17 +186,17 @@ impl Summaries {
 struct Events {
     api: Data<Api>,
     place: EventPlace,
-    /// What is sent next.
+    /// The messages to be sent next, oldest first.
     waiting: VecDeque<Bytes>,
     news: watch::Receiver<u64>,
     open: Open,
     ended: bool,
 }
 
-/// What follows a place.
+/// The events after a place.
 enum Following {
     Events(Chunk),
-    /// Some of it is not kept any more, or may be lost.
+    /// Some of them are not kept any more, or may be lost.
     Gone {
         newest: EventPlace,
     },
@@ -255,7 +255,7 @@ impl Events {
         }
     }
 
-    /// What follows the place of the stream.
+    /// Takes the next events from the feed or, if the stream is further behind, from the tables.
     async fn following(&self) -> Result<Following, Problem> {
         if let Some(chunk) = self.api.feed.after(self.place) {
             return Ok(Following::Events(chunk));

@@ -38,7 +38,7 @@ pub(super) async fn show(context: &Context, id: &str, query: &Query) -> Answered
     Ok(Answer::ok(&Timeline::new(window, &life, &known, now)))
 }
 
-/// What all instances have listened to together.
+/// Reads the listening of all instances together in a stretch of time.
 pub(super) async fn known(
     context: &Context,
     from: DateTime<Utc>,

@@ -29,7 +29,7 @@ pub(crate) struct EventItem {
     data: Data,
 }
 
-/// What happened, by type.
+/// The `data` of an event, by its type.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 enum Data {

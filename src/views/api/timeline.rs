@@ -92,7 +92,7 @@ struct Bucket {
     unknown_ms: i64,
 }
 
-/// What is known about a device in a window.
+/// The history of a device in a window, as far as it is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
     pub(crate) registered_at: DateTime<Utc>,
