@@ -318,7 +318,7 @@ enum Of {
     EachDevice,
 }
 
-/// What an end says of each device.
+/// The lines of an end, by device.
 fn by_device((_, content): &End) -> BTreeMap<&str, Vec<&str>> {
     let mut devices: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for line in content {

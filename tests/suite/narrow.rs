@@ -21,7 +21,7 @@ const OVERLAPPING: &str = "[...document.querySelectorAll('.count > *')].filter((
     one.getBoundingClientRect().right > one.parentElement.getBoundingClientRect().right + 0.5\
     ).map((one) => one.parentElement.innerText)";
 
-/// What the service can find out about a device and an instance with such names.
+/// The SQL of a past with the largest numbers, and with the longest texts for the device `id`.
 fn long_past(now: i64, id: &str) -> String {
     let mut sql = MILLION.past(now);
     past::device(&mut sql, now, id, now, 7);

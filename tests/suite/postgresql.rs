@@ -1,5 +1,5 @@
-//! What the service makes of PostgreSQL: its connections and the settings of their sessions, and
-//! the shape of its tables.
+//! PostgreSQL as the service uses it: the connections and the settings of their sessions, and the
+//! shape of the tables.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

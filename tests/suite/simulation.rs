@@ -56,7 +56,7 @@ const MAX_FAILED: usize = 20;
 /// More threads than processors, because each waits for its database most of the time.
 const THREADS_PER_PROCESSOR: usize = 2;
 
-/// Whom the devices publish to.
+/// The server that the devices publish to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
     /// A broker, to which the service is connected as well.

@@ -24,7 +24,7 @@ const SLACK: f64 = 4.0;
 /// the readings of the clocks tell of it.
 const SHORT: Duration = Duration::from_secs(4);
 
-/// How much later a process may really stand still than its signal was sent.
+/// The longest time from a signal until its process really stands still.
 const AT_ONCE: TimeDelta = TimeDelta::milliseconds(500);
 
 /// Waits. That time passes is the fault.

@@ -391,7 +391,7 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// What a client has got through all of its streams.
+/// The events that a client has got through all of its streams.
 #[derive(Default)]
 struct Got {
     transitions: Vec<i64>,

@@ -17,7 +17,7 @@ use crate::open_files;
 use crate::sample::median;
 use crate::throughput::{Load, Outcome};
 
-/// What the streams send while the fleet is steady.
+/// The kinds of streams, by their messages while the fleet is steady.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Events, of which there are none: a comment every 15 s.

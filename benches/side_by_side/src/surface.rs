@@ -21,7 +21,7 @@ use crate::sample::Sample;
 use crate::streams::{self, Streams};
 use crate::throughput::Load;
 
-/// What is measured.
+/// The load and the repetitions of a measurement.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Extent {
     /// The size of the fleet

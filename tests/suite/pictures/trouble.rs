@@ -1,4 +1,4 @@
-//! What the page says when something is wrong, and when it wants a token.
+//! The page when something is wrong, and when it wants a token.
 
 use super::{DRAWN, LOOKS, View, is_there, keep, place, small, start, take_in};
 use crate::support::browser::Browser;

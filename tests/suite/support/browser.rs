@@ -200,7 +200,7 @@ impl Browser {
         self.run(self.client().screenshot())
     }
 
-    /// What axe-core finds wrong for people with disabilities, if it is serious.
+    /// The barriers for people with disabilities that axe-core finds serious or critical.
     pub fn barriers(&self) -> Vec<String> {
         let file = axe();
         let axe = std::fs::read_to_string(&file).unwrap_or_else(|error| {

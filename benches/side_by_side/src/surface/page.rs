@@ -21,7 +21,7 @@ const GROWTH: u64 = 30_000_000;
 /// The part of the rate that is left with open streams.
 const RATE: f64 = 0.95;
 
-/// What a run has shown for one database.
+/// The outcome for one database, in one line.
 pub fn summary(outcome: &Outcome) -> String {
     let slowest = outcome.requests.iter().map(|(_, sample)| sample.percentile(50)).max();
     let [before, alone, crowded] = outcome.memory.map(|bytes| bytes / 1_000_000);
