@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{DatabaseTimeline, GapCause, Transition};
 
-/// Something that is no status change.
+/// Something that is not a status change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The time at which it happened. A gap happens when it ends.
