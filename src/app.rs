@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
+use chrono::TimeDelta;
 use futures::future::{Either, select};
 use log::{info, warn};
 use tokio::time::{Instant, timeout_at};
@@ -25,7 +26,9 @@ use crate::actors::on_own_thread;
 use crate::actors::ticker::{self, Ticker};
 use crate::board::Board;
 use crate::clock::{Clock, system_clock};
-use crate::config::{Config, FenceMode, Listen};
+use crate::config::{Config, FenceMode, Listen, MqttConfig};
+
+use crate::domain::{Configured, Subscription};
 use crate::http::{self, HttpServer};
 use crate::inbox::{Inbox, ticks};
 use crate::metrics::Metrics;
@@ -355,7 +358,22 @@ impl From<&Config> for device_registry::Settings {
             share_group: config.mqtt.share_group.clone(),
             fences: config.mqtt.fence == FenceMode::Takeover,
             settle: config.mqtt.settle(),
+            configured: configured(config),
         }
+    }
+}
+
+/// What other instances on the database have to know of this one.
+fn configured(config: &Config) -> Configured {
+    let span = |time: Duration| TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+    let MqttConfig { topic, url, entry_urls, .. } = &config.mqtt;
+    let mut entry_urls: Vec<_> = entry_urls.iter().map(ToString::to_string).collect();
+    entry_urls.sort_unstable();
+    let broker = url.as_ref().map(ToString::to_string);
+    Configured {
+        subscription: Subscription { topic: topic.to_string(), broker, entry_urls },
+        timeout: span(config.heartbeat.timeout.get()),
+        check_interval: span(config.heartbeat.check_interval.get()),
     }
 }
 

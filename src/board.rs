@@ -65,6 +65,8 @@ struct Facts {
     fleet_silent: Option<FleetSilence>,
     /// The instance that writes while this one stands by.
     stands_by_for: Option<String>,
+    /// The reason why this instance does not take part, if so.
+    barred: Option<String>,
     broker: Result<(), Option<String>>,
     subscribed: bool,
     shed_at: Option<Instant>,
@@ -330,6 +332,11 @@ impl Changes<'_> {
         self.facts.stands_by_for = active;
     }
 
+    /// Sets the reason why this instance does not take part; `None` if it does.
+    pub(crate) fn barred(&mut self, why: Option<String>) {
+        self.facts.barred = why;
+    }
+
     /// Sets the coverage that vouches for what is in the database.
     pub(crate) fn coverage(&mut self, coverage: Arc<Coverage>) {
         self.facts.coverage = coverage;
@@ -401,6 +408,7 @@ impl Facts {
             needs_restart: false,
             fleet_silent: None,
             stands_by_for: None,
+            barred: None,
             broker: Err(None),
             subscribed: false,
             shed_at: None,
@@ -427,6 +435,9 @@ impl Facts {
         }
         if let Err(why) = &self.broker {
             return (ServiceState::Disconnected, why.clone());
+        }
+        if let Some(why) = &self.barred {
+            return (ServiceState::Barred, Some(why.clone()));
         }
         if !self.subscribed || self.proven.is_none_or(is_old) {
             return (ServiceState::Unproven, None);

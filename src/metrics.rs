@@ -68,6 +68,7 @@ pub struct Metrics {
     group_blind: Counter<f64, AtomicU64>,
     group_proven: Gauge<f64, AtomicU64>,
     clock_offset: Gauge<f64, AtomicU64>,
+    barred: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -355,6 +356,12 @@ impl Metrics {
                 "Age of the newest proof of all members of the group, at the last look; 0 without a group",
                 Gauge::default(),
             ),
+            barred: add(
+                r,
+                "barred",
+                "1 while this instance does not take part, because another one on the database listens to something else",
+                Gauge::default(),
+            ),
             clock_offset: add(
                 r,
                 "clock_offset_seconds",
@@ -490,6 +497,11 @@ impl Metrics {
     /// Sets the age of the newest proof of all members of the group.
     pub(crate) fn set_group_proven(&self, seconds: f64) {
         self.group_proven.set(seconds);
+    }
+
+    /// Sets if this instance does not take part.
+    pub(crate) fn set_barred(&self, is_barred: bool) {
+        self.barred.set(i64::from(is_barred));
     }
 
     /// Sets this instance's clock minus the database's.

@@ -36,6 +36,17 @@ pub struct Model {
     pub clock_offset_ms: i64,
     /// The most by which that has changed during the stay.
     pub clock_spread_ms: i64,
+    /// The topic of heartbeats that it listens to; `None` in rows of earlier versions, as in the
+    /// columns that follow.
+    pub topic: Option<String>,
+    /// The broker; `None` also for the embedded one.
+    pub broker: Option<String>,
+    /// The nodes of a cluster at which devices connect, in order, with a space between two.
+    pub entry_urls: Option<String>,
+    /// The default timeout of devices.
+    pub timeout_ms: Option<i64>,
+    /// The time between two checks.
+    pub check_interval_ms: Option<i64>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

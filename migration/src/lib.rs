@@ -26,6 +26,7 @@ mod m20261126_000014_create_journal;
 mod m20261126_000015_create_fleet_sample;
 mod m20261126_000016_create_listener;
 mod m20261126_000017_add_timeline;
+mod m20261126_000018_add_subscription;
 
 /// Brings a database to the schema of this version.
 pub struct Migrator;
@@ -51,6 +52,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261126_000015_create_fleet_sample::Migration),
             Box::new(m20261126_000016_create_listener::Migration),
             Box::new(m20261126_000017_add_timeline::Migration),
+            Box::new(m20261126_000018_add_subscription::Migration),
         ]
     }
 }

@@ -6,6 +6,7 @@
 //! silent devices. Both run beside the mailbox, which never waits for the database, and they
 //! take turns with each other.
 
+mod barred;
 mod buffer;
 mod clock_step;
 mod database_watch;
@@ -55,8 +56,8 @@ use crate::board::{Board, FleetSilence};
 use crate::clock::{Clock, system_clock};
 use crate::config::DevicesConfig;
 use crate::domain::{
-    ClockOffset, ClockStep, ClockWatch, Confirmed, Coverage, GapCause, Happening, Heartbeat,
-    Interval, Judge, Outages, Reading, Saved, Status, TopicPattern, Transition,
+    ClockOffset, ClockStep, ClockWatch, Configured, Confirmed, Coverage, GapCause, Happening,
+    Heartbeat, Interval, Judge, Outages, Reading, Saved, Status, TopicPattern, Transition,
 };
 use crate::logging::outage::Outage;
 use crate::metrics::Metrics;
@@ -189,6 +190,8 @@ pub struct Settings {
     pub fences: bool,
     /// How late a heartbeat may come after an echo (`mqtt.settle`).
     pub settle: Duration,
+    /// What other instances have to know of this one.
+    pub configured: Configured,
 }
 
 impl Settings {
@@ -199,6 +202,7 @@ impl Settings {
             incarnation: self.incarnation,
             interval: self.look_interval,
             share_group: self.share_group.clone(),
+            configured: Some(self.configured.clone()),
         }
     }
 }
@@ -302,7 +306,8 @@ impl Found {
     ) -> Result<Self, StoreError> {
         let counts = store.count_by_status().await?;
         let stays = store.stays(DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC).await?;
-        let judge = Judge { instance: &settings.instance, clock };
+        let subscription = Some(&settings.configured.subscription);
+        let judge = Judge { instance: &settings.instance, clock, subscription };
         let coverage = Coverage::of_stays(settings.confirm_interval, &stays, judge);
         let outages = store.open_outages().await?;
         Ok(Self { listener: Some(listener), counts, outages, coverage })
@@ -778,7 +783,7 @@ impl Handler<ReportHealth> for DeviceRegistry {
         RegistryHealth {
             pending: self.buffer.len(),
             database: self.database.fault(),
-            checks: Outage::fault(self.failed_checks.as_ref()),
+            checks: Outage::fault(self.part.barred.as_ref().or(self.failed_checks.as_ref())),
             fleet_silent: self.fleet.silent(),
         }
     }

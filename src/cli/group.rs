@@ -15,8 +15,9 @@ pub(super) enum Command {
     List(Arguments),
     /// End the stay of an instance that is gone for good
     ///
-    /// Only needed with mqtt.fence = "none", where no other instance does it: until then no silence
-    /// counts in its group. Make sure that the broker has no session of it any more. An instance
+    /// Needed with mqtt.fence = "none", where no other instance does it and no silence counts in its
+    /// group until then, and if it listens to something else than the others, which do not take part
+    /// until then. Make sure that the broker has no session of it any more. An instance
     /// that still lives joins again.
     Remove {
         /// The number in the first column of `group list`
@@ -66,8 +67,17 @@ async fn list(
     let mut list: Box<dyn List<ListenerView>> = if json {
         Box::new(JsonArray::new())
     } else {
-        let header =
-            ["ID", "INSTANCE", "GROUP", "STATE", "JOINED", "LEFT", "PROVEN UNTIL", "CLOCK"];
+        let header = [
+            "ID",
+            "INSTANCE",
+            "GROUP",
+            "STATE",
+            "JOINED",
+            "LEFT",
+            "PROVEN UNTIL",
+            "CLOCK",
+            "TOPIC",
+        ];
         Box::new(Table::new(&header, row))
     };
     list.write(&shown)?;
@@ -86,5 +96,6 @@ fn row(listener: &ListenerView) -> Vec<String> {
         text::time(listener.left_at),
         text::time(listener.proven_until),
         format!("{:+} ms", listener.clock_offset_ms),
+        listener.topic.clone().unwrap_or_default(),
     ]
 }

@@ -69,12 +69,13 @@ impl Config {
             warnings.extend(mqtt.embedded.warn_of_plain_text());
         }
         let ssl_key = self.database.ssl_key_file();
+        let url_file = self.database.url_file.clone().filter(|_| self.database.url.has_secret());
         let secret = [
             ("mqtt.password_file", &mqtt.password_file),
             ("mqtt.key_file", &mqtt.key_file),
             ("mqtt.embedded.users_file", &mqtt.embedded.users_file),
             ("mqtt.embedded.tls_key_file", &mqtt.embedded.tls_key_file),
-            ("database.url_file", &self.database.url_file),
+            ("database.url_file", &url_file),
             ("sslkey in database.url", &ssl_key),
             ("http.token_file", &self.http.token_file),
         ];

@@ -160,6 +160,19 @@ pub(super) enum ListOrText<T> {
     Text(String),
 }
 
+impl ListOrText<String> {
+    /// The parts, in whichever form.
+    pub(super) fn parts<E: serde::de::Error>(self) -> Result<Vec<String>, E> {
+        match self {
+            Self::List(parts) => Ok(parts),
+            Self::Text(text) if text.trim_start().starts_with('[') => Err(E::custom(
+                "in a variable a list has no brackets and no quotes, only commas: ONE, OTHER",
+            )),
+            Self::Text(text) => Ok(split(&text).map(str::to_owned).collect()),
+        }
+    }
+}
+
 /// Reads `http.tokens`: a list, or `NAME:SCOPE:SHA256` with commas in between.
 pub(super) fn tokens<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<TokenConfig>, D::Error> {
     let expected = "a list of tables is expected, each with name, scope (read, operate or admin) \
@@ -187,10 +200,7 @@ fn in_one_line(text: &str) -> Option<TokenConfig> {
 pub(super) fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let expected = "a list of host names without a port is expected, such as [\"gateway.lan\"]";
     let names = ListOrText::deserialize(from).map_err(|_| D::Error::custom(expected))?;
-    let names = match names {
-        ListOrText::List(names) => names,
-        ListOrText::Text(text) => split(&text).map(str::to_owned).collect(),
-    };
+    let names = names.parts()?;
     let is_name = |name: &String| {
         let fits = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
         let has_port = name.contains(':') && !name.starts_with('[');

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::tokens::{ListOrText, split};
+use super::tokens::ListOrText;
 use crate::domain::device_id::is_invisible;
 use crate::duration;
 use crate::secrets::{BrokerUrl, InvalidUrl};
@@ -353,10 +353,7 @@ pub(super) fn topic_level<'de, D: Deserializer<'de>>(from: D) -> Result<String, 
 pub(super) fn entry_urls<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<BrokerUrl>, D::Error> {
     let expected = "a list is expected, such as [\"mqtt://node1:1883\", \"mqtt://node2:1883\"]";
     let urls = ListOrText::deserialize(from).map_err(|_| D::Error::custom(expected))?;
-    let urls = match urls {
-        ListOrText::List(urls) => urls,
-        ListOrText::Text(text) => split(&text).map(str::to_owned).collect(),
-    };
+    let urls: Vec<_> = urls.parts()?;
     if urls.len() > MAX_ENTRIES {
         let why = "an echo goes through each of them";
         return Err(D::Error::custom(format!("at most {MAX_ENTRIES} nodes, because {why}")));

@@ -9,6 +9,8 @@ pub enum ServiceState {
     Database,
     /// The broker cannot be reached.
     Disconnected,
+    /// Another instance on the database listens to something else, so this one does not take part.
+    Barred,
     /// Connected, but no echo has come back lately.
     Unproven,
     /// Messages are thrown away, because they come faster than they can be handled.
@@ -25,9 +27,10 @@ pub enum ServiceState {
 
 impl ServiceState {
     /// Every state.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Database,
         Self::Disconnected,
+        Self::Barred,
         Self::Unproven,
         Self::Shedding,
         Self::Standby,
@@ -46,6 +49,7 @@ impl ServiceState {
         match self {
             Self::Database => "database",
             Self::Disconnected => "disconnected",
+            Self::Barred => "barred",
             Self::Unproven => "unproven",
             Self::Shedding => "shedding",
             Self::Standby => "standby",

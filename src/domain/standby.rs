@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 
 pub use self::members::{Out, Stuck};
-use super::{ClockOffset, DatabaseTimeline, Happening};
+use super::{ClockOffset, Configured, DatabaseTimeline, Happening};
 
 /// The number of intervals, and of looks, for which the row of the active instance must not
 /// have changed before another one takes over.
@@ -53,6 +53,19 @@ pub struct Peer {
     pub proven_until: Option<DateTime<Utc>>,
     /// Its clock.
     pub clock: ClockOffset,
+    /// Its configuration; `None` if it is of an earlier version, which does not say.
+    pub configured: Option<Box<Configured>>,
+}
+
+impl Peer {
+    /// True if what one of both proves says nothing for the other, because it listens to something
+    /// else.
+    fn listens_elsewhere(&self, other: &Self) -> bool {
+        let both = self.configured.as_ref().zip(other.configured.as_ref());
+        both.is_some_and(|(one, other)| {
+            one.subscription.differs_from(&other.subscription).is_some()
+        })
+    }
 }
 
 /// What a look at the rows has shown.
@@ -91,7 +104,7 @@ impl Sight {
     }
 
     /// The other listeners that have not left.
-    fn others(&self) -> impl Iterator<Item = &Peer> {
+    pub fn others(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().filter(|peer| peer.id != self.me && !peer.has_left)
     }
 
@@ -101,14 +114,15 @@ impl Sight {
     /// Twice the width of the clocks is kept as well, and a little more: a third instance counts
     /// both sides of the seam less by the width, and the width may have grown by the time of a
     /// take-over. `None` if nothing is certain, as when the clock of the active one shows a time
-    /// that has not come yet.
+    /// that has not come yet, or it listens to something else.
     pub fn vouched_for(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let (own, active) = (self.own()?, self.active()?);
         let clocks = || self.peers.iter().map(|peer| peer.clock);
         let widths = clocks().flat_map(|one| clocks().map(move |other| one.width(other)));
         let width = widths.max()?;
         let until = active.proven_until.filter(|until| *until <= now + width)?;
-        (active.id != own.id).then(|| until - width * 2 - MARGIN)
+        let vouches = active.id != own.id && !active.listens_elsewhere(own);
+        vouches.then(|| until - width * 2 - MARGIN)
     }
 }
 
@@ -420,6 +434,7 @@ mod tests {
             saves,
             proven_until: Some(at(saves)),
             clock: ClockOffset::default(),
+            configured: None,
         }
     }
 

@@ -215,9 +215,11 @@ impl DatabaseUrl {
         host.is_none_or(|host| is_local_host(&host))
     }
 
-    /// True if part of the URL is hidden when it is shown.
+    /// True if the URL holds a password, or something that may be one: options, or whatever makes
+    /// it unusable. The names of users and of files are none.
     pub(crate) fn has_secret(&self) -> bool {
-        self.to_string().contains(HIDDEN)
+        let Ok(url) = self.check().and_then(|()| parse(self.reveal())) else { return true };
+        url.password().is_some() || self.parameter(&["password", "options"]).is_some()
     }
 
     /// True if `***` stands in a secret's place, as in what `check-config` prints.
@@ -433,6 +435,22 @@ mod tests {
             assert_eq!(format!("{url:?}"), shown);
             // The shown form is a valid URL again.
             assert_eq!(database(shown).check(), Ok(()), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_url_holds_a_secret_if_it_holds_a_password() {
+        for (raw, has_secret) in [
+            ("sqlite://heartbeatd.db?mode=rwc", false),
+            ("postgres://me@db/fleet", false),
+            ("postgres:///fleet?host=/run/postgresql&user=me&application_name=a", false),
+            ("postgres://me@db/fleet?sslrootcert=/a&sslcert=/b&sslkey=/c", false),
+            ("postgres://me:s3cret@db/fleet", true),
+            ("postgres://me@db/fleet?password=s3cret", true),
+            ("postgres://db/fleet?options=-c%20a%3Ds3cret", true),
+            ("postgres://me:s3c/ret@db/fleet", true),
+        ] {
+            assert_eq!(database(raw).has_secret(), has_secret, "{raw}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sea_orm::DbErr;
 
 use super::driver_error::{refuses_data, root};
-use super::exclusive::{Holder, shown};
+use super::exclusive::{Clash, Holder, shown};
 use super::hint::{self, POOLER};
 use crate::secrets::{DatabaseUrl, InvalidUrl};
 
@@ -114,6 +114,9 @@ pub enum StoreError {
     /// Another service writes, and this one stands by.
     #[error("another instance writes to the database, and this one stands by")]
     StandingBy,
+    /// Another instance on the database listens to something else, so this one does not take part.
+    #[error("{0}")]
+    Clash(Box<Clash>),
     /// Another process uses the database by the same name.
     #[error(
         "another process uses the database as {name:?}: each instance needs its own \

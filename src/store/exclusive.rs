@@ -5,6 +5,7 @@
 //! uses the database. On PostgreSQL other services may stand by: what they write besides is
 //! in [`listener`], and taking over is putting up another fence.
 
+mod configured;
 mod fence;
 mod holder;
 mod listener;
@@ -19,6 +20,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use sea_orm::{DatabaseTransaction, DbErr};
 
+pub(super) use self::configured::read_subscription;
+pub use self::configured::{Clash, LeftLately};
 use self::fence::{Ended, Fence};
 pub use self::holder::Holder;
 pub(super) use self::holder::shown;

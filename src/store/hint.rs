@@ -41,6 +41,10 @@ pub(super) fn on_opening(url: &str, mode: OpenMode, error: &DbErr) -> &'static s
             "; this looks like PgBouncer: connect to PostgreSQL directly, or set \
              pool_mode = session in PgBouncer"
         }
+        _ if names_files(url) && text.contains("No such file") => {
+            "; a file that sslrootcert, sslcert or sslkey in database.url names is not there: \
+             `heartbeatd check-config` says which"
+        }
         // With TLS 1.3 the alert may be lost with the connection.
         _ if url.contains("sslcert=") && text.contains("reset by peer") => UNKNOWN_CLIENT,
         _ if url.starts_with("postgres") => on_postgresql(&text),
@@ -56,8 +60,26 @@ const STANDBY: &str = "; the server is a standby, which only reads: database.url
 const UNKNOWN_CLIENT: &str = "; the server may not know the authority that has signed the \
                               certificate in sslcert, which ssl_ca_file in postgresql.conf names";
 
+/// The remedy for a server that speaks something else.
+const NOT_POSTGRESQL: &str = "; what answers there is not PostgreSQL: database.url has to name its \
+                              host and port (5432 by default)";
+
+/// True if a URL names files for TLS.
+fn names_files(url: &str) -> bool {
+    use crate::secrets::{SSL_CERT, SSL_KEY, SSL_ROOT_CERT};
+    let mut names = SSL_ROOT_CERT.iter().chain(&SSL_CERT).chain(&SSL_KEY);
+    names.any(|name| url.contains(&format!("{name}=")))
+}
+
 /// The symptoms in the words of PostgreSQL and OpenSSL, each with its remedy.
-const POSTGRESQL: [(&str, &str); 13] = [
+const POSTGRESQL: [(&str, &str); 16] = [
+    ("response from SSLRequest", NOT_POSTGRESQL),
+    ("unexpected or invalid data", NOT_POSTGRESQL),
+    (
+        "pool timed out",
+        "; nothing has answered within database.connect_timeout, or all connections of the server \
+         were taken: are host and port of database.url right, and does a firewall let it through?",
+    ),
     (
         "server does not support TLS",
         "; sslmode asks for it: set ssl = on, ssl_cert_file and ssl_key_file in postgresql.conf",
@@ -128,6 +150,9 @@ mod tests {
     #[test]
     fn what_postgresql_and_openssl_say_gets_the_hint_that_fits() {
         for (why, remedy) in [
+            ("unexpected response from SSLRequest: 0x00", "is not PostgreSQL"),
+            ("encountered unexpected or invalid data: unknown message", "is not PostgreSQL"),
+            ("pool timed out while waiting for an open connection", "a firewall"),
             ("server does not support TLS", "ssl = on"),
             ("verify failed: (unable to get local issuer certificate)", "sslrootcert=FILE"),
             ("verify failed: (self-signed certificate in certificate chain)", "sslrootcert=FILE"),
@@ -144,6 +169,15 @@ mod tests {
             let hint = on_opening("postgres://h/d", OpenMode::Migrate, &error);
             assert!(hint.contains(remedy), "{why}: {hint}");
         }
+    }
+
+    #[test]
+    fn a_file_for_tls_that_is_missing_is_told_from_a_socket_that_is() {
+        let missing = "No such file or directory (os error 2)".to_owned();
+        let error = DbErr::Conn(RuntimeErr::Internal(missing));
+        let hint = |url| on_opening(url, OpenMode::Existing, &error);
+        assert!(hint("postgres://h/d?sslrootcert=/a").contains("check-config"));
+        assert!(hint("postgres:///d?host=/run/postgresql").contains("is PostgreSQL running"));
     }
 
     #[test]

@@ -24,7 +24,8 @@ const OWN: &str = "(listener = $1 OR listener IN (SELECT other.id FROM listener 
 
 /// The columns of a stay.
 const STAY: &str = "listener.id, instance, share_group, share_group IS NOT NULL AS is_member, \
-                    timeline, joined_at, left_at, left_how, clock_offset_ms, clock_spread_ms";
+                    timeline, joined_at, left_at, left_how, clock_offset_ms, clock_spread_ms, \
+                    topic, broker, entry_urls";
 
 /// The ways to leave of which a stay's own instance has dated the end.
 const BY_ITSELF: [&str; 3] = ["left", "refused", "taken_over"];
@@ -300,6 +301,7 @@ fn read_stay(row: &QueryResult) -> Result<Stay, DbErr> {
         clock,
         share_group: row.try_get("", "share_group")?,
         timeline: row.try_get("", "timeline")?,
+        subscription: super::exclusive::read_subscription(row)?,
         // A time that is none is as early, or as late, as can be.
         joined_at: time("joined_at", row)?.unwrap_or(DateTime::<Utc>::MIN_UTC),
         left_at: time("left_at", row)?,

@@ -498,6 +498,7 @@ mod tests {
             clock: crate::domain::ClockOffset::default(),
             share_group: None,
             timeline: String::new(),
+            subscription: None,
             joined_at: at(from),
             ended_by_itself: false,
             left_at: Some(at(until)),

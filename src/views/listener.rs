@@ -27,6 +27,10 @@ pub(crate) struct ListenerView {
     pub(crate) saves: i64,
     /// Its clock minus the database's.
     pub(crate) clock_offset_ms: i64,
+    /// The topic of heartbeats that it listens to; null if it is of an earlier version.
+    pub(crate) topic: Option<String>,
+    /// The nodes of a cluster at which devices connect.
+    pub(crate) entry_urls: Vec<String>,
 }
 
 impl From<Listener> for ListenerView {
@@ -43,6 +47,11 @@ impl From<Listener> for ListenerView {
             true => name,
             false => format!("{name}.{}", peer.timeline),
         });
+        let subscription = peer.configured.map(|configured| configured.subscription);
+        let (topic, entry_urls) = match subscription {
+            Some(subscription) => (Some(subscription.topic), subscription.entry_urls),
+            None => (None, Vec::new()),
+        };
         Self {
             id: peer.id,
             instance: peer.instance,
@@ -54,6 +63,8 @@ impl From<Listener> for ListenerView {
             proven_until: peer.proven_until,
             saves: peer.saves,
             clock_offset_ms: peer.clock.offset.num_milliseconds(),
+            topic,
+            entry_urls,
         }
     }
 }

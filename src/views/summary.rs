@@ -268,6 +268,7 @@ fn state_in_words(summary: &Summary) -> String {
         }
         ServiceState::Shedding => "Messages are being discarded.".to_owned(),
         ServiceState::Standby => "Standing by.".to_owned(),
+        ServiceState::Barred => "Taking no part.".to_owned(),
         ServiceState::FleetSilent => {
             let silent = summary.fleet_silent_seconds.map_or(lasts, in_words);
             format!("Nobody has been heard for {silent}, yet echoes return.")
@@ -391,6 +392,7 @@ mod tests {
                 ),
                 ServiceState::Shedding => ("Messages are being discarded.", "Last known: "),
                 ServiceState::Standby => ("Standing by.", ""),
+                ServiceState::Barred => ("Taking no part.", "Last known: "),
                 ServiceState::FleetSilent => {
                     ("Nobody has been heard for 3 min, yet echoes return.", "")
                 }

@@ -181,6 +181,8 @@ fn a_value_that_is_nearly_right_is_refused_with_the_expected_form() {
         ("MQTT__URL", "192.168.1.5:1883", "mqtt://192.168.1.5:1883"),
         ("MQTT__URL", "localhost:1883", "mqtt://localhost:1883"),
         ("MQTT__URL", "broker.example:8883", "mqtts://broker.example:8883"),
+        ("MQTT__ENTRY_URLS", r#"["mqtt://node1", "mqtt://node2"]"#, "only commas: ONE, OTHER"),
+        ("HTTP__NAMES", r#"["gateway.lan"]"#, "only commas: ONE, OTHER"),
         ("DATABASE__URL", "heartbeatd.db", "sqlite://PATH?mode=rwc"),
         ("HTTP__LISTEN", "8080", "127.0.0.1:8080"),
         ("MQTT__EMBEDDED__LISTEN", "localhost:1883", "such as \"127.0.0.1:1883\""),

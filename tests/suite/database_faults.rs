@@ -58,8 +58,13 @@ fn heartbeats(devices: &[&str]) -> Vec<Heartbeat> {
 async fn open(database: &TestDatabase) -> DeviceStore {
     let store = database.open().await;
     let interval = Duration::from_secs(5);
-    let member =
-        Member { instance: "test".to_owned(), incarnation: 1, interval, share_group: None };
+    let member = Member {
+        instance: "test".to_owned(),
+        incarnation: 1,
+        interval,
+        share_group: None,
+        configured: None,
+    };
     assert_eq!(store.join(&member).await.expect("it joins"), 1);
     store
 }

@@ -208,8 +208,13 @@ async fn what_an_earlier_version_wrote_has_a_key_for_ever(database: TestDatabase
 async fn a_listener_notes_the_timeline_on_which_it_joins(database: TestDatabase) {
     let store = database.open().await;
     let interval = std::time::Duration::from_secs(5);
-    let member =
-        Member { instance: "hall-a".to_owned(), incarnation: 1, interval, share_group: None };
+    let member = Member {
+        instance: "hall-a".to_owned(),
+        incarnation: 1,
+        interval,
+        share_group: None,
+        configured: None,
+    };
     let joined = store.join(&member).await.expect("it joins");
     let db = Database::connect(&database.url).await.expect("the database opens");
     let sql = format!("SELECT timeline FROM listener WHERE id = {joined}");

@@ -20,6 +20,7 @@ mod database_tls;
 mod delivery;
 mod demo;
 mod devices;
+mod differing;
 mod drain;
 mod end_to_end;
 mod entries;

@@ -67,6 +67,7 @@ fn shared_coverage() -> Coverage {
         clock: ClockOffset { offset: TimeDelta::milliseconds(millis), ..Default::default() },
         share_group: None,
         timeline: String::new(),
+        subscription: None,
         joined_at: at(from),
         ended_by_itself: false,
         left_at: Some(at(until)),

@@ -16,7 +16,9 @@ use log::{info, warn};
 use super::standby::TARGET;
 use super::{DeviceRegistry, lines};
 use crate::domain::standby::{Out, Peer, Stuck};
-use crate::domain::{ClockOffset, Coverage, DatabaseTimeline, GapCause, Happening, Judge, Saved};
+use crate::domain::{
+    ClockOffset, Coverage, DatabaseTimeline, GapCause, Happening, Judge, Saved, Subscription,
+};
 use crate::duration::human;
 use crate::mqtt::EndSession;
 use crate::store::{DeviceStore, JoinedGroup, StoreError};
@@ -116,6 +118,7 @@ impl Group {
 pub(super) struct Judging {
     instance: String,
     clock: ClockOffset,
+    subscription: Subscription,
     echo_interval: Duration,
 }
 
@@ -127,7 +130,8 @@ impl Judging {
         since: DateTime<Utc>,
     ) -> Result<Coverage, StoreError> {
         let stays = store.stays(since, DateTime::<Utc>::MAX_UTC).await?;
-        let judge = Judge { instance: &self.instance, clock: self.clock };
+        let subscription = Some(&self.subscription);
+        let judge = Judge { instance: &self.instance, clock: self.clock, subscription };
         Ok(Coverage::of_stays(self.echo_interval, &stays, judge))
     }
 }
@@ -150,6 +154,7 @@ impl DeviceRegistry {
         self.is_in_a_group().then(|| Judging {
             instance: self.shared.settings.instance.clone(),
             clock: self.part.meter.clock(),
+            subscription: self.shared.settings.configured.subscription.clone(),
             echo_interval: self.shared.settings.confirm_interval,
         })
     }
@@ -193,6 +198,9 @@ impl DeviceRegistry {
             joining.into_actor(registry).map(move |joined, _, _| (turn, joined))
         });
         Box::pin(joining.map(move |(turn, joined), registry, _| {
+            if let Err(JoinError::Store(StoreError::Clash(clash))) = &joined {
+                registry.is_barred(clash);
+            }
             let (joined, meter) = joined?;
             registry.part.meter = meter;
             let joined = registry.joined(joined, connected_at, Stay { connection, ended });
@@ -212,6 +220,7 @@ impl DeviceRegistry {
         };
         group.stay = Some(stay);
         group.unsubscribed_at = None;
+        self.takes_part();
         self.part.listener = Some(joined.listener);
         self.part.writes = true;
         self.part.vigil.joined((self.part.clock)().monotonic);

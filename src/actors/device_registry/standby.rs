@@ -4,6 +4,7 @@
 //! not proven in the database. It checks nothing, delivers nothing and writes nothing but its
 //! own row of table `listener`. The rules are in `domain::standby`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use actix::fut::{LocalBoxActorFuture, ready};
@@ -17,7 +18,8 @@ use crate::clock::Clock;
 use crate::domain::standby::{ClockMeter, Duty, Peer, Sight, Stuck, Vigil};
 use crate::domain::{Coverage, Gap, GapCause, Reading, Saved};
 use crate::duration::human;
-use crate::store::{Beat, DeviceStore, StoreError};
+use crate::logging::outage::Outage;
+use crate::store::{Beat, Clash, DeviceStore, StoreError};
 
 pub(super) const TARGET: &str = "standby";
 
@@ -66,6 +68,10 @@ pub(super) struct Part {
     pub(super) clocks_differ: bool,
     /// True once it has ended its stay for good. It neither writes nor looks at the others then.
     has_left: bool,
+    /// The time for which it does not take part, because another instance listens to something else.
+    pub(super) barred: Option<Outage>,
+    /// The other listeners of which it was told how their configuration differs.
+    pub(super) compared: BTreeSet<i64>,
 }
 
 impl Part {
@@ -86,6 +92,8 @@ impl Part {
             standing_by_since: None,
             clocks_differ: false,
             has_left: false,
+            barred: None,
+            compared: BTreeSet::new(),
         }
     }
 
@@ -132,17 +140,22 @@ enum Looked {
     TookOver(Sight, Box<Found>),
     /// This process must end.
     Ends(Sight),
+    /// This one does not take part.
+    Barred(Box<Clash>),
     Failed(StoreError),
 }
 
 impl Looking {
     async fn run(mut self) -> (Self, Looked, Option<Together>) {
         let working = self.shared.progress.begin("look at the other instances");
-        let looked = self.look().await.unwrap_or_else(Looked::Failed);
+        let looked = self.look().await.unwrap_or_else(|error| match error {
+            StoreError::Clash(clash) => Looked::Barred(clash),
+            error => Looked::Failed(error),
+        });
         let together = self.look_at_the_group(&looked).await;
         drop(working);
         match &looked {
-            Looked::Failed(_) => self.vigil.missed(),
+            Looked::Failed(_) | Looked::Barred(_) => self.vigil.missed(),
             Looked::TookOver(..) => self.vigil.took_over(self.now.monotonic),
             _ => (),
         }
@@ -297,6 +310,10 @@ impl DeviceRegistry {
                 let name = sight.own().map(|own| own.instance.clone()).unwrap_or_default();
                 self.shared.store.end_for_name(&name);
             }
+            Looked::Barred(clash) => {
+                self.database.is_back();
+                self.is_barred(&clash);
+            }
             Looked::Failed(error) if self.lost_right(&error, ctx) => (),
             Looked::Failed(error) => self.database.failed(&error, self.buffer.len()),
         }
@@ -317,6 +334,8 @@ impl DeviceRegistry {
         metrics.set_listeners([u64::from(active), standbys, members]);
         metrics.set_active(self.part.leads);
         metrics.set_clock_offset(offset);
+        self.takes_part();
+        self.compare_configurations(&sight);
         self.part.sight = sight;
         self.mind_the_clocks(width, now);
     }

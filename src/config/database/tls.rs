@@ -2,14 +2,14 @@
 //!
 //! The driver takes some parameters for something else than libpq does, and says nothing of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use openssl::x509::X509;
 
 use super::DatabaseConfig;
 use crate::config::ConfigError;
 use crate::config::files::{certificates, pair, unusable};
-use crate::secrets::{HIDDEN, SSL_CERT, SSL_KEY, SSL_MODE, SSL_ROOT_CERT};
+use crate::secrets::{SSL_CERT, SSL_KEY, SSL_MODE, SSL_ROOT_CERT};
 
 /// The beginning of a key as the driver reads it.
 const PKCS8: &[u8] = b"-----BEGIN PRIVATE KEY-----";
@@ -18,15 +18,13 @@ impl DatabaseConfig {
     /// Checks the files that the URL names.
     pub(in crate::config) fn check_files(&self) -> Result<(), ConfigError> {
         if let Some(file) = self.file(&SSL_ROOT_CERT) {
-            let key = "sslrootcert in database.url";
-            hiding(&file, certificates(key, &file))?;
+            certificates("sslrootcert in database.url", &file)?;
         }
         let (Some(certificate), Some(key)) = (self.file(&SSL_CERT), self.file(&SSL_KEY)) else {
             return Ok(());
         };
         let names = ("sslcert in database.url", "sslkey in database.url");
-        hiding(&certificate, certificates(names.0, &certificate))?;
-        hiding(&key, pair((names.0, &certificate), (names.1, &key)))?;
+        pair((names.0, &certificate), (names.1, &key))?;
         let is_pkcs8 = std::fs::read(&key).is_ok_and(|bytes| bytes.starts_with(PKCS8));
         if is_pkcs8 {
             return Ok(());
@@ -82,18 +80,6 @@ impl DatabaseConfig {
     }
 }
 
-/// Hides the name of a file that does not exist: it may be the end of a password that misleads
-/// whoever takes the URL apart.
-fn hiding<T>(file: &Path, checked: Result<T, ConfigError>) -> Result<(), ConfigError> {
-    match checked {
-        Ok(_) => Ok(()),
-        Err(ConfigError::Value { key, expected, place, .. }) if !file.exists() => {
-            Err(ConfigError::Value { key, value: HIDDEN.to_owned(), expected, place })
-        }
-        Err(error) => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,11 +105,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_is_not_named() {
-        let url = "postgres://db/f?sslmode=verify-full&sslrootcert=/nowhere/s3cret";
-        let error = DatabaseConfig::from(url).check_files().expect_err("it is missing");
-        let text = error.to_string();
-        assert!(text.contains("sslrootcert in database.url = ***"), "{text}");
-        assert!(text.contains("no such file") && !text.contains("s3cret"), "{text}");
+    fn a_file_that_is_missing_is_named() {
+        for (key, parameters) in [
+            ("sslrootcert", "sslrootcert=/nowhere/a.pem"),
+            ("sslcert", "sslcert=/nowhere/a.pem&sslkey=/nowhere/b.pem"),
+        ] {
+            let url = format!("postgres://me:s3cret@db/f?sslmode=verify-full&{parameters}");
+            let error = DatabaseConfig::from(&url).check_files().expect_err("it is missing");
+            let text = error.to_string();
+            assert!(text.contains(&format!("{key} in database.url = /nowhere/a.pem")), "{text}");
+            assert!(text.contains("no such file") && !text.contains("s3cret"), "{text}");
+        }
     }
 }

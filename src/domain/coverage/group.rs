@@ -99,7 +99,7 @@ impl Coverage {
     /// Counts what each share group among the stays has listened to.
     pub(super) fn count_groups(&mut self, stays: &[Stay], judge: &Judge<'_>) {
         let mut groups: BTreeMap<_, Vec<&Stay>> = BTreeMap::new();
-        for stay in stays {
+        for stay in stays.iter().filter(|stay| judge.shares_with(stay)) {
             if let Some(name) = &stay.share_group {
                 groups.entry((name, &stay.timeline)).or_default().push(stay);
             }
@@ -119,6 +119,10 @@ impl Coverage {
     fn count_group(&mut self, members: &[&Stay], judge: &Judge<'_>, apart: TimeDelta) {
         let (mut proven, mut unproven) = (Vec::new(), Vec::new());
         for member in members {
+            // Of another subscription it proves nothing, and still takes its part of the heartbeats.
+            let deaf =
+                (!judge.counts(member)).then(|| Stay { listened: Vec::new(), ..(*member).clone() });
+            let member = deaf.as_ref().unwrap_or(member);
             let share = member.share(judge.width(member), apart);
             proven.extend(share.proven.iter().copied());
             unproven.extend(share.unproven);
@@ -190,7 +194,7 @@ mod tests {
 
     use super::super::Listened;
     use super::super::intervals::tests::{at, interval, intervals};
-    use super::super::stays::tests::{clock, stay};
+    use super::super::stays::tests::{clock, of_topic, stay};
     use super::*;
     use crate::domain::ClockOffset;
 
@@ -213,7 +217,7 @@ mod tests {
     }
 
     fn of(stays: &[Stay]) -> Coverage {
-        let judge = Judge { instance: "a", clock: ClockOffset::default() };
+        let judge = Judge { instance: "a", clock: ClockOffset::default(), subscription: None };
         Coverage::of_stays(5 * SECOND, stays, judge)
     }
 
@@ -273,6 +277,21 @@ mod tests {
             list(&of(&stays)),
             intervals(&[(30, 40), (50, 60), (70, 80)]).iter().copied().collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn a_member_with_another_topic_is_of_another_group_and_one_that_hears_fewer_nodes_is_deaf() {
+        let of_it = |stay| of_topic("devices/+/heartbeat", 2, stay);
+        let a = of_it(member(1, "a", (0, None), &[(0, 100)]));
+        let by = |other: Stay| {
+            let stays = [a.clone(), other];
+            list(&Coverage::of_stays(5 * SECOND, &stays, Judge::named("a", &stays)))
+        };
+        let elsewhere = |listened| member(2, "b", (10, Some(60)), listened);
+        assert_eq!(by(of_topic("halls/+/heartbeat", 2, elsewhere(&[]))), [interval(0, 100)]);
+        let deaf = by(of_topic("devices/+/heartbeat", 1, elsewhere(&[(10, 60)])));
+        assert_eq!(deaf, [millis(0, 9_900), millis(60_100, 100_000)]);
+        assert_eq!(by(of_it(elsewhere(&[(10, 60)]))).len(), 3, "but for the clocks");
     }
 
     #[test]
@@ -414,6 +433,7 @@ mod tests {
                 clock: clock(offset * 1_000),
                 share_group: stay.view.map(|(group, _)| ["g", "h"][group].to_owned()),
                 timeline: stay.view.map_or("", |(_, timeline)| ["1", "2"][timeline]).to_owned(),
+                subscription: None,
                 joined_at: at(stay.joined + offset),
                 ended_by_itself: ended_by(stay) == stay.instance,
                 left_at: stay.left.map(|left| at(left + offsets[ended_by(stay)])),
@@ -453,7 +473,8 @@ mod tests {
             some in vec(some_stay(), 1..7),
             offsets in [-3_i64..4, -3_i64..4, -3_i64..4, -3_i64..4],
         ) {
-            let judge = Judge { instance: "a", clock: clock(offsets[0] * 1_000) };
+            let clock = clock(offsets[0] * 1_000);
+            let judge = Judge { instance: "a", clock, subscription: None };
             let coverage = Coverage::of_stays(5 * SECOND, &rows(&some, offsets), judge);
             for tenth in -10..10 * (SPAN + 25) {
                 let instant = at(0) + TimeDelta::milliseconds(100 * tenth);
@@ -469,7 +490,8 @@ mod tests {
             some in vec(some_stay(), 1..7),
             offsets in [-1_i64..2, -1_i64..2, -1_i64..2, -1_i64..2],
         ) {
-            let judge = Judge { instance: "a", clock: clock(offsets[0] * 1_000) };
+            let clock = clock(offsets[0] * 1_000);
+            let judge = Judge { instance: "a", clock, subscription: None };
             let coverage = Coverage::of_stays(5 * SECOND, &rows(&some, offsets), judge);
             for second in 0..SPAN + 20 {
                 let instant = at(second) + TimeDelta::milliseconds(500);

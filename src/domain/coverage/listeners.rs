@@ -81,6 +81,7 @@ mod tests {
             clock: ClockOffset::default(),
             share_group: None,
             timeline: String::new(),
+            subscription: None,
             joined_at: at(0),
             ended_by_itself: false,
             left_at: Some(at(100)),
@@ -89,7 +90,7 @@ mod tests {
     }
 
     fn told(stays: &[Stay], within: Interval) -> Vec<(String, Interval, i64)> {
-        let judge = Judge { instance: "a", clock: ClockOffset::default() };
+        let judge = Judge { instance: "a", clock: ClockOffset::default(), subscription: None };
         let told = |l: &Listener| (l.instance.clone(), l.whole(), l.listened().num_milliseconds());
         Listener::of_stays(stays, judge, within).iter().map(told).collect()
     }
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn a_gap_belongs_to_the_one_that_came_back() {
         let stays = [stay(1, "b", &[(0, 10), (20, 30)]), stay(2, "a", &[(40, 50), (55, 60)])];
-        let judge = Judge { instance: "a", clock: ClockOffset::default() };
+        let judge = Judge { instance: "a", clock: ClockOffset::default(), subscription: None };
         let coverage = Coverage::of_stays(std::time::Duration::from_secs(5), &stays, judge);
         let listeners = Listener::of_stays(&stays, judge, interval(0, 70));
         let gaps = coverage.gaps(at(0), at(70));

@@ -5,6 +5,9 @@
 //! [`group`](super::group). Between groups, and between groups and other listeners, any one is
 //! enough.
 //!
+//! Only what was proven of the same subscription counts: who listens to another topic, or at fewer
+//! nodes, has not heard the devices in question, however well it has listened.
+//!
 //! Their clocks differ a little. So what another clock has measured counts only as far as it is
 //! certain by one's own, and a device is silent only if its silence exceeds the timeout by as
 //! much.
@@ -14,6 +17,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Coverage, Interval, Intervals, Listened};
+use crate::domain::Subscription;
 
 /// The time by which two clocks may differ beyond what was measured: half a round trip to the
 /// database for each, and what they drift until the next measurement.
@@ -55,6 +59,8 @@ pub struct Stay {
     pub share_group: Option<String>,
     /// The timeline of the database when it joined; empty if the database has none.
     pub timeline: String,
+    /// What it listens to; `None` for a stay of an earlier version, which did not say.
+    pub subscription: Option<Subscription>,
     /// Its beginning by its own clock, before it subscribed to anything.
     pub joined_at: DateTime<Utc>,
     /// Its end, by its own clock or by that of whoever has found it gone. `None` while it may be
@@ -80,17 +86,40 @@ pub struct Judge<'a> {
     pub instance: &'a str,
     /// Its clock.
     pub clock: ClockOffset,
+    /// What it listens to; `None` if that is not known, and then everything counts.
+    pub subscription: Option<&'a Subscription>,
 }
 
 impl<'a> Judge<'a> {
-    /// The judge by the name of an instance, with the clock of its newest stay. An instance
-    /// without any takes the newest stay's of all.
-    pub fn named(instance: &'a str, stays: &[Stay]) -> Self {
+    /// The judge by the name of an instance, with the clock of its newest stay, and the subscription
+    /// of the newest that has listened. An instance without any takes the newest stay's of all.
+    pub fn named(instance: &'a str, stays: &'a [Stay]) -> Self {
         let newest = |of_it: &dyn Fn(&&Stay) -> bool| {
-            stays.iter().filter(of_it).max_by_key(|stay| stay.listener).map(|stay| stay.clock)
+            stays.iter().filter(of_it).max_by_key(|stay| stay.listener)
         };
-        let clock = newest(&|stay| stay.instance == instance).or_else(|| newest(&|_| true));
-        Self { instance, clock: clock.unwrap_or_default() }
+        let of_it = |stay: &&Stay| stay.instance == instance;
+        let has_listened = |stay: &&Stay| !stay.listened.is_empty();
+        let clock = newest(&of_it).or_else(|| newest(&|_| true));
+        let listens = newest(&|stay| of_it(stay) && has_listened(stay));
+        let listens = listens.or_else(|| newest(&of_it)).or_else(|| newest(&has_listened));
+        Self {
+            instance,
+            clock: clock.map(|stay| stay.clock).unwrap_or_default(),
+            subscription: listens.and_then(|stay| stay.subscription.as_ref()),
+        }
+    }
+
+    /// True if what a stay has proven counts, because it was of the same subscription.
+    pub(super) fn counts(&self, stay: &Stay) -> bool {
+        let both = self.subscription.zip(stay.subscription.as_ref());
+        both.is_none_or(|(own, other)| own.differs_from(other).is_none())
+    }
+
+    /// True if the broker may have given a member of a share group what is in question: a group with
+    /// another topic is another one there.
+    pub(super) fn shares_with(&self, stay: &Stay) -> bool {
+        let both = self.subscription.zip(stay.subscription.as_ref());
+        both.is_none_or(|(own, other)| own.topic == other.topic)
     }
 
     /// The most by which the clock of a stay may differ from the judge's.
@@ -99,8 +128,12 @@ impl<'a> Judge<'a> {
         if same { TimeDelta::zero() } else { self.clock.width(stay.clock) }
     }
 
-    /// The time in which a stay has listened, as far as it is certain by the judge's clock.
+    /// The time in which a stay has listened to the same, as far as it is certain by the judge's
+    /// clock.
     pub(super) fn certain(&self, stay: &Stay) -> Intervals {
+        if !self.counts(stay) {
+            return Intervals::default();
+        }
         let width = self.width(stay);
         let proven: Intervals = stay.listened.iter().map(|listened| listened.interval).collect();
         if width.is_zero() { proven } else { proven.shortened(width) }
@@ -114,7 +147,8 @@ impl Coverage {
     /// also if it has no intervals. Intervals may be missing: each one less is less that counts.
     pub fn of_stays(echo_interval: Duration, stays: &[Stay], judge: Judge<'_>) -> Self {
         let mut coverage = Self::new(echo_interval);
-        for stay in stays.iter().filter(|stay| stay.share_group.is_none()) {
+        let plain = stays.iter().filter(|stay| stay.share_group.is_none());
+        for stay in plain.filter(|stay| judge.counts(stay)) {
             let width = judge.width(stay);
             if width.is_zero() {
                 coverage = coverage.with(stay.listened.iter().copied());
@@ -194,6 +228,7 @@ pub(super) mod tests {
             clock: clock(offset),
             share_group: None,
             timeline: String::new(),
+            subscription: None,
             joined_at: at(0),
             left_at: Some(at(ends.unwrap_or_default())),
             ended_by_itself: false,
@@ -257,6 +292,39 @@ pub(super) mod tests {
         assert_eq!(of(&[stay(1, "a", 0, &[(0, 10)]), gone]).width(), TimeDelta::zero());
     }
 
+    /// A stay that listened to this topic, at so many nodes.
+    pub(in crate::domain::coverage) fn of_topic(topic: &str, nodes: usize, stay: Stay) -> Stay {
+        let entry_urls: Vec<_> =
+            (0..nodes).map(|node| format!("mqtt://node-{node}:1883")).collect();
+        let broker = entry_urls.first().cloned();
+        let subscription = Subscription { topic: topic.to_owned(), broker, entry_urls };
+        Stay { subscription: Some(subscription), ..stay }
+    }
+
+    #[test]
+    fn only_what_was_proven_of_the_same_subscription_counts() {
+        let of_it = |stay| of_topic("devices/+/heartbeat", 2, stay);
+        let stays = [
+            stay(1, "a", 0, &[(0, 10)]),
+            of_it(stay(2, "a", 0, &[(20, 30)])),
+            of_topic("halls/+/heartbeat", 2, stay(3, "a", 0, &[(20, 110)])),
+            of_topic("devices/+/heartbeat", 1, stay(4, "b", 0, &[(20, 110)])),
+            of_it(stay(5, "b", 0, &[(40, 60)])),
+            of_it(stay(6, "a", 0, &[(100, 110)])),
+        ];
+        let by = |stays: &[Stay]| {
+            let judge = Judge::named("a", stays);
+            let coverage = Coverage::of_stays(5 * SECOND, stays, judge);
+            coverage.intervals().iter().map(|i| (i.from, i.until)).collect::<Vec<_>>()
+        };
+        let tenth = TimeDelta::milliseconds(100);
+        let shared = (at(40) + tenth, at(60) - tenth);
+        let whole = |from, until| (at(from), at(until));
+        // The first is of an earlier version, which did not say to what it listened.
+        assert_eq!(by(&stays), [whole(0, 10), whole(20, 30), shared, whole(100, 110)]);
+        assert_eq!(by(&stays[..3]), [whole(0, 10), whole(20, 110)]);
+    }
+
     #[test]
     fn a_gap_between_two_listeners_has_the_cause_of_the_later_one() {
         let coverage =
@@ -293,7 +361,7 @@ pub(super) mod tests {
                 let instance = if *own { "a".to_owned() } else { format!("b{number}") };
                 stay(number as i64, &instance, offset * 1000, &shifted)
             }).collect();
-            let judge = Judge { instance: "a", clock: ClockOffset::default() };
+            let judge = Judge { instance: "a", clock: ClockOffset::default(), subscription: None };
             let coverage = Coverage::of_stays(5 * SECOND, &stays, judge);
             for tenth in -50..10 * (SPAN + 25) {
                 let instant = at(0) + TimeDelta::milliseconds(100 * tenth);
@@ -315,7 +383,7 @@ pub(super) mod tests {
             let stays: Vec<_> = some.iter().enumerate().map(|(number, (_, _, list))| {
                 stay(number as i64, &format!("b{number}"), 0, list)
             }).collect();
-            let judge = Judge { instance: "a", clock: ClockOffset::default() };
+            let judge = Judge { instance: "a", clock: ClockOffset::default(), subscription: None };
             let coverage = Coverage::of_stays(5 * SECOND, &stays, judge);
             for second in 0..SPAN + 20 {
                 let instant = at(second) + TimeDelta::milliseconds(500);

@@ -120,6 +120,7 @@ mod tests {
             saves,
             proven_until: DateTime::from_timestamp(saves, 0),
             clock: ClockOffset::default(),
+            configured: None,
         }
     }
 

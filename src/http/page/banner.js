@@ -13,6 +13,7 @@ const GLYPHS = {
   database: html`<path d="M5 7c0-3 14-3 14 0v10c0 3-14 3-14 0zM5 7c0 3 14 3 14 0M5 12c0 3 14 3 14 0" class="line" />`,
   shedding: html`<path d="M12 3 22 20H2zM12 10v4.4M12 17v.3" class="line" />`,
   standby: html`<circle cx="12" cy="12" r="8.5" class="ring" /><path d="M9.5 8.5v7M14.5 8.5v7" class="line" />`,
+  barred: html`<circle cx="12" cy="12" r="8.5" class="ring" /><path d="M8.5 8.5l7 7M15.5 8.5l-7 7" class="line" />`,
   fleet_silent: html`<circle cx="12" cy="12" r="8.5" class="ring" /><path d="M7.5 12h9" class="line" />`,
   stale: html`<path d="M4 9a12 12 0 0 1 16 0M7 12.6a7.5 7.5 0 0 1 10 0M10 16.2a3 3 0 0 1 4 0M4 20 20 4" class="line" />`,
   clock: html`<circle cx="12" cy="12" r="8.5" class="ring" /><path d="M12 7.5V12h-4" class="line" />`,

@@ -32,6 +32,7 @@ export const strings = {
     database: 'The database is away',
     shedding: 'Messages are being discarded',
     standby: 'Standing by',
+    barred: 'Taking no part',
     fleet_silent: 'Nobody is heard',
     stale: 'This page is cut off',
   },
@@ -54,6 +55,9 @@ export const strings = {
     standby:
       'This instance listens, and takes over when the active instance stops. Lists and histories are those '
       + 'of the database, which the active instance writes.',
+    barred:
+      'What this instance hears does not count, and it takes over from nobody. It joins by itself '
+      + 'once all instances listen to the same.',
     fleet_silent:
       'The connection works. Check what the devices may publish (the broker’s access rules), '
       + 'their network, and the broker’s queue limits.',

@@ -5,12 +5,13 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
+use super::configured::{CONFIGURED, Clash, read_configured};
 use super::delta;
 use super::fence::Token;
 use super::lock::Lock;
 use crate::clock::{Clock, system_clock};
 use crate::domain::standby::{ClockMeter, Peer, Sight};
-use crate::domain::{ClockOffset, DatabaseTimeline, Entry};
+use crate::domain::{ClockOffset, Configured, DatabaseTimeline, Entry};
 use crate::store::timeline::of_column;
 use crate::store::{DeviceStore, Result, StoreError, millis, time};
 
@@ -28,6 +29,8 @@ pub struct Member {
     pub interval: std::time::Duration,
     /// The group that it shares the heartbeats with, if it does.
     pub share_group: Option<String>,
+    /// Its configuration, as far as others have to know of it; `None` if it does not say.
+    pub configured: Option<Configured>,
 }
 
 /// The stay of a member that has joined its group.
@@ -76,9 +79,10 @@ pub struct Listener {
     pub fenced_by: Option<String>,
 }
 
-const COLUMNS: &str = "listener.id, listener.instance, incarnation, share_group, timeline, \
+pub(super) const COLUMNS: &str = "listener.id, listener.instance, incarnation, share_group, timeline, \
                        joined_at, left_at, left_how, \
                        fenced_by, saves, proven_until, clock_offset_ms, clock_spread_ms, \
+                       topic, broker, entry_urls, timeout_ms, check_interval_ms, \
                        instance.listener AS active";
 
 impl DeviceStore {
@@ -87,13 +91,16 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// If the database fails.
+    /// If the database fails; [`StoreError::Clash`] if another instance listens to something else.
     pub async fn join(&self, member: &Member) -> Result<i64> {
         let alone = self.exclusive.as_ref().is_none_or(|own| !own.stands_by);
         let store = self.for_commands();
         let joined = store
             .write("join the listeners", async |transaction| {
                 let at = system_clock().wall;
+                if !alone && let Some(clash) = store.clash(transaction, member, at).await? {
+                    return Ok(Err(clash));
+                }
                 let joined = store.insert_listener(transaction, member, None, at).await?;
                 if alone {
                     // A member of a group may still have been given heartbeats until now.
@@ -105,9 +112,10 @@ impl DeviceStore {
                     let hold = "UPDATE instance SET listener = $1 WHERE id = 1";
                     store.execute(transaction, hold, [joined.listener.into()]).await?;
                 }
-                Ok(joined)
+                Ok(Ok(joined))
             })
-            .await?;
+            .await?
+            .map_err(clashes)?;
         if let Some(exclusive) = &self.exclusive {
             exclusive.joined(joined, alone);
         }
@@ -120,7 +128,8 @@ impl DeviceStore {
     ///
     /// # Errors
     ///
-    /// If the database fails.
+    /// If the database fails; [`StoreError::Clash`] if another instance listens to something else,
+    /// and then its earlier stays have ended all the same.
     pub async fn join_group(
         &self,
         member: &Member,
@@ -139,15 +148,19 @@ impl DeviceStore {
                 let values = [member.instance.as_str().into(), end(connected_at).into()];
                 store.execute(transaction, close, values).await?;
                 let at = connected_at;
+                if let Some(clash) = self.clash(transaction, member, at).await? {
+                    return Ok(Err(clash));
+                }
                 let joined = self.insert_listener(transaction, member, Some(group), at).await?;
                 if let Some(token) = &token {
                     let hold = "UPDATE instance SET listener = $1 WHERE id = 1 AND token = $2";
                     let values = [joined.listener.into(), token.as_str().into()];
                     store.execute(transaction, hold, values).await?;
                 }
-                Ok(joined)
+                Ok(Ok(joined))
             })
-            .await?;
+            .await?
+            .map_err(clashes)?;
         exclusive.joined(joined, false);
         Ok(Some(joined))
     }
@@ -162,8 +175,9 @@ impl DeviceStore {
         // Raw, because the number that the database gives is returned at once.
         let sql = format!(
             "INSERT INTO listener (instance, incarnation, share_group, timeline, joined_at, \
-                                   clock_offset_ms, clock_spread_ms) \
-             VALUES ($1, $2, $3, {timeline}, $4, $5, $6) RETURNING id, timeline",
+                                   clock_offset_ms, clock_spread_ms, {CONFIGURED}) \
+             VALUES ($1, $2, $3, {timeline}, $4, $5, $6, $7, $8, $9, $10, $11) \
+             RETURNING id, timeline",
             timeline = self.timeline_sql(),
         );
         // Of a member whose clock is off and that never saves anything, the beginning counts.
@@ -176,6 +190,7 @@ impl DeviceStore {
             clock.offset.num_milliseconds().into(),
             clock.spread.num_milliseconds().into(),
         ];
+        let values = values.into_iter().chain(member.configured());
         let row = self.select(transaction, &sql, values).await?.pop();
         let row = row.ok_or(DbErr::RecordNotInserted)?;
         Ok(JoinedGroup { listener: row.try_get("", "id")?, timeline: of_column("timeline", &row)? })
@@ -515,7 +530,11 @@ pub struct Taken {
     saves: i64,
 }
 
-fn read_listener(row: &QueryResult) -> Result<Listener, DbErr> {
+fn clashes(clash: Clash) -> StoreError {
+    StoreError::Clash(Box::new(clash))
+}
+
+pub(super) fn read_listener(row: &QueryResult) -> Result<Listener, DbErr> {
     let id = row.try_get("", "id")?;
     let left_at = time("left_at", row)?;
     let peer = Peer {
@@ -531,6 +550,7 @@ fn read_listener(row: &QueryResult) -> Result<Listener, DbErr> {
             offset: delta(row.try_get("", "clock_offset_ms")?),
             spread: delta(row.try_get("", "clock_spread_ms")?),
         },
+        configured: read_configured(row)?.map(Box::new),
     };
     Ok(Listener {
         peer,

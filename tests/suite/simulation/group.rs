@@ -469,7 +469,7 @@ impl World {
 /// What the members have listened to together, by the clock of one of them.
 fn listened(stays: &[Stay], judge: usize) -> Intervals {
     let clock = ClockOffset { offset: clocks_apart::offset(judge), spread: TimeDelta::zero() };
-    let judge = Judge { instance: &member::name(judge), clock };
+    let judge = Judge { instance: &member::name(judge), clock, subscription: None };
     let interval = Duration::from_millis(ECHO.unsigned_abs());
     Coverage::of_stays(interval, stays, judge).intervals().into_owned()
 }

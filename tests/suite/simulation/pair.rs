@@ -582,7 +582,7 @@ impl World {
         let stays = self.commands.stays(ever.0, ever.1).await.expect("it reads");
         let offset = clocks_apart::offset(number_of_node(name));
         let clock = ClockOffset { offset, spread: TimeDelta::zero() };
-        let judge = Judge { instance: name, clock };
+        let judge = Judge { instance: name, clock, subscription: None };
         let coverage = Coverage::of_stays(Duration::from_secs(1), &stays, judge);
         coverage.intervals().into_owned()
     }

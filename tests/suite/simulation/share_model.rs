@@ -427,6 +427,7 @@ impl Member {
             clock: self.clock(),
             share_group: Some("halls".to_owned()),
             timeline,
+            subscription: None,
             joined_at,
             ended_by_itself: false,
             left_at: None,
@@ -543,7 +544,7 @@ impl Member {
                 (stay.instance, stay.ended_by_itself) = (instance.clone(), true);
             }
         }
-        let judge = Judge { instance: &instance, clock: self.clock() };
+        let judge = Judge { instance: &instance, clock: self.clock(), subscription: None };
         let coverage = Coverage::of_stays(millis(ECHO), &stays, judge);
         let cutoffs = coverage.cutoffs(self.reading(around).wall, millis(TIMEOUT), &[]);
         let Some(cutoff) = cutoffs.latest() else { return };
