@@ -193,7 +193,11 @@ fn settings(app: &App, config: &Config) -> String {
 
 async fn simulate(app: &App, config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let address = app.broker_address().context("the demo has its own broker")?;
-    let broker = Broker { uri: format!("mqtt://{}", reachable(address)), credentials: None };
+    let broker = Broker {
+        uri: format!("mqtt://{}", reachable(address)),
+        credentials: None,
+        setting: "mqtt.embedded.listen",
+    };
     let publisher = Publisher::new(&config.mqtt, &broker, "heartbeatd-demo", 1)?;
     publisher.connect().await?;
     let mut drive = Drive {

@@ -57,7 +57,8 @@ Exit codes:
    0  Done
    1  No such device or user, or its row cannot be read; for `add` and `new`: it exists
       already; for `status`: the service neither listens nor
-      stands by, hears no device, or does not answer
+      stands by, hears no device, or does not answer; for
+      `simulate`: the broker has refused all heartbeats
   64  Wrong usage
   69  A needed service, such as the database, is unavailable
   70  Internal error

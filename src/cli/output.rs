@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
 use crate::logging::escape::Escaped;
 use crate::store::{DeviceStore, Unreadable};
@@ -42,7 +43,7 @@ impl<T: Serialize> List<T> for JsonArray {
     }
 }
 
-/// The widest column. A cell that is wider moves only what follows it in its own line.
+/// The widest column, in those of the terminal. A cell that is wider moves only what follows it in its own line.
 const WIDEST: usize = 40;
 
 /// Prints aligned columns. Columns may grow wider from page to page, but never narrower.
@@ -75,13 +76,12 @@ impl<T> List<T> for Table<T> {
         let is_usual = |width: &usize| *width <= WIDEST;
         for row in &rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = (*width).max(Some(cell.chars().count()).filter(is_usual).unwrap_or(0));
+                *width = (*width).max(Some(cell.width()).filter(is_usual).unwrap_or(0));
             }
         }
         let mut out = io::BufWriter::new(io::stdout().lock());
         for row in rows {
-            let cells =
-                row.iter().zip(&self.widths).map(|(cell, &width)| format!("{cell:<width$}"));
+            let cells = row.iter().zip(&self.widths).map(|(cell, width)| padded(cell, *width));
             writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
         }
         out.flush()
@@ -90,6 +90,12 @@ impl<T> List<T> for Table<T> {
     fn end(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The cell with blanks up to a width. `{:<width$}` counts characters, of which some take no column
+/// of the terminal and some take two.
+fn padded(cell: &str, width: usize) -> String {
+    format!("{cell}{}", " ".repeat(width.saturating_sub(cell.width())))
 }
 
 pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
@@ -116,6 +122,19 @@ pub(super) fn tell_unreadable(store: &DeviceStore, remedy: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_is_as_wide_as_a_terminal_shows_it() {
+        for (cell, expected) in [
+            ("pump", "pump  "),
+            ("Ko\u{308}ln", "Ko\u{308}ln  "),
+            ("ポンプ", "ポンプ"),
+            ("ポ1", "ポ1   "),
+            ("too long", "too long"),
+        ] {
+            assert_eq!(padded(cell, 6), expected);
+        }
+    }
 
     #[test]
     fn cells_cannot_drive_the_terminal() {

@@ -11,14 +11,14 @@ use futures::future::{Either, select};
 use log::{info, warn};
 
 use super::ending::Ending;
-use super::exit::wrong_usage;
+use super::exit::{self, wrong_usage};
 use crate::Config;
 use crate::address::reachable;
 use crate::clock::system_clock;
 use crate::config::{BrokerUrl, Listen, MqttConfig, read_secret};
 use crate::logging::escape::Escaped;
 use crate::mqtt::{Broker, Publisher};
-use crate::simulate::{Amount, Burst, Drive, Fleet, FleetError, Names, Plan, Told};
+use crate::simulate::{Amount, Burst, Drive, Fleet, FleetError, Names, Plan, Told, Totals};
 use crate::views::text;
 
 /// The most devices, so that a mistyped number does not fill the memory.
@@ -27,7 +27,8 @@ const MAX_DEVICES: u32 = 10_000_000;
 const EXAMPLES: &str = "\
 An AMOUNT is a share such as 5%, or a number of devices. All devices share one connection, so
 with a users file of the embedded broker the user needs the right for them: `heartbeatd user add
-simulator --devices 'sim-*'`. Ctrl-C ends the simulation; its devices then fall silent.
+simulator --devices 'sim-*'`. Ctrl-C ends the simulation; its devices then fall silent. The exit
+code is 1 if the broker has refused all heartbeats, which only MQTT 5 tells, and not for --qos 0.
 
 Examples:
   heartbeatd simulate
@@ -159,6 +160,7 @@ impl Arguments {
     fn broker(&self, config: &MqttConfig) -> anyhow::Result<Result<(Broker, MqttConfig), String>> {
         let mut mqtt = config.clone();
         let is_configured = self.url.is_none() || self.url == mqtt.url;
+        let setting = if self.url.is_none() && mqtt.url.is_some() { "mqtt.url" } else { "--url" };
         let url = match self.url.clone().or_else(|| mqtt.url.clone()) {
             Some(url) => url.to_string(),
             None => match mqtt.embedded.listen {
@@ -187,7 +189,7 @@ impl Arguments {
         }
         let password = mqtt.password.as_ref().map_or("", |password| password.reveal());
         let credentials = mqtt.username.clone().map(|name| (name, password.to_owned()));
-        Ok(Ok((Broker { uri: url, credentials }, mqtt)))
+        Ok(Ok((Broker { uri: url, credentials, setting }, mqtt)))
     }
 }
 
@@ -217,7 +219,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     let topic = config.mqtt.topic.clone();
     let mut drive =
         Drive { fleet, publisher, topic, clock: system_clock, totals: Default::default() };
-    let mut progress = Progress::new(io::stderr().is_terminal());
+    let mut progress = Progress::new(io::stderr().is_terminal(), &arguments.prefix);
     let lasts = arguments.lasts;
     {
         let driving = pin!(drive.run(lasts, |drive, told| if let Told::Look = told {
@@ -225,9 +227,12 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         }));
         select(ended, driving).await;
     }
+    drive.settle().await;
     progress.end(&drive);
+    let Totals { sent, refused, .. } = drive.totals;
     drive.publisher.disconnect().await;
-    Ok(ExitCode::SUCCESS)
+    let all_refused = refused > 0 && refused == sent;
+    Ok(if all_refused { exit::NEGATIVE.into() } else { ExitCode::SUCCESS })
 }
 
 /// Says which arguments ask for more devices than there are.
@@ -259,7 +264,11 @@ fn begin(arguments: &Arguments, broker: &Broker, seed: u64) {
 /// otherwise a line every 10 s.
 struct Progress {
     terminal: bool,
+    /// The ids of the devices, as a pattern.
+    ids: String,
     connected: bool,
+    /// True once it was said that heartbeats are refused.
+    told_refusal: bool,
     began: Instant,
     /// The time of the last measurement of the rate, and the heartbeats sent until then.
     measured: (Instant, u64),
@@ -270,13 +279,23 @@ struct Progress {
 impl Progress {
     const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-    fn new(terminal: bool) -> Self {
+    fn new(terminal: bool, prefix: &str) -> Self {
         let now = Instant::now();
-        Self { terminal, connected: true, began: now, measured: (now, 0), rate: 0.0, logged: now }
+        Self {
+            terminal,
+            ids: format!("{prefix}*"),
+            connected: true,
+            told_refusal: false,
+            began: now,
+            measured: (now, 0),
+            rate: 0.0,
+            logged: now,
+        }
     }
 
     fn look(&mut self, drive: &Drive, now: Instant) {
         self.tell_connection(drive.publisher.is_connected());
+        self.tell_refusal(drive);
         let (since, sent) = self.measured;
         let passed = now.saturating_duration_since(since);
         if passed >= Duration::from_secs(1) {
@@ -291,8 +310,11 @@ impl Progress {
             self.logged = now;
             let (alive, down) = (drive.fleet.devices() - drive.fleet.down(), drive.fleet.down());
             let (errors, rate) = (drive.fleet.failing(), (self.rate * 10.0).round() / 10.0);
-            let (sent, lost) = (drive.totals.sent, drive.totals.lost);
-            info!(target: "heartbeatd", alive, down, errors, rate, sent, lost; "simulating");
+            let Totals { sent, refused, lost } = drive.totals;
+            info!(
+                target: "heartbeatd", alive, down, errors, rate, sent, refused, lost;
+                "simulating"
+            );
         }
     }
 
@@ -308,6 +330,9 @@ impl Progress {
             self.rate,
             text::number(totals.sent),
         );
+        if totals.refused > 0 {
+            line += &format!("  {} refused", text::number(totals.refused));
+        }
         if totals.lost > 0 {
             line += &format!("  {} lost", text::number(totals.lost));
         }
@@ -329,11 +354,23 @@ impl Progress {
         }
     }
 
+    fn tell_refusal(&mut self, drive: &Drive) {
+        if self.told_refusal {
+            return;
+        }
+        if let Some(why) = drive.publisher.refusal(&self.ids) {
+            self.told_refusal = true;
+            self.clear();
+            warn!(target: "heartbeatd", "{why}");
+        }
+    }
+
     fn end(&mut self, drive: &Drive) {
         self.clear();
-        let (sent, lost) = (drive.totals.sent, drive.totals.lost);
+        self.tell_refusal(drive);
+        let Totals { sent, refused, lost } = drive.totals;
         let seconds = self.began.elapsed().as_secs();
-        info!(target: "heartbeatd", sent, lost, seconds; "the simulation has ended");
+        info!(target: "heartbeatd", sent, refused, lost, seconds; "the simulation has ended");
     }
 
     fn clear(&self) {

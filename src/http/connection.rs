@@ -23,6 +23,8 @@ use actix_rt::time::{Instant, Sleep, sleep};
 use actix_web::http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::LINGER_TIMEOUT;
+
 /// The maximum number of connections. A further one replaces the oldest one that waits for
 /// its client, so that silent or slow clients never keep out a probe of `/healthz`.
 const MAX_CONNECTIONS: usize = 64;
@@ -121,6 +123,7 @@ impl Connections {
             head_deadline: Box::pin(sleep(HEAD_TIMEOUT)),
             phase: Phase::Head(Vec::new()),
             exchange: Exchange::default(),
+            chunked: false,
             stalled: false,
         }
     }
@@ -158,6 +161,8 @@ pub(super) struct Connection<S = TcpStream> {
     head_deadline: Pin<Box<Sleep>>,
     phase: Phase,
     exchange: Exchange,
+    /// True if the body comes in chunks. Nothing takes it, and actix would wait for its end.
+    chunked: bool,
     /// True while the client of a stream does not read.
     stalled: bool,
 }
@@ -231,6 +236,7 @@ impl<S> Connection<S> {
         if let Some(why) = flaw(&head[..end]) {
             return self.refuse(HeadRefused::Malformed(why));
         }
+        self.chunked = header(&head[..end], b"transfer-encoding").is_some();
         let whole = end + body_length(&head[..end]);
         // What follows the request is not handed on.
         head.truncate(whole);
@@ -324,13 +330,18 @@ const FIRST_LINE: &str = "its first line is not a method, a path and HTTP/1.1, w
 /// The number of bytes that follow a head and are read: those of a body of a known length
 /// that is not too large. If actix should count differently, it sees no more than this.
 fn body_length(head: &[u8]) -> usize {
-    let length = head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
-        let colon = line.iter().position(|byte| *byte == b':')?;
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
-        name.eq_ignore_ascii_case(b"content-length").then(|| value.trim_ascii())
-    });
+    let length = header(head, b"content-length");
     let length = length.and_then(|length| str::from_utf8(length).ok()?.parse().ok());
     length.filter(|length| *length <= MAX_BODY).unwrap_or(0)
+}
+
+/// The value of a header of a head that is well-formed.
+fn header<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+    head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (given, value) = (&line[..colon], &line[colon + 1..]);
+        given.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+    })
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
@@ -394,6 +405,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         self.may_go_on(cx)?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.place.served.set(written.is_ready());
+        if self.chunked && written.is_ready() {
+            // It was refused, and its client has this long to read that.
+            self.deadline.as_mut().reset(Instant::now() + LINGER_TIMEOUT);
+        }
         self.note_progress(written.is_ready(), cx);
         written
     }
@@ -505,6 +520,23 @@ mod tests {
             assert_eq!((seen.as_slice(), began.elapsed().as_secs()), (SUBSTITUTE, 5));
             assert_eq!(server.exchange().refused(), Some(HeadRefused::TooSlow));
         }
+    }
+
+    #[actix_rt::test]
+    async fn a_connection_with_a_body_in_chunks_ends_soon_after_its_answer() {
+        tokio::time::pause();
+        let (mut client, server) = duplex(1 << 10);
+        let mut server = Connections::default().admit(server);
+        let head = "PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.write_all(format!("{head}2\r\n").as_bytes()).await.expect("it is open");
+        let mut seen = vec![0; head.len()];
+        server.read_exact(&mut seen).await.expect("it is open");
+        let answer = b"HTTP/1.1 411 Length Required\r\n\r\n";
+        server.write_all(answer).await.expect("the client reads");
+        let began = Instant::now();
+        let ended = server.read(&mut seen).await.expect_err("no chunk is read");
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), LINGER_TIMEOUT.as_secs());
     }
 
     #[actix_rt::test]

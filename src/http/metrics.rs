@@ -28,32 +28,31 @@ impl Format {
 
     /// The format that a client prefers, by its header `Accept`.
     fn accepted(accept: &str) -> Self {
-        let weight = |names: &[&str]| {
-            let ranges = accept.split(',').filter_map(|range| {
-                let mut parts = range.split(';').map(str::trim);
-                let name = parts.next()?;
-                let (mut weight, mut version) = (1.0, "1");
-                for (key, value) in parts.filter_map(|part| part.split_once('=')) {
-                    match key.trim() {
-                        "q" => weight = value.trim().parse().unwrap_or(0.0),
-                        "version" => version = value.trim(),
-                        _ => (),
-                    }
-                }
-                let open = name.eq_ignore_ascii_case(OPEN_METRICS);
-                let known = !open || version.starts_with('1');
-                let named = names.iter().any(|known| known.eq_ignore_ascii_case(name));
-                (named && known).then_some(weight)
-            });
-            ranges.fold(0.0_f64, f64::max)
-        };
-        let open = weight(&[OPEN_METRICS]);
-        if open > 0.0 && open >= weight(&["text/plain", "text/*"]) {
-            Self::OpenMetrics
-        } else {
-            Self::Text
-        }
+        let open = weight(accept, OPEN_METRICS).unwrap_or(0.0);
+        // The most specific range counts.
+        let text = ["text/plain", "text/*", "*/*"].into_iter();
+        let text = text.filter_map(|range| weight(accept, range)).next().unwrap_or(0.0);
+        if open > 0.0 && open >= text { Self::OpenMetrics } else { Self::Text }
     }
+}
+
+/// The highest weight that the header `Accept` gives to this range; `None` if it does not name it.
+fn weight(accept: &str, range: &str) -> Option<f64> {
+    let weights = accept.split(',').filter_map(|given| {
+        let mut parts = given.split(';').map(str::trim);
+        let named = parts.next()?.eq_ignore_ascii_case(range);
+        let (mut weight, mut version) = (1.0, "1");
+        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+            match key.trim() {
+                "q" => weight = value.trim().parse().unwrap_or(0.0),
+                "version" => version = value.trim(),
+                _ => (),
+            }
+        }
+        let known = range != OPEN_METRICS || version.starts_with('1');
+        (named && known).then_some(weight)
+    });
+    weights.reduce(f64::max)
 }
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -132,6 +131,10 @@ mod tests {
             (prometheus, Format::OpenMetrics),
             ("Application/OpenMetrics-Text", Format::OpenMetrics),
             ("application/openmetrics-text; version=1.0.0; q=0.5, text/plain", Format::Text),
+            ("application/openmetrics-text;q=0.2,*/*;q=0.8", Format::Text),
+            ("application/openmetrics-text;q=0.8,*/*;q=0.2", Format::OpenMetrics),
+            ("application/openmetrics-text;q=0.5,*/*;q=0.8,text/plain;q=0.1", Format::OpenMetrics),
+            ("application/openmetrics-text,*/*", Format::OpenMetrics),
             ("application/openmetrics-text;version=0.0.1", Format::Text),
             ("application/openmetrics-text;q=0", Format::Text),
             ("application/openmetrics-text;q=x,;=,", Format::Text),

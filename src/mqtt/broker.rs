@@ -9,6 +9,8 @@ pub struct Broker {
     pub uri: String,
     /// The user name and the password, if the broker wants them.
     pub credentials: Option<(String, String)>,
+    /// The key or the option that has the address, for a hint at what would be right.
+    pub setting: &'static str,
 }
 
 impl Broker {
@@ -17,6 +19,6 @@ impl Broker {
         let url = config.url.as_ref()?;
         let password = config.password.as_ref().map_or("", |password| password.reveal());
         let credentials = config.username.clone().map(|name| (name, password.to_owned()));
-        Some(Self { uri: url.to_string(), credentials })
+        Some(Self { uri: url.to_string(), credentials, setting: "mqtt.url" })
     }
 }

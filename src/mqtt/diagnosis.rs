@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Probe {
     host: String,
     port: u16,
+    setting: &'static str,
     tls: bool,
     version: MqttVersion,
     ca_file: Option<PathBuf>,
@@ -47,6 +48,7 @@ impl Probe {
         Some(Self {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: port.parse().ok()?,
+            setting: broker.setting,
             tls: scheme == "mqtts",
             version: config.version,
             ca_file: config.ca_file.clone(),
@@ -83,29 +85,29 @@ impl Probe {
         for address in addresses.into_iter().take(2) {
             match TcpStream::connect_timeout(&address, STEP) {
                 Ok(_) => return Ok(address),
-                Err(error) => reason = unreachable(address, &error),
+                Err(error) => reason = self.unreachable(address, &error),
             }
         }
         Err(reason)
     }
 
-    fn open(address: SocketAddr) -> Result<TcpStream, Reason> {
+    fn open(&self, address: SocketAddr) -> Result<TcpStream, Reason> {
         let open = || {
             let stream = TcpStream::connect_timeout(&address, STEP)?;
             stream.set_read_timeout(Some(STEP))?;
             stream.set_write_timeout(Some(STEP))?;
             Ok(stream)
         };
-        open().map_err(|error| unreachable(address, &error))
+        open().map_err(|error| self.unreachable(address, &error))
     }
 
     /// Asks for MQTT on a separate connection.
     fn plain_answer(&self, address: SocketAddr) -> Result<Answer, Reason> {
-        let mut stream = Self::open(address)?;
+        let mut stream = self.open(address)?;
         let asked = stream
             .set_read_timeout(Some(peer::READ_TIMEOUT))
             .and_then(|()| peer::ask(&mut stream, self.version));
-        asked.map_err(|error| unreachable(address, &error))
+        asked.map_err(|error| self.unreachable(address, &error))
     }
 
     /// Asks on a plain connection whether the peer speaks MQTT or TLS.
@@ -126,8 +128,10 @@ impl Probe {
 
     fn expect_mqtt(&self, address: SocketAddr, answer: &Answer) -> Result<(), Reason> {
         let (over, port) = if self.tls { (" over TLS", 8883) } else { ("", 1883) };
-        let right =
-            format!("mqtt.url should have the host and port of an MQTT broker (usually {port})");
+        let right = format!(
+            "{} should have the host and port of an MQTT broker (usually {port})",
+            self.setting
+        );
         let reason = match answer {
             Answer::Mqtt311 if self.version == MqttVersion::V5 => format!(
                 "{address} speaks MQTT 3.1.1 but not 5: mqtt.version should be \"{}\"",
@@ -162,7 +166,7 @@ impl Probe {
         let Ok(mut builder) = SslConnector::builder(SslMethod::tls_client()) else { return Ok(()) };
         // No data is sent, so the certificate does not matter.
         builder.set_verify(SslVerifyMode::NONE);
-        let speaks_tls = match builder.build().connect(&self.host, Self::open(address)?) {
+        let speaks_tls = match builder.build().connect(&self.host, self.open(address)?) {
             Ok(_) => true,
             Err(HandshakeError::Failure(failed)) => failed.error().to_string().contains("alert"),
             Err(_) => false,
@@ -171,8 +175,9 @@ impl Probe {
             return Ok(());
         }
         Err(format!(
-            "{address} speaks TLS, but mqtt.url does not ask for it: it should begin with \
-             mqtts://, or have the port for plain MQTT (usually 1883)"
+            "{address} speaks TLS, but {} does not ask for it: it should begin with mqtts://, or \
+             have the port for plain MQTT (usually 1883)",
+            self.setting
         ))
     }
 
@@ -208,7 +213,7 @@ impl Probe {
 
     fn handshake(&self, address: SocketAddr) -> Result<(), Reason> {
         let connector = self.connector()?;
-        match connector.connect(&self.host, Self::open(address)?) {
+        match connector.connect(&self.host, self.open(address)?) {
             Ok(mut stream) => {
                 let _as_before = stream.get_ref().set_read_timeout(Some(peer::READ_TIMEOUT));
                 match peer::ask(&mut stream, self.version) {
@@ -249,7 +254,7 @@ impl Probe {
             ),
             62 | 64 => (
                 format!("is for another name than {:?}", self.host),
-                "mqtt.url should use a name that is in the certificate".to_owned(),
+                format!("{} should use a name that is in the certificate", self.setting),
             ),
             2 | 18..=21 => {
                 let given = self.ca_file.as_ref();
@@ -277,9 +282,10 @@ impl Probe {
     }
 
     fn no_tls(&self, address: SocketAddr, error: &dyn Display) -> Reason {
+        let setting = self.setting;
         match self.plain_answer(address) {
             Ok(Answer::Mqtt) => format!(
-                "{address} speaks MQTT without TLS: mqtt.url should begin with mqtt://, or have the \
+                "{address} speaks MQTT without TLS: {setting} should begin with mqtt://, or have the \
                  port for TLS (usually 8883)"
             ),
             Ok(answer @ Answer::Other(_))
@@ -288,23 +294,24 @@ impl Probe {
                 reason
             }
             _ => format!(
-                "{address} does not complete the TLS handshake ({error}): mqtt.url should have the \
+                "{address} does not complete the TLS handshake ({error}): {setting} should have the \
                  host and port of a broker that speaks TLS (usually 8883)"
             ),
         }
     }
-}
 
-fn unreachable(address: SocketAddr, error: &std::io::Error) -> Reason {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => format!(
-            "connection refused: nothing listens on {address}; the broker should run there, or \
-             mqtt.url have another host or port"
-        ),
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => format!(
-            "no answer from {address} within {}: it is down, or a firewall drops the packets",
-            crate::duration::format(STEP)
-        ),
-        _ => format!("{address} cannot be reached: {error}"),
+    fn unreachable(&self, address: SocketAddr, error: &std::io::Error) -> Reason {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => format!(
+                "connection refused: nothing listens on {address}; the broker should run there, or \
+                 {} have another host or port",
+                self.setting
+            ),
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => format!(
+                "no answer from {address} within {}: it is down, or a firewall drops the packets",
+                crate::duration::format(STEP)
+            ),
+            _ => format!("{address} cannot be reached: {error}"),
+        }
     }
 }

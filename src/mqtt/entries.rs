@@ -49,7 +49,11 @@ impl Entries {
     ) -> Result<Self, ClientError> {
         let (mut nodes, mut urls) = (Vec::new(), Vec::new());
         for (url, client_id) in config.other_entries() {
-            let node = Broker { uri: url.to_string(), credentials: broker.credentials.clone() };
+            let node = Broker {
+                uri: url.to_string(),
+                credentials: broker.credentials.clone(),
+                setting: "mqtt.entry_urls",
+            };
             nodes.push(Node::new(config, &node, &client_id)?);
             urls.push(node.uri);
         }

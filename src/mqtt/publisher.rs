@@ -3,14 +3,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures::FutureExt;
 use paho_mqtt as paho;
+use paho_mqtt::ReasonCode;
 
 use super::broker::Broker;
 use super::client::{connect_options, creation, setup};
 use super::connection::ClientError;
 use super::connection::PATIENCE;
 use super::diagnosis::Probe;
-use super::reason::{Of, failed, not_connected};
+use super::reason::{Of, failed, not_connected, not_published};
 use crate::config::MqttConfig;
 
 /// The number of messages that may be on their way. Bounds the memory. It is 20,000 messages a
@@ -21,6 +23,9 @@ const WINDOW: usize = 2_000;
 /// The longest time to wait for the oldest of them before it counts as lost.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
 
+/// The time for the broker to acknowledge the last messages.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
+
 /// A client that only publishes. After a loss it reconnects by itself; what is published
 /// meanwhile is lost, as it would be in the field.
 pub(crate) struct Publisher {
@@ -30,6 +35,9 @@ pub(crate) struct Publisher {
     qos: i32,
     /// The messages on their way, oldest first.
     sent: VecDeque<paho::DeliveryToken>,
+    /// The number of messages that the broker refused, and the reason for the first one.
+    refused: u64,
+    refusal: Option<ReasonCode>,
 }
 
 /// A message that was not published, because there is no connection or the broker does not
@@ -57,7 +65,8 @@ impl Publisher {
         let paho = paho::AsyncClient::new(create).map_err(setup)?;
         let options = connect_options(config, broker)?;
         let probe = Probe::new(broker, config);
-        Ok(Self { paho, options, probe, qos: qos.into(), sent: VecDeque::new() })
+        let (qos, sent) = (qos.into(), VecDeque::new());
+        Ok(Self { paho, options, probe, qos, sent, refused: 0, refusal: None })
     }
 
     /// Connects.
@@ -88,6 +97,42 @@ impl Publisher {
         self.paho.is_connected()
     }
 
+    /// The number of messages that the broker has refused so far. It says so with MQTT 5 only, and
+    /// not of those with quality of service 0.
+    pub(crate) fn refused(&mut self) -> u64 {
+        while let Some(answer) = self.sent.front_mut().and_then(FutureExt::now_or_never) {
+            self.sent.pop_front();
+            self.note(answer);
+        }
+        self.refused
+    }
+
+    /// The reason why the broker has refused the first of them, and what would be right for a
+    /// simulation whose devices have these ids.
+    pub(crate) fn refusal(&self, ids: &str) -> Option<String> {
+        self.refusal.map(|reason| not_published(reason, ids))
+    }
+
+    fn note(&mut self, answer: paho::Result<()>) {
+        if let Err(paho::Error::ReasonCode(reason, _)) = answer {
+            self.refused += 1;
+            self.refusal.get_or_insert(reason);
+        }
+    }
+
+    /// Waits a moment for the broker to acknowledge the last messages, or to refuse them.
+    pub(crate) async fn settle(&mut self) {
+        let all = async {
+            while let Some(oldest) = self.sent.front_mut() {
+                let answer = oldest.await;
+                self.sent.pop_front();
+                self.note(answer);
+            }
+        };
+        // The others count as sent.
+        let _ = tokio::time::timeout(LAST_MESSAGES, all).await;
+    }
+
     /// Publishes a message. Waits while too many are on their way.
     ///
     /// # Errors
@@ -112,8 +157,11 @@ impl Publisher {
     async fn await_half(&mut self) {
         while self.sent.len() > WINDOW / 2 {
             let Some(oldest) = self.sent.pop_front() else { return };
-            let arrived = tokio::time::timeout(ACKNOWLEDGED_WITHIN, oldest).await;
-            if arrived.is_err() || !self.is_connected() {
+            match tokio::time::timeout(ACKNOWLEDGED_WITHIN, oldest).await {
+                Ok(answer) => self.note(answer),
+                Err(_elapsed) => self.sent.clear(),
+            }
+            if !self.is_connected() {
                 self.sent.clear();
             }
         }
@@ -121,7 +169,6 @@ impl Publisher {
 
     /// Waits a moment for the broker to acknowledge the last messages, and disconnects.
     pub(crate) async fn disconnect(self) {
-        const LAST_MESSAGES: Duration = Duration::from_secs(2);
         let options = paho::DisconnectOptionsBuilder::new().timeout(LAST_MESSAGES).finalize();
         let disconnected = self.paho.disconnect(options);
         // It is gone either way.

@@ -142,6 +142,23 @@ pub(super) fn not_subscribed(reason: Option<Reason>, filter: Filter<'_>) -> Stri
     format!("{}; {right}", named(reason))
 }
 
+/// Explains a PUBACK or PUBREC that refuses a heartbeat of a simulation whose devices have these
+/// ids.
+pub(super) fn not_published(reason: Reason, ids: &str) -> String {
+    let right = match reason {
+        Reason::NotAuthorized => format!(
+            "give --username and --password-file of a user with the right for all ids of the \
+             simulation; `heartbeatd user add NAME --devices '{ids}'` adds one to the embedded broker"
+        ),
+        Reason::TopicNameInvalid => "mqtt.topic should be one that the broker accepts".to_owned(),
+        Reason::QuotaExceeded => "a limit of the broker is reached; it should be raised, or \
+                                  --devices be lower or --period longer"
+            .to_owned(),
+        _ => anywhere(reason).to_owned(),
+    };
+    format!("the broker refuses heartbeats: {}; {right}", named(reason))
+}
+
 /// Explains a DISCONNECT from the broker.
 pub(super) fn disconnected(reason: Reason, properties: &paho::Properties) -> String {
     let right = match reason {
@@ -250,6 +267,16 @@ mod tests {
             let told = not_connected(&error, Of::Simulation).expect("it is a refusal");
             assert!(told.contains("--username and --password-file"), "{told}");
             assert!(!told.contains(others) && connack(code).contains(others), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_simulation_without_the_right_for_its_ids_is_told_of_the_command_that_gives_it() {
+        let told = not_published(Reason::NotAuthorized, "lab-*");
+        assert!(told.contains("(0x87)") && told.contains("--devices 'lab-*'"), "{told}");
+        for code in CODES {
+            let told = not_published(Reason::from(code), "lab-*");
+            assert!(told.starts_with("the broker refuses heartbeats: "), "{told}");
         }
     }
 

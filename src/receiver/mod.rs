@@ -279,6 +279,7 @@ impl Receiver {
         Broker {
             uri: format!("mqtt://{}", self.own_address),
             credentials: Some((SERVICE_USER.to_owned(), self.shared.secret.clone())),
+            setting: "mqtt.embedded.listen",
         }
     }
 

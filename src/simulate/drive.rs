@@ -20,6 +20,8 @@ const AT_ONCE: u32 = 500;
 pub(crate) struct Totals {
     /// The heartbeats that were published.
     pub(crate) sent: u64,
+    /// Those of them that the broker has refused.
+    pub(crate) refused: u64,
     /// The heartbeats that could not be published.
     pub(crate) lost: u64,
 }
@@ -65,6 +67,7 @@ impl Drive {
                 observe(self, Told::Step(step));
             }
             if now >= look {
+                self.totals.refused = self.publisher.refused();
                 observe(self, Told::Look);
                 look = now + LOOK;
             }
@@ -74,6 +77,12 @@ impl Drive {
             sleep_until((began + next).into()).await;
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Waits a moment for what the broker says to the last heartbeats.
+    pub(crate) async fn settle(&mut self) {
+        self.publisher.settle().await;
+        self.totals.refused = self.publisher.refused();
     }
 
     async fn publish(&mut self, device: u32, now: Duration, payload: &mut Vec<u8>) {

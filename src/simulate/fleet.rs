@@ -104,7 +104,8 @@ pub(crate) struct Plan {
 /// A plan for which there are not enough devices.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "each device is one of these at most, which takes {asked} devices, and there are {devices}"
+    "each device is one of these at most, which takes {asked} devices, and there {} {devices}",
+    if *.devices == 1 { "is" } else { "are" }
 )]
 pub(crate) struct FleetError {
     asked: u64,
@@ -480,6 +481,9 @@ mod tests {
             error,
             "each device is one of these at most, which takes 11 devices, and there are 10"
         );
+        let one = Plan { dying: Amount::Devices(1), failing: Amount::Devices(1), ..plan(1) };
+        let error = Fleet::new(one, 1).err().expect("too many").to_string();
+        assert!(error.ends_with("takes 2 devices, and there is 1"), "{error}");
     }
 
     #[test]

@@ -10,5 +10,5 @@ mod drive;
 mod fleet;
 mod payload;
 
-pub(crate) use drive::{Drive, Told};
+pub(crate) use drive::{Drive, Told, Totals};
 pub(crate) use fleet::{Amount, Burst, Fleet, FleetError, Names, Plan, Step, What};

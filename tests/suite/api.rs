@@ -69,6 +69,7 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
         ("status=asleep", "provisioning, online, offline, error"),
         ("cursor=", "`next` of an earlier answer"),
         ("cursor=no-cursor", "`next` of an earlier answer"),
+        ("q=", "1 to 130 characters"),
         ("q=%ff", "not UTF-8"),
         ("cursor=%00", "`next` of an earlier answer"),
     ] {
@@ -93,7 +94,10 @@ fn whatever_is_wrong_with_a_request_is_a_problem_that_says_what_would_be_right()
         "PUT /api/v1/devices/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\
          Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
     );
+    let began = Instant::now();
     is(verbatim(&service, &chunked), 411, "length-required", "Content-Length");
+    // The connection ends before the time for an exchange is over.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     for (head, words) in [
         ("GET /api/v1/devices?q=a b HTTP/1.1\r\nHost: localhost", "one blank"),
         ("GET /<b> HTTP/1.1\r\nHost: localhost", "percent-encoded"),

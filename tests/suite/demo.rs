@@ -173,12 +173,52 @@ fn a_simulation_logs_in_by_tls_and_password_and_says_why_it_may_not() {
 }
 
 #[test]
+fn a_simulation_whose_heartbeats_are_refused_counts_them_and_says_what_would_be_right() {
+    let place = Place::new().with("MQTT__EMBEDDED__USERS_FILE", "users");
+    fs::write(place.path().join("password"), "hunter2\n").expect("a file");
+    for (user, devices) in [("nobody", "other"), ("some", "sim-2"), ("all", "sim-*")] {
+        let add = format!("\"$0\" user add {user} --devices '{devices}' < password");
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &add, env!("CARGO_BIN_EXE_heartbeatd")]);
+        servers::process::output(&mut place.prepared(shell));
+    }
+    let service = place.start();
+    service.await_listening();
+    let url = format!("mqtt://127.0.0.1:{}", service.broker_port());
+    let lasts = ["--devices", "4", "--period", "100ms", "--for", "1s"];
+    let still = ["--dying", "0", "--burst", "0"];
+    for (user, qos, code) in
+        [("nobody", "1", 1), ("nobody", "2", 1), ("some", "1", 0), ("all", "1", 0)]
+    {
+        let login = ["--username", user, "--password-file", "password", "--qos", qos];
+        let arguments = [&["simulate", "--url", &url][..], &lasts, &still, &login].concat();
+        let out = place.run(&arguments);
+        let log = log_of(&out);
+        assert_eq!(out.status.code(), Some(code), "{user}: {log}");
+        let last = log.lines().filter_map(Line::parse).next_back().expect("a line");
+        let (sent, refused) = (last.number("sent"), last.number("refused"));
+        assert!(last.is("INFO heartbeatd lost=0 seconds=1") && sent > Some(4), "{user}: {log}");
+        match user {
+            "nobody" => assert_eq!(refused, sent, "{log}"),
+            "some" => assert!(refused > Some(3) && refused < sent, "{log}"),
+            _ => assert_eq!(refused, Some(0), "{log}"),
+        }
+        let told = log.matches("WARN").count();
+        assert_eq!(told, usize::from(user != "all"), "{log}");
+        let right = "(0x87); give --username and --password-file of a user with the right for all";
+        assert_eq!(log.contains(right), user != "all", "{log}");
+        assert_eq!(log.contains("user add NAME --devices 'sim-*'`"), user != "all", "{log}");
+    }
+    assert_eq!(ids(&place).len(), 4);
+}
+
+#[test]
 fn a_simulation_that_cannot_be_is_refused_with_what_would_be_right() {
     let place = Place::new();
     for (arguments, code, why) in [
         // The place has a port that only the running service knows.
         (&["--devices", "3"][..], 64, "give --url"),
-        (&["--url", "mqtt://127.0.0.1:1"], 69, "refuse"),
+        (&["--url", "mqtt://127.0.0.1:1"], 69, "or --url have another host or port"),
         (&["--url", "127.0.0.1:1883"], 64, "mqtt://127.0.0.1:1883 is expected"),
         (&["--devices", "0"], 64, "'--devices <COUNT>'"),
         (
@@ -186,6 +226,7 @@ fn a_simulation_that_cannot_be_is_refused_with_what_would_be_right() {
             64,
             "--dying 60%, --burst 10%, --errors 60%, --skewed 1% and --malformed 1%: each device",
         ),
+        (&["--devices", "1", "--dying", "2"], 64, "takes 2 devices, and there is 1;"),
         (&["--dying", "many"], 64, "'--dying <AMOUNT>'"),
         (&["--burst-every", "5m", "--down", "5m"], 64, "longer than --down"),
         (&["--prefix", "a/b"], 64, "this one contains '/'"),

@@ -76,6 +76,43 @@ fn a_window_that_makes_no_sense_is_refused_with_what_would() {
 }
 
 #[test]
+fn a_device_that_was_removed_is_named_as_such_with_the_place_of_its_history() {
+    let now = now();
+    let (place, service) = start(Place::new(), &fallen_and_returned(now));
+    let then = text(now - TimeDelta::minutes(60));
+    let show = |id: &str, at: &str| get(&service, &format!("/api/v1/devices/{id}{at}"));
+    let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    assert!(place.run(&["device", "add", "pumq"]).status.success());
+    assert!(place.run(&["device", "remove", "pump"]).status.success());
+    for at in ["", &format!("?at={then}")] {
+        for forgotten in [false, true] {
+            if forgotten {
+                // As after a day.
+                runtime.block_on(database.execute("DELETE FROM device_removal"));
+            }
+            let gone = show("pump", at);
+            assert_eq!((gone.status, gone.problem().as_str()), (404, "unknown-device"));
+            let said = gone.json()["detail"].as_str().expect("words").to_owned();
+            assert!(said.contains("is not registered any more: it was removed at 20"), "{said}");
+            let (_, link) = said.split_once(" is at ").expect(&said);
+            let kept = get(&service, link).ok();
+            assert_eq!(kept["items"].as_array().map(Vec::len), Some(3), "{kept}");
+        }
+    }
+    let never = show("pum", &format!("?at={then}"));
+    assert!(never.body.contains("did you mean"), "{never:?}");
+
+    assert!(place.run(&["device", "add", "pump"]).status.success());
+    show("pump", "").ok();
+    let before = show("pump", &format!("?at={then}"));
+    assert_eq!(before.status, 404);
+    assert!(before.body.contains("and is registered again since 20"), "{before:?}");
+    let early = show("pumq", &format!("?at={then}"));
+    assert!(early.body.contains("was not registered then; it is since 20"), "{early:?}");
+}
+
+#[test]
 fn a_month_may_be_asked_for_even_if_less_is_kept() {
     let (_place, service) = start(Place::new().with("HISTORY__RETENTION", "1d"), "");
     let window = |days| {

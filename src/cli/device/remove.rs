@@ -159,7 +159,7 @@ fn heard_ago(config: &Config, device: &Selected, now: DateTime<Utc>) -> Option<D
 }
 
 fn return_of_one(config: &Config, ago: Duration) -> String {
-    let ago = crate::duration::format(ago);
+    let ago = crate::duration::human(ago);
     if config.devices.auto_register {
         format!(
             "; it was heard {ago} ago and will be registered again by its next heartbeat, with \

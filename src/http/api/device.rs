@@ -143,9 +143,7 @@ async fn detail_at(
 ) -> Result<DeviceDetail, Problem> {
     let device = find(context, id).await?;
     if device.registered_at > at {
-        let (id, since) = (in_quotes(id), text::time(Some(device.registered_at)));
-        let detail = format!("{id} was not registered then; it is since {since}");
-        return Err(Problem::new(Kind::UnknownDevice, detail));
+        return Err(not_then(context, &device, at).await);
     }
     let until = TransitionQuery {
         device: Some(device.id.clone()),
@@ -202,10 +200,45 @@ fn was_late(evidence: &Evidence) -> bool {
         && evidence.listened > evidence.timeout - evidence.timeout / 3
 }
 
-/// The problem with an id that is not registered. It proposes those that may have been meant.
+/// The problem with an id that is not registered. It says when the device was removed, or proposes
+/// those that may have been meant.
 async fn unknown(context: &Context, id: &str) -> Problem {
+    let quoted = in_quotes(id);
     // A hint that takes too long is left out.
-    let similar = context.reader.similar(id, text::PROPOSED).await.unwrap_or_default();
-    let hint = text::did_you_mean(&similar).map(|hint| format!("; {hint}")).unwrap_or_default();
-    Problem::new(Kind::UnknownDevice, format!("{} is not registered{hint}", in_quotes(id)))
+    let detail = match context.reader.removed_at(id).await.unwrap_or_default() {
+        Some(removed) => format!(
+            "{quoted} is not registered any more: it was removed at {}; {}",
+            text::time(Some(removed)),
+            rest_of(id)
+        ),
+        None => {
+            let similar = context.reader.similar(id, text::PROPOSED).await.unwrap_or_default();
+            let hint = text::did_you_mean(&similar).map(|hint| format!("; {hint}"));
+            format!("{quoted} is not registered{}", hint.unwrap_or_default())
+        }
+    };
+    Problem::new(Kind::UnknownDevice, detail)
+}
+
+/// The problem with an instant at which a device of now was not registered, or that is before its
+/// removal and its return.
+async fn not_then(context: &Context, device: &Device, at: DateTime<Utc>) -> Problem {
+    let id = device.id.as_str();
+    let (quoted, since) = (in_quotes(id), text::time(Some(device.registered_at)));
+    let removed = context.reader.removed_at(id).await.unwrap_or_default();
+    let detail = match removed.filter(|removed| *removed >= at) {
+        Some(removed) => format!(
+            "{quoted} was removed at {} and is registered again since {since}; {}",
+            text::time(Some(removed)),
+            rest_of(id)
+        ),
+        None => format!("{quoted} was not registered then; it is since {since}"),
+    };
+    Problem::new(Kind::UnknownDevice, detail)
+}
+
+/// Where the history of a device is that was removed.
+fn rest_of(id: &str) -> String {
+    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
+    format!("what is kept of its changes is at /api/v1/transitions?device={id}")
 }

@@ -36,7 +36,7 @@ pub(super) enum Takes {
     Cursor,
     /// A place between two events.
     Place,
-    /// Any text of at most so many characters.
+    /// Any text that is not empty, of at most so many characters.
     Text(usize),
     /// One of these words.
     Word(&'static [&'static str]),
@@ -148,10 +148,9 @@ impl Query {
         }
     }
 
-    /// A text; an empty one is none.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name) {
-            Some(Value::Text(text)) if !text.is_empty() => Some(text),
+            Some(Value::Text(text)) => Some(text),
             _ => None,
         }
     }
@@ -173,7 +172,7 @@ impl Query {
     /// The parameters that were given, besides the limit and the cursor.
     pub(super) fn filters(&self) -> impl Iterator<Item = (&str, &str)> {
         let given = self.given.iter().map(|(name, value)| (*name, value.as_str()));
-        given.filter(|(name, value)| !["limit", "cursor"].contains(name) && !value.is_empty())
+        given.filter(|(name, _)| !["limit", "cursor"].contains(name))
     }
 }
 
@@ -201,7 +200,7 @@ impl Takes {
                 "type": "string", "format": "cursor", "minLength": 1, "maxLength": MAX_CURSOR,
             }),
             Self::Place => json!({"type": "string", "pattern": PLACE}),
-            Self::Text(most) => json!({"type": "string", "maxLength": most}),
+            Self::Text(most) => json!({"type": "string", "minLength": 1, "maxLength": most}),
             Self::Word(words) => json!({"type": "string", "enum": words}),
             Self::Seconds(most) => json!({
                 "oneOf": [
@@ -239,8 +238,10 @@ impl Takes {
             Self::Cursor if text.is_empty() || text.len() > MAX_CURSOR => {
                 Err("a cursor is the `next` of an earlier answer, as it is".to_owned())
             }
-            Self::Text(most) if text.chars().count() > most || text.contains('\0') => {
-                Err(format!("at most {most} characters are expected, none of them U+0000"))
+            Self::Text(most)
+                if text.is_empty() || text.chars().count() > most || text.contains('\0') =>
+            {
+                Err(format!("1 to {most} characters are expected, none of them U+0000"))
             }
             Self::Place if place_of_text(text).is_none() => {
                 Err("the `id` of an event or a `next` is expected, as it is".to_owned())
@@ -298,7 +299,7 @@ mod tests {
         assert_eq!(read.device("device").map(DeviceId::as_str), Some("Köln"));
         let from = read.time("from").expect("a time").to_rfc3339();
         assert_eq!(from, "2026-11-26T13:08:22.123+00:00");
-        let none = Query::read("q=", KNOWN).expect("it is valid");
+        let none = Query::read("", KNOWN).expect("it is valid");
         assert_eq!((none.limit(), none.text("q"), none.flag("late")), (100, None, None));
         assert_eq!(none.filters().count(), 0);
     }
@@ -328,7 +329,8 @@ mod tests {
             ("late=1", "true or false"),
             ("wait=31", "0 to 30 seconds"),
             ("cursor=", "the `next` of an earlier answer"),
-            ("q=abcd", "at most 3 characters"),
+            ("q=", "1 to 3 characters"),
+            ("q=abcd", "1 to 3 characters"),
             ("q=%00", "none of them U+0000"),
             ("q=%ff", "not UTF-8"),
         ] {
