@@ -64,6 +64,11 @@ const UNKNOWN_CLIENT: &str = "; the server may not know the authority that has s
 const NOT_POSTGRESQL: &str = "; what answers there is not PostgreSQL: database.url has to name its \
                               host and port (5432 by default)";
 
+/// The remedy for a server that answers too late or not at all.
+const NOBODY_ANSWERS: &str = "; nothing has answered within database.connect_timeout, or all connections \
+                              were taken: are host and port of database.url right, does a firewall let \
+                              it through, and is the server overloaded?";
+
 /// True if a URL names files for TLS.
 fn names_files(url: &str) -> bool {
     use crate::secrets::{SSL_CERT, SSL_KEY, SSL_ROOT_CERT};
@@ -75,11 +80,7 @@ fn names_files(url: &str) -> bool {
 const POSTGRESQL: [(&str, &str); 16] = [
     ("response from SSLRequest", NOT_POSTGRESQL),
     ("unexpected or invalid data", NOT_POSTGRESQL),
-    (
-        "pool timed out",
-        "; nothing has answered within database.connect_timeout, or all connections of the server \
-         were taken: are host and port of database.url right, and does a firewall let it through?",
-    ),
+    ("pool timed out", NOBODY_ANSWERS),
     (
         "server does not support TLS",
         "; sslmode asks for it: set ssl = on, ssl_cert_file and ssl_key_file in postgresql.conf",
@@ -137,6 +138,7 @@ pub(super) fn on_statement(error: &DbErr) -> &'static str {
     match () {
         () if text.contains("attempt to write a readonly database") => NOT_WRITABLE,
         () if text.contains("in a read-only transaction") => STANDBY,
+        () if text.contains("pool timed out") => NOBODY_ANSWERS,
         () => "",
     }
 }
@@ -169,6 +171,8 @@ mod tests {
             let hint = on_opening("postgres://h/d", OpenMode::Migrate, &error);
             assert!(hint.contains(remedy), "{why}: {hint}");
         }
+        let late = DbErr::Conn(RuntimeErr::Internal("pool timed out while waiting".to_owned()));
+        assert_eq!(on_statement(&late), NOBODY_ANSWERS);
     }
 
     #[test]
