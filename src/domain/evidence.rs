@@ -1,9 +1,12 @@
 //! Evidence: the reason why a device is offline, or why it is not.
 
+mod parts;
+
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use self::parts::Parts;
 use super::{Coverage, Gap, Interval, Judge, Listener, Status, Stay, Transition};
 
 /// The facts that a device's status rests on: its silence, and the part of it that was
@@ -18,10 +21,14 @@ pub struct Evidence {
     pub until: DateTime<Utc>,
     /// The timeout that decides, or decided.
     pub timeout: TimeDelta,
-    /// The part of the silence that was listened to.
+    /// The part of the silence that was listened to, as it was known at `until`.
     pub listened: TimeDelta,
-    /// The parts that were not, oldest first; empty if they are not known any more.
+    /// The parts that were not, oldest first; empty if they are not known any more. With what was
+    /// listened to they make up the silence.
     pub gaps: Vec<Gap>,
+    /// The end of what was known at `until`. A gap of an unknown cause that begins there or later
+    /// was not proven yet.
+    pub known_until: DateTime<Utc>,
     /// The instances that have listened in it, if there are several.
     pub listeners: Vec<Listener>,
 }
@@ -71,21 +78,18 @@ impl Evidence {
                 }
             }
         };
-        let gaps = coverage.gaps(silent_since, until);
-        let missed: TimeDelta = gaps.iter().map(|gap| gap.interval.length()).sum();
-        // Less than the whole silence means that its newest part was proven after the check.
-        // More means that listening which counted then is forgotten by now. Then these gaps are
-        // not those of the check.
-        let gaps = if listened + missed <= until - silent_since { gaps } else { Vec::new() };
-        let listeners = Vec::new();
-        Some(Self { verdict, silent_since, until, timeout, listened, gaps, listeners })
+        let parts = Parts::of(silence, listened, coverage);
+        let parts = parts.unwrap_or(Parts { gaps: Vec::new(), known_until: until });
+        let (Parts { gaps, known_until }, listeners) = (parts, Vec::new());
+        Some(Self { verdict, silent_since, until, timeout, listened, gaps, known_until, listeners })
     }
 
-    /// The same evidence with the instances that have listened, as one of them judges them.
+    /// The same evidence with the instances that have listened, as one of them judges them, in the
+    /// time of which that was known.
     #[must_use]
     pub fn listened_by(self, stays: &[Stay], judge: Judge<'_>) -> Self {
-        let silence = Interval { from: self.silent_since, until: self.until };
-        Self { listeners: Listener::of_stays(stays, judge, silence), ..self }
+        let known = Interval { from: self.silent_since, until: self.known_until };
+        Self { listeners: Listener::of_stays(stays, judge, known), ..self }
     }
 
     /// The silence that [`weigh`](Self::weigh) looks at, for which it needs the coverage.
@@ -150,6 +154,7 @@ mod tests {
         let restart = Gap::new(interval(100, 500), Some(GapCause::NotRunning));
         let newest = Gap::new(interval(560, 565), None);
         assert_eq!(evidence.gaps, [restart, newest]);
+        assert_eq!(evidence.known_until, at(560));
     }
 
     #[test]
@@ -189,9 +194,12 @@ mod tests {
             evidence.expect("it was heard")
         };
         let evidence = weigh(&coverage());
-        assert_eq!(evidence.gaps.len(), 1);
+        let restart = Gap::new(interval(100, 500), Some(GapCause::NotRunning));
+        assert_eq!(evidence.gaps, [restart, Gap::new(interval(535, 540), None)]);
+        assert_eq!(evidence.known_until, at(535), "the echo that proves the rest came later");
         let pruned = Coverage::new(Duration::from_secs(5));
-        assert_eq!(weigh(&pruned), Evidence { gaps: Vec::new(), ..evidence.clone() });
+        let forgotten = Evidence { gaps: Vec::new(), known_until: at(540), ..evidence.clone() };
+        assert_eq!(weigh(&pruned), forgotten);
         assert_eq!((evidence.verdict, evidence.until), (Verdict::Offline, at(540)));
         assert_eq!(evidence.timeout, TimeDelta::seconds(60), "not today's");
         assert_eq!(evidence.listened, TimeDelta::seconds(125), "as far as it was proven then");

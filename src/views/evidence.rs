@@ -1,5 +1,6 @@
 //! Evidence: why a device is offline, or why it is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -16,6 +17,10 @@ use crate::store::{Device, DeviceStore, StoreError};
 /// The maximum number of gaps that an explanation lists. It lists the newest.
 const LISTED_GAPS: usize = 20;
 
+/// The length of a gap of an unknown cause from which on it is told. A shorter one does not change
+/// the tenth of a second to which the others are told.
+const SHOWN: TimeDelta = TimeDelta::milliseconds(50);
+
 /// The evidence for a device's status.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct EvidenceView {
@@ -29,7 +34,7 @@ pub(super) struct EvidenceView {
     /// The listened part of the silence.
     #[serde(serialize_with = "as_seconds")]
     listened_seconds: TimeDelta,
-    /// The other part, oldest first; empty if it is not known any more.
+    /// The rest of the silence, oldest first; empty if it is not known any more.
     gaps: Vec<GapView>,
     /// The instances that have listened; left out if there is only one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +46,7 @@ pub(super) struct EvidenceView {
 struct GapView {
     from: DateTime<Utc>,
     until: DateTime<Utc>,
-    /// Null if it is not known.
+    /// Null if it is not known, as of the newest time, which was not proven yet.
     cause: Option<&'static str>,
     /// The instances whose gap it is; left out if there is only one, or it is not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -108,6 +113,8 @@ pub(crate) struct EvidenceSettings {
     timeout: Duration,
     /// The time between two confirmations that the service is listening.
     confirm_interval: Duration,
+    /// The time by which a confirmation proves less.
+    settle: Duration,
 }
 
 impl EvidenceSettings {
@@ -133,6 +140,7 @@ impl From<&Config> for EvidenceSettings {
             instance: config.mqtt.client_id.clone(),
             timeout: config.heartbeat.timeout.get(),
             confirm_interval: config.mqtt.confirm_interval(),
+            settle: config.mqtt.settle(),
         }
     }
 }
@@ -269,7 +277,8 @@ fn reason_then(evidence: &Evidence, fresh: TimeDelta) -> String {
 
 /// The length of the newest time that is not proven before the next echo.
 fn fresh(settings: &EvidenceSettings) -> TimeDelta {
-    TimeDelta::from_std(3 * settings.confirm_interval).unwrap_or(TimeDelta::MAX)
+    let longest = settings.confirm_interval.saturating_mul(3).saturating_add(settings.settle);
+    TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX)
 }
 
 /// The evidence as one sentence, without the status. Of a silence that is not longer than `fresh`,
@@ -303,17 +312,43 @@ fn reason(evidence: &Evidence, fresh: TimeDelta) -> String {
     }
 }
 
+/// The parts of the silence that do not count. With what was listened to they make up the silence,
+/// if that is told.
 fn not_counted(evidence: &Evidence, settings: &EvidenceSettings) -> Vec<String> {
     let fresh = fresh(settings);
+    let silence = evidence.until - evidence.silent_since;
     if gaps_are_forgotten(evidence, fresh) {
-        return vec!["the rest; the gaps are not kept any more".to_owned()];
+        let rest = text::duration(silence - evidence.listened);
+        return vec![format!("the other {rest}; the gaps are not kept any more")];
     }
-    let is_told = |gap: &&Gap| gap.cause.is_some() || gap.interval.length() > fresh;
+    let all = evidence.verdict != Verdict::NotSilent || silence > fresh;
+    let is_told = |gap: &&Gap| {
+        gap.cause.is_some()
+            || all && gap.interval.length() >= SHOWN
+            || gap.interval.length() > fresh
+    };
     let gaps: Vec<_> = evidence.gaps.iter().filter(is_told).collect();
-    let older = gaps.len().saturating_sub(LISTED_GAPS);
-    let older_told = (older > 0).then(|| format!("{older} older gaps, and"));
-    let told = gaps[older..].iter().map(|gap| gap_of(&evidence.listeners, gap));
+    let (older, newest) = gaps.split_at(gaps.len().saturating_sub(LISTED_GAPS));
+    let together: TimeDelta = older.iter().map(|gap| gap.interval.length()).sum();
+    let older_told = (!older.is_empty()).then(|| {
+        format!("{} older gaps of {} together, and", older.len(), text::duration(together))
+    });
+    let told = newest.iter().map(|gap| part_in_words(evidence, gap, fresh));
     older_told.into_iter().chain(told).collect()
+}
+
+/// A part of a silence that does not count, as a sentence without its full stop.
+fn part_in_words(evidence: &Evidence, gap: &Gap, fresh: TimeDelta) -> String {
+    let is_offline = evidence.verdict == Verdict::Offline;
+    let is_awaited = gap.cause.is_none()
+        && gap.interval.from >= evidence.known_until
+        && (is_offline || gap.interval.length() <= fresh);
+    if !is_awaited {
+        return gap_of(&evidence.listeners, gap);
+    }
+    let at_the_check = if is_offline { " at the check" } else { "" };
+    let by = of(&gap.unproven_by);
+    format!("{}: not proven yet{at_the_check}{by}", stretch_in_words(&gap.interval))
 }
 
 /// The listening of each of several instances, in words.
@@ -350,23 +385,25 @@ fn gaps_are_forgotten(evidence: &Evidence, fresh: TimeDelta) -> bool {
 
 /// A gap as a sentence without its full stop.
 pub(crate) fn gap_in_words(Gap { interval, cause, unproven_by }: &Gap) -> String {
-    let (from, until) = (text::time(Some(interval.from)), text::time(Some(interval.until)));
     let cause = cause.map_or_else(
         || "nothing proves that the service was listening".to_owned(),
         |cause| cause.to_string(),
     );
-    let by = if unproven_by.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", unproven_by.join(", "))
-    };
-    format!("{} from {from} to {until}: {cause}{by}", text::duration(interval.length()))
+    format!("{}: {cause}{}", stretch_in_words(interval), of(unproven_by))
+}
+
+fn stretch_in_words(interval: &Interval) -> String {
+    let (from, until) = (text::time(Some(interval.from)), text::time(Some(interval.until)));
+    format!("{} from {from} to {until}", text::duration(interval.length()))
+}
+
+/// The members of a group whose gap it is, in parentheses.
+fn of(members: &[Arc<str>]) -> String {
+    if members.is_empty() { String::new() } else { format!(" ({})", members.join(", ")) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::domain::Stay;
 
@@ -387,6 +424,7 @@ mod tests {
             timeout: TimeDelta::seconds(timeout),
             listened: TimeDelta::seconds(120),
             gaps,
+            known_until: at(270),
             listeners: Vec::new(),
         }
     }
@@ -395,7 +433,8 @@ mod tests {
         let settings = EvidenceSettings {
             instance: "heartbeatd".to_owned(),
             timeout: Duration::from_secs(180),
-            confirm_interval: Duration::from_secs(5),
+            confirm_interval: Duration::from_secs(4),
+            settle: Duration::from_secs(3),
         };
         Explanation::of(status, evidence, &settings)
     }
@@ -460,26 +499,47 @@ mod tests {
         assert!(never_heard.not_counted.is_empty());
     }
 
+    /// 120 s, 165 s and 15 s are 300 s.
     #[test]
-    fn the_gaps_are_listed_except_for_the_newest_seconds_that_no_echo_has_proven_yet() {
-        let restart = gap(100, 270, Some(GapCause::NotRunning));
-        let unproven = |length: i64| gap(300 - length, 300, None);
-        for (newest, expected) in [
-            (unproven(15), &[][..]),
-            (
-                unproven(16),
-                &[
-                    "16 s from 2026-11-23T12:04:44Z to 2026-11-23T12:05:00Z: nothing proves that the \
-                   service was listening",
-                ],
-            ),
-        ] {
-            let evidence = evidence(Verdict::NotSilent, 180, vec![restart.clone(), newest]);
-            let told = explain(Status::Online, Some(&evidence)).not_counted;
-            let first = "2 min 50 s from 2026-11-23T12:01:40Z to 2026-11-23T12:04:30Z: the service was \
-                         not running or not connected yet";
-            assert_eq!(told, [&[first], expected].concat());
-        }
+    fn the_gaps_and_the_newest_seconds_that_no_echo_has_proven_yet_are_told() {
+        let told = |status, verdict, length: i64| {
+            let restart = gap(120, 300 - length, Some(GapCause::NotRunning));
+            let newest = gap(300 - length, 300, None);
+            let evidence = Evidence {
+                known_until: at(300 - length),
+                ..evidence(verdict, 60, vec![restart, newest])
+            };
+            let [first, second] = &explain(status, Some(&evidence)).not_counted[..] else {
+                panic!("both are told")
+            };
+            assert!(first.ends_with("the service was not running or not connected yet"), "{first}");
+            second.clone()
+        };
+        let expected = "15 s from 2026-11-23T12:04:45Z to 2026-11-23T12:05:00Z: not proven yet";
+        assert_eq!(told(Status::Online, Verdict::Silent, 15), expected);
+        let at_the_check = format!("{expected} at the check");
+        assert_eq!(told(Status::Offline, Verdict::Offline, 15), at_the_check);
+        let expected = "16 s from 2026-11-23T12:04:44Z to 2026-11-23T12:05:00Z: nothing proves that \
+                        the service was listening";
+        assert_eq!(told(Status::Online, Verdict::Silent, 16), expected);
+    }
+
+    #[test]
+    fn of_a_silence_of_seconds_the_time_that_no_echo_has_proven_yet_is_not_told() {
+        let fresh = Evidence {
+            until: at(15),
+            known_until: at(10),
+            listened: TimeDelta::seconds(10),
+            ..evidence(Verdict::NotSilent, 180, vec![gap(10, 15, None)])
+        };
+        assert!(explain(Status::Online, Some(&fresh)).not_counted.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_proven_yet_names_the_members_that_are_late() {
+        let late = Gap { unproven_by: vec!["hall-2".into()], ..gap(290, 300, None) };
+        let told = explain(Status::Online, Some(&evidence(Verdict::NotSilent, 180, vec![late])));
+        assert!(told.not_counted[0].ends_with("not proven yet (hall-2)"), "{told:?}");
     }
 
     #[test]
@@ -511,7 +571,8 @@ mod tests {
         let judge = Judge::named("hall-a", &stays);
         let coverage = Coverage::of_stays(Duration::from_secs(5), &stays, judge);
         let gaps = coverage.gaps(at(0), at(300));
-        let told = evidence(Verdict::NotSilent, 180, gaps).listened_by(&stays, judge);
+        let told = Evidence { known_until: at(300), ..evidence(Verdict::NotSilent, 180, gaps) };
+        let told = told.listened_by(&stays, judge);
         let told = explain(Status::Online, Some(&told));
         let expected = [
             "49 s by hall-b from 2026-11-23T12:00:00Z to 2026-11-23T12:00:49Z",
@@ -530,14 +591,14 @@ mod tests {
         let gaps = (0..30).map(|n| gap(6 * n, 6 * n + 1, Some(GapCause::NoEcho))).collect();
         let told = explain(Status::Online, Some(&evidence(Verdict::NotSilent, 180, gaps)));
         assert_eq!(told.not_counted.len(), 1 + LISTED_GAPS);
-        assert_eq!(told.not_counted[0], "10 older gaps, and");
+        assert_eq!(told.not_counted[0], "10 older gaps of 10 s together, and");
         assert!(told.not_counted[1].contains("from 2026-11-23T12:01:00Z"));
     }
 
     #[test]
     fn gaps_that_are_not_kept_any_more_are_said_to_be() {
         let told = explain(Status::Offline, Some(&evidence(Verdict::Offline, 60, Vec::new())));
-        assert_eq!(told.not_counted, ["the rest; the gaps are not kept any more"]);
+        assert_eq!(told.not_counted, ["the other 3 min; the gaps are not kept any more"]);
         let imported = evidence(Verdict::Offline, 180, Vec::new());
         assert!(explain(Status::Offline, Some(&imported)).not_counted.is_empty());
     }

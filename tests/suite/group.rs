@@ -548,6 +548,62 @@ async fn a_member_says_with_its_first_row_how_far_its_clock_is_off() {
     assert!((offset - TimeDelta::seconds(3)).abs() < TimeDelta::milliseconds(100), "{offset}");
 }
 
+/// The length of all these stretches of time, in milliseconds.
+fn length_of_all(stretches: &Value) -> i64 {
+    let time =
+        |text: &Value| text.as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+    let length = |stretch: &Value| {
+        let (from, to) = (time(&stretch["from"]), time(&stretch["to"]).or(time(&stretch["until"])));
+        (to.expect("a time") - from.expect("a time")).num_milliseconds()
+    };
+    stretches.as_array().expect("an array").iter().map(length).sum()
+}
+
+fn millis(seconds: &Value) -> i64 {
+    (seconds.as_f64().expect("a number") * 1000.0).round() as i64
+}
+
+/// What is told of one member is told of the group once, and what was not proven yet when the
+/// device was found is told as well.
+#[actix_rt::test]
+async fn what_was_listened_to_and_the_gaps_make_up_the_silence() {
+    let mut scene = scene();
+    let (active, other) = roles(&scene);
+    let third = 3 - active - other;
+    scene.some_die(1);
+    [other, third].iter().for_each(|number| scene.instances[*number].service.signal("STOP"));
+    let_pass(Duration::from_secs_f64(2.0 * TIMEOUT));
+    [other, third].iter().for_each(|number| scene.instances[*number].service.signal("CONT"));
+    scene.await_found(1);
+    let instance = &scene.instances[active];
+    let get = |path: &str| http::send(&instance.service, "GET", path, &[], None).ok();
+    let device = get("/api/v1/devices/dead-00");
+    let evidence = &device["evidence"];
+    let told = millis(&evidence["listened_seconds"]) + length_of_all(&evidence["gaps"]);
+    assert_eq!(told, millis(&evidence["silent_seconds"]), "{evidence:#}");
+    let both = |gap: &Value| {
+        [other, third].iter().all(|number| {
+            gap["instances"].as_array().expect("an array").contains(&json!(MEMBERS[*number]))
+        })
+    };
+    let gaps = evidence["gaps"].as_array().expect("an array");
+    assert_eq!(gaps.iter().filter(|gap| both(gap)).count(), 1, "{gaps:#?}");
+    let words = device["not_counted"].as_array().expect("an array");
+    assert!(words.last().expect("one").to_string().contains("at the check"), "{words:#?}");
+    assert_eq!(words.len(), gaps.len(), "{device:#}");
+    let shown = instance.place.json(&["device", "show", "dead-00", "--json"]);
+    assert_eq!(length_of_all(&shown["evidence"]["gaps"]), length_of_all(&evidence["gaps"]));
+    let listening = get("/api/v1/listening");
+    let told = length_of_all(&listening["intervals"]) + length_of_all(&listening["gaps"]);
+    let from = DateTime::parse_from_rfc3339(listening["listed_from"].as_str().expect("a time"));
+    let to = DateTime::parse_from_rfc3339(listening["to"].as_str().expect("a time"));
+    let whole = (to.expect("a time") - from.expect("a time")).num_milliseconds();
+    // The newest seconds are no gap while their echoes are awaited.
+    assert!((0..5_000).contains(&(whole - told)), "{listening:#}");
+    let listened = length_of_all(&listening["intervals"]);
+    assert_eq!(millis(&listening["listened_seconds"]), listened, "{listening:#}");
+}
+
 #[actix_rt::test]
 async fn it_is_told_whose_a_gap_is() {
     let mut scene = scene();

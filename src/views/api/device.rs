@@ -119,7 +119,7 @@ struct EvidenceItem {
     listened_seconds: TimeDelta,
     #[serde(serialize_with = "as_seconds")]
     timeout_seconds: TimeDelta,
-    /// The other parts, oldest first; empty if they are not known any more.
+    /// The rest of the silence, oldest first; empty if it is not known any more.
     gaps: Vec<GapItem>,
     /// The instances that have listened, if there are several.
     listeners: Vec<ListenerItem>,
