@@ -24,7 +24,9 @@ pub struct Model {
     pub joined_at: ChronoUnixTimestampMillis,
     /// Its end; `None` while it may be listening.
     pub left_at: Option<ChronoUnixTimestampMillis>,
-    /// The way it ended: `left`, `fenced`, `taken_over`, `forgotten` or `refused`.
+    /// The way it ended: `left`; `fenced` by another instance; `restarted` or `reconnected`, by the
+    /// next process of this name or the next connection of this one; `taken_over` by a service
+    /// alone; `refused` by the broker; `forgotten` by the database; `removed` by hand.
     pub left_how: Option<String>,
     /// The instance that took over from it.
     pub fenced_by: Option<String>,

@@ -214,10 +214,10 @@ impl MqttIngest {
     }
 
     fn refused(&mut self, error: &ClientError, before: Listening, ctx: &mut Context<Self>) {
-        error!(target: TARGET, "{error}");
         if self.joining.is_some() {
-            return self.leave_refused(before == Listening::Connected, ctx);
+            return self.leave_refused(error, before == Listening::Connected, ctx);
         }
+        error!(target: TARGET, "{error}");
         self.is_now(Listening::Connected);
         let connection = self.newest;
         ctx.run_later(SUBSCRIBE_AGAIN, move |ingest, ctx| {

@@ -86,12 +86,11 @@ async fn list(
 }
 
 fn row(listener: &ListenerView) -> Vec<String> {
-    let by = listener.fenced_by.as_ref().map_or(String::new(), |by| format!(" by {by}"));
     vec![
         listener.id.to_string(),
         listener.instance.clone(),
         listener.group.clone().unwrap_or_default(),
-        format!("{}{by}", listener.state),
+        listener.state_in_words(),
         text::time(listener.joined_at),
         text::time(listener.left_at),
         text::time(listener.proven_until),

@@ -28,7 +28,7 @@ const STAY: &str = "listener.id, instance, share_group, share_group IS NOT NULL 
                     topic, broker, entry_urls";
 
 /// The ways to leave of which a stay's own instance has dated the end.
-const BY_ITSELF: [&str; 3] = ["left", "refused", "taken_over"];
+const BY_ITSELF: [&str; 4] = ["left", "refused", "restarted", "reconnected"];
 
 const LISTENED: Columns =
     &[("started_at", Type::Integer), ("ended_at", Type::Integer), ("gap_cause", Type::Text)];

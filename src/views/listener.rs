@@ -14,8 +14,8 @@ pub(crate) struct ListenerView {
     pub(crate) instance: String,
     /// The group of which it is a member, with the timeline of the database, as the broker knows it.
     pub(crate) group: Option<String>,
-    /// `active`, `member`, `standby`, or the way it left: `left`, `fenced`, `taken_over`, `refused`,
-    /// `forgotten`, `removed`.
+    /// `active`, `member`, `standby`, or the way it left: `left`, `fenced`, `restarted`,
+    /// `reconnected`, `taken_over`, `refused`, `forgotten`, `removed`.
     pub(crate) state: String,
     /// The instance that took over from it.
     pub(crate) fenced_by: Option<String>,
@@ -31,6 +31,26 @@ pub(crate) struct ListenerView {
     pub(crate) topic: Option<String>,
     /// The nodes of a cluster at which devices connect.
     pub(crate) entry_urls: Vec<String>,
+}
+
+impl ListenerView {
+    /// The state in words.
+    pub(crate) fn state_in_words(&self) -> String {
+        let words = match self.state.as_str() {
+            "fenced" => "had stopped, ended",
+            "restarted" => "ended by its next start",
+            "reconnected" => "ended by its next connection",
+            "taken_over" => "taken over by another service",
+            "refused" => "subscription refused by the broker",
+            "forgotten" => "lost by the database",
+            "removed" => "removed by hand",
+            state => state,
+        };
+        match &self.fenced_by {
+            Some(by) => format!("{words} by {by}"),
+            None => words.to_owned(),
+        }
+    }
 }
 
 impl From<Listener> for ListenerView {

@@ -513,7 +513,7 @@ async fn a_standby_that_was_killed_changes_nothing() {
     scene.instances[1].restart();
     scene.assert_all_is_well(0).await;
     scene.assert_never_blind().await;
-    scene.await_listeners(&["hall-a active", "hall-b taken_over", "hall-b standby"]);
+    scene.await_listeners(&["hall-a active", "hall-b restarted", "hall-b standby"]);
     assert!(scene.take_overs().await.is_empty());
 }
 

@@ -232,6 +232,31 @@ impl DeviceRegistry {
         Ok(joined.timeline)
     }
 
+    /// Ends the stay of an instance whose subscription the broker has refused. It has been given
+    /// nothing that anybody could vouch for.
+    fn leave_refused(&self, at: DateTime<Utc>) -> ResponseActFuture<Self, ()> {
+        // A look or a flush that has begun is of the member that it was.
+        let turn = Arc::clone(&self.shared.turn);
+        let taking_turn = async move { turn.lock_owned().await }.into_actor(self);
+        let leaving = taking_turn.then(move |turn, registry, _| {
+            let (store, listener) = (registry.shared.store.clone(), registry.part.listener);
+            store.is_out_of_the_group();
+            registry.writes_no_more();
+            let leaving = async move {
+                match listener {
+                    Some(listener) => store.leave(listener, "refused", at).await.map(drop),
+                    None => Ok(()),
+                }
+            };
+            leaving.into_actor(registry).map(move |left, _, _| (turn, left))
+        });
+        Box::pin(leaving.map(|(_turn, left), registry, _| {
+            if let Err(error) = left {
+                registry.database.failed(&error, registry.buffer.len());
+            }
+        }))
+    }
+
     /// Throws everything away that is not written, because this instance was taken out of the
     /// group, or the database has lost what was confirmed.
     pub(super) fn is_out_of_the_group(&mut self) {
@@ -364,18 +389,10 @@ impl Handler<EndStay> for DeviceRegistry {
     fn handle(&mut self, EndStay { at, refused }: EndStay, _: &mut Context<Self>) -> Self::Result {
         let Some(group) = &mut self.part.group else { return Box::pin(ready(())) };
         group.unsubscribed_at = Some(at);
-        let listener = self.part.listener.filter(|_| refused && group.stay.take().is_some());
-        let store = self.shared.store.clone();
-        let ending = async move {
-            match listener {
-                Some(listener) => store.leave(listener, "refused", at).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        Box::pin(ending.into_actor(self).map(|ended, registry, _| {
-            if let Err(error) = ended {
-                registry.database.failed(&error, registry.buffer.len());
-            }
-        }))
+        if refused && group.stay.take().is_some() {
+            self.leave_refused(at)
+        } else {
+            Box::pin(ready(()))
+        }
     }
 }

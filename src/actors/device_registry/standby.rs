@@ -487,18 +487,23 @@ impl DeviceRegistry {
             StoreError::StandingBy => return true,
             _ => return false,
         }
+        self.writes_no_more();
+        self.database.is_back();
+        if !self.is_in_a_group() {
+            self.shared.board.change(|facts| facts.stands_by_for(Some(String::new())));
+        }
+        true
+    }
+
+    /// Notes that this instance is not the listener any more that it was, and has nothing to write.
+    pub(super) fn writes_no_more(&mut self) {
         self.shared.store.stand_by();
         self.leads_no_more();
         self.part.writes = false;
         self.part.listener = None;
         self.part.standing_by_since = None;
         self.journal.forget();
-        self.database.is_back();
         self.forget_everything();
-        if !self.is_in_a_group() {
-            self.shared.board.change(|facts| facts.stands_by_for(Some(String::new())));
-        }
-        true
     }
 
     /// Ends the stay in turn. A flush or a look that is still due does nothing after it: the closed

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::fut::{LocalBoxActorFuture, ready};
 use actix::prelude::*;
 use chrono::{DateTime, Utc};
-use log::warn;
+use log::{error, warn};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -17,9 +17,14 @@ use crate::actors::device_registry::{EndStay, JoinError, JoinGroup, StayEnded};
 use crate::domain::DatabaseTimeline;
 use crate::duration::human;
 use crate::logging::outage::Outage;
+use crate::mqtt::ClientError;
 
 /// The pause before an instance that could not join tries again.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest pause after a refused subscription. Each refusal in a row doubles the pause, because
+/// each attempt is a stay in the group, of which the time that it lasts does not count.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// The time between two looks whether the other nodes are reached at which devices enter.
 const REACHED_YET: Duration = Duration::from_millis(100);
@@ -44,6 +49,17 @@ pub(super) struct Joining {
     failing: Option<Outage>,
     /// The instant that has to be proven before it leaves, and whom to tell.
     last: Option<(DateTime<Utc>, oneshot::Sender<()>)>,
+    /// The number of refused subscriptions since the last one that was granted.
+    refused: u32,
+}
+
+impl Joining {
+    /// Notes that the subscription was refused. Returns the time until the next attempt.
+    fn was_refused(&mut self) -> Duration {
+        let pause = SUBSCRIBE_AGAIN.saturating_mul(1 << self.refused.min(10));
+        self.refused = self.refused.saturating_add(1);
+        pause.min(LONGEST_PAUSE)
+    }
 }
 
 impl MqttIngest {
@@ -78,6 +94,9 @@ impl MqttIngest {
     /// Notes that the subscription has begun. Between its stay and that a member is given nothing.
     pub(super) fn begin_after_joining(&mut self) {
         let now = (self.clock)();
+        if let Some(joining) = &mut self.joining {
+            joining.refused = 0;
+        }
         match self.joining.as_ref().and_then(|joining| joining.joined_at) {
             Some(joined_at) => self.echoes.begin_since(joined_at, now),
             None => self.echoes.begin(now),
@@ -118,14 +137,21 @@ impl MqttIngest {
     /// in what the others hear. One that was never granted on this connection has brought nothing.
     /// One that was refused when it was repeated may still bring heartbeats until the broker has
     /// ended the session, which the next connection shows.
-    pub(super) fn leave_refused(&mut self, never_granted: bool, ctx: &mut Context<Self>) {
+    pub(super) fn leave_refused(
+        &mut self,
+        refusal: &ClientError,
+        never_granted: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        let pause = self.joining.as_mut().map_or(SUBSCRIBE_AGAIN, Joining::was_refused);
+        error!(target: TARGET, "{refusal}; subscribing again in {}", human(pause));
         let leaving = self.leave();
         ctx.spawn(leaving.map(move |(), ingest, ctx| {
             if never_granted {
                 let at = (ingest.clock)().wall;
                 ingest.registry.do_send(EndStay { at, refused: true });
             }
-            ingest.connect_after(SUBSCRIBE_AGAIN, ctx);
+            ingest.connect_after(pause, ctx);
         }));
     }
 
@@ -198,5 +224,19 @@ impl Handler<StayEnded> for MqttIngest {
         );
         let leaving = self.leave();
         ctx.spawn(leaving.map(move |(), ingest, ctx| ingest.connect_after(pause, ctx)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_in_a_row_doubles_the_pause_up_to_five_minutes() {
+        let mut joining = Joining::default();
+        let pauses: Vec<_> = (0..8).map(|_| joining.was_refused().as_secs()).collect();
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300]);
+        joining.refused = u32::MAX;
+        assert_eq!(joining.was_refused(), LONGEST_PAUSE);
     }
 }

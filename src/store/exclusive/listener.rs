@@ -106,8 +106,10 @@ impl DeviceStore {
                     // A member of a group may still have been given heartbeats until now.
                     let close = "UPDATE listener SET left_at = CASE WHEN share_group IS NULL \
                                  THEN coalesce(proven_until, joined_at) ELSE $2 END, \
-                                 left_how = 'taken_over' WHERE left_at IS NULL AND id <> $1";
-                    let values = [joined.listener.into(), millis(at).into()];
+                                 left_how = CASE WHEN instance = $3 THEN 'restarted' \
+                                 ELSE 'taken_over' END WHERE left_at IS NULL AND id <> $1";
+                    let instance = member.instance.as_str();
+                    let values = [joined.listener.into(), millis(at).into(), instance.into()];
                     store.execute(transaction, close, values).await?;
                     let hold = "UPDATE instance SET listener = $1 WHERE id = 1";
                     store.execute(transaction, hold, [joined.listener.into()]).await?;
@@ -142,11 +144,7 @@ impl DeviceStore {
         let store = self.for_commands();
         let joined = store
             .write("join the group", async |transaction| {
-                // Another process of the same name had its session ended by this connection.
-                let close = "UPDATE listener SET left_at = $2, left_how = 'taken_over' \
-                             WHERE instance = $1 AND left_at IS NULL";
-                let values = [member.instance.as_str().into(), end(connected_at).into()];
-                store.execute(transaction, close, values).await?;
+                store.close_earlier(transaction, member, connected_at).await?;
                 let at = connected_at;
                 if let Some(clash) = self.clash(transaction, member, at).await? {
                     return Ok(Err(clash));
@@ -157,12 +155,52 @@ impl DeviceStore {
                     let values = [joined.listener.into(), token.as_str().into()];
                     store.execute(transaction, hold, values).await?;
                 }
+                store.forget_the_wait(transaction, member, at).await?;
                 Ok(Ok(joined))
             })
             .await?
             .map_err(clashes)?;
         exclusive.joined(joined, false);
         Ok(Some(joined))
+    }
+
+    /// Ends the earlier stays of a member that is connected: by this connection the broker has
+    /// ended the session of an earlier one of this process, or of an earlier process of its name.
+    async fn close_earlier(
+        &self,
+        transaction: &DatabaseTransaction,
+        member: &Member,
+        connected_at: DateTime<Utc>,
+    ) -> Result<(), DbErr> {
+        let close = "UPDATE listener SET left_at = $3, left_how = \
+                     CASE WHEN incarnation = $2 THEN 'reconnected' ELSE 'restarted' END \
+                     WHERE instance = $1 AND left_at IS NULL \
+                     AND (incarnation <> $2 OR share_group IS NOT NULL)";
+        let values: [Value; 3] =
+            [member.instance.as_str().into(), member.incarnation.into(), end(connected_at).into()];
+        self.execute(transaction, close, values).await.map(drop)
+    }
+
+    /// Deletes the rows with which this process was listed while it was not a member. It was given
+    /// nothing then and has proven nothing, so they tell nothing. One that had the right to write is
+    /// kept, and has left.
+    async fn forget_the_wait(
+        &self,
+        transaction: &DatabaseTransaction,
+        member: &Member,
+        at: DateTime<Utc>,
+    ) -> Result<(), DbErr> {
+        let forget = "DELETE FROM listener WHERE instance = $1 AND incarnation = $2 \
+                      AND share_group IS NULL AND NOT EXISTS (SELECT 1 FROM listening_interval \
+                      WHERE listening_interval.listener = listener.id) \
+                      AND id NOT IN (SELECT instance.listener FROM instance \
+                      WHERE instance.listener IS NOT NULL)";
+        let (instance, incarnation) = (member.instance.as_str(), member.incarnation);
+        self.execute(transaction, forget, [instance.into(), incarnation.into()]).await?;
+        let close = "UPDATE listener SET left_at = $3, left_how = 'left' WHERE instance = $1 \
+                     AND incarnation = $2 AND share_group IS NULL AND left_at IS NULL";
+        let values: [Value; 3] = [instance.into(), incarnation.into(), end(at).into()];
+        self.execute(transaction, close, values).await.map(drop)
     }
 
     async fn insert_listener(

@@ -53,7 +53,7 @@ impl DeviceStore {
             if is_over && listener.peer.instance == member.instance {
                 let ended = listener.peer.proven_until.or(listener.joined_at);
                 let ended = ended.unwrap_or_else(|| system_clock().wall);
-                _ = self.leave(listener.peer.id, "taken_over", ended).await?;
+                _ = self.leave(listener.peer.id, "restarted", ended).await?;
             }
         }
         Ok(())
