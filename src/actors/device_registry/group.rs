@@ -267,16 +267,23 @@ impl DeviceRegistry {
         }
     }
 
-    /// Takes members out of the group that have stopped. Without the permission for it, says once
-    /// of each that it has.
-    pub(super) fn fence(&mut self, stuck: Vec<Stuck>, ctx: &mut Context<Self>) {
-        let Some(group) = &mut self.part.group else { return };
+    /// Takes members out of the group that have stopped, and warns of those that this instance must
+    /// not take out.
+    pub(super) fn mind_the_stuck(&mut self, stuck: Vec<Stuck>, ctx: &mut Context<Self>) {
         let fences = self.shared.settings.fences;
         let (stuck, left_in): (Vec<_>, Vec<_>) =
             stuck.into_iter().partition(|stuck| fences || !stuck.has_session);
-        let left_in = left_in.into_iter().map(|Stuck { peer, .. }| peer);
+        self.warn_of_those_left_in(left_in);
+        for stuck in stuck {
+            self.fence(stuck, ctx);
+        }
+    }
+
+    /// Says once of each member that it has stopped.
+    fn warn_of_those_left_in(&mut self, left_in: Vec<Stuck>) {
+        let Some(group) = &mut self.part.group else { return };
         let known = std::mem::take(&mut group.left_in);
-        for Peer { id, instance, .. } in left_in {
+        for Stuck { peer: Peer { id, instance, .. }, .. } in left_in {
             if !known.contains(&id) {
                 warn!(
                     target: TARGET, listener = id, instance;
@@ -287,26 +294,28 @@ impl DeviceRegistry {
             }
             group.left_in.insert(id);
         }
-        for Stuck { peer, has_session } in stuck {
-            let Some(group) = &mut self.part.group else { return };
-            if !group.fencing.insert(peer.id) {
-                continue;
-            }
-            let sessions = has_session.then(|| Arc::clone(&group.sessions));
-            let (store, me) = (self.shared.store.clone(), self.shared.settings.instance.clone());
-            let (clock, settle) = (self.part.clock, self.shared.settings.settle);
-            let fenced = peer.clone();
-            let fencing = async move {
-                if let Some(sessions) = sessions {
-                    sessions.end_session(&peer.instance).await.map_err(FenceError::Broker)?;
-                }
-                // The broker may still deliver what it had accepted before.
-                Ok(store.fence(&peer, &me, clock().wall + settle).await?)
-            };
-            ctx.spawn(fencing.into_actor(self).map(move |ended, registry, _| {
-                registry.fenced(&fenced, ended);
-            }));
+    }
+
+    /// Takes a member out of the group, unless that is under way.
+    fn fence(&mut self, Stuck { peer, has_session }: Stuck, ctx: &mut Context<Self>) {
+        let Some(group) = &mut self.part.group else { return };
+        if !group.fencing.insert(peer.id) {
+            return;
         }
+        let sessions = has_session.then(|| Arc::clone(&group.sessions));
+        let (store, me) = (self.shared.store.clone(), self.shared.settings.instance.clone());
+        let (clock, settle) = (self.part.clock, self.shared.settings.settle);
+        let fenced = peer.clone();
+        let fencing = async move {
+            if let Some(sessions) = sessions {
+                sessions.end_session(&peer.instance).await.map_err(FenceError::Broker)?;
+            }
+            // The broker may still deliver what it had accepted before.
+            Ok(store.fence(&peer, &me, clock().wall + settle).await?)
+        };
+        ctx.spawn(fencing.into_actor(self).map(move |ended, registry, _| {
+            registry.fenced(&fenced, ended);
+        }));
     }
 
     fn fenced(&mut self, peer: &Peer, ended: Result<bool, FenceError>) {

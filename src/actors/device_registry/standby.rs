@@ -262,7 +262,7 @@ impl DeviceRegistry {
                     registry.looked(looking, looked, ctx);
                     if let Some(Together { stuck, coverage }) = together {
                         registry.sees_the_group(coverage, now.wall);
-                        registry.fence(stuck, ctx);
+                        registry.mind_the_stuck(stuck, ctx);
                     }
                     drop(turn);
                 },
