@@ -12,12 +12,6 @@ fn place_on(database: &TestDatabase) -> Place {
     Place::new().with("DATABASE__URL", &database.url)
 }
 
-fn start(place: &Place) -> Service {
-    let service = place.start();
-    service.await_listening();
-    service
-}
-
 #[track_caller]
 fn assert_second_is_refused(place: &Place, first: &Service) {
     let mut second = place.start();
@@ -35,16 +29,16 @@ fn assert_second_is_refused(place: &Place, first: &Service) {
 
 fn a_second_is_refused_until_the_first_is_gone(database: &TestDatabase) {
     let place = place_on(database);
-    let mut first = start(&place);
+    let mut first = place.start_listening();
     assert_second_is_refused(&place, &first);
     assert!(place.run(&["device", "add", "a"]).status.success(), "commands need no lock");
     first.signal("KILL");
     first.await_exit();
-    let mut second = start(&place);
+    let mut second = place.start_listening();
     assert_second_is_refused(&place, &second);
     second.signal("TERM");
     assert_eq!(second.await_exit(), Some(0), "{}", second.log().join("\n"));
-    start(&place);
+    place.start_listening();
 }
 
 #[test]
@@ -60,7 +54,7 @@ fn a_second_service_on_postgresql_is_refused_until_the_first_is_gone() {
 #[test]
 fn a_link_to_a_file_does_not_let_a_second_service_in() {
     let place = Place::new();
-    let first = start(&place);
+    let first = place.start_listening();
     let link = place.path().join("link.db");
     std::os::unix::fs::symlink(place.path().join("heartbeatd.db"), &link).expect("a link");
     let url = format!("sqlite://{}?mode=rwc", link.display());
@@ -70,7 +64,7 @@ fn a_link_to_a_file_does_not_let_a_second_service_in() {
 #[test]
 fn another_name_of_a_file_does_not_let_a_second_service_in() {
     let place = Place::new();
-    let mut first = start(&place);
+    let mut first = place.start_listening();
     let file = place.path().join("heartbeatd.db");
     let second = Place::new();
     let link = second.path().join("elsewhere.db");
@@ -92,7 +86,7 @@ fn another_name_of_a_file_does_not_let_a_second_service_in() {
     assert_refused();
     first.signal("KILL");
     first.await_exit();
-    let mut second = start(&second);
+    let mut second = second.start_listening();
     second.signal("TERM");
     assert_eq!(second.await_exit(), Some(0), "{}", second.log().join("\n"));
 }
@@ -100,7 +94,7 @@ fn another_name_of_a_file_does_not_let_a_second_service_in() {
 #[actix_rt::test]
 async fn the_lock_of_a_file_leaves_sqlites_own_locks_alone() {
     let place = Place::new();
-    let service = start(&place);
+    let service = place.start_listening();
     // A command in another process waits for the lock of a command in this process, and
     // the service waits for both.
     let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
@@ -121,7 +115,7 @@ async fn take_over(database: &TestDatabase) {
 }
 
 async fn a_service_that_was_taken_over_ends(database: TestDatabase) {
-    let mut service = start(&place_on(&database));
+    let mut service = place_on(&database).start_listening();
     take_over(&database).await;
     assert_eq!(service.await_exit(), UNAVAILABLE, "{}", service.log().join("\n"));
     service.await_words(
@@ -144,7 +138,7 @@ async fn a_service_whose_postgresql_database_was_taken_over_ends() {
 async fn a_session_with_the_lock_that_ends_is_replaced() {
     let database = TestDatabase::postgres();
     let place = place_on(&database);
-    let mut service = start(&place);
+    let mut service = place.start_listening();
     let locked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                   WHERE application_name = 'heartbeatd lock' AND datname = current_database()";
     database.execute(locked).await;
@@ -172,7 +166,7 @@ async fn a_service_whose_database_has_lost_a_save_begins_anew(
             .with("HEARTBEAT__FLUSH_INTERVAL", "10s")
             .with("HEARTBEAT__CHECK_INTERVAL", "500ms"),
     };
-    let service = start(&place);
+    let service = place.start_listening();
     let port = service.broker_port();
     heartbeat(port, "pump", b"");
     service.await_metric(r#"heartbeatd_devices{status="online"}"#, 1.0);

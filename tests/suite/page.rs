@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::support::browser::{Browser, Light};
+use crate::support::browser::{Browser, Light, ONLINE, SENTENCE, names};
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::service::{Place, Service};
 use publishers::{Devices, flood};
@@ -16,18 +16,11 @@ use servers::process::free_port;
 /// The number of devices that a page of the list shows.
 const ROWS: usize = 100;
 
-const COUNT: &str = ".count.online .n";
-const SENTENCE: &str = ".banner .sentence";
-
 /// A service whose page has the same address after a restart.
 fn place() -> Place {
     Place::new()
         .with("HTTP__LISTEN", &format!("127.0.0.1:{}", free_port()))
         .with("MQTT__EMBEDDED__LISTEN", &format!("127.0.0.1:{}", free_port()))
-}
-
-fn page(service: &Service, path: &str) -> String {
-    format!("http://{}{path}", service.http_address())
 }
 
 fn api(service: &Service, path: &str) -> Value {
@@ -36,21 +29,16 @@ fn api(service: &Service, path: &str) -> Value {
     serde_json::from_str(&body).expect("it is JSON")
 }
 
-fn names(names: &[&str]) -> Vec<String> {
-    names.iter().map(|&name| name.to_owned()).collect()
-}
-
 #[test]
 fn counts_and_the_sentence_follow_devices_that_come_and_go() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     browser.await_text(".empty", |text| text.contains("No device"));
 
     let devices = Devices::live(service.broker_port(), names(&["pump-1", "pump-2", "valve-3"]));
-    browser.await_text(COUNT, |text| text == "3");
+    browser.await_text(ONLINE, |text| text == "3");
     browser.await_state("listening");
     devices.die(&["pump-2"]);
     browser.await_text(".count.offline .n", |text| text == "1");
@@ -69,14 +57,13 @@ fn counts_and_the_sentence_follow_devices_that_come_and_go() {
 #[test]
 fn a_list_has_filters_a_search_and_pages_each_with_an_address() {
     let place = place().with("HEARTBEAT__TIMEOUT", "1h");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     flood(service.broker_port(), "pump", 250, 1, "");
     let wrong = br#"{"status":"error","error":"<b>bearing</b> too hot"}"#;
     heartbeat(service.broker_port(), "valve-7", wrong);
     let browser = Browser::start();
     let rows = "document.querySelectorAll('tbody tr').length";
-    browser.open(&page(&service, "/devices"));
+    browser.open_page(&service, "/devices");
     browser.await_text(".chip.on", |text| text.replace(char::is_whitespace, "") == "All251");
     browser.await_value(rows, &ROWS.into());
     browser.await_text(".pager .shown", |text| text.starts_with("100 shown: pump-"));
@@ -92,14 +79,14 @@ fn a_list_has_filters_a_search_and_pages_each_with_an_address() {
     browser.press("pump-24");
     browser.await_value(rows, &11.into());
     assert!(browser.url().ends_with("/devices?q=pump-24"), "{}", browser.url());
-    browser.open(&page(&service, "/devices?q=pump-249"));
+    browser.open_page(&service, "/devices?q=pump-249");
     browser.await_text("tbody", |text| text.starts_with("pump-249"));
     // The counts would be those of the whole fleet.
     assert_eq!(browser.text(".chips .n"), "");
     assert_eq!(browser.value("document.querySelector('#search').value"), json!("pump-249"));
 
     // What a device says is text, whatever it looks like.
-    browser.open(&page(&service, "/devices?status=error"));
+    browser.open_page(&service, "/devices?status=error");
     browser.await_text("tbody", |text| text.contains("<b>bearing</b> too hot"));
     browser.await_value(rows, &1.into());
     browser.click(".chip:nth-child(2)");
@@ -115,8 +102,7 @@ const OUTSIDE: &str = "[...document.querySelectorAll('.id, .note')].filter((one)
 #[test]
 fn no_text_of_a_device_draws_over_another() {
     let place = place().with("HEARTBEAT__TIMEOUT", "1h");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let marks = "\u{300}".repeat(300);
     let error = format!(r#"{{"error":"Z{marks} end"}}"#);
     heartbeat(service.broker_port(), "zalgo", error.as_bytes());
@@ -125,16 +111,16 @@ fn no_text_of_a_device_draws_over_another() {
         heartbeat(service.broker_port(), id, b"");
     }
     let browser = Browser::start();
-    browser.open(&page(&service, "/devices"));
+    browser.open_page(&service, "/devices");
     browser.await_text("tbody", |text| text.contains("s0336t0336ruck") && text.contains("+296"));
     assert_eq!(browser.value(OUTSIDE), json!([]));
     let wide = "document.documentElement.scrollWidth > innerWidth \
         || document.querySelector('table').offsetWidth > document.querySelector('.view').offsetWidth";
     assert_eq!(browser.value(wide), json!(false), "an id of 128 characters takes several lines");
-    browser.open(&page(&service, "/devices/zalgo"));
+    browser.open_page(&service, "/devices/zalgo");
     browser.await_text(".said", |text| text.contains("+296") && text.ends_with("end"));
     assert_eq!(browser.value(OUTSIDE), json!([]));
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     browser.await_text(".each", |text| text.contains("+2") && text.contains("s0336t0336ruck"));
     assert_eq!(browser.value(OUTSIDE), json!([]));
 }
@@ -154,8 +140,7 @@ const ASKED: &str = "performance.getEntriesByType('resource')\
 #[test]
 fn an_address_that_means_nothing_is_shown_as_such_and_the_page_goes_on() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     heartbeat(service.broker_port(), "pump-1", b"");
     let browser = Browser::start();
     let time = "a time such as 2026-11-26T14:08:22Z is expected";
@@ -184,7 +169,7 @@ fn an_address_that_means_nothing_is_shown_as_such_and_the_page_goes_on() {
             "status: this address takes silent_from, found_at".to_owned(),
         ),
     ] {
-        browser.open(&page(&service, path));
+        browser.open_page(&service, path);
         browser.await_text("h1", |text| text == "This address cannot be shown.");
         let said = browser.text(".failed p");
         assert!(said.starts_with(&words), "{path}: {said}");
@@ -195,7 +180,7 @@ fn an_address_that_means_nothing_is_shown_as_such_and_the_page_goes_on() {
         browser.await_text("tbody", |text| text.starts_with("pump-1"));
     }
     for (path, name) in [("/?at=x", "at"), ("/listening?from=x", "from")] {
-        browser.open(&page(&service, path));
+        browser.open_page(&service, path);
         browser.await_text(".failed", |text| text.starts_with("This address cannot be shown."));
         let expected = format!("{name}: this address takes no parameters.");
         assert_eq!(browser.text(".failed p"), expected);
@@ -208,11 +193,10 @@ fn an_address_that_means_nothing_is_shown_as_such_and_the_page_goes_on() {
 #[test]
 fn what_a_view_throws_ends_only_that_view() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     heartbeat(service.broker_port(), "pump-1", b"");
     let browser = Browser::start();
-    browser.open(&page(&service, "/listening"));
+    browser.open_page(&service, "/listening");
     browser.await_text("h1", |text| text == "Listening");
     // The service never answers so.
     browser.value(
@@ -243,7 +227,7 @@ fn a_duration_is_cut_to_tenths_below_ten_seconds_as_in_the_log() {
     let place = place().with("MQTT__URL", "mqtt://127.0.0.1:1");
     let service = place.start();
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     let durations = "[0, 0.956, 1, 1.956, 4.6, 9.999, 12.9, 61.9].map((s) => module.duration(s))";
     let expected = json!(["0 s", "956 ms", "1 s", "1.9 s", "4.6 s", "9.9 s", "12 s", "1 min 1 s"]);
     assert_eq!(of_module(&browser, "format.js", durations), expected);
@@ -257,7 +241,7 @@ fn what_lies_before_the_first_start_is_not_hatched_in_the_chart() {
     let place = place().with("MQTT__URL", "mqtt://127.0.0.1:1");
     let service = place.start();
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     // Ten hours in parts of two, of which the last but one has a sample; listening since the fifth.
     let blind = |known_from: &str| {
         let fleet = json!({
@@ -278,12 +262,11 @@ fn what_lies_before_the_first_start_is_not_hatched_in_the_chart() {
 #[test]
 fn a_first_screen_takes_what_the_docs_say() {
     let place = place().with("HEARTBEAT__TIMEOUT", "1h");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     flood(service.broker_port(), "pump", 300, 1, "");
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "300");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "300");
     browser.await_text(".lines.changes", |text| !text.is_empty());
     browser.await_value("document.querySelector('.chart canvas') !== null", &true.into());
     let sizes = browser.value(
@@ -300,8 +283,7 @@ fn a_first_screen_takes_what_the_docs_say() {
 #[test]
 fn a_search_goes_on_where_its_time_has_ended() {
     let place = place();
-    let mut service = place.start();
-    service.await_listening();
+    let mut service = place.start_listening();
     service.signal("TERM");
     service.await_exit();
     let database = TestDatabase::at(&place.path().join("heartbeatd.db"));
@@ -311,10 +293,9 @@ fn a_search_goes_on_where_its_time_has_ended() {
                 SELECT printf('pump-%06d', n), 'provisioning', 0 FROM number";
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(database.execute(fill));
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let browser = Browser::start();
-    browser.open(&page(&service, "/devices?q=*99999"));
+    browser.open_page(&service, "/devices?q=*99999");
     // The last of a million ids.
     browser.await_text("tbody", |text| text.contains("pump-999999"));
     let shown = browser.await_text(".shown", |text| text.contains("shown"));
@@ -324,14 +305,13 @@ fn a_search_goes_on_where_its_time_has_ended() {
 #[test]
 fn a_service_that_was_just_installed_has_no_past() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/listening"));
+    browser.open_page(&service, "/listening");
     browser.await_text(".spans h2", |text| text.contains("since the first start"));
     browser.await_text("#gaps + p", |text| text == "No gap in this time.");
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     browser.await_text("#each", |text| text.starts_with("Each device since the first start"));
     browser.await_value("document.querySelector('.each .bar .up')?.offsetWidth > 5", &true.into());
     // The moments after the newest proof are not a gap, whatever a busy machine has missed before.
@@ -343,7 +323,7 @@ fn a_service_that_was_just_installed_has_no_past() {
         });
     }
     assert!(place.run(&["device", "add", "fan"]).status.success());
-    browser.open(&page(&service, "/devices/fan"));
+    browser.open_page(&service, "/devices/fan");
     browser.await_text(".spans > .quiet", |text| text.contains("othing is known about it"));
 }
 
@@ -359,32 +339,30 @@ fn asked(browser: &Browser, text: &str) -> Vec<String> {
 #[test]
 fn the_ages_of_devices_that_are_heard_do_not_grow() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "2");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "2");
     // Nothing changes, so it asks again only for the ages.
     for path in ["/devices?limit=50", "/devices?limit=100"] {
         let before = asked(&browser, path).len();
         eventually("the list is asked for again", || {
             (asked(&browser, path).len() >= before + 3).then_some(())
         });
-        browser.open(&page(&service, "/devices"));
+        browser.open_page(&service, "/devices");
     }
 }
 
 #[test]
 fn the_chart_of_a_young_service_begins_with_its_first_start() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let ids: Vec<_> = (0..51).map(|number| format!("pump-{number:02}")).collect();
     let _devices = Devices::live(service.broker_port(), ids);
     service.await_metric(r#"heartbeatd_devices{status="online"}"#, 51.0);
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     let fleet = eventually("the chart is asked for", || asked(&browser, "/fleet?").pop());
     let fleet: url::Url = fleet.parse().expect("a URL");
     let from = fleet.query_pairs().find(|(name, _)| name == "from").expect("a time").1;
@@ -400,8 +378,7 @@ fn the_chart_of_a_young_service_begins_with_its_first_start() {
 #[test]
 fn what_the_next_echo_may_prove_is_neither_hatched_nor_missed() {
     let place = place().with("HEARTBEAT__TIMEOUT", "3m").with("MQTT__ECHO_INTERVAL", "5s");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     heartbeat(service.broker_port(), "a", b"");
     // Most of what is drawn would be hatched otherwise.
     service.await_metric("heartbeatd_echo_latency_seconds_count", 2.0);
@@ -410,24 +387,23 @@ fn what_the_next_echo_may_prove_is_neither_hatched_nor_missed() {
         let last = format!("document.querySelector('{bar} > i:last-child')?.className");
         browser.await_value(&last, &"up".into());
     };
-    browser.open(&page(&service, "/listening"));
+    browser.open_page(&service, "/listening");
     let share = browser.await_text(".spans h2", |text| text.contains('%'));
     assert!(share.starts_with("100 %"), "{share}");
     await_its_end(".big .bar");
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     await_its_end(".each .bar");
-    browser.open(&page(&service, "/devices/a"));
+    browser.open_page(&service, "/devices/a");
     await_its_end(".big .bar");
 }
 
 #[test]
 fn a_device_shows_the_evidence_and_its_outages() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let devices = Devices::live(service.broker_port(), names(&["pump-1", "pump-2"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/devices/pump-2"));
+    browser.open_page(&service, "/devices/pump-2");
     browser.await_text(".verdict", |text| text == "online");
     devices.die(&["pump-2"]);
     browser.await_text(".verdict", |text| text == "offline");
@@ -455,7 +431,7 @@ fn a_device_shows_the_evidence_and_its_outages() {
     browser.click(".crumbs a:last-child");
     browser.await_text(".verdict", |text| text == "online");
 
-    browser.open(&page(&service, "/devices/pump-71"));
+    browser.open_page(&service, "/devices/pump-71");
     browser.await_text("main", |text| text.contains("is not registered"));
 }
 
@@ -524,12 +500,11 @@ fn assert_green(browser: &Browser) {
 fn without_the_broker_the_page_says_so_and_nothing_is_green() {
     let mut broker = Mosquitto::start();
     let place = place().with("MQTT__URL", &broker.url());
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let _devices = Devices::live(broker.port, names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "2");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "2");
     browser.await_state("listening");
     assert_green(&browser);
 
@@ -539,9 +514,9 @@ fn without_the_broker_the_page_says_so_and_nothing_is_green() {
     assert_nothing_is_green(&browser);
     broker.go_on();
     browser.await_state("listening");
-    browser.await_text(COUNT, |text| text == "2");
+    browser.await_text(ONLINE, |text| text == "2");
     // The time without the broker is drawn as such.
-    browser.open(&page(&service, "/listening"));
+    browser.open_page(&service, "/listening");
     browser.await_text(".gaps tbody", |text| !text.is_empty());
     browser.await_value("document.querySelector('.big .bar .unknown') !== null", &true.into());
 }
@@ -554,12 +529,11 @@ fn without_its_echoes_the_page_says_that_nothing_is_proven() {
     fs::write(&acl, all).expect("a file");
     let broker = Mosquitto::start_with(&format!("acl_file {}", acl.display()));
     let place = place().with("MQTT__URL", &broker.url());
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let _devices = Devices::live(broker.port, names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "2");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "2");
     browser.await_state("listening");
 
     fs::write(&acl, "topic readwrite devices/#\ntopic write heartbeatd/#\n").expect("a file");
@@ -575,12 +549,11 @@ fn without_its_echoes_the_page_says_that_nothing_is_proven() {
 #[test]
 fn without_the_database_the_page_says_what_waits() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "2");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "2");
     browser.await_state("listening");
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -594,9 +567,9 @@ fn without_the_database_the_page_says_what_waits() {
     assert_nothing_is_green(&browser);
     // Only who writes has to wait.
     browser.await_text(".advice", |text| text.contains("shown as they were"));
-    browser.open(&page(&service, "/devices"));
+    browser.open_page(&service, "/devices");
     browser.await_text("tbody", |text| text.starts_with('a'));
-    browser.open(&page(&service, "/"));
+    browser.open_page(&service, "/");
     runtime.block_on(lock.rollback()).expect("it is released");
     browser.await_state("listening");
     assert_green(&browser);
@@ -605,12 +578,11 @@ fn without_the_database_the_page_says_what_waits() {
 #[test]
 fn without_the_file_of_the_database_the_page_says_that_a_restart_is_needed() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "2");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "2");
     let url = place.database_url();
     let (_, file) = url.split_once("://").expect("a URL");
     let file = file.split('?').next().expect("a path");
@@ -624,15 +596,14 @@ fn without_the_file_of_the_database_the_page_says_that_a_restart_is_needed() {
 #[test]
 fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
     let place = place();
-    let mut service = place.start();
-    service.await_listening();
+    let mut service = place.start_listening();
     let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "2");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "2");
     // A second tab listens through the first.
     browser.new_tab();
-    browser.open(&page(&service, "/listening"));
+    browser.open_page(&service, "/listening");
     browser.await_state("listening");
 
     service.signal("TERM");
@@ -645,14 +616,13 @@ fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
     browser
         .await_value("getComputedStyle(document.querySelector('.view')).opacity < 1", &true.into());
 
-    let mut service = place.start();
-    service.await_listening();
+    let mut service = place.start_listening();
     browser.await_state("listening");
     browser.close_tab();
     browser.await_state("listening");
-    browser.await_text(COUNT, |text| text == "2");
+    browser.await_text(ONLINE, |text| text == "2");
     heartbeat(service.broker_port(), "c", b"");
-    browser.await_text(COUNT, |text| text == "3");
+    browser.await_text(ONLINE, |text| text == "3");
 
     // A service that dies says nothing. The question after its stream is not answered.
     service.signal("KILL");
@@ -665,17 +635,16 @@ fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
 #[test]
 fn all_tabs_of_a_browser_share_one_stream() {
     let place = place().with("HTTP__MAX_STREAMS", "2");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let browser = Browser::start();
     for path in ["/", "/devices", "/listening"] {
-        browser.open(&page(&service, path));
+        browser.open_page(&service, path);
         browser.await_state("listening");
         browser.new_tab();
     }
     heartbeat(service.broker_port(), "a", b"");
     browser.close_tab();
-    browser.await_text(COUNT, |text| text == "1");
+    browser.await_text(ONLINE, |text| text == "1");
     // So one of two is still free.
     let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
     let request = "GET /api/v1/events/stream?summary=1s HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -688,14 +657,13 @@ fn all_tabs_of_a_browser_share_one_stream() {
 #[test]
 fn the_keyboard_reaches_everything() {
     let place = place().with("HEARTBEAT__TIMEOUT", "1h");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     for id in ["pump-1", "pump-2", "pump-3"] {
         heartbeat(service.broker_port(), id, b"");
     }
     let browser = Browser::start();
-    browser.open(&page(&service, "/"));
-    browser.await_text(COUNT, |text| text == "3");
+    browser.open_page(&service, "/");
+    browser.await_text(ONLINE, |text| text == "3");
     browser.press("gd");
     browser.await_text("tbody tr:last-child .id", |text| text == "pump-3");
     browser.press("jjjk");
@@ -706,7 +674,7 @@ fn the_keyboard_reaches_everything() {
     browser.press("gl");
     browser.await_text("h1", |text| text == "Listening");
     browser.press("gf");
-    browser.await_text(COUNT, |text| text == "3");
+    browser.await_text(ONLINE, |text| text == "3");
     browser.press("?");
     browser.await_value("document.querySelector('dialog').open", &true.into());
     browser.press("\u{E00C}");
@@ -714,7 +682,7 @@ fn the_keyboard_reaches_everything() {
     browser.press("/");
     browser.await_value("document.activeElement.id", &"search".into());
     // Esc leaves the search as it is, like the list that it filters.
-    browser.open(&page(&service, "/devices?q=pump-2"));
+    browser.open_page(&service, "/devices?q=pump-2");
     browser.await_text("tbody", |text| text.starts_with("pump-2"));
     browser.press("/");
     browser.await_value("document.activeElement.id", &"search".into());
@@ -726,8 +694,7 @@ fn the_keyboard_reaches_everything() {
 #[test]
 fn axe_finds_no_serious_barrier() {
     let place = place();
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let devices = Devices::live(service.broker_port(), names(&["pump-1", "pump-2", "valve-3"]));
     let wrong = br#"{"status":"error","error":"bearing too hot"}"#;
     heartbeat(service.broker_port(), "press-4", wrong);
@@ -744,7 +711,7 @@ fn axe_finds_no_serious_barrier() {
             ("/listening", ".big .bar"),
         ];
         for (path, whole) in views {
-            browser.open(&page(&service, path));
+            browser.open_page(&service, path);
             browser.await_value(dark, &(light == Light::Dark).into());
             browser
                 .await_value(&format!("document.querySelector('{whole}') !== null"), &true.into());
@@ -757,10 +724,9 @@ fn axe_finds_no_serious_barrier() {
 fn a_page_without_a_token_asks_for_one_and_then_stays_where_it_was() {
     let token = "correct-horse-battery-staple";
     let place = place().with("HTTP__TOKEN", token);
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let browser = Browser::start();
-    browser.open(&page(&service, "/listening"));
+    browser.open_page(&service, "/listening");
     browser.await_text("h1", |text| text == "A token is needed");
     browser.click("#token");
     browser.press("wrong\u{E007}");
@@ -787,12 +753,11 @@ fn log_in(browser: &Browser, token: &str) {
 fn whoever_may_changes_a_device_and_removes_it_on_its_page() {
     let token = "correct-horse-battery-staple";
     let place = place().with("HTTP__TOKEN", token).with("HTTP__PUBLIC", "true");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     heartbeat(service.broker_port(), "pump-1", b"");
     let browser = Browser::start();
     let exists = |selector: &str| format!("document.querySelector('{selector}') !== null");
-    browser.open(&page(&service, "/devices/pump-1"));
+    browser.open_page(&service, "/devices/pump-1");
     browser.await_value(&exists(".verdict"), &true.into());
     assert_eq!(browser.value(&exists(".change")), json!(false), "nobody is logged in");
     log_in(&browser, token);
@@ -838,6 +803,6 @@ fn whoever_may_changes_a_device_and_removes_it_on_its_page() {
     browser.await_value(focused, &"Keep it".into());
     browser.press("\u{E004}\u{E007}");
     browser.await_text("main", |text| text.contains("It is still sending"));
-    browser.open(&page(&service, "/devices/pump-1"));
+    browser.open_page(&service, "/devices/pump-1");
     browser.await_text("main", |text| text.contains("is not registered"));
 }

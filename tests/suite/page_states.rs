@@ -7,25 +7,12 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::support::browser::Browser;
+use crate::support::browser::{Browser, ONLINE, SENTENCE, names};
 use crate::support::database::TestDatabase;
 use crate::support::service::{Place, Service};
 use publishers::{Devices, flood};
 use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
-
-const ONLINE: &str = ".count.online .n";
-const SENTENCE: &str = ".banner .sentence";
-
-fn names(names: &[&str]) -> Vec<String> {
-    names.iter().map(|&name| name.to_owned()).collect()
-}
-
-/// The first screen of a service. The browser has to be there before the service is started: it
-/// may have to wait for others, longer than what is to be seen lasts.
-fn open(browser: &Browser, service: &Service) {
-    browser.open(&format!("http://{}/", service.http_address()));
-}
 
 /// The wall clock of one process, by Debian's libfaketime. Its monotonic clock goes on.
 struct WallClock {
@@ -72,7 +59,7 @@ fn a_clock_that_is_set_is_told_and_takes_no_device_offline() {
     let service = clock.start(&place);
     service.await_listening();
     let devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-    open(&browser, &service);
+    browser.open_page(&service, "/");
     browser.await_text(ONLINE, |text| text == "2");
     browser.await_state("listening");
     assert_eq!(browser.value("document.querySelector('.aside')"), json!(null));
@@ -106,10 +93,9 @@ fn a_clock_that_is_set_is_told_and_takes_no_device_offline() {
 fn a_fleet_that_falls_silent_is_told_from_a_service_that_hears_nothing() {
     let browser = Browser::start();
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "20s");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-    open(&browser, &service);
+    browser.open_page(&service, "/");
     browser.await_text(ONLINE, |text| text == "2");
     drop(devices);
     browser.await_state("fleet_silent");
@@ -124,10 +110,9 @@ fn a_fleet_that_falls_silent_is_told_from_a_service_that_hears_nothing() {
 fn a_service_that_has_not_listened_for_a_timeout_yet_says_when_it_can_find_a_device() {
     let browser = Browser::start();
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "40s");
-    let service = place.start();
-    service.await_listening();
+    let service = place.start_listening();
     let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-    open(&browser, &service);
+    browser.open_page(&service, "/");
     browser.await_state("warming");
     let sentence = browser.await_text(SENTENCE, |text| text.contains("started"));
     assert!(sentence.contains(" s"), "{sentence}");
@@ -141,9 +126,8 @@ fn messages_that_are_thrown_away_are_told_until_that_is_past() {
     // Long enough that nobody counts as silent after the flood.
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "5m");
     let place = place.with("MQTT__MAX_BACKLOG", "1").with("MQTT__URL", &broker.url());
-    let service = place.start();
-    service.await_listening();
-    open(&browser, &service);
+    let service = place.start_listening();
+    browser.open_page(&service, "/");
     browser.await_state("warming");
     flood(broker.port, "flood", 100, 20, "");
     browser.await_state("shedding");
@@ -168,7 +152,7 @@ fn a_standby_says_so_and_a_page_that_is_open_sees_it_take_over() {
     let standby = second.start();
     standby.await_event("INFO standby active=");
     let _devices = Devices::live(broker.port, names(&["a", "b"]));
-    open(&browser, &standby);
+    browser.open_page(&standby, "/");
     browser.await_state("standby");
     browser.await_text(SENTENCE, |text| text.starts_with("Standing by."));
     browser.await_text(".detail", |text| text == "hall-a is active.");

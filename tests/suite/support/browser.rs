@@ -12,11 +12,18 @@ use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use super::service::Service;
 use servers::process::{Running, free_port, program};
 use servers::{POLL, eventually};
 
 /// One browser at a time: each takes two processors for itself.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// The number of devices that are online, on the first screen.
+pub const ONLINE: &str = ".count.online .n";
+
+/// The sentence that says whether the service may be believed, and how the fleet is.
+pub const SENTENCE: &str = ".banner .sentence";
 
 /// The time within which a page shows what has changed, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,6 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub enum Light {
     Light,
     Dark,
+}
+
+/// The names of devices.
+pub fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
 }
 
 /// A browser with one window.
@@ -97,6 +109,11 @@ impl Browser {
 
     pub fn open(&self, url: &str) {
         self.run(self.client().goto(url));
+    }
+
+    /// Opens a path of the page of a service.
+    pub fn open_page(&self, service: &Service, path: &str) {
+        self.open(&format!("http://{}{path}", service.http_address()));
     }
 
     pub fn url(&self) -> String {

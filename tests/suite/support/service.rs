@@ -88,6 +88,13 @@ impl Place {
         self.start_with(|_| ())
     }
 
+    /// Starts the service, and waits until it listens.
+    pub fn start_listening(&self) -> Service {
+        let service = self.start();
+        service.await_listening();
+        service
+    }
+
     /// Starts the service with a changed command.
     pub fn start_with(&self, change: impl FnOnce(&mut Command)) -> Service {
         self.start_command(&["run"], change)
