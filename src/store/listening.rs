@@ -91,6 +91,8 @@ impl DeviceStore {
         // Whatever the clocks of members show, as far as they may differ.
         let counted = Interval { from, until }.widened(MAX_WIDTH);
         let members = counted.widened(MAX_WIDTH);
+        // There may be thousands that were refused, each of which would cost a look at the index.
+        const MAY_HAVE_PROVEN: &str = "(left_how IS NULL OR left_how <> 'refused')";
         // Raw, because the builder has no condition in a join. In one statement, so that stays and
         // intervals are of one moment.
         const RANGE: &str = "proven.listener = listener.id \
@@ -115,7 +117,8 @@ impl DeviceStore {
              UNION ALL SELECT * FROM (\
                  SELECT {STAY}, proven.listener, proven.started_at, proven.ended_at, \
                         proven.gap_cause \
-                 FROM listener {joined} ORDER BY proven.started_at DESC LIMIT {limit}\
+                 FROM listener {joined} WHERE {MAY_HAVE_PROVEN} \
+                 ORDER BY proven.started_at DESC LIMIT {limit}\
              ) AS newest"
         );
         let times = [from, until, members.from, members.until];
