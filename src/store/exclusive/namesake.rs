@@ -51,9 +51,9 @@ impl DeviceStore {
             // connects by its name.
             let is_over = !listener.peer.has_left && listener.peer.share_group.is_none();
             if is_over && listener.peer.instance == member.instance {
-                let ended = listener.peer.proven_until.or(listener.joined_at);
-                let ended = ended.unwrap_or_else(|| system_clock().wall);
-                _ = self.leave(listener.peer.id, "restarted", ended).await?;
+                // Now, and not when it was killed: whoever listens to something else has to wait
+                // until this process has joined.
+                _ = self.leave(listener.peer.id, "restarted", system_clock().wall).await?;
             }
         }
         Ok(())
