@@ -16,7 +16,7 @@ use servers::log::is_event;
 use servers::postgresql::{Cluster, PostgreSql, Shutdown};
 
 /// The database has lost what a service had written.
-const FORGOTTEN: &str = "WARN standby";
+const FORGOTTEN: &str = "WARN standby heartbeats=";
 
 /// Seconds for which the database is away.
 pub const AWAY: f64 = 3.0;

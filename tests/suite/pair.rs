@@ -39,6 +39,7 @@ pub const DEAD: usize = 20;
 
 const STANDING_BY: &str = "INFO standby active=";
 const TOOK_OVER: &str = "INFO standby from=";
+const TAKEN_OVER: &str = "another instance has taken over";
 const ACTIVE: &str = "INFO standby";
 
 /// Devices that publish a heartbeat every half second at QoS 0, until they die.
@@ -528,7 +529,7 @@ async fn the_active_one_is_stopped_for(seconds: f64) {
     }
     scene.instances[0].service.signal("CONT");
     if seconds > 2.0 * PATIENCE {
-        scene.instances[0].service.await_event("WARN standby");
+        scene.instances[0].service.await_words("WARN standby", &[TAKEN_OVER]);
         // Stopped in a transaction, it kept the row until the server ended that.
         scene.late = 15.0;
     }
@@ -574,7 +575,7 @@ async fn what_a_stopped_one_reads_late_revives_nobody(stopped: usize) {
     eventually("the dead are found", || (outages() == 4).then_some(()));
     scene.instances[stopped].service.signal("CONT");
     if stopped == 0 {
-        scene.instances[stopped].service.await_event("WARN standby");
+        scene.instances[stopped].service.await_words("WARN standby", &[TAKEN_OVER]);
     }
     scene.instances[other].service.signal("KILL");
     scene.instances[stopped].service.await_event(TOOK_OVER);
