@@ -330,10 +330,13 @@ fn the_stay_of_a_member_that_was_killed_ends_by_its_next_start() {
     killed.await_listening();
     killed.signal("KILL");
     killed.await_exit();
-    place.start().await_listening();
-    let listed = place.json(&["group", "list", "--all", "--json"]);
-    let states: Vec<_> = listed.as_array().expect("an array").iter().map(|l| &l["state"]).collect();
-    assert_eq!(states, ["restarted", "active"]);
+    let restarted = place.start();
+    restarted.await_listening();
+    eventually("it checks again", || {
+        let listed = place.json(&["group", "list", "--all", "--json"]);
+        let states = listed.as_array().expect("an array").iter().map(|l| &l["state"]);
+        states.eq(["restarted", "active"]).then_some(())
+    });
     let listed = place.run(&["group", "list", "--all"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("ended by its next start"), "{listed}");
