@@ -334,6 +334,11 @@ impl Coverage {
         self.floor = Some(self.floor.map_or(instant, |floor| floor.max(instant)));
     }
 
+    /// The instant before which nothing is vouched for, if there is one.
+    pub fn begins_at(&self) -> Option<DateTime<Utc>> {
+        self.floor
+    }
+
     /// What this instance has proven while it stood by, after what was `found` in the database
     /// when it took over. Returns it with the gaps that nobody has listened to in between.
     #[must_use]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 
 pub use self::members::{Out, Stuck};
-use super::{ClockOffset, Configured, DatabaseTimeline, Happening};
+use super::{ClockOffset, Configured, DatabaseTimeline, Happening, Interval, Intervals};
 
 /// The number of intervals, and of looks, for which the row of the active instance must not
 /// have changed before another one takes over.
@@ -51,6 +51,8 @@ pub struct Peer {
     pub saves: i64,
     /// The newest instant that it has proven; of the active one, in the database.
     pub proven_until: Option<DateTime<Utc>>,
+    /// The beginning of what it has proven without a gap until then, in the database.
+    pub proven_since: Option<DateTime<Utc>>,
     /// Its clock.
     pub clock: ClockOffset,
     /// Its configuration; `None` if it is of an earlier version, which does not say.
@@ -66,6 +68,19 @@ impl Peer {
             one.subscription.differs_from(&other.subscription).is_some()
         })
     }
+}
+
+/// What a standby has heard and still keeps.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The active listener by whose proofs it has forgotten what was before.
+    pub beside: i64,
+    /// The instant before which it has forgotten everything.
+    pub since: DateTime<Utc>,
+    /// The time in which it has listened, until now if it still does.
+    pub heard: Intervals,
+    /// The part of a gap that is not worth a take-over, if the whole of it was not heard.
+    pub too_little: TimeDelta,
 }
 
 /// What a look at the rows has shown.
@@ -117,12 +132,32 @@ impl Sight {
     /// that has not come yet, or it listens to something else.
     pub fn vouched_for(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let (own, active) = (self.own()?, self.active()?);
-        let clocks = || self.peers.iter().map(|peer| peer.clock);
-        let widths = clocks().flat_map(|one| clocks().map(move |other| one.width(other)));
-        let width = widths.max()?;
+        let width = self.width()?;
         let until = active.proven_until.filter(|until| *until <= now + width)?;
         let vouches = active.id != own.id && !active.listens_elsewhere(own);
         vouches.then(|| until - width * 2 - MARGIN)
+    }
+
+    /// The most by which the clocks of any two listeners differ.
+    fn width(&self) -> Option<TimeDelta> {
+        let clocks = || self.peers.iter().map(|peer| peer.clock);
+        clocks().flat_map(|one| clocks().map(move |other| one.width(other))).max()
+    }
+
+    /// True if there is a gap in what the active one has proven since the listener that looks has
+    /// last forgotten something, and that one has `kept` what was heard in it. It has to keep that,
+    /// and to write it.
+    pub fn has_a_gap_within(&self, kept: &Kept, now: DateTime<Utc>) -> bool {
+        let active = self.active().filter(|active| active.id == kept.beside);
+        let began = active.and_then(|active| active.proven_since);
+        let (Some(began), Some(width)) = (began, self.width()) else { return false };
+        // What it had proven when the rest was forgotten.
+        let gap = Interval { from: kept.since + width * 2 + MARGIN, until: began.min(now) };
+        if gap.until <= gap.from {
+            return false;
+        }
+        let heard = kept.heard.covered(gap.from, gap.until);
+        heard >= gap.length() || heard > kept.too_little
     }
 }
 
@@ -252,10 +287,16 @@ impl Vigil {
 
     /// The time for which the active instance has to stand still for this one to take over.
     fn wait(&self, now: Instant) -> Duration {
-        let calm = |at| now.saturating_duration_since(at) >= LONGEST_WAIT.max(self.patience());
-        let times = if self.fenced_at.is_none_or(calm) { 0 } else { self.fenced };
+        let times = if self.is_calm(now) { 0 } else { self.fenced };
         let doubled = self.patience().saturating_mul(1 << times.min(10));
         doubled.min(LONGEST_WAIT.max(self.patience()))
+    }
+
+    /// True if this one may take over from an active one that works, because nobody has taken over
+    /// from it for a long time. So two that are both busy do not do it in turn.
+    pub fn is_calm(&self, now: Instant) -> bool {
+        let long = LONGEST_WAIT.max(self.patience());
+        self.fenced_at.is_none_or(|at| now.saturating_duration_since(at) >= long)
     }
 
     /// Notes what a look has shown. `proves` is true if this instance proves at this time that
@@ -433,6 +474,7 @@ mod tests {
             has_left: false,
             saves,
             proven_until: Some(at(saves)),
+            proven_since: Some(at(0)),
             clock: ClockOffset::default(),
             configured: None,
         }
@@ -635,6 +677,47 @@ mod tests {
         let seen = sight(2, Some(1), &[peers[0].clone(), peers[1].clone(), third]);
         assert_eq!(seen.vouched_for(at(101)), Some(at(96) - MARGIN), "the third judges it, too");
         assert_eq!(sight(1, Some(1), &peers).vouched_for(at(101)), None, "it is itself");
+    }
+
+    #[test]
+    fn a_gap_of_the_active_one_that_a_standby_has_heard_is_for_it_to_fill() {
+        let milli = TimeDelta::milliseconds;
+        let gap = |from: i64, until: i64, heard: &[(i64, i64)]| {
+            // It had proven everything until `from`, when the standby forgot the rest.
+            let active = Peer {
+                proven_until: Some(at(until + 1)),
+                proven_since: Some(at(until)),
+                ..peer(1, "a", 7)
+            };
+            let heard =
+                heard.iter().map(|&(from, until)| Interval { from: at(from), until: at(until) });
+            let kept = Kept {
+                beside: 1,
+                since: at(from) - milli(200) - MARGIN,
+                heard: heard.collect(),
+                too_little: TimeDelta::seconds(5),
+            };
+            let seen = sight(2, Some(1), &[active.clone(), peer(2, "b", 1)]);
+            let by_another = sight(2, Some(3), &[active, peer(2, "b", 1), peer(3, "c", 1)]);
+            assert!(!by_another.has_a_gap_within(&kept, at(until)));
+            seen.has_a_gap_within(&kept, at(until))
+        };
+        assert!(!gap(100, 90, &[(0, 100)]), "there is none");
+        assert!(!gap(100, 100, &[(0, 100)]), "nor when it has just begun");
+        assert!(gap(100, 101, &[(90, 101)]), "a short one");
+        assert!(!gap(100, 108, &[(90, 104)]), "it has hardly heard more itself");
+        assert!(gap(100, 108, &[(102, 108)]), "it was back before");
+        assert!(!gap(100, 130, &[]));
+    }
+
+    #[test]
+    fn whoever_was_taken_over_from_fills_no_gap_for_five_minutes() {
+        let (mut standby, after) = (Standby::of(2), Duration::from_secs);
+        assert!(standby.vigil.is_calm(standby.began));
+        standby.vigil.took_over(standby.began);
+        standby.vigil.was_fenced(standby.began + after(5));
+        assert!(!standby.vigil.is_calm(standby.began + after(304)));
+        assert!(standby.vigil.is_calm(standby.began + after(305)), "five minutes");
     }
 
     #[test]

@@ -65,6 +65,7 @@ mod rules_in_sql;
 mod secrets;
 mod simulation;
 mod specification;
+mod standby;
 mod status;
 mod stops;
 mod stream;

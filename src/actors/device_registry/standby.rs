@@ -15,8 +15,8 @@ use log::{info, warn};
 use super::group::{Group, Judging};
 use super::{DeviceRegistry, Found, Settings, Shared};
 use crate::clock::Clock;
-use crate::domain::standby::{ClockMeter, Duty, Peer, Sight, Stuck, Vigil};
-use crate::domain::{Coverage, Gap, GapCause, Reading, Saved};
+use crate::domain::standby::{ClockMeter, Duty, Kept, Peer, Sight, Stuck, Vigil};
+use crate::domain::{Coverage, Gap, GapCause, Interval, Reading, Saved};
 use crate::duration::human;
 use crate::logging::outage::Outage;
 use crate::store::{Beat, Clash, DeviceStore, StoreError};
@@ -60,6 +60,8 @@ pub(super) struct Part {
     pub(super) meter: ClockMeter,
     pub(super) clock: Clock,
     sight: Sight,
+    /// The active listener by whose proofs something was forgotten last.
+    forgot_beside: Option<i64>,
     /// The time at which everything was thrown away. What was published before it may still
     /// arrive, late, until an echo that was sent after it has come back.
     stale_since: Option<DateTime<Utc>>,
@@ -83,11 +85,13 @@ impl Part {
             group: None,
             listener,
             lost: None,
-            vigil: Vigil::new(settings.incarnation, settings.look_interval)
-                .proving_after(settings.settle + settings.flush_interval),
+            vigil: Vigil::new(settings.incarnation, settings.look_interval).proving_after(
+                settings.settle + settings.flush_interval.min(settings.look_interval),
+            ),
             meter: ClockMeter::default(),
             clock,
             sight: Sight::default(),
+            forgot_beside: None,
             stale_since: None,
             standing_by_since: None,
             clocks_differ: false,
@@ -118,6 +122,8 @@ struct Looking {
     /// True if it proves at this time that it hears everything.
     proves: bool,
     proven_until: Option<DateTime<Utc>>,
+    /// What it keeps as a standby.
+    kept: Option<Kept>,
     gone: Vec<Peer>,
     now: Reading,
 }
@@ -195,12 +201,24 @@ impl Looking {
             duty = self.vigil.look(&sight, self.proves, self.now.monotonic);
         }
         Ok(match duty {
+            Duty::StandBy if self.has_to_fill_a_gap(&sight) => {
+                let active = sight.active().cloned();
+                self.take_over(sight, active).await?
+            }
             Duty::StandBy | Duty::Join => Looked::StandsBy(sight),
             Duty::End => Looked::Ends(sight),
             Duty::Write if self.leads => Looked::Writes(sight),
             Duty::Write => self.write_by_right(sight).await?,
             Duty::TakeOver(from) => self.take_over(sight, from).await?,
         })
+    }
+
+    /// True if this standby has heard what the active one has not, and may write it.
+    fn has_to_fill_a_gap(&self, sight: &Sight) -> bool {
+        let is_left = |kept| sight.has_a_gap_within(kept, self.now.wall);
+        self.proves
+            && self.kept.as_ref().is_some_and(is_left)
+            && self.vigil.is_calm(self.now.monotonic)
     }
 
     async fn beat(&mut self) -> Result<Sight, StoreError> {
@@ -273,10 +291,6 @@ impl DeviceRegistry {
     fn looking(&self, now: Reading) -> Looking {
         let part = &self.part;
         let proven_until = self.coverage.proven_until();
-        let interval = TimeDelta::from_std(self.shared.settings.confirm_interval);
-        // What an echo proves is earlier by `settle`.
-        let settle = TimeDelta::from_std(self.shared.settings.settle).unwrap_or(TimeDelta::MAX);
-        let recent = interval.unwrap_or(TimeDelta::MAX) * PROVING + settle;
         let gone =
             if part.leads { part.vigil.gone(&part.sight, now.monotonic) } else { Vec::new() };
         let shown = TimeDelta::from_std(self.shared.settings.timeout).unwrap_or(TimeDelta::MAX) * 4;
@@ -290,11 +304,20 @@ impl DeviceRegistry {
             lost: part.lost,
             leads: part.leads,
             judging: self.judging().map(|judging| (judging, since)),
-            proves: proven_until.is_some_and(|until| now.wall - until <= recent),
+            proves: proven_until.is_some_and(|until| self.is_recent(until, now.wall)),
             proven_until,
+            kept: self.kept(now.wall),
             gone,
             now,
         }
+    }
+
+    /// True if a proof until an instant is so new that the next one is not late.
+    fn is_recent(&self, until: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        let interval = TimeDelta::from_std(self.shared.settings.confirm_interval);
+        // What an echo proves is earlier by `settle`.
+        let settle = TimeDelta::from_std(self.shared.settings.settle).unwrap_or(TimeDelta::MAX);
+        now - until <= interval.unwrap_or(TimeDelta::MAX) * PROVING + settle
     }
 
     fn looked(&mut self, looking: Looking, looked: Looked, ctx: &mut Context<Self>) {
@@ -369,10 +392,7 @@ impl DeviceRegistry {
             self.part.writes = true;
             return self.sees(sight, now);
         }
-        if let Some(until) = sight.vouched_for(now.wall) {
-            self.coverage.begin_at(until);
-            self.buffer.forget_before(until);
-        }
+        self.forget_what_is_vouched_for(&sight, now.wall);
         if self.part.standing_by_since.is_none() {
             self.part.standing_by_since = Some(now.monotonic);
             let active = sight.active().map_or("", |active| &active.instance);
@@ -381,6 +401,30 @@ impl DeviceRegistry {
         let active = sight.active().map(|active| active.instance.clone());
         self.shared.board.change(|facts| facts.stands_by_for(Some(active.unwrap_or_default())));
         self.sees(sight, now);
+    }
+
+    /// Forgets what the active one is certain to have written, unless that has a gap which this one
+    /// has heard.
+    fn forget_what_is_vouched_for(&mut self, sight: &Sight, now: DateTime<Utc>) {
+        if self.kept(now).is_some_and(|kept| sight.has_a_gap_within(&kept, now)) {
+            return;
+        }
+        if let Some(until) = sight.vouched_for(now) {
+            self.coverage.begin_at(until);
+            self.buffer.forget_before(until);
+            self.part.forgot_beside = sight.active;
+        }
+    }
+
+    /// What this one keeps as a standby. `None` if it writes, or has never forgotten anything.
+    fn kept(&self, now: DateTime<Utc>) -> Option<Kept> {
+        let (beside, since) = (self.part.forgot_beside?, self.coverage.begins_at()?);
+        let too_little = TimeDelta::from_std(self.part.vigil.patience()).ok()?;
+        let newest = self.coverage.proven_until().filter(|until| self.is_recent(*until, now));
+        // The next proof is on its way.
+        let proving = newest.map(|from| Interval { from, until: now.max(from) });
+        let heard = self.coverage.intervals().iter().copied().chain(proving).collect();
+        Some(Kept { beside, since, heard, too_little })
     }
 
     /// This instance writes from now on, and goes on from what it has found.
@@ -415,10 +459,8 @@ impl DeviceRegistry {
     /// Goes on from what the other one has proven, as far as that is saved.
     fn goes_on_from(&mut self, saved: Coverage, sight: &Sight, now: Reading) {
         // The other one may have proven more since the last look, and what it has written is newer.
-        if let Some(until) = sight.vouched_for(now.wall) {
-            self.coverage.begin_at(until);
-            self.buffer.forget_before(until);
-        }
+        self.forget_what_is_vouched_for(sight, now.wall);
+        self.part.forgot_beside = None;
         let memory = std::mem::replace(&mut self.coverage, saved.clone());
         let (coverage, gaps) = memory.after(saved.clone());
         self.coverage = coverage;
@@ -541,6 +583,7 @@ impl DeviceRegistry {
         self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
         self.coverage = Coverage::new(self.shared.settings.confirm_interval);
         self.coverage.begin_at(now);
+        self.part.forgot_beside = None;
         self.saved = Saved::new(Coverage::new(self.shared.settings.confirm_interval));
         self.part.stale_since = Some(now);
         self.shared.metrics.set_pending(self.buffer.len());

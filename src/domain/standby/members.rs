@@ -119,6 +119,7 @@ mod tests {
             has_left: false,
             saves,
             proven_until: DateTime::from_timestamp(saves, 0),
+            proven_since: None,
             clock: ClockOffset::default(),
             configured: None,
         }

@@ -83,6 +83,8 @@ pub(super) const COLUMNS: &str = "listener.id, listener.instance, incarnation, s
                        joined_at, left_at, left_how, \
                        fenced_by, saves, proven_until, clock_offset_ms, clock_spread_ms, \
                        topic, broker, entry_urls, timeout_ms, check_interval_ms, \
+                       (SELECT max(started_at) FROM listening_interval \
+                        WHERE listening_interval.listener = listener.id) AS proven_since, \
                        instance.listener AS active";
 
 impl DeviceStore {
@@ -433,8 +435,10 @@ impl DeviceStore {
         if taken == 0 || !self.fence_off(transaction, listener, from, at).await? {
             return Err(LOST_THE_RACE);
         }
-        let sql = "UPDATE listener SET saves = saves + 1 WHERE id = $1 AND left_at IS NULL \
-                   RETURNING saves";
+        // What a standby has proven is not in the database yet, so nobody may rely on it.
+        let sql = "UPDATE listener SET saves = saves + 1, \
+                   proven_until = CASE WHEN share_group IS NULL THEN NULL ELSE proven_until END \
+                   WHERE id = $1 AND left_at IS NULL RETURNING saves";
         let row = self.select(transaction, sql, [listener.into()]).await?.pop();
         // Its own stay may have ended meanwhile.
         let saves = row.ok_or(LOST_THE_RACE)?.try_get("", "saves")?;
@@ -584,6 +588,7 @@ pub(super) fn read_listener(row: &QueryResult) -> Result<Listener, DbErr> {
         has_left: left_at.is_some(),
         saves: row.try_get("", "saves")?,
         proven_until: time("proven_until", row)?,
+        proven_since: time("proven_since", row)?,
         clock: ClockOffset {
             offset: delta(row.try_get("", "clock_offset_ms")?),
             spread: delta(row.try_get("", "clock_spread_ms")?),
