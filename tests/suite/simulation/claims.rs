@@ -30,6 +30,19 @@ impl Claim<'_> {
         published.into_iter().take_while(young).find(|at| self.counts(*at) && !is_known(*at))
     }
 
+    /// The last time at which a device published, newest first, if that is the heartbeat that is
+    /// known, dated at `seen` by whichever clock, and no older than its timeout.
+    pub fn is_too_early(
+        &self,
+        published: impl IntoIterator<Item = DateTime<Utc>>,
+        seen: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        let is_known = |at: &DateTime<Utc>| (seen - at).abs() <= self.way + self.apart;
+        let known = published.into_iter().find(is_known)?;
+        (now - known <= self.timeout - self.way).then_some(known)
+    }
+
     fn counts(&self, at: DateTime<Utc>) -> bool {
         let (from, until) = (at - self.way, at + self.way);
         self.listened.iter().any(|part| part.from <= from && until <= part.until)
@@ -58,5 +71,20 @@ mod tests {
         assert_eq!(contradicted(&[40, 30], 30), None, "nor just then");
         assert_eq!(contradicted(&[20, 10], 10), None, "it is silent for its timeout anyway");
         assert_eq!(contradicted(&[], 10), None);
+    }
+
+    #[test]
+    fn a_heartbeat_that_is_known_is_as_old_as_the_timeout_whatever_clock_has_dated_it() {
+        let listened = Intervals::default();
+        let second = TimeDelta::seconds(1);
+        let claim =
+            Claim { listened: &listened, timeout: second * 60, way: second, apart: second * 2 };
+        let too_early = |published: &[i64], seen, now| {
+            let published = published.iter().map(|second| at(*second));
+            claim.is_too_early(published, at(seen), at(now))
+        };
+        assert_eq!(too_early(&[30, 10], 28, 80), Some(at(30)), "a slow clock has dated it");
+        assert_eq!(too_early(&[30, 10], 28, 90), None);
+        assert_eq!(too_early(&[30, 10], 20, 80), None, "it is another one");
     }
 }

@@ -25,6 +25,7 @@ use heartbeatd::store::DeviceStore;
 
 use super::clocks_apart::{self, CLOCKS, now};
 use super::intake::{Intake, Message};
+use super::observer::instance_name;
 use super::share_broker::{ConnectionId, ShareBroker, Subscription};
 use super::wire::Wire;
 
@@ -55,14 +56,6 @@ pub fn begin_with(broker: ShareBroker<Message>) {
 /// Does something with the broker.
 pub fn at_broker<T>(act: impl FnOnce(&mut ShareBroker<Message>) -> T) -> T {
     BROKER.with_borrow_mut(|broker| act(broker.as_mut().expect("it is there from the beginning")))
-}
-
-pub fn name(number: usize) -> String {
-    format!("hall-{number}")
-}
-
-pub fn number_of(name: &str) -> usize {
-    name.strip_prefix("hall-").and_then(|number| number.parse().ok()).expect(name)
 }
 
 /// A member, whose process comes and goes.
@@ -206,7 +199,7 @@ impl Member {
         wire: Arc<Wire>,
         rng: &mut Rng,
     ) {
-        settings.instance = name(self.number);
+        settings.instance = instance_name(self.number);
         settings.look_interval = Duration::from_millis(LOOK.unsigned_abs());
         let found = Found::read(&store, &settings).await.expect("it reads nothing");
         let takeover = Takeover { net: Arc::clone(&self.net), wire: Arc::clone(&wire) };
@@ -331,7 +324,8 @@ impl Process {
     fn go_on_connecting(&mut self) {
         match self.link {
             Link::Down { connects_at } if now() >= connects_at && self.reaches_broker() => {
-                let connected = at_broker(|broker| broker.connect(&name(self.number), now()));
+                let connected =
+                    at_broker(|broker| broker.connect(&instance_name(self.number), now()));
                 if let Some(on) = connected {
                     self.connections += 1;
                     self.join(on);

@@ -18,8 +18,8 @@ use heartbeatd::domain::{
 };
 
 use super::claims::Claim;
+use super::instance_faults::{Fault, Planned, a_row_is_lost, one_hangs, plan};
 use super::share_broker::{ConnectionId, Routing, ShareBroker, Subscription};
-use super::share_faults::{Fault, Planned, a_row_is_lost, one_hangs, plan};
 use crate::support::fleet::start;
 
 /// All times are in milliseconds.
@@ -688,7 +688,7 @@ impl World {
         }
     }
 
-    fn begin(&mut self, Planned { fault, member: number, lasts, .. }: Planned) {
+    fn begin(&mut self, Planned { fault, number, lasts, .. }: Planned) {
         let now = self.around.now;
         writeln!(self.events, "{now:6} {fault:?} of {number} for {lasts}").expect("memory");
         let member = &mut self.members[number];

@@ -1,5 +1,4 @@
-//! The faults that a group of instances meets, as a random course of events. Times are in
-//! milliseconds.
+//! The faults that several instances meet, as a random course of events. Times are in milliseconds.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,19 +8,19 @@ use fastrand::Rng;
 /// Something that goes wrong for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A member is killed, and started again afterwards.
+    /// An instance is killed, and started again afterwards.
     Kill,
-    /// A member leaves in good order, and is started again afterwards.
+    /// An instance leaves in good order, and is started again afterwards.
     Leave,
-    /// A member's process is stopped.
+    /// The process of an instance is stopped.
     Stop,
-    /// A member's actors hang while its connection lives.
+    /// The actors of an instance hang while its connection lives.
     Hang,
-    /// A member reads its socket slowly.
+    /// An instance reads its socket slowly.
     Slow,
-    /// A member is cut off from the broker.
+    /// An instance is cut off from the broker.
     Net,
-    /// A member is cut off from the database.
+    /// An instance is cut off from the database.
     Wire,
     /// The database is away.
     Away,
@@ -31,29 +30,69 @@ pub enum Fault {
     Broker,
 }
 
-/// A fault of a member.
+impl Fault {
+    /// All kinds.
+    const ALL: [Self; 10] = [
+        Self::Kill,
+        Self::Leave,
+        Self::Stop,
+        Self::Hang,
+        Self::Slow,
+        Self::Net,
+        Self::Wire,
+        Self::Away,
+        Self::Broker,
+        Self::FailOver { loses: 0 },
+    ];
+    /// Those that leave an instance that does not meet them with all that it has heard, and with
+    /// what is published meanwhile.
+    const OF_OTHERS: [Self; 8] = [
+        Self::Kill,
+        Self::Leave,
+        Self::Stop,
+        Self::Hang,
+        Self::Slow,
+        Self::Net,
+        Self::Wire,
+        Self::Away,
+    ];
+}
+
+/// A fault of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     pub at: i64,
     pub fault: Fault,
-    pub member: usize,
+    /// The number of the instance.
+    pub number: usize,
     pub lasts: i64,
 }
 
-/// The faults of a schedule, in order.
-pub fn plan(rng: &mut Rng, within: Range<i64>, members: usize) -> VecDeque<Planned> {
-    let kinds = [
-        Fault::Kill,
-        Fault::Leave,
-        Fault::Stop,
-        Fault::Hang,
-        Fault::Slow,
-        Fault::Net,
-        Fault::Wire,
-        Fault::Away,
-        Fault::Broker,
-        Fault::FailOver { loses: 0 },
-    ];
+/// The faults of a schedule with so many instances, in order.
+pub fn plan(rng: &mut Rng, within: Range<i64>, instances: usize) -> VecDeque<Planned> {
+    plan_of(&Fault::ALL, rng, within, instances)
+}
+
+/// The same, of which one instance meets none.
+pub fn plan_without(
+    spared: usize,
+    rng: &mut Rng,
+    within: Range<i64>,
+    instances: usize,
+) -> VecDeque<Planned> {
+    let mut faults = plan_of(&Fault::OF_OTHERS, rng, within, instances - 1);
+    for planned in &mut faults {
+        planned.number += usize::from(planned.number >= spared);
+    }
+    faults
+}
+
+fn plan_of(
+    kinds: &[Fault],
+    rng: &mut Rng,
+    within: Range<i64>,
+    instances: usize,
+) -> VecDeque<Planned> {
     let mut faults = VecDeque::new();
     let (mut at, mut failed_over_at) = (within.start, 0);
     while at < within.end {
@@ -73,7 +112,7 @@ pub fn plan(rng: &mut Rng, within: Range<i64>, members: usize) -> VecDeque<Plann
             Fault::Broker | Fault::Slow => lasts.min(3_000),
             _ => lasts,
         };
-        faults.push_back(Planned { at, fault, member: rng.usize(0..members), lasts });
+        faults.push_back(Planned { at, fault, number: rng.usize(0..instances), lasts });
         at += rng.i64(300..7_000);
     }
     faults
@@ -82,14 +121,14 @@ pub fn plan(rng: &mut Rng, within: Range<i64>, members: usize) -> VecDeque<Plann
 /// The second member hangs. For devices that die at the second time, after a last heartbeat at the
 /// third, which it has received and not written.
 pub fn one_hangs() -> (VecDeque<Planned>, i64, i64) {
-    let hangs = Planned { at: 12_000, fault: Fault::Hang, member: 1, lasts: 20_000 };
+    let hangs = Planned { at: 12_000, fault: Fault::Hang, number: 1, lasts: 20_000 };
     ([hangs].into(), 12_300, 12_200)
 }
 
 /// The third member joins at 10,000, the database fails over and loses its row, and it hangs before
 /// it notices. The others are cut off from the database meanwhile, so that they lose nothing.
 pub fn a_row_is_lost() -> VecDeque<Planned> {
-    let fault = |at, fault, member, lasts| Planned { at, fault, member, lasts };
+    let fault = |at, fault, number, lasts| Planned { at, fault, number, lasts };
     let faults = [
         fault(9_400, Fault::Wire, 0, 1_900),
         fault(9_400, Fault::Wire, 1, 1_900),
@@ -113,7 +152,17 @@ mod tests {
             .map(|d| format!("{d:?}"))
             .collect();
         assert_eq!(kinds.len(), 10);
-        assert!((0..3).all(|member| all.iter().any(|planned| planned.member == member)));
+        assert!((0..3).all(|number| all.iter().any(|planned| planned.number == number)));
+    }
+
+    #[test]
+    fn whoever_is_spared_meets_no_fault() {
+        for seed in 0..100 {
+            let faults = plan_without(1, &mut Rng::with_seed(seed), 4_000..55_000, 3);
+            assert!(faults.iter().all(|planned| [0, 2].contains(&planned.number)), "seed {seed}");
+            let of_all = |fault| matches!(fault, Fault::Broker | Fault::FailOver { .. });
+            assert!(!faults.iter().any(|planned| of_all(planned.fault)), "seed {seed}");
+        }
     }
 
     #[test]
