@@ -1,6 +1,8 @@
 //! A service on a broker of two nodes, which are two mosquittos joined by a bridge. It is subscribed
 //! at the first one. Devices connect to either, and the nodes lose each other or one ends.
 
+use std::time::Instant;
+
 use publishers::Devices;
 use servers::mosquitto::Mosquitto;
 use servers::{eventually, log::is_event};
@@ -230,11 +232,16 @@ fn a_member_that_alone_cannot_reach_a_node_blinds_the_group_until_it_is_taken_ou
     await_more(well, ECHOED, 4.0);
 
     let blind = "heartbeatd_group_blind_seconds_total";
-    let before = well.metric(blind);
+    // The hole until it was taken out is counted by a look after that.
+    well.await_metric(blind, 1.0);
+    let (before, began) = (well.metric(blind), Instant::now());
     devices.die(&FAR[..1]);
     pair.places[0].await_statuses(&["far-1 offline", "far-2 online", "far-3 online"]);
     let hole = well.metric(blind) - before;
-    assert!(hole < 1.0, "{hole} s in\n{}", pair.log());
+    // On a busy machine the other one has left the node out by then, and leaves holes like any that
+    // joins. If it had stayed in the group, all of that time would be one.
+    let took = began.elapsed().as_secs_f64();
+    assert!(hole < took / 2.0, "{hole} s of {took} s in\n{}", pair.log());
 
     pair.way.heal();
     lacks.await_event(ENTRY_BACK);
