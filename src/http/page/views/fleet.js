@@ -12,6 +12,8 @@ const SMALL_FLEET = 50;
 const CHANGES = 9;
 const SINGLES = 8;
 const AT_ONCE = 100;
+// Nine lines are shown, of which each may be many changes of one moment.
+const CHANGES_AT_ONCE = 40;
 const STEPS = 4;
 const DAY = 86_400_000;
 
@@ -136,7 +138,7 @@ function Changes() {
   const answer = useAnswer('changes', {
     rest: 2_000,
     load: (signal) => newest(
-      (until) => path('/transitions', { limit: AT_ONCE, until }), grouped, (change) => change.at, CHANGES, signal,
+      (until) => path('/transitions', { limit: CHANGES_AT_ONCE, until }), grouped, (change) => change.at, CHANGES, signal,
     ),
   });
   const groups = answer.data;
