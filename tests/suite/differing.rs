@@ -277,12 +277,20 @@ fn a_difference_that_makes_no_proof_untrue_is_told_once() {
     let scene = Scene::new();
     let _first = start(&scene.place("hall-a", DEVICES));
     let second = scene.place("hall-b", DEVICES).with("HEARTBEAT__TIMEOUT", "5s").start();
+    let third = scene.place("hall-c", DEVICES);
     let words = ["heartbeat.timeout is 5s here and 3s there"];
     let line = second.await_words(BARRED, &words);
     assert!(!line.contains("check_interval") && !line.contains("mqtt."), "{line}");
     second.await_event(STANDING_BY);
     await_more(&second, ECHOED, 8.0);
     assert_eq!(second.events(BARRED).len(), 1);
+    // Of each other one, and not of each of its stays.
+    for _ in 0..2 {
+        let third = third.start();
+        third.await_event(STANDING_BY);
+        await_more(&second, ECHOED, 8.0);
+    }
+    assert_eq!(second.events("WARN standby instance=hall-c").len(), 1);
 }
 
 /// A device that has gone over to the new topic earlier was not silent while the service still

@@ -15,6 +15,10 @@ use crate::duration;
 use crate::logging::outage::{Mention, Outage};
 use crate::store::Clash;
 
+/// The number of instances of which it is remembered what was told. There are few at a time, but
+/// their names may change for ever.
+const MAX_TOLD: usize = 100;
+
 impl DeviceRegistry {
     /// Notes that this instance does not take part, and says why: at first, and as long as it lasts.
     pub(super) fn is_barred(&mut self, clash: &Clash) {
@@ -42,36 +46,39 @@ impl DeviceRegistry {
         self.shared.board.change(|facts| facts.barred(None));
     }
 
-    /// Says of each instance that was not seen before how its configuration differs, where that may
-    /// be meant.
+    /// Says of each other instance how its configuration differs, where that may be meant: once, and
+    /// again if it has changed since.
     pub(super) fn compare_configurations(&mut self, sight: &Sight) {
-        let compared = std::mem::take(&mut self.part.compared);
+        let told = &mut self.part.told_differences;
+        if told.len() > MAX_TOLD {
+            told.clear();
+        }
         for other in sight.others() {
-            self.part.compared.insert(other.id);
-            if !compared.contains(&other.id) {
-                self.compare_configuration(other);
+            let differences = differences_from(&self.shared.settings.configured, other);
+            let is_new = told.get(&other.instance) != Some(&differences);
+            if is_new && !differences.is_empty() {
+                let instance = other.instance.as_str();
+                warn!(
+                    target: TARGET, instance;
+                    "another instance on the database is configured differently: {differences}; \
+                     is that meant?"
+                );
+            }
+            if is_new {
+                told.insert(other.instance.clone(), differences);
             }
         }
     }
+}
 
-    fn compare_configuration(&self, other: &Peer) {
-        let Some(theirs) = &other.configured else { return };
-        let differences = differences(&self.shared.settings.configured, theirs);
-        let told: Vec<_> = differences
-            .into_iter()
-            .map(|Difference { key, here, there }| {
-                format!("{key} is {here} here and {there} there")
-            })
-            .collect();
-        if !told.is_empty() {
-            let instance = other.instance.as_str();
-            warn!(
-                target: TARGET, instance;
-                "another instance on the database is configured differently: {}; is that meant?",
-                told.join(", and ")
-            );
-        }
-    }
+/// The differences from another instance that do not keep one out, in words. Empty if there are
+/// none.
+fn differences_from(here: &Configured, other: &Peer) -> String {
+    let Some(there) = &other.configured else { return String::new() };
+    let told = differences(here, there).into_iter();
+    let told = told
+        .map(|Difference { key, here, there }| format!("{key} is {here} here and {there} there"));
+    told.collect::<Vec<_>>().join(", and ")
 }
 
 /// The differences that do not keep an instance out.

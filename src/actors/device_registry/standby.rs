@@ -4,7 +4,7 @@
 //! not proven in the database. It checks nothing, delivers nothing and writes nothing but its
 //! own row of table `listener`. The rules are in `domain::standby`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use actix::fut::{LocalBoxActorFuture, ready};
@@ -72,8 +72,8 @@ pub(super) struct Part {
     has_left: bool,
     /// The time for which it does not take part, because another instance listens to something else.
     pub(super) barred: Option<Outage>,
-    /// The other listeners of which it was told how their configuration differs.
-    pub(super) compared: BTreeSet<i64>,
+    /// The differences of each other instance's configuration that were told last.
+    pub(super) told_differences: BTreeMap<String, String>,
 }
 
 impl Part {
@@ -97,7 +97,7 @@ impl Part {
             clocks_differ: false,
             has_left: false,
             barred: None,
-            compared: BTreeSet::new(),
+            told_differences: BTreeMap::new(),
         }
     }
 
