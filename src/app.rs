@@ -363,7 +363,7 @@ impl From<&Config> for device_registry::Settings {
     }
 }
 
-/// What other instances on the database have to know of this one.
+/// The part of the configuration that other instances on the database have to know.
 fn configured(config: &Config) -> Configured {
     let span = |time: Duration| TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
     let MqttConfig { topic, url, entry_urls, .. } = &config.mqtt;

@@ -141,9 +141,10 @@ pub struct MqttConfig {
     /// The group whose members share the heartbeats.
     #[serde(default, deserialize_with = "values::share_group")]
     pub share_group: Option<String>,
-    /// What is done about a member of the group that has stopped.
+    /// The way to deal with a member of the group that has stopped.
     pub fence: FenceMode,
-    /// How late a heartbeat may come after an echo; for the default see [`MqttConfig::settle`].
+    /// The longest time by which a heartbeat may come after an echo; for the default see
+    /// [`MqttConfig::settle`].
     #[serde(default, with = "values::settle")]
     pub settle: Option<Duration>,
     /// The version of the protocol.
@@ -193,8 +194,9 @@ impl MqttConfig {
             .map(|(url, number)| (url, format!("{}-entry-{number}", self.client_id)))
     }
 
-    /// How late a heartbeat may come after an echo that was published after it: `mqtt.settle`, else
-    /// nothing, or a second in a group, whose members a broker may serve by different threads.
+    /// The longest time by which a heartbeat may come after an echo that was published after it:
+    /// `mqtt.settle`, else nothing, or a second in a group, whose members a broker may serve by
+    /// different threads.
     pub fn settle(&self) -> Duration {
         const IN_A_GROUP: Duration = Duration::from_secs(1);
         let usual = if self.share_group.is_some() { IN_A_GROUP } else { Duration::ZERO };
@@ -214,7 +216,7 @@ impl MqttConfig {
     }
 }
 
-/// What is done about a member of a group that has stopped.
+/// The way to deal with a member of a group that has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub enum FenceMode {

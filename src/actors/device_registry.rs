@@ -188,9 +188,9 @@ pub struct Settings {
     pub share_group: Option<String>,
     /// True if a member that has stopped is taken out of the group (`mqtt.fence`).
     pub fences: bool,
-    /// How late a heartbeat may come after an echo (`mqtt.settle`).
+    /// The longest time by which a heartbeat may come after an echo (`mqtt.settle`).
     pub settle: Duration,
-    /// What other instances have to know of this one.
+    /// The part of its configuration that other instances have to know.
     pub configured: Configured,
 }
 

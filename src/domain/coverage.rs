@@ -339,7 +339,7 @@ impl Coverage {
         self.floor
     }
 
-    /// What this instance has proven while it stood by, after what was `found` in the database
+    /// The proofs of this instance while it stood by, after those that were `found` in the database
     /// when it took over. Returns it with the gaps that nobody has listened to in between.
     #[must_use]
     pub fn after(self, found: Self) -> (Self, Vec<Gap>) {

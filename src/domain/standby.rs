@@ -70,7 +70,7 @@ impl Peer {
     }
 }
 
-/// What a standby has heard and still keeps.
+/// The heartbeats that a standby has heard and still keeps.
 #[derive(Clone, Debug)]
 pub struct Kept {
     /// The active listener by whose proofs it has forgotten what was before.
@@ -83,7 +83,7 @@ pub struct Kept {
     pub too_little: TimeDelta,
 }
 
-/// What a look at the rows has shown.
+/// The result of a look at the rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sight {
     /// The listener that looks.
@@ -110,7 +110,7 @@ impl Sight {
         self.active.and_then(|active| self.peer(active))
     }
 
-    /// What the journal says once the listener that looks has taken the right to write from
+    /// The entry of the journal once the listener that looks has taken the right to write from
     /// another one. Nothing if that was an earlier process of the same instance, or nobody.
     pub fn take_over_from(&self, from: Option<&Peer>) -> Option<Happening> {
         let (own, from) = (self.own()?, from?);
@@ -161,7 +161,7 @@ impl Sight {
     }
 }
 
-/// What an instance has to do after a look.
+/// The duty of an instance after a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Duty {
     /// Another one writes.
@@ -198,7 +198,7 @@ pub struct Vigil {
     writes_since: Option<Instant>,
 }
 
-/// What was seen of one row.
+/// The last sight of one row.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     saves: Tip<i64>,
@@ -411,7 +411,7 @@ const LONGEST_ROUND_TRIP: TimeDelta = TimeDelta::milliseconds(100);
 const WAS_SET: TimeDelta = TimeDelta::milliseconds(100);
 
 impl ClockMeter {
-    /// What is known of the clock.
+    /// The measured offset of the clock.
     pub fn clock(&self) -> ClockOffset {
         self.clock
     }

@@ -1,4 +1,4 @@
-//! What an instance listens to, as far as its configuration says.
+//! The subscription of an instance, as far as its configuration says.
 //!
 //! A proof says that whatever was published to this subscription has arrived. It says nothing of
 //! devices that publish to another topic, or enter at another node.
@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 /// The configuration of an instance, as far as others on its database have to know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configured {
-    /// What it listens to.
+    /// Its subscription.
     pub subscription: Subscription,
     /// The silence after which a device is offline, unless it has its own timeout.
     pub timeout: TimeDelta,

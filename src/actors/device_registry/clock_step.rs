@@ -79,7 +79,7 @@ impl ClockSteps {
         told
     }
 
-    /// What is known so far of a step that is not logged yet.
+    /// The facts known so far of a step that is not logged yet.
     pub(super) fn known(&self) -> Option<ClockSet> {
         let Step { at, by, .. } = self.untold.as_ref()?;
         Some(ClockSet { at: *at, by: (*by)? })

@@ -1,4 +1,4 @@
-//! What the board of an instance that does not check shows of the fleet: what the database has.
+//! The fleet on the board of an instance that does not check, as the database has it.
 //! It looks for new events every second, and counts only after one.
 
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ impl FleetLook {
     }
 }
 
-/// What was counted.
+/// A count of the fleet.
 struct Counted {
     newest: EventPlace,
     counts: BTreeMap<Status, u64>,

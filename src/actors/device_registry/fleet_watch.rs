@@ -67,7 +67,7 @@ impl FleetWatch {
         self.silent = Some(silence);
     }
 
-    /// What to look at, if these refusals have been counted by now.
+    /// The advice where to look, if these refusals have been counted by now.
     fn advice(&self, refused: &Refusals) -> String {
         if !self.embedded {
             return "if the devices live, the broker keeps their heartbeats from this client; look \

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 /// would take longer to begin.
 const SORTED_AT_ONCE: usize = 5_000;
 
-/// What is proven, as it is saved.
+/// A proof, as it is saved.
 pub(super) struct Proof {
     /// The listener that has proven it.
     pub(super) listener: i64,

@@ -1,4 +1,4 @@
-//! What happened besides status changes, until a flush writes it.
+//! The happenings besides status changes, until a flush writes them.
 
 use std::collections::VecDeque;
 

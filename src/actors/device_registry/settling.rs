@@ -20,7 +20,7 @@ pub(super) struct Settling {
     is_watched: bool,
 }
 
-/// What is to be done after a [`PAUSE`].
+/// The next thing to do after a [`PAUSE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// The burst goes on: look again.

@@ -122,17 +122,17 @@ struct Looking {
     /// True if it proves at this time that it hears everything.
     proves: bool,
     proven_until: Option<DateTime<Utc>>,
-    /// What it keeps as a standby.
+    /// The heartbeats and proofs that it keeps as a standby.
     kept: Option<Kept>,
     gone: Vec<Peer>,
     now: Reading,
 }
 
-/// What a look has shown of a group.
+/// The result of a look at a group.
 struct Together {
     /// The members that have to be taken out of it.
     stuck: Vec<Stuck>,
-    /// What all have listened to.
+    /// The time that all have listened to.
     coverage: Coverage,
 }
 
@@ -416,7 +416,7 @@ impl DeviceRegistry {
         }
     }
 
-    /// What this one keeps as a standby. `None` if it writes, or has never forgotten anything.
+    /// The part that this one keeps as a standby. `None` if it writes, or has never forgotten anything.
     fn kept(&self, now: DateTime<Utc>) -> Option<Kept> {
         let (beside, since) = (self.part.forgot_beside?, self.coverage.begins_at()?);
         let too_little = TimeDelta::from_std(self.part.vigil.patience()).ok()?;

@@ -45,7 +45,7 @@ pub(super) struct Echoes {
     missing: Option<Outage>,
     /// True from the time at which not everybody was heard until everybody provably is.
     incomplete: bool,
-    /// How late a heartbeat may come after an echo that was published after it.
+    /// The longest time by which a heartbeat may come after an echo that was published after it.
     settle: TimeDelta,
     foreign: LineBudget,
 }
@@ -85,7 +85,7 @@ impl Echoes {
         self.settle = TimeDelta::from_std(settle).unwrap_or(TimeDelta::MAX);
     }
 
-    /// How much later than an echo a heartbeat may come that was published before it.
+    /// The longest time by which a heartbeat may come after an echo that was published after it.
     pub(super) fn settles_for(&self) -> Duration {
         self.settle.to_std().unwrap_or_default()
     }

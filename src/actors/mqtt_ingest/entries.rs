@@ -72,7 +72,7 @@ struct Node {
     is_left_out: bool,
 }
 
-/// What makes a node that can be reached useless.
+/// The reason why a node that can be reached is useless.
 const CUT_OFF: &str = "it can be reached, but what enters there does not arrive here: either the \
                        nodes of the cluster are cut off from each other, or it does not allow this \
                        client to write the echo topic";

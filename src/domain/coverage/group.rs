@@ -1,4 +1,4 @@
-//! What the members of a share group have listened to together.
+//! The time that the members of a share group have listened to together.
 //!
 //! The broker gives each heartbeat to one of them, to any. So an instant counts if one of them
 //! has proven it, and none of the others may have been given something that it has not proven. A
@@ -37,7 +37,8 @@ pub(super) struct Unproven {
     cause: Option<GapCause>,
 }
 
-/// What one member has proven and what it has not, as far as it is certain by the judge's clock.
+/// The time that one member has proven and that it has not, as far as it is certain by the judge's
+/// clock.
 struct Share {
     proven: Intervals,
     unproven: Vec<Unproven>,
@@ -51,8 +52,8 @@ impl Stay {
         Interval { from: self.joined_at.min(left_at), until: self.joined_at.max(left_at) }
     }
 
-    /// What it has proven and what not, if its clock differs by at most `width`, and that of
-    /// whoever has ended it by at most `apart`.
+    /// The time that it has proven and that it has not, if its clock differs by at most `width`, and
+    /// that of whoever has ended it by at most `apart`.
     fn share(&self, width: TimeDelta, apart: TimeDelta) -> Share {
         let listed = self.listed();
         // A successor may keep what an earlier stay has proven, in another group.

@@ -59,7 +59,7 @@ pub struct Stay {
     pub share_group: Option<String>,
     /// The timeline of the database when it joined; empty if the database has none.
     pub timeline: String,
-    /// What it listens to; `None` for a stay of an earlier version, which did not say.
+    /// Its subscription; `None` for a stay of an earlier version, which did not say.
     pub subscription: Option<Subscription>,
     /// Its beginning by its own clock, before it subscribed to anything.
     pub joined_at: DateTime<Utc>,
@@ -86,7 +86,7 @@ pub struct Judge<'a> {
     pub instance: &'a str,
     /// Its clock.
     pub clock: ClockOffset,
-    /// What it listens to; `None` if that is not known, and then everything counts.
+    /// Its subscription; `None` if that is not known, and then everything counts.
     pub subscription: Option<&'a Subscription>,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Judge<'a> {
 }
 
 impl Coverage {
-    /// What all listeners have listened to together, as it is certain by the judge's clock.
+    /// The time that all listeners have listened to together, as it is certain by the judge's clock.
     ///
     /// Of a share group `stays` has to have each stay that lasted in the time that is asked for,
     /// also if it has no intervals. Intervals may be missing: each one less is less that counts.

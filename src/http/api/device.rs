@@ -237,7 +237,7 @@ async fn not_then(context: &Context, device: &Device, at: DateTime<Utc>) -> Prob
     Problem::new(Kind::UnknownDevice, detail)
 }
 
-/// Where the history of a device is that was removed.
+/// The way to the history of a device that was removed.
 fn rest_of(id: &str) -> String {
     let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
     format!("what is kept of its changes is at /api/v1/transitions?device={id}")

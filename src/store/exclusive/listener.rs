@@ -50,7 +50,7 @@ impl Member {
     }
 }
 
-/// What a listener says of itself when it looks at the others.
+/// The report of a listener about itself when it looks at the others.
 #[derive(Clone, Debug)]
 pub struct Beat {
     /// The listener.
