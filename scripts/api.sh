@@ -19,9 +19,11 @@ python=$tools/schemathesis-$version
 cargo build --locked --quiet
 binary=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debug/heartbeatd
 folder=$(mktemp -d)
+# Looked into before the service may have begun.
+touch "$folder/log"
 export HEARTBEATD_HTTP__LISTEN=127.0.0.1:0 HEARTBEATD_MQTT__EMBEDDED__LISTEN=127.0.0.1:0
 export HEARTBEATD_HTTP__TOKEN=a-token-for-the-tests HEARTBEATD_HTTP__PUBLIC=true
-(cd "$folder" && exec "$binary" run 2>log) &
+(cd "$folder" && exec "$binary" run 2>>log) &
 service=$!
 trap 'kill $service; rm -rf "$folder"' EXIT
 for _ in {1..100}; do
