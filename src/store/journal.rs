@@ -132,7 +132,7 @@ impl Reader {
     pub async fn events(&self, after: EventPlace, limit: u64) -> Result<Option<Vec<Event>>> {
         self.read("read the events", async |db| {
             let timeline = match after {
-                after if after.is_beginning() => self.0.newest_place(db).await?.timeline,
+                after if after.is_beginning() => self.0.history_of(db).await?,
                 after => after.timeline,
             };
             let transitions = Transitions::find()

@@ -129,7 +129,23 @@ impl DeviceStore {
         &self,
         db: &impl ConnectionTrait,
     ) -> Result<DatabaseTimeline, DbErr> {
-        let sql = format!("SELECT {} AS timeline", self.timeline_sql());
+        self.evaluate(db, self.timeline_sql()).await
+    }
+
+    /// The mark of the history of this moment, see [`history_sql`](Self::history_sql).
+    pub(super) async fn history_of(
+        &self,
+        db: &impl ConnectionTrait,
+    ) -> Result<DatabaseTimeline, DbErr> {
+        self.evaluate(db, self.history_sql()).await
+    }
+
+    async fn evaluate(
+        &self,
+        db: &impl ConnectionTrait,
+        expression: &str,
+    ) -> Result<DatabaseTimeline, DbErr> {
+        let sql = format!("SELECT {expression} AS timeline");
         let row = self.select(db, &sql, []).await?.pop();
         row.map_or(Ok(DatabaseTimeline::NONE), |row| of_column("timeline", &row))
     }
