@@ -213,11 +213,7 @@ impl World {
     }
 
     fn is_cut(&self, number: usize) -> bool {
-        self.later.iter().any(|(_, cut, fault)| match fault {
-            Fault::Wire => *cut == number,
-            Fault::Away | Fault::FailOver { .. } => true,
-            _ => false,
-        })
+        self.later.iter().any(|(_, of, fault)| fault.cuts_off(*of == number))
     }
 
     // --- The members ---

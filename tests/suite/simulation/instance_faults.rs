@@ -56,6 +56,15 @@ impl Fault {
         Self::Wire,
         Self::Away,
     ];
+
+    /// True if the fault cuts an instance off from the database. `is_its` if it is that one's.
+    pub fn cuts_off(self, is_its: bool) -> bool {
+        match self {
+            Self::Wire => is_its,
+            Self::Away | Self::FailOver { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A fault of an instance.
