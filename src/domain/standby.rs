@@ -457,6 +457,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::Subscription;
 
     const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -677,6 +678,24 @@ mod tests {
         let seen = sight(2, Some(1), &[peers[0].clone(), peers[1].clone(), third]);
         assert_eq!(seen.vouched_for(at(101)), Some(at(96) - MARGIN), "the third judges it, too");
         assert_eq!(sight(1, Some(1), &peers).vouched_for(at(101)), None, "it is itself");
+    }
+
+    #[test]
+    fn what_the_active_one_has_proven_of_something_else_has_to_be_kept() {
+        let listens_to = |topic: &str, peer| {
+            let subscription =
+                Subscription { topic: topic.to_owned(), broker: None, entry_urls: Vec::new() };
+            let (timeout, check_interval) = (TimeDelta::seconds(30), TimeDelta::seconds(5));
+            let configured = Configured { subscription, timeout, check_interval };
+            Peer { configured: Some(Box::new(configured)), ..peer }
+        };
+        let vouched_for = |topic| {
+            let active = listens_to(topic, peer(1, "a", 100));
+            let own = listens_to("devices/+/heartbeat", peer(2, "b", 1));
+            sight(2, Some(1), &[active, own]).vouched_for(at(101))
+        };
+        assert!(vouched_for("devices/+/heartbeat").is_some());
+        assert_eq!(vouched_for("halls/+/heartbeat"), None);
     }
 
     #[test]

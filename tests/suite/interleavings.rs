@@ -1,6 +1,6 @@
-//! Flushes, checks and commands that come between one another's statements on PostgreSQL. There
-//! each statement sees what was committed before it began, and locks do the rest: in whichever way
-//! two of them interleave, the end must be as if one had come after the other.
+//! Flushes, checks, commands and instances that join, which come between one another's statements
+//! on PostgreSQL. There each statement sees what was committed before it began, and locks do the
+//! rest: in whichever way two of them interleave, the end must be as if one had come after the other.
 //!
 //! One of the two stops before each of its statements in turn, and the other runs there, until it
 //! is done or waits for a lock of the first. SQLite lets one transaction write at a time.
@@ -10,12 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use futures::channel::oneshot::{self, Receiver, Sender};
 use heartbeatd::config::DatabaseConfig;
-use heartbeatd::domain::{Coverage, Cutoff, Cutoffs, DeviceId, Heartbeat, Status, Transition};
+use heartbeatd::domain::{
+    Configured, Coverage, Cutoff, Cutoffs, DeviceId, Heartbeat, Status, Subscription, Transition,
+};
 use heartbeatd::store::{
-    DeviceStore, Grounds, Interference, Interfering, OpenMode, Outcome, Point, Proven, Recorded,
-    RecordingRules, Selection,
+    DeviceStore, Grounds, Interference, Interfering, Member, OpenMode, Outcome, Point, Proven,
+    Recorded, RecordingRules, Selection, StoreError,
 };
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 
@@ -36,6 +39,8 @@ enum Task {
     /// Removes the devices that match, in this second.
     Remove(&'static str, i64),
     SetTimeout(&'static str, Option<Duration>),
+    /// An instance joins that listens to this topic, as a member of a group if there is one.
+    Join(&'static str, &'static str, Option<&'static str>),
 }
 
 const SKEWED: &str = r#"{"timestamp":"1970-01-01T00:00:00Z"}"#;
@@ -124,7 +129,31 @@ impl Task {
                 let set = store.set_timeout(&id(device), timeout).await;
                 format!("{:?}", set.expect("it writes"))
             }
+            Self::Join(instance, topic, group) => join(store, instance, topic, group).await,
         }
+    }
+}
+
+async fn join(store: &DeviceStore, instance: &str, topic: &str, group: Option<&str>) -> String {
+    let subscription =
+        Subscription { topic: topic.to_owned(), broker: None, entry_urls: Vec::new() };
+    let (timeout, check_interval) = (TimeDelta::seconds(30), TimeDelta::seconds(5));
+    let member = Member {
+        instance: instance.to_owned(),
+        incarnation: Member::new_incarnation(),
+        interval: Duration::from_secs(5),
+        share_group: group.map(str::to_owned),
+        configured: Some(Configured { subscription, timeout, check_interval }),
+    };
+    let store = store.clone();
+    let joined = match group {
+        None => store.standing_by().join(&member).await.map(drop),
+        Some(_) => store.in_a_group().join_group(&member, at(290)).await.map(drop),
+    };
+    match joined {
+        Ok(()) => format!("{instance} takes part"),
+        Err(StoreError::Clash(clash)) => format!("{instance} not beside {}", clash.instance),
+        Err(error) => panic!("{error}"),
     }
 }
 
@@ -220,7 +249,8 @@ impl Scene {
     }
 
     async fn begin(&self) {
-        let forget = "TRUNCATE device, status_transition, device_removal, journal RESTART IDENTITY";
+        let forget = "TRUNCATE device, status_transition, device_removal, journal, listener \
+                      RESTART IDENTITY";
         self.eye.execute_unprepared(forget).await.expect(forget);
         for task in BEFORE {
             task.run(&self.store).await;
@@ -251,6 +281,7 @@ impl Scene {
                 LEFT JOIN status_transition AS o ON o.sequence = t.outage_sequence \
             UNION ALL SELECT concat_ws(' ', 'removal', device_id, removed_at) FROM device_removal \
             UNION ALL SELECT concat_ws(' ', 'journal', device_id, kind, at) FROM journal \
+            UNION ALL SELECT concat_ws(' ', 'listener', instance, topic, left_at) FROM listener \
             ORDER BY 1";
         let mut content = self.texts(sql).await;
         // Of one device the changes follow one another, in the order of their numbers.
@@ -408,6 +439,12 @@ interleave! {
     a_check_during_a_removal: All, Task::Remove("*", 461), [CHECK];
     a_removal_during_a_removal: All, Task::Remove("s*", 310), [Task::Remove("*", 311)];
     a_flush_while_a_device_is_added: All, Task::Add("new-1"), [FLUSH];
+    an_instance_that_joins_while_one_does_that_listens_to_something_else: All,
+        Task::Join("hall-a", "devices/+/heartbeat", None),
+        [Task::Join("hall-b", "halls/+/heartbeat", None)];
+    a_member_that_joins_while_one_does_that_listens_to_something_else: All,
+        Task::Join("hall-a", "devices/+/heartbeat", Some("fleet")),
+        [Task::Join("hall-b", "halls/+/heartbeat", Some("fleet"))];
 }
 
 /// Two processes that each write all of these devices, round after round.

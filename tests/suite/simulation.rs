@@ -164,14 +164,19 @@ fn what_a_fast_clock_has_proven_of_the_time_after_its_last_echo_does_not_count()
 const RUNS: u64 = 4;
 
 /// Runs a schedule of a pair that was made for a purpose.
-fn assert_pair_sound(what: &str, schedule: fn() -> (Schedule, Option<usize>)) {
+fn run_pair(what: &str, schedule: fn() -> (Schedule, Option<usize>)) -> Vec<Tally> {
     let template = empty_database();
-    for seed in FIRST_SEED..FIRST_SEED + RUNS {
-        assert_sound(on_a_copy(&template, async |url, folder| {
+    let run = |seed| {
+        on_a_copy(&template, async |url, folder| {
             let rng = fastrand::Rng::with_seed(seed);
             pair::World::new(what, schedule(), rng, url, folder).await.run().await
-        }));
-    }
+        })
+    };
+    (FIRST_SEED..FIRST_SEED + RUNS).map(run).collect()
+}
+
+fn assert_pair_sound(what: &str, schedule: fn() -> (Schedule, Option<usize>)) {
+    run_pair(what, schedule).into_iter().for_each(assert_sound);
 }
 
 #[test]
@@ -182,6 +187,14 @@ fn a_standby_keeps_what_a_fast_clock_seems_to_have_proven_and_leaves_no_hole() {
 #[test]
 fn what_the_active_one_has_not_heard_for_a_moment_is_written_by_a_standby_that_has() {
     assert_pair_sound("a deaf one", pair::an_active_one_that_hears_nothing_for_a_moment);
+}
+
+#[test]
+fn two_that_miss_a_moment_in_turn_do_not_take_over_in_turn() {
+    for tally in run_pair("two in turn", pair::two_that_hear_nothing_in_turn) {
+        assert_eq!(tally.fences, 1, "the first one of them");
+        assert_sound(tally);
+    }
 }
 
 #[test]

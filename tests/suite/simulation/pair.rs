@@ -534,6 +534,13 @@ pub fn an_active_one_that_hears_nothing_for_a_moment() -> (Schedule, Option<usiz
     (with_last_heartbeats(20_000, PERIOD, &[0, 50], &[deaf]), Some(1))
 }
 
+/// Each of two is cut off from the broker for a moment, in turn. The other one hears it.
+pub fn two_that_hear_nothing_in_turn() -> (Schedule, Option<usize>) {
+    let deaf = |at, number| (at, Fault::Net, number, 1_500);
+    let faults = [deaf(12_000, 0), deaf(20_000, 1), deaf(28_000, 0)];
+    (with_last_heartbeats(33_000, PERIOD, &[0, 50], &faults), None)
+}
+
 /// A standby is stopped, and devices die whose last heartbeats wait for it. When it goes on, the
 /// active one has found them and is killed.
 pub fn a_stopped_standby_that_takes_over() -> (Schedule, Option<usize>) {
