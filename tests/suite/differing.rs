@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
+use heartbeatd::clock::system_clock;
+use heartbeatd::store::StoreError;
 use publishers::Devices;
 use serde_json::Value;
 use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
+use crate::interleavings::member;
 use crate::pair::let_pass;
 use crate::support::database::TestDatabase;
 use crate::support::http;
@@ -265,6 +269,25 @@ fn whoever_was_removed_keeps_nobody_out() {
     assert!(shown.contains("TOPIC") && shown.contains(HALLS), "{shown}");
 }
 
+/// It may be back in a moment.
+#[actix_rt::test]
+async fn whoever_left_less_than_the_timeout_ago_keeps_others_out_unless_it_was_removed() {
+    let database = TestDatabase::postgres();
+    let store = database.open().await.standing_by();
+    for (seconds, how, keeps_out) in
+        [(5, "left", true), (25, "left", true), (35, "left", false), (5, "removed", false)]
+    {
+        database.execute("DELETE FROM listener").await;
+        let first = store.join(&member("hall-a", DEVICES, None)).await.expect("it is alone");
+        let at = system_clock().wall - TimeDelta::seconds(seconds);
+        assert!(store.leave(first, how, at).await.expect("it writes"));
+        let joined = store.join(&member("hall-b", HALLS, None)).await;
+        let is_kept_out = matches!(&joined, Err(StoreError::Clash(clash)) if clash.left.is_some());
+        assert_eq!(is_kept_out, keeps_out, "{how} {seconds} s ago: {joined:?}");
+        assert_eq!(joined.is_ok(), !keeps_out, "{how} {seconds} s ago: {joined:?}");
+    }
+}
+
 /// It does not say to what it listens.
 #[actix_rt::test]
 async fn an_instance_of_an_earlier_version_keeps_nobody_out() {
@@ -302,16 +325,17 @@ fn a_difference_that_makes_no_proof_untrue_is_told_once() {
 #[test]
 fn what_was_listened_to_before_the_topic_was_changed_is_no_silence() {
     let broker = Mosquitto::start();
-    let place = Place::new().with("MQTT__URL", &broker.url());
+    let timeout = format!("{}s", LONG.as_secs());
+    let place = Place::new().with("MQTT__URL", &broker.url()).with("HEARTBEAT__TIMEOUT", &timeout);
     let mut service = start(&place);
     heartbeat(broker.port, "pump-1", b"");
     place.await_statuses(&["pump-1 online"]);
-    // Most of the timeout.
-    await_more(&service, ECHOED, 10.0);
+    // Most of the timeout, so that it would be over long before the whole of it has passed again.
+    await_more(&service, ECHOED, 0.7 * LONG.as_secs_f64() / 0.2);
     service.signal("TERM");
     assert_eq!(service.await_exit(), Some(0));
     let place = place.with("MQTT__TOPIC", HALLS);
-    let changed_at = heartbeatd::clock::system_clock().wall;
+    let changed_at = system_clock().wall;
     let service = place.start();
     place.await_statuses(&["pump-1 offline"]);
     let history = place.json(&["history", "--json"]);
@@ -321,5 +345,5 @@ fn what_was_listened_to_before_the_topic_was_changed_is_no_silence() {
         offline["at"].as_str().and_then(|at| at.parse().ok()).expect("a time");
     let took = at - changed_at;
     let log = service.log().join("\n");
-    assert!(took.to_std().is_ok_and(|took| took > TIMEOUT), "after {took} in\n{log}");
+    assert!(took.to_std().is_ok_and(|took| took > LONG), "after {took} in\n{log}");
 }

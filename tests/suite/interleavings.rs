@@ -134,18 +134,22 @@ impl Task {
     }
 }
 
-async fn join(store: &DeviceStore, instance: &str, topic: &str, group: Option<&str>) -> String {
+/// An instance that listens to this topic, with a timeout of 30 s.
+pub fn member(instance: &str, topic: &str, group: Option<&str>) -> Member {
     let subscription =
         Subscription { topic: topic.to_owned(), broker: None, entry_urls: Vec::new() };
     let (timeout, check_interval) = (TimeDelta::seconds(30), TimeDelta::seconds(5));
-    let member = Member {
+    Member {
         instance: instance.to_owned(),
         incarnation: Member::new_incarnation(),
         interval: Duration::from_secs(5),
         share_group: group.map(str::to_owned),
         configured: Some(Configured { subscription, timeout, check_interval }),
-    };
-    let store = store.clone();
+    }
+}
+
+async fn join(store: &DeviceStore, instance: &str, topic: &str, group: Option<&str>) -> String {
+    let (member, store) = (member(instance, topic, group), store.clone());
     let joined = match group {
         None => store.standing_by().join(&member).await.map(drop),
         Some(_) => store.in_a_group().join_group(&member, at(290)).await.map(drop),
