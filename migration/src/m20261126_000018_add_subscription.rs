@@ -2,7 +2,7 @@ use sea_orm_migration::prelude::*;
 
 use crate::column::add_missing_column;
 
-/// What a listener listens to, and two intervals of its configuration, so that instances on one
+/// The subscription of a listener and two intervals of its configuration, so that instances on one
 /// database which differ in them are noticed. Null in rows of earlier versions.
 #[derive(DeriveMigrationName)]
 pub struct Migration;

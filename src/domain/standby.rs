@@ -782,7 +782,7 @@ mod tests {
             }
         }
 
-        /// What a standby forgets was received before the active one's proof, by true time.
+        /// A standby forgets only what was received before the active one's proof, by true time.
         #[test]
         fn nothing_is_forgotten_that_the_active_one_has_not_proven(
             proven in 0_i64..1_000_000, own in -3_000_i64..3_000, other in -3_000_i64..3_000,

@@ -117,7 +117,7 @@ fn went_offline(place: &Place) -> Vec<String> {
     offline.map(|change| change["device_id"].as_str().expect("text").to_owned()).collect()
 }
 
-/// Whether they are members of a group or not.
+/// The same for members of a group and for instances without one.
 fn an_instance_with_another_topic_takes_no_device_offline(
     first_group: Option<&str>,
     second_group: Option<&str>,

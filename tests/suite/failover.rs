@@ -2,7 +2,7 @@
 //! without the loss of what was committed, for one service and for a pair. `group_failover` has
 //! the same for a group.
 //!
-//! As in `pair`, two hundred devices live and twenty die before, during and after the fault.
+//! Two hundred devices live, as in `pair`, and twenty die before, during and after the fault.
 
 use std::process::Output;
 use std::time::Duration;

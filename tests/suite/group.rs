@@ -329,7 +329,7 @@ fn a_member_whose_settle_is_longer_than_a_stop_may_take_stops_in_time() {
     service.await_words("WARN mqtt_ingest", &["mqtt.settle is longer than a stop may wait"]);
 }
 
-/// Nobody else is there to take it out.
+/// No other member is there to take it out.
 #[test]
 fn the_stay_of_a_member_that_was_killed_ends_by_its_next_start() {
     let (broker, database) = (Mosquitto::start(), TestDatabase::postgres());
@@ -553,7 +553,7 @@ impl Handler<StayEnded> for Bystander {
     }
 }
 
-/// If it hangs before it looks again, nobody finds out any more.
+/// A member that hangs before it looks again could not say it any more.
 #[actix_rt::test]
 async fn a_member_says_with_its_first_row_how_far_its_clock_is_off() {
     let database = TestDatabase::postgres();
@@ -598,8 +598,8 @@ fn millis(seconds: &Value) -> i64 {
     (seconds.as_f64().expect("a number") * 1000.0).round() as i64
 }
 
-/// What is told of one member is told of the group once, and what was not proven yet when the
-/// device was found is told as well.
+/// A gap is told once of the group, whichever members it is of, and the time that was not proven yet
+/// when the device was found is told as well.
 #[actix_rt::test]
 async fn what_was_listened_to_and_the_gaps_make_up_the_silence() {
     let mut scene = scene();

@@ -86,8 +86,8 @@ async fn a_crash_of_the_server_costs_a_group_nothing_but_time() {
     a_restart_costs_a_group_nothing_but_time(Shutdown::Immediate).await;
 }
 
-/// What was not written when the server went is thrown away, because a member may have joined
-/// whose row the new one lacks.
+/// Everything is thrown away that was not written when the server went, because a member may have
+/// joined whose row the new one lacks.
 #[actix_rt::test]
 async fn a_failover_without_loss_costs_a_group_the_time_until_it_meets_again() {
     let mut site = site();
@@ -160,7 +160,7 @@ async fn a_member_whose_row_is_lost_while_it_is_stopped_keeps_the_old_group_to_i
     site.scene.assert_all_is_well(well).await;
 }
 
-/// Nobody is told by the broker that it is in another group than the others. Its stay is ended
+/// The broker does not say that the member is in another group than the others. Its stay is ended
 /// without a connection in its name, which would throw out what it has joined since.
 async fn is_stopped_during_a_failover(leads: bool) {
     let mut site = site();

@@ -148,14 +148,14 @@ async fn a_session_with_the_lock_that_ends_is_replaced() {
     assert!(eventually("it runs", || Some(service.process.0.try_wait().ok()?.is_none())));
 }
 
-/// Where a service finds out that its database has lost something.
+/// The task in which a service finds out that its database has lost something.
 #[derive(Clone, Copy)]
 enum FindsOut {
     Flush,
     Check,
 }
 
-/// What a failover to a server does that has not received the last commits.
+/// Plays a failover to a server that has not received the last commits.
 async fn a_service_whose_database_has_lost_a_save_begins_anew(
     database: TestDatabase,
     at: FindsOut,

@@ -1,6 +1,6 @@
-//! What the page says when something is wrong that is neither the broker nor the database, each
-//! made by a real fault: a clock that is set, a fleet that falls silent, messages that are thrown
-//! away, a long timeout after the first start, and another instance that writes.
+//! The page in states that neither the broker nor the database has caused, each made by a real
+//! fault: a clock that is set, a fleet that falls silent, messages that are thrown away, a long
+//! timeout after the first start, and another instance that writes.
 
 use std::fs;
 use std::path::PathBuf;

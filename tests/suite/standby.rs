@@ -1,4 +1,4 @@
-//! What standbys say of themselves in the database, and what they write once they take over.
+//! The rows of standbys in the database, and what they write once they take over.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Who has listened, where several instances have: for people to read. Nothing is decided by it.
+//! The instances that have listened, where several have: for people to read. Nothing is decided by
+//! it.
 
 use std::collections::BTreeMap;
 

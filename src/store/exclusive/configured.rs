@@ -1,5 +1,5 @@
-//! What instances say of their configuration in their rows of table `listener`, and whether one
-//! may take part.
+//! The configuration of instances as their rows of table `listener` have it, and the decision
+//! whether one may take part.
 //!
 //! Instances on one database have to listen to the same: what one of them has proven counts for all
 //! devices, also for those that it never hears. So one that listens to something else than another

@@ -65,7 +65,7 @@ pub struct Beat {
 /// A listener, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// As whoever stands by sees it.
+    /// The listener as a standby sees it.
     pub peer: Peer,
     /// True if it has the right to write.
     pub is_active: bool,

@@ -1,5 +1,5 @@
-//! What rows claim to have been listened to, held against what devices published. All times are by
-//! the clock of the instance that has marked a device by it.
+//! The time that rows claim to have been listened to, held against what devices published. All
+//! times are by the clock of the instance that has marked a device by it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::domain::Intervals;

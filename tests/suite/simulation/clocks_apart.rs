@@ -53,12 +53,12 @@ pub fn pass(millis: i64) {
     NOW.set(NOW.get() + millis);
 }
 
-/// What a clock shows at a true time.
+/// The reading of a clock at a true time.
 pub fn shown(number: usize, true_time: i64) -> DateTime<Utc> {
     start() + TimeDelta::milliseconds(true_time) + offset(number)
 }
 
-/// What a clock shows more than the true time.
+/// The time by which a clock is ahead of the true one.
 pub fn offset(number: usize) -> TimeDelta {
     TimeDelta::milliseconds(OFFSETS.get()[number])
 }

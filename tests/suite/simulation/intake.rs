@@ -1,4 +1,4 @@
-//! What the ingest of an instance does with what its connection brings.
+//! The part of an instance's ingest that handles what its connection brings.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct Intake {
     /// The time at which the next echo is due.
     pub echo_at: i64,
     stops: Stops,
-    /// What has reached the process and no actor has taken.
+    /// The messages that have reached the process and that no actor has taken.
     inbox: VecDeque<(Message, Dated)>,
 }
 
@@ -36,7 +36,7 @@ impl Intake {
         Self { clock, rounds, echo_at, stops: Stops::default(), inbox: VecDeque::new() }
     }
 
-    /// What the threads of the connection and of the ticks do, also while the actors hang.
+    /// Does the work of the threads of the connection and of the ticks, also while the actors hang.
     pub fn take_in(&mut self, messages: impl IntoIterator<Item = Message>) {
         let now = (self.clock)();
         let stop = self.stops.tick(now).map(Message::Stopped);

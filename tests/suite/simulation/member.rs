@@ -131,7 +131,7 @@ pub struct Process {
 
 type Letters = Rc<RefCell<VecDeque<Letter>>>;
 
-/// What the registry tells the ingest.
+/// A message of the registry to the ingest.
 enum Letter {
     Joined { connection: u64, timeline: Option<DatabaseTimeline> },
     StayEnded(StayEnded),
@@ -287,7 +287,7 @@ impl Process {
 
     // --- The broker ---
 
-    /// What the thread of the MQTT client does.
+    /// Does the work of the MQTT client's thread.
     fn read_socket(&mut self, at_once: usize) {
         let connection = self.link.connection().filter(|_| self.net.load(Ordering::SeqCst));
         let mut messages = Vec::new();

@@ -1,5 +1,5 @@
-//! What several instances write, held against what devices published: each mark at the moment at
-//! which it is committed, and all rows in the end.
+//! The rows that several instances write, held against what devices published: each mark at the
+//! moment at which it is committed, and all rows in the end.
 //!
 //! A mark is *unsound* if the rows claim that somebody was listening, in a group that all were, when
 //! the device published, and its heartbeat was not known; if the last heartbeat that was known is
@@ -24,7 +24,7 @@ use super::clocks_apart::{self, now, shown};
 use super::intake::{name, number_of};
 use super::wire::{Gate, Wire};
 
-/// What a schedule has shown.
+/// The findings of a schedule.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub marks: usize,
@@ -36,11 +36,11 @@ pub struct Tally {
     pub twice: usize,
     /// The instances whose stays were ended by others.
     pub fences: usize,
-    /// What else is wrong, in words.
+    /// The other faults, in words.
     pub wrong: Vec<String>,
 }
 
-/// What is known of the fleet and of the instances. Times are in milliseconds.
+/// The known facts of the fleet and of the instances. Times are in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     pub devices: usize,
@@ -233,7 +233,7 @@ impl Observer {
         ));
     }
 
-    /// What the instances have listened to together, by the clock of one of them.
+    /// The time that the instances have listened to together, by the clock of one of them.
     fn listened(&self, stays: &[Stay], judge: usize) -> Coverage {
         let clock = ClockOffset { offset: clocks_apart::offset(judge), spread: TimeDelta::zero() };
         let judge = Judge { instance: &instance_name(judge), clock, subscription: None };

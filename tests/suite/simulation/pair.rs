@@ -76,7 +76,8 @@ struct Node {
     number: usize,
     process: Option<Process>,
     starts_at: i64,
-    /// What the broker has sent, or would have, and when. `None` if it is not subscribed.
+    /// The messages that the broker has sent, or would have, and the times. `None` if it is not
+    /// subscribed.
     socket: Option<VecDeque<(i64, Message)>>,
     connects_at: i64,
     net: bool,
@@ -401,7 +402,7 @@ impl World {
         }
     }
 
-    /// What paho's thread and that of the ticks do, also while the actors hang.
+    /// Does the work of paho's thread and that of the ticks, also while the actors hang.
     fn take_in(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         let Some(process) = &mut node.process else { return };

@@ -1,4 +1,4 @@
-//! What happens in a schedule of several instances. Times are in milliseconds.
+//! The course of a schedule of several instances. Times are in milliseconds.
 
 use std::collections::VecDeque;
 

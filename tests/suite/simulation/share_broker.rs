@@ -41,7 +41,7 @@ struct Connection<M> {
     client: String,
     is_open: bool,
     subscription: Option<Subscription>,
-    /// What was sent and not read.
+    /// The messages that were sent and not read.
     socket: VecDeque<M>,
     heard_at: i64,
     /// The time after which its silence ends it.

@@ -39,7 +39,7 @@ const DEVICES: usize = 36;
 const DEAD: usize = 6;
 const MEMBERS: usize = 3;
 
-/// What the members do, and ways to break it.
+/// The rule by which the members act, and ways to break it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     Whole,
@@ -57,7 +57,7 @@ pub enum Rule {
     OneClock,
 }
 
-/// What a schedule has shown.
+/// The findings of a schedule.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub marks: usize,
@@ -65,7 +65,7 @@ pub struct Tally {
     pub live_marked: usize,
     /// The unsound marks, in words.
     pub unsound: Vec<String>,
-    /// What is wrong in the end, in words.
+    /// The other faults that are there in the end, in words.
     pub wrong: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ struct Database {
     is_up: bool,
     timeline: u32,
     rows: Rows,
-    /// What it had committed, for a failover.
+    /// Its contents at earlier times, for a failover.
     history: VecDeque<(i64, Rows)>,
 }
 
@@ -325,7 +325,7 @@ impl Member {
 
     // --- The broker ---
 
-    /// What the thread of the MQTT client does, also while the actors hang.
+    /// Does the work of the MQTT client's thread, also while the actors hang.
     fn read_socket(&mut self, around: &mut Around) {
         let Some(connection) = self.connection.filter(|_| self.net) else { return };
         let now = self.reading(around);
@@ -565,7 +565,7 @@ pub struct World {
     around: Around,
     members: Vec<Member>,
     faults: VecDeque<Planned>,
-    /// What ends later.
+    /// The faults that end later.
     later: Vec<(i64, usize, Fault)>,
     publishes_at: Vec<i64>,
     dies_at: Vec<i64>,

@@ -163,7 +163,7 @@ pub struct World {
     recorded: Vec<EchoToken>,
     slow_until: i64,
     shed: f64,
-    /// What the receiver has read and the inbox may not have yet.
+    /// The messages that the receiver has read and the inbox may not have yet.
     taking: Vec<Taken>,
     /// The number of messages whose tasks are not done: those that wait for a turn of the inbox.
     waiting: Rc<Cell<usize>>,

@@ -431,7 +431,7 @@ impl World {
     }
 }
 
-/// What a turn at the inbox has brought, or will once it is there.
+/// A message that a turn at the inbox has brought, or will once it is there.
 pub(super) enum Taken {
     Listened(Stretch),
     Heartbeat(usize),
