@@ -138,6 +138,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// True if the stay of this instance is over although it has not left. What it has not written
+    /// is worth nothing.
+    pub(crate) fn ends_the_stay(&self) -> bool {
+        matches!(self, Self::Forgotten | Self::TakenOut | Self::Removed)
+    }
+
     /// The database's reason for refusing the data; `None` if the database itself failed.
     pub(super) fn refused(&self) -> Option<String> {
         match self {

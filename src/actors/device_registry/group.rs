@@ -178,11 +178,11 @@ impl DeviceRegistry {
             let (mut meter, clock) = (registry.part.meter, registry.part.clock);
             let out = registry.part.vigil.stays_out_until_after(clock().monotonic);
             let joining = async move {
-                match flushed {
-                    // Whoever was taken out of the group has nothing more to write.
-                    Ok(())
-                    | Err(StoreError::Forgotten | StoreError::TakenOut | StoreError::Removed) => (),
-                    Err(error) => return Err(error.into()),
+                // Whoever was taken out of the group has nothing more to write.
+                if let Err(error) = flushed
+                    && !error.ends_the_stay()
+                {
+                    return Err(error.into());
                 }
                 if let Some(Out { times, left }) = out {
                     return Err(JoinError::TakenOut { times, left });

@@ -491,11 +491,7 @@ impl DeviceRegistry {
         match error {
             // It is lost already: a check's flush has told it, and then the check does.
             StoreError::TakenOver { .. } if !self.part.leads => return true,
-            StoreError::Forgotten | StoreError::TakenOut | StoreError::Removed
-                if !self.part.writes =>
-            {
-                return true;
-            }
+            _ if error.ends_the_stay() && !self.part.writes => return true,
             StoreError::TakenOver { .. } if self.part.group.is_some() => {
                 warn!(target: TARGET, "another instance checks and delivers from now on");
                 store.stand_by();
@@ -506,7 +502,7 @@ impl DeviceRegistry {
                 warn!(target: TARGET, "another instance has taken over; standing by");
                 self.part.vigil.was_fenced((self.part.clock)().monotonic);
             }
-            StoreError::Forgotten | StoreError::TakenOut | StoreError::Removed => {
+            _ if error.ends_the_stay() => {
                 let heartbeats = self.buffer.len();
                 warn!(target: TARGET, heartbeats; "{error}");
                 self.part.lost = self.part.listener;
