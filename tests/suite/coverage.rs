@@ -9,6 +9,7 @@ use crate::support::events::{DISCONNECTED, GAP};
 use crate::support::fleet::{Fleet, at, non_zero, reading};
 use crate::support::plans::{Statements, plan};
 use crate::support::service::Place;
+use crate::support::waiting::until;
 use publishers::flood;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
@@ -435,15 +436,18 @@ async fn the_service_keeps_listening_when_its_clock_is_set_back() {
     let store = database.open().await;
     let status = async |expected: Status| {
         let pump = crate::support::fleet::id("pump");
-        let deadline = std::time::Instant::now() + servers::PATIENCE;
-        while store.device(&pump).await.expect("it reads").map(|d| d.status) != Some(expected) {
-            assert!(std::time::Instant::now() < deadline, "never {expected}");
+        until(&format!("it is {expected}"), async || {
+            let device = store.device(&pump).await.expect("it reads");
+            if device.is_some_and(|device| device.status == expected) {
+                return Some(());
+            }
             if expected == Status::Online {
                 // Repeated, because the service may not be subscribed yet.
                 heartbeat(broker.port, "pump", b"");
             }
-            actix_rt::task::yield_now().await;
-        }
+            None
+        })
+        .await;
     };
     status(Status::Online).await;
     BEHIND_SECONDS.store(3600, Ordering::Relaxed);

@@ -20,6 +20,7 @@ use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
 use crate::support::service::Place;
+use crate::support::waiting::until;
 use servers::PATIENCE;
 use servers::mosquitto::Mosquitto;
 
@@ -153,11 +154,8 @@ impl Delivery {
 
     /// Waits until a metric has this value, because it is counted after the outbox is written.
     async fn await_metric(&self, name: &str, value: f64) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.metric(name) != value {
-            assert!(Instant::now() < deadline, "{name} is {} and not {value}", self.metric(name));
-            tokio::task::yield_now().await;
-        }
+        let is_so = async || (self.metric(name) == value).then_some(());
+        until(&format!("{name} is {value}"), is_so).await;
     }
 
     fn metric(&self, name: &str) -> f64 {

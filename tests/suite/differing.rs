@@ -12,10 +12,10 @@ use servers::eventually;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
 use crate::interleavings::member;
-use crate::pair::let_pass;
 use crate::support::database::TestDatabase;
 use crate::support::http;
 use crate::support::service::{Place, Service};
+use crate::support::waiting::let_pass;
 
 const DEVICES: &str = "devices/+/heartbeat";
 const HALLS: &str = "halls/+/heartbeat";

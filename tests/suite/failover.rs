@@ -7,9 +7,10 @@
 use std::process::Output;
 use std::time::Duration;
 
-use crate::pair::{PAIR, Scene, TIMEOUT, let_pass};
+use crate::pair::{PAIR, Scene, TIMEOUT};
 use crate::support::database::TestDatabase;
 use crate::support::service::Place;
+use crate::support::waiting::let_pass;
 use heartbeatd::domain::Gap;
 use servers::eventually;
 use servers::log::is_event;

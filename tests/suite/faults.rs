@@ -2,7 +2,6 @@
 //! for longer than the timeout. No live device ever goes offline, and each dead one is
 //! reported once.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +12,7 @@ use crate::support::events::{
 };
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
+use crate::support::waiting::let_pass;
 use publishers::Devices;
 use servers::eventually;
 use servers::log::is_event;
@@ -125,12 +125,6 @@ impl Scene {
         let id = |t: &Value| t["device_id"].as_str().expect("text").to_owned();
         offline.map(id).collect()
     }
-}
-
-/// Waits. That time passes is the fault.
-fn let_pass(time: Duration) {
-    let (_nobody_sends, never) = mpsc::channel::<()>();
-    assert!(never.recv_timeout(time).is_err());
 }
 
 fn a_process_that_is_killed_and_comes_back_late(mut scene: Scene) {

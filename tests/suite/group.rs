@@ -24,11 +24,12 @@ use serde_json::{Value, json};
 use servers::eventually;
 use servers::mosquitto::Mosquitto;
 
-use crate::pair::{DEAD, Scene, TIMEOUT, let_pass};
+use crate::pair::{DEAD, Scene, TIMEOUT};
 use crate::support::database::TestDatabase;
 use crate::support::fake_broker::{Behaviour, FakeBroker};
 use crate::support::http;
 use crate::support::service::Place;
+use crate::support::waiting::let_pass;
 
 pub const GROUP: &str = "fleet";
 

@@ -10,7 +10,8 @@ use servers::postgresql::PostgreSql;
 use std::time::Duration;
 
 use crate::group::{HOLE, assert_well, roles, scene};
-use crate::pair::{Scene, let_pass};
+use crate::pair::Scene;
+use crate::support::waiting::let_pass;
 
 /// The time after which the server ends a transaction in which nothing happens.
 const ENDED_BY_THE_SERVER: f64 = 15.0;

@@ -9,8 +9,9 @@ use servers::postgresql::Shutdown;
 
 use crate::failover::{AWAY, Site, a_restart_costs_nothing_but_time};
 use crate::group::{GROUP, HOLE, MEMBERS};
-use crate::pair::{Instance, TIMEOUT, let_pass};
+use crate::pair::{Instance, TIMEOUT};
 use crate::support::service::Place;
+use crate::support::waiting::let_pass;
 
 /// The group on the timeline of the standby server that was promoted.
 const MOVED: &str = "fleet.00000002";

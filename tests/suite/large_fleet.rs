@@ -9,8 +9,8 @@ use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, id, reading};
 use crate::support::service::{Place, Service};
+use crate::support::waiting::until;
 use servers::mosquitto::{Mosquitto, heartbeat};
-use servers::{PATIENCE, POLL};
 
 on_both_databases! {
     a_check_of_a_million_devices_does_not_keep_heartbeats_waiting
@@ -84,12 +84,11 @@ async fn a_burst_of_heartbeats_is_written_when_it_ends(database: TestDatabase) {
     let heartbeats = (0..BURST).map(heartbeat).collect();
     let record = RecordHeartbeats { heartbeats, now: reading(received_at) };
     fleet.registry.send(record).await.expect("it lives");
-    let began = Instant::now();
-    let online = async || fleet.store.count_by_status().await.expect("it counts")[&Status::Online];
-    while online().await < BURST {
-        assert!(began.elapsed() < PATIENCE, "the burst waits for the next flush");
-        actix_rt::time::sleep(POLL).await;
-    }
+    until("the burst is written without a flush that is due", async || {
+        let online = fleet.store.count_by_status().await.expect("it counts")[&Status::Online];
+        (online >= BURST).then_some(())
+    })
+    .await;
 }
 
 /// The peak memory of the process, in bytes.

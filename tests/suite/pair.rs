@@ -19,6 +19,7 @@ use crate::support::database::TestDatabase;
 use crate::support::http;
 use crate::support::proxy::Proxy;
 use crate::support::service::{Place, Service};
+use crate::support::waiting::{let_pass, until};
 use publishers::RawClient;
 use servers::eventually;
 use servers::log::is_event;
@@ -287,23 +288,16 @@ impl Scene {
         let store = self.store().await;
         let query = || TransitionQuery { to: Some(Status::Offline), ..Default::default() };
         let reader = store.reader().await.expect("it opens");
-        let deadline = Instant::now() + servers::PATIENCE;
-        let mut offline;
-        loop {
-            let page = reader.transitions(&query(), None, 1_000).await.expect("it reads");
-            offline = page.transitions;
-            if offline.len() >= DEAD {
-                break;
-            }
-            assert!(Instant::now() < deadline, "only {offline:?}");
-            actix_rt::time::sleep(Duration::from_millis(100)).await;
-        }
+        let offline =
+            async || reader.transitions(&query(), None, 1_000).await.expect("it reads").transitions;
+        let all_dead = async || (offline().await.len() >= DEAD).then_some(());
+        until("all dead devices are found", all_dead).await;
         // By then, any device that is wrongly missed would be offline.
         let checks = "heartbeatd_check_duration_seconds_count";
         let more = 1.5 * TIMEOUT / CHECK_INTERVAL;
         let service = &self.instances[well].service;
         service.await_metric(checks, service.metric(checks) + more);
-        offline = reader.transitions(&query(), None, 1_000).await.expect("it reads").transitions;
+        let offline = offline().await;
         let log = self.log().join("\n");
         let mut ids: Vec<_> = offline.iter().map(|t| t.device_id.to_string()).collect();
         ids.sort();
@@ -457,12 +451,6 @@ pub async fn blind_for_no_busy_machine(database: &TestDatabase) -> Vec<Gap> {
     let mut blind = blind(database).await;
     blind.retain(|gap| !matches!(gap.cause, Some(GapCause::NoEcho | GapCause::Stopped)));
     blind
-}
-
-/// Waits. That time passes is the fault.
-pub fn let_pass(time: Duration) {
-    let (_nobody_sends, never) = mpsc::channel::<()>();
-    assert!(never.recv_timeout(time).is_err());
 }
 
 pub const PAIR: [&str; 2] = ["hall-a", "hall-b"];

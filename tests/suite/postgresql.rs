@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use heartbeatd::config::DatabaseConfig;
 use heartbeatd::domain::Heartbeat;
@@ -16,6 +16,7 @@ use crate::support::database::TestDatabase;
 use crate::support::fleet::{at, id};
 use crate::support::proxy::Proxy;
 use crate::support::service::Place;
+use crate::support::waiting::until;
 use servers::mosquitto::Mosquitto;
 use servers::postgresql::{Cluster, PostgreSql};
 
@@ -170,16 +171,13 @@ async fn steady_heartbeats_touch_no_index() {
     assert_eq!(rows(&database, factor).await, ["fillfactor=50"]);
     let updates = "SELECT n_tup_upd || ' ' || n_tup_hot_upd FROM pg_stat_user_tables \
                    WHERE relname = 'device'";
-    let deadline = Instant::now() + servers::PATIENCE;
     // A session counts what it has done when it ends, and that takes a moment.
-    let counted = loop {
+    let counted = until("all updates are counted", async || {
         let counted = rows(&database, updates).await.remove(0);
-        if counted.split(' ').next().and_then(|n| n.parse().ok()) >= Some(19 * DEVICES) {
-            break counted;
-        }
-        assert!(Instant::now() < deadline, "only {counted}");
-        actix_rt::time::sleep(servers::POLL).await;
-    };
+        let all = counted.split(' ').next().and_then(|n| n.parse().ok()) >= Some(19 * DEVICES);
+        all.then_some(counted)
+    })
+    .await;
     let numbers: Vec<f64> = counted.split(' ').map(|n| n.parse().expect("a number")).collect();
     let [updates, hot] = numbers[..] else { panic!("{counted:?}") };
     assert!(hot > 0.97 * updates, "{counted:?}");

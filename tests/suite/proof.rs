@@ -17,6 +17,7 @@ use heartbeatd::mqtt::{ClientError, Event, Inbox};
 use crate::support::connection::{Answer, Asked, GRANTED, Line, Subscribed, no_answer, refused};
 use crate::support::database::TestDatabase;
 use crate::support::fleet::Fleet;
+use crate::support::waiting::until;
 use servers::PATIENCE;
 
 struct Scene {
@@ -49,11 +50,7 @@ impl Scene {
     }
 
     async fn until(&self, what: &str, condition: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !condition() {
-            assert!(Instant::now() < deadline, "waited in vain: {what}");
-            actix_rt::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(what, async || condition().then_some(())).await;
     }
 
     /// Reports a connection.
@@ -95,11 +92,10 @@ impl Scene {
     }
 
     async fn await_listening(&self, expected: Listening) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.ingest.send(ReportListening).await.expect("it lives") != expected {
-            assert!(Instant::now() < deadline, "it never was {expected:?}");
-            actix_rt::time::sleep(Duration::from_millis(1)).await;
-        }
+        let is_so = async || {
+            (self.ingest.send(ReportListening).await.expect("it lives") == expected).then_some(())
+        };
+        until(&format!("it is {expected:?}"), is_so).await;
     }
 
     /// Waits for the next echo on its way to the broker.

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use actix_rt::time::sleep;
 use chrono::DateTime;
 use futures::future::{Either, join_all, select};
 use heartbeatd::store::{Reader, StoreError};
@@ -15,8 +14,9 @@ use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
 use crate::support::http::{get, send};
 use crate::support::service::Place;
+use crate::support::waiting::until;
 use publishers::RawClient;
-use servers::{PATIENCE, POLL, eventually};
+use servers::eventually;
 
 on_both_databases! {
     reads_that_take_too_long_end_and_delay_neither_a_flush_nor_a_check
@@ -106,16 +106,12 @@ async fn a_read_that_is_given_up_ends_in_sqlite_too() {
     // As long as anybody reads what was there before, the log cannot be shortened.
     let db = Database::connect(&fleet.database.url).await.expect("it opens");
     let shorten = "PRAGMA wal_checkpoint(TRUNCATE)";
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    until("nobody reads any more", async || {
         let statement = Statement::from_string(db.get_database_backend(), shorten);
         let row = db.query_one_raw(statement).await.expect("it runs").expect("a row");
-        if row.try_get::<i64>("", "busy").expect("a number") == 0 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "somebody still reads");
-        sleep(POLL).await;
-    }
+        (row.try_get::<i64>("", "busy").expect("a number") == 0).then_some(())
+    })
+    .await;
 }
 
 /// The number of threads on which the service uses SQLite.

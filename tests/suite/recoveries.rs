@@ -15,6 +15,7 @@ use heartbeatd::metrics::Metrics;
 use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at};
+use crate::support::waiting::until;
 use servers::PATIENCE;
 
 on_both_databases! {
@@ -280,10 +281,6 @@ async fn a_recovery_does_not_wait_for_the_next_check(database: TestDatabase) {
     let _courier = courier.with_board(Arc::clone(&fleet.board)).start();
     fleet.heartbeat("a", "", at(300)).await;
     fleet.flush().await;
-    let deadline = Instant::now() + PATIENCE;
-    while deliveries.borrow().is_empty() {
-        assert!(Instant::now() < deadline, "nobody wakes the courier");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("the courier is woken", async || (!deliveries.borrow().is_empty()).then_some(())).await;
     assert_eq!(*deliveries.borrow(), [one(Recovered, &["a"], true)]);
 }

@@ -10,6 +10,7 @@ use crate::specification::on_both_databases;
 use crate::support::database::TestDatabase;
 use crate::support::fleet::{Fleet, at, id};
 use crate::support::service::Place;
+use crate::support::waiting::until;
 use servers::mosquitto::{Mosquitto, heartbeat};
 
 on_both_databases! {
@@ -64,7 +65,10 @@ async fn a_device_over_the_rate_leaves_no_trace_and_the_known_ones_go_on(databas
     let all = [&["a", "b"], &new[..]].concat();
     let mut second = 0;
     let mut waited = 0;
-    while !is_registered(&fleet, "h").await {
+    until("the last one is registered", async || {
+        if is_registered(&fleet, "h").await {
+            return Some(());
+        }
         second += 1;
         fleet.heartbeats(&all, r#"{"error":"hot"}"#, at(second)).await;
         fleet.flush().await;
@@ -76,8 +80,9 @@ async fn a_device_over_the_rate_leaves_no_trace_and_the_known_ones_go_on(databas
                 None => assert_eq!((changes.len(), waited += 1), (0, ()), "{device}"),
             }
         }
-        actix_rt::time::sleep(servers::POLL).await;
-    }
+        None
+    })
+    .await;
     assert!(waited > 0);
     assert_eq!(rejected(&fleet, "registration_rate"), waited);
     assert_eq!(fleet.changes("a").await, ["provisioning -> online", "online -> error"]);

@@ -1,7 +1,6 @@
 //! The real binary, stopped by a signal while devices publish: what has waited for it is dated at
 //! the stop, and the stop counts for nothing.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,6 +8,7 @@ use heartbeatd::clock::system_clock;
 use serde_json::Value;
 
 use crate::support::service::{Place, Service};
+use crate::support::waiting::let_pass;
 use publishers::{Devices, RawClient};
 use servers::eventually;
 use servers::mosquitto::Mosquitto;
@@ -26,12 +26,6 @@ const SHORT: Duration = Duration::from_secs(4);
 
 /// The longest time from a signal until its process really stands still.
 const AT_ONCE: TimeDelta = TimeDelta::milliseconds(500);
-
-/// Waits. That time passes is the fault.
-fn let_pass(time: Duration) {
-    let (_nobody_sends, never) = mpsc::channel::<()>();
-    assert!(never.recv_timeout(time).is_err());
-}
 
 /// A place whose echoes are seldom, so that a stop as short as this is no gap by itself.
 fn place() -> Place {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::support::database::{TestDatabase, lock_sqlite};
 use crate::support::events::{
@@ -12,6 +11,7 @@ use crate::support::fleet::{Fleet, at};
 use crate::support::next_commit::NextCommit;
 use crate::support::proxy::Proxy;
 use crate::support::service::Place;
+use crate::support::waiting::until;
 use heartbeatd::actors::device_registry::{Flush, ReportHealth};
 use heartbeatd::store::Interference;
 use publishers::Devices;
@@ -58,17 +58,11 @@ async fn a_statement_that_waits_is_a_fault_after_ten_seconds_and_heartbeats_are_
     fleet.heartbeat("pump", "", at(60)).await;
     let _never_released = next_commit.waits();
     let flush = fleet.registry.send(Flush);
-    let began = Instant::now();
-    let watching = async {
-        loop {
-            let health = fleet.registry.send(ReportHealth).await.expect("it lives");
-            if let Err(why) = health.database {
-                return (why, health.pending, fleet.metrics.encode().expect("it prints"));
-            }
-            assert!(began.elapsed() < Duration::from_secs(20), "it is never said");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
+    let watching = until("the fault is told", async || {
+        let health = fleet.registry.send(ReportHealth).await.expect("it lives");
+        let why = health.database.err()?;
+        Some((why, health.pending, fleet.metrics.encode().expect("it prints")))
+    });
     let (flushed, (why, pending, metrics)) = futures::join!(flush, watching);
     let seconds = why.strip_prefix("no answer for ").expect(&why).split(' ').next();
     let seconds: u64 = seconds.expect(&why).parse().expect(&why);

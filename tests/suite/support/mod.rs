@@ -14,3 +14,4 @@ pub mod plans;
 pub mod proxy;
 pub mod service;
 pub mod users;
+pub mod waiting;
