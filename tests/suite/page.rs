@@ -342,10 +342,8 @@ fn asked(browser: &Browser, text: &str) -> Vec<String> {
 fn the_ages_of_devices_that_are_heard_do_not_grow() {
     let place = place();
     let service = place.start_listening();
-    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let _devices = browser.open_with_two_devices(&service, service.broker_port());
     // Nothing changes, so it asks again only for the ages.
     for path in ["/devices?limit=50", "/devices?limit=100"] {
         let before = asked(&browser, path).len();
@@ -503,10 +501,8 @@ fn without_the_broker_the_page_says_so_and_nothing_is_green() {
     let mut broker = Mosquitto::start();
     let place = place().with("MQTT__URL", &broker.url());
     let service = place.start_listening();
-    let _devices = Devices::live(broker.port, names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let _devices = browser.open_with_two_devices(&service, broker.port);
     browser.await_state("listening");
     assert_green(&browser);
 
@@ -532,10 +528,8 @@ fn without_its_echoes_the_page_says_that_nothing_is_proven() {
     let broker = Mosquitto::start_with(&format!("acl_file {}", acl.display()));
     let place = place().with("MQTT__URL", &broker.url());
     let service = place.start_listening();
-    let _devices = Devices::live(broker.port, names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let _devices = browser.open_with_two_devices(&service, broker.port);
     browser.await_state("listening");
 
     fs::write(&acl, "topic readwrite devices/#\ntopic write heartbeatd/#\n").expect("a file");
@@ -552,10 +546,8 @@ fn without_its_echoes_the_page_says_that_nothing_is_proven() {
 fn without_the_database_the_page_says_what_waits() {
     let place = place();
     let service = place.start_listening();
-    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let _devices = browser.open_with_two_devices(&service, service.broker_port());
     browser.await_state("listening");
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -581,10 +573,8 @@ fn without_the_database_the_page_says_what_waits() {
 fn without_the_file_of_the_database_the_page_says_that_a_restart_is_needed() {
     let place = place();
     let service = place.start_listening();
-    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let _devices = browser.open_with_two_devices(&service, service.broker_port());
     let url = place.database_url();
     let (_, file) = url.split_once("://").expect("a URL");
     let file = file.split('?').next().expect("a path");
@@ -599,10 +589,8 @@ fn without_the_file_of_the_database_the_page_says_that_a_restart_is_needed() {
 fn a_page_that_stays_open_over_a_restart_is_dimmed_and_right_again() {
     let place = place();
     let mut service = place.start_listening();
-    let _devices = Devices::live(service.broker_port(), names(&["a", "b"]));
     let browser = Browser::start();
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let _devices = browser.open_with_two_devices(&service, service.broker_port());
     // A second tab listens through the first.
     browser.new_tab();
     browser.open_page(&service, "/listening");

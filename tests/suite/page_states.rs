@@ -58,9 +58,7 @@ fn a_clock_that_is_set_is_told_and_takes_no_device_offline() {
     let clock = WallClock::of(&place);
     let service = clock.start(&place);
     service.await_listening();
-    let devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let devices = browser.open_with_two_devices(&service, service.broker_port());
     browser.await_state("listening");
     assert_eq!(browser.value("document.querySelector('.aside')"), json!(null));
 
@@ -94,9 +92,7 @@ fn a_fleet_that_falls_silent_is_told_from_a_service_that_hears_nothing() {
     let browser = Browser::start();
     let place = Place::new().with("HEARTBEAT__TIMEOUT", "20s");
     let service = place.start_listening();
-    let devices = Devices::live(service.broker_port(), names(&["a", "b"]));
-    browser.open_page(&service, "/");
-    browser.await_text(ONLINE, |text| text == "2");
+    let devices = browser.open_with_two_devices(&service, service.broker_port());
     drop(devices);
     browser.await_state("fleet_silent");
     let told = |text: &str| text.starts_with("Nobody has been heard for ");

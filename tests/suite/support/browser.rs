@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::service::Service;
+use publishers::Devices;
 use servers::process::{Running, free_port, program};
 use servers::{POLL, eventually};
 
@@ -114,6 +115,16 @@ impl Browser {
     /// Opens a path of the page of a service.
     pub fn open_page(&self, service: &Service, path: &str) {
         self.open(&format!("http://{}{path}", service.http_address()));
+    }
+
+    /// Opens the first screen of a service to which two devices publish at a port, *a* and *b*, and
+    /// waits until it shows them.
+    #[track_caller]
+    pub fn open_with_two_devices(&self, service: &Service, port: u16) -> Devices {
+        let devices = Devices::live(port, names(&["a", "b"]));
+        self.open_page(service, "/");
+        self.await_text(ONLINE, |text| text == "2");
+        devices
     }
 
     pub fn url(&self) -> String {
