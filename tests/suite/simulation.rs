@@ -32,6 +32,7 @@ mod share_model;
 mod sink;
 mod truth;
 mod wire;
+mod work;
 mod world;
 
 use std::path::Path;
@@ -181,17 +182,17 @@ fn assert_pair_sound(what: &str, schedule: fn() -> (Schedule, Option<usize>)) {
 
 #[test]
 fn a_standby_keeps_what_a_fast_clock_seems_to_have_proven_and_leaves_no_hole() {
-    assert_pair_sound("a fast clock", pair::a_fast_clock_that_is_killed);
+    assert_pair_sound("a fast clock", pair::schedules::a_fast_clock_that_is_killed);
 }
 
 #[test]
 fn what_the_active_one_has_not_heard_for_a_moment_is_written_by_a_standby_that_has() {
-    assert_pair_sound("a deaf one", pair::an_active_one_that_hears_nothing_for_a_moment);
+    assert_pair_sound("a deaf one", pair::schedules::an_active_one_that_hears_nothing_for_a_moment);
 }
 
 #[test]
 fn two_that_miss_a_moment_in_turn_do_not_take_over_in_turn() {
-    for tally in run_pair("two in turn", pair::two_that_hear_nothing_in_turn) {
+    for tally in run_pair("two in turn", pair::schedules::two_that_hear_nothing_in_turn) {
         assert_eq!(tally.fences, 1, "the first one of them");
         assert_sound(tally);
     }
@@ -199,12 +200,12 @@ fn two_that_miss_a_moment_in_turn_do_not_take_over_in_turn() {
 
 #[test]
 fn what_waited_for_a_stopped_standby_is_not_taken_for_new_when_it_takes_over() {
-    assert_pair_sound("a stopped standby", pair::a_stopped_standby_that_takes_over);
+    assert_pair_sound("a stopped standby", pair::schedules::a_stopped_standby_that_takes_over);
 }
 
 #[test]
 fn after_a_stop_nothing_is_proven_before_everything_has_arrived() {
-    assert_pair_sound("a lost echo", pair::a_stop_after_which_the_first_echo_is_lost);
+    assert_pair_sound("a lost echo", pair::schedules::a_stop_after_which_the_first_echo_is_lost);
 }
 
 /// The number of schedules of a group's model that `cargo test` runs.

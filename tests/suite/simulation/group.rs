@@ -15,40 +15,32 @@ use heartbeatd::store::{DeviceStore, OpenMode};
 
 use super::clocks_apart::{self, now};
 use super::failover::{Failover, TIMELINE};
-use super::instance_faults::{Fault, Planned, a_row_is_lost, one_hangs, plan};
+use super::instance_faults::{Course, Fault, Planned, a_row_is_lost, one_hangs, plan};
 use super::intake::Message;
 use super::member::{self, ECHO, GROUP, Member, at_broker};
-use super::observer::{Observer, Tally, Terms};
-use super::schedule::{Fleet, Schedule};
+use super::observer::{Observer, Tally};
+use super::schedule::{Fleet, Schedule, Times, some_lost_answers};
 use super::share_broker::{Routing, ShareBroker};
 use super::wire::Wire;
-use crate::support::fleet::non_zero;
 
 /// All times are in milliseconds.
 const STEP: i64 = 50;
 const PERIOD: i64 = 2_000;
-const TIMEOUT: i64 = 6_000;
 const KEEP_ALIVE: i64 = 1_500;
 const FAULTS: std::ops::Range<i64> = 4_000..26_000;
 const HORIZON: i64 = 55_000;
 const DEVICES: usize = 24;
 const DEAD: usize = 5;
 const MEMBERS: usize = 3;
-/// The time that a heartbeat or an echo takes.
-const WAY: i64 = STEP + 10;
-/// The percentage of COMMITs whose answer is lost, in a schedule in which some are.
-const LOST_ANSWERS: u8 = 20;
-const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+const TIMES: Times = Times { timeout: 6_000, echo_interval: ECHO, way: STEP + 10 };
 
 fn random_schedule(rng: &mut Rng) -> (Schedule, Routing) {
     let dies = FAULTS.start + 2_000..FAULTS.end + 2_000;
     let (offsets, routing) = (clocks_apart::some_offsets(rng), Routing::ALL[rng.usize(0..3)]);
     let starts_at = (0..MEMBERS).map(|_| rng.i64(0..300)).collect();
     let faults = plan(rng, FAULTS, MEMBERS);
-    let begin_at = (0..DEVICES).map(|_| rng.i64(0..PERIOD)).collect();
-    let die_at = (0..DEAD).map(|_| rng.i64(dies.clone())).collect();
-    let fleet = Fleet::new(begin_at, die_at, PERIOD).with_jitter(300);
-    let lost_answers = if rng.u8(0..4) == 0 { LOST_ANSWERS } else { 0 };
+    let fleet = Fleet::random([DEVICES, DEAD], PERIOD, dies, rng);
+    let lost_answers = some_lost_answers(rng);
     (Schedule { offsets, starts_at, faults, fleet, lost_answers }, routing)
 }
 
@@ -60,10 +52,8 @@ pub struct World {
     lost_answers: u8,
     tokens: u128,
     standby_server: Failover,
-    faults: VecDeque<Planned>,
+    course: Course,
     receptions: VecDeque<i64>,
-    /// The members whose way to the database is cut, and the faults that end later.
-    later: Vec<(i64, usize, Fault)>,
     fleet: Fleet,
     observer: Observer,
 }
@@ -86,15 +76,7 @@ impl World {
         clocks_apart::begin(schedule.offsets);
         member::begin_with(ShareBroker::new(routing, KEEP_ALIVE, rng.fork()));
         let members = schedule.starts_at.iter().enumerate();
-        let commands = DeviceStore::open(url, OpenMode::Existing).await.expect("it opens");
-        let terms = Terms {
-            devices: schedule.fleet.devices(),
-            dying: schedule.fleet.dying(),
-            timeout: TIMEOUT,
-            way: WAY,
-            echo_interval: ECHO,
-        };
-        let mut observer = Observer::new(what, terms, commands);
+        let mut observer = Observer::new(what, TIMES, &schedule.fleet, url).await;
         observer.note(format_args!("{routing:?}, clocks {:?}", schedule.offsets));
         Self {
             rng,
@@ -105,8 +87,7 @@ impl World {
             tokens: 0,
             standby_server: Failover::of(url, folder).await,
             receptions: schedule.receptions(),
-            faults: schedule.faults,
-            later: Vec::new(),
+            course: Course::new(schedule.faults),
             fleet: schedule.fleet,
             observer,
         }
@@ -124,12 +105,11 @@ impl World {
         while self.receptions.pop_front_if(|at| *at <= now()).is_some() {
             self.standby_server.receive().await;
         }
-        while let Some(planned) = self.faults.pop_front_if(|planned| planned.at <= now()) {
+        while let Some(planned) = self.course.begins(now()) {
             self.begin(planned).await;
         }
-        let over: Vec<_> = self.later.extract_if(.., |later| later.0 <= now()).collect();
-        for (_, number, fault) in over {
-            self.end(fault, number);
+        for planned in self.course.end(now()) {
+            self.end(planned);
         }
         self.publish();
         at_broker(|broker| broker.expire(now()));
@@ -182,11 +162,10 @@ impl World {
             }
             Fault::Broker => at_broker(ShareBroker::stop),
         }
-        self.later.push((until, number, fault));
         self.set_wires(false);
     }
 
-    fn end(&mut self, fault: Fault, number: usize) {
+    fn end(&mut self, Planned { fault, number, .. }: Planned) {
         let member = &mut self.members[number];
         match fault {
             Fault::Stop | Fault::Hang => {
@@ -207,13 +186,9 @@ impl World {
     fn set_wires(&self, all: bool) {
         for member in &self.members {
             if let Some(process) = &member.process {
-                process.wire.set_away(all || self.is_cut(member.number));
+                process.wire.set_away(all || self.course.cuts_off(member.number));
             }
         }
-    }
-
-    fn is_cut(&self, number: usize) -> bool {
-        self.later.iter().any(|(_, of, fault)| fault.cuts_off(*of == number))
     }
 
     // --- The members ---
@@ -232,7 +207,7 @@ impl World {
     async fn start(&mut self, number: usize) {
         self.observer.note(format_args!("{number} starts"));
         let wire = Wire::new();
-        wire.set_away(self.is_cut(number));
+        wire.set_away(self.course.cuts_off(number));
         wire.lose_answers(self.lost_answers);
         let observed = self.observer.on(&wire, number);
         let store = DeviceStore::open(&self.url, OpenMode::Existing).await.expect("it opens");
@@ -245,11 +220,7 @@ impl World {
 }
 
 fn config() -> Config {
-    let mut config = Config::default();
-    let millis = |millis: i64| non_zero(Duration::from_millis(millis.unsigned_abs()));
-    config.heartbeat.timeout = millis(TIMEOUT);
-    config.heartbeat.flush_interval = non_zero(NEVER);
-    config.mqtt.echo_interval = Some(millis(ECHO));
+    let mut config = TIMES.config();
     config.mqtt.share_group = Some(GROUP.to_owned());
     config
 }

@@ -58,7 +58,7 @@ impl Fault {
     ];
 
     /// True if the fault cuts an instance off from the database. `is_its` if it is that one's.
-    pub fn cuts_off(self, is_its: bool) -> bool {
+    fn cuts_off(self, is_its: bool) -> bool {
         match self {
             Self::Wire => is_its,
             Self::Away | Self::FailOver { .. } => true,
@@ -75,6 +75,37 @@ pub struct Planned {
     /// The number of the instance.
     pub number: usize,
     pub lasts: i64,
+}
+
+/// The faults of a schedule, as they begin and end.
+pub struct Course {
+    planned: VecDeque<Planned>,
+    /// Those that have begun, with the time at which they end.
+    under_way: Vec<(i64, Planned)>,
+}
+
+impl Course {
+    pub fn new(planned: VecDeque<Planned>) -> Self {
+        Self { planned, under_way: Vec::new() }
+    }
+
+    /// The next fault that begins by now, if there is one.
+    pub fn begins(&mut self, now: i64) -> Option<Planned> {
+        let planned = self.planned.pop_front_if(|planned| planned.at <= now)?;
+        self.under_way.push((now + planned.lasts, planned));
+        Some(planned)
+    }
+
+    /// The faults that end by now.
+    pub fn end(&mut self, now: i64) -> Vec<Planned> {
+        let over = self.under_way.extract_if(.., |(until, _)| *until <= now);
+        over.map(|(_, planned)| planned).collect()
+    }
+
+    /// True if an instance is cut off from the database.
+    pub fn cuts_off(&self, number: usize) -> bool {
+        self.under_way.iter().any(|(_, planned)| planned.fault.cuts_off(planned.number == number))
+    }
 }
 
 /// The faults of a schedule with so many instances, in order.

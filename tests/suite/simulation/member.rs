@@ -9,14 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_rt::task::JoinHandle;
 use chrono::{DateTime, Utc};
 use fastrand::Rng;
-use futures::future::{LocalBoxFuture, select};
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::future::LocalBoxFuture;
 use heartbeatd::actors::device_registry::{
-    CheckOffline, DeviceRegistry, EndStay, Flush, Found, JoinGroup, Leave, LookAround, Settings,
-    StayEnded,
+    DeviceRegistry, EndStay, Flush, Found, JoinGroup, Leave, Settings, StayEnded,
 };
 use heartbeatd::domain::{DatabaseTimeline, EchoToken, GapCause};
 use heartbeatd::metrics::Metrics;
@@ -28,12 +25,11 @@ use super::intake::{Intake, Message};
 use super::observer::instance_name;
 use super::share_broker::{ConnectionId, ShareBroker, Subscription};
 use super::wire::Wire;
+use super::work::{Every, Work};
 
 /// All times are in milliseconds.
 pub const ECHO: i64 = 500;
-const FLUSH: i64 = 500;
-const LOOK: i64 = 500;
-const CHECK: i64 = 2_000;
+const EVERY: Every = Every { flush: 500, look: 500, check: 2_000 };
 /// The pause before a lost connection is made anew.
 const RECONNECT: i64 = 200;
 /// The pause before an instance that could not join tries again.
@@ -123,10 +119,7 @@ pub struct Process {
     joined_at: DateTime<Utc>,
     letters: Letters,
     clerk: Addr<Clerk>,
-    work: FuturesUnordered<JoinHandle<()>>,
-    flush_at: i64,
-    look_at: i64,
-    check_at: i64,
+    work: Work,
 }
 
 type Letters = Rc<RefCell<VecDeque<Letter>>>;
@@ -200,7 +193,7 @@ impl Member {
         rng: &mut Rng,
     ) {
         settings.instance = instance_name(self.number);
-        settings.look_interval = Duration::from_millis(LOOK.unsigned_abs());
+        settings.look_interval = Duration::from_millis(EVERY.look.unsigned_abs());
         let found = Found::read(&store, &settings).await.expect("it reads nothing");
         let takeover = Takeover { net: Arc::clone(&self.net), wire: Arc::clone(&wire) };
         let clock = CLOCKS[self.number];
@@ -210,22 +203,19 @@ impl Member {
             .with_clock_offset(clocks_apart::offset(self.number))
             .start();
         let letters = Letters::default();
-        let mut phase = |every: i64| now() + rng.i64(0..every);
+        let echo_at = now() + rng.i64(0..ECHO);
         self.process = Some(Process {
             number: self.number,
             registry,
             wire,
             net: Arc::clone(&self.net),
-            intake: Intake::new(clock, Duration::from_millis(ECHO.unsigned_abs()), phase(ECHO)),
+            intake: Intake::new(clock, Duration::from_millis(ECHO.unsigned_abs()), echo_at),
             link: Link::Down { connects_at: now() + 100 },
             connections: 0,
             joined_at: clock().wall,
             clerk: Clerk(Rc::clone(&letters)).start(),
             letters,
-            work: FuturesUnordered::new(),
-            flush_at: phase(FLUSH),
-            look_at: phase(LOOK),
-            check_at: phase(CHECK),
+            work: Work::new(self.number, EVERY, rng),
         });
     }
 
@@ -280,8 +270,8 @@ impl Process {
         self.go_on_leaving(proven);
         self.go_on_connecting();
         self.echo(token);
-        self.timers();
-        self.await_work().await;
+        self.work.begin_what_is_due(&self.registry);
+        self.work.is_done(&self.wire).await;
         false
     }
 
@@ -371,10 +361,10 @@ impl Process {
         let ended = self.clerk.clone().recipient();
         let joining = self.registry.send(JoinGroup { connection, connected_at, ended });
         let letters = Rc::clone(&self.letters);
-        self.work.push(actix_rt::spawn(async move {
+        self.work.begin(async move {
             let timeline = joining.await.expect("it lives").ok();
             letters.borrow_mut().push_back(Letter::Joined { connection, timeline });
-        }));
+        });
     }
 
     fn joined(&mut self, connection: u64, timeline: Option<DatabaseTimeline>) {
@@ -421,42 +411,12 @@ impl Process {
         self.disconnect(0);
         self.link = Link::Left;
         let (registry, letters) = (self.registry.clone(), Rc::clone(&self.letters));
-        self.work.push(actix_rt::spawn(async move {
+        self.work.begin(async move {
             if let Ok(Ok(())) = registry.send(Flush).await {
                 // What it has not written is lost, as when it is killed.
                 let _left = registry.send(Leave).await;
             }
             letters.borrow_mut().push_back(Letter::Left);
-        }));
-    }
-
-    // --- The registry ---
-
-    fn timers(&mut self) {
-        let reading = CLOCKS[self.number]();
-        if now() >= self.look_at {
-            self.look_at = now() + LOOK;
-            let looking = self.registry.send(LookAround { now: reading });
-            self.work.push(actix_rt::spawn(async { _ = looking.await }));
-        }
-        if now() >= self.flush_at {
-            self.flush_at = now() + FLUSH;
-            let flushing = self.registry.send(Flush);
-            self.work.push(actix_rt::spawn(async { drop(flushing.await) }));
-        }
-        if now() >= self.check_at {
-            self.check_at = now() + CHECK;
-            let checking = self.registry.send(CheckOffline { now: reading });
-            self.work.push(actix_rt::spawn(async { drop(checking.await) }));
-        }
-    }
-
-    /// Waits until everything is done that was asked for, or the process is stopped in it.
-    async fn await_work(&mut self) {
-        let wire = Arc::clone(&self.wire);
-        let working = std::pin::pin!(async { while self.work.next().await.is_some() {} });
-        let stopping = std::pin::pin!(wire.stops());
-        let waited = tokio::time::timeout(Duration::from_secs(60), select(working, stopping)).await;
-        assert!(waited.is_ok(), "hall-{} is stuck at {}", self.number, now());
+        });
     }
 }

@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heartbeatd::domain::{ClockOffset, Coverage, Judge, Status, Stay, Transition};
-use heartbeatd::store::{DeviceStore, Interference, Interfering, Outcome, Point};
+use heartbeatd::store::{DeviceStore, Interference, Interfering, OpenMode, Outcome, Point};
 use tokio::sync::{mpsc, oneshot};
 
 use super::claims::Claim;
 use super::clocks_apart::{self, now, shown};
 use super::intake::{name, number_of};
+use super::schedule::{Fleet, Times};
 use super::wire::{Gate, Wire};
 
 /// The findings of a schedule.
@@ -38,18 +39,6 @@ pub struct Tally {
     pub fences: usize,
     /// The other faults, in words.
     pub wrong: Vec<String>,
-}
-
-/// The known facts of the fleet and of the instances. Times are in milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    pub devices: usize,
-    /// The number of devices that die, which are the first.
-    pub dying: usize,
-    pub timeout: i64,
-    /// The time that a heartbeat or an echo takes.
-    pub way: i64,
-    pub echo_interval: i64,
 }
 
 /// The stays at the last marking that each instance has committed.
@@ -110,7 +99,9 @@ async fn all_stays(store: &DeviceStore) -> Vec<Stay> {
 /// Observes the database that all instances have.
 pub struct Observer {
     what: String,
-    terms: Terms,
+    times: Times,
+    /// The number of devices that die, which are the first.
+    dying: usize,
     store: DeviceStore,
     notary: mpsc::UnboundedSender<Asked>,
     noted: Noted,
@@ -130,16 +121,18 @@ pub struct Observer {
 
 impl Observer {
     /// Observes a schedule, which is named in what it says.
-    pub fn new(what: &str, terms: Terms, store: DeviceStore) -> Self {
+    pub async fn new(what: &str, times: Times, fleet: &Fleet, url: &str) -> Self {
+        let store = DeviceStore::open(url, OpenMode::Existing).await.expect("it opens");
         let noted = Noted::default();
         Self {
             what: what.to_owned(),
-            terms,
+            times,
+            dying: fleet.dying(),
             notary: notary(store.clone(), Rc::clone(&noted)),
             store,
             noted,
             has_marked: Arc::default(),
-            published: vec![Vec::new(); terms.devices],
+            published: vec![Vec::new(); fleet.devices()],
             latest: BTreeMap::new(),
             known: 0,
             marks: BTreeMap::new(),
@@ -212,8 +205,8 @@ impl Observer {
         let listened = listened.intervals();
         let claim = Claim {
             listened: &listened,
-            timeout: TimeDelta::milliseconds(self.terms.timeout),
-            way: TimeDelta::milliseconds(self.terms.way),
+            timeout: TimeDelta::milliseconds(self.times.timeout),
+            way: TimeDelta::milliseconds(self.times.way),
             apart: clocks_apart::apart(),
         };
         let published = || self.published[device].iter().rev().map(|at| shown(marker, *at));
@@ -237,7 +230,7 @@ impl Observer {
     fn listened(&self, stays: &[Stay], judge: usize) -> Coverage {
         let clock = ClockOffset { offset: clocks_apart::offset(judge), spread: TimeDelta::zero() };
         let judge = Judge { instance: &instance_name(judge), clock, subscription: None };
-        let interval = Duration::from_millis(self.terms.echo_interval.unsigned_abs());
+        let interval = Duration::from_millis(self.times.echo_interval.unsigned_abs());
         Coverage::of_stays(interval, stays, judge)
     }
 
@@ -259,7 +252,7 @@ impl Observer {
         let devices = self.store.devices(None, None, 1_000).await.expect("it reads");
         for device in devices {
             let number = number_of(device.id.as_str());
-            let is_dead = number < self.terms.dying;
+            let is_dead = number < self.dying;
             if (device.status == Status::Offline) != is_dead {
                 let state = if is_dead { "is dead and not found" } else { "lives and is offline" };
                 self.is_wrong(format_args!("{} {state}", device.id));
@@ -272,8 +265,8 @@ impl Observer {
             }
         }
         for (device, marks) in self.marks.clone() {
-            self.tally.live_marked += usize::from(device >= self.terms.dying);
-            if device < self.terms.dying && marks.len() > 1 {
+            self.tally.live_marked += usize::from(device >= self.dying);
+            if device < self.dying && marks.len() > 1 {
                 self.tally.twice += 1;
                 if !self.failed_over {
                     self.is_wrong(format_args!("{} was found at {marks:?}", name(device)));

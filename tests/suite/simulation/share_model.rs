@@ -18,7 +18,8 @@ use heartbeatd::domain::{
 };
 
 use super::claims::Claim;
-use super::instance_faults::{Fault, Planned, a_row_is_lost, one_hangs, plan};
+use super::instance_faults::{Course, Fault, Planned, a_row_is_lost, one_hangs, plan};
+use super::schedule::Fleet;
 use super::share_broker::{ConnectionId, Routing, ShareBroker, Subscription};
 use crate::support::fleet::start;
 
@@ -564,12 +565,8 @@ pub struct World {
     rng: Rng,
     around: Around,
     members: Vec<Member>,
-    faults: VecDeque<Planned>,
-    /// The faults that end later.
-    later: Vec<(i64, usize, Fault)>,
-    publishes_at: Vec<i64>,
-    dies_at: Vec<i64>,
-    jitter: i64,
+    course: Course,
+    fleet: Fleet,
     published: Vec<Vec<i64>>,
     events: String,
     tally: Tally,
@@ -602,11 +599,8 @@ impl World {
             seed,
             around,
             members,
-            faults: plan(&mut rng, FAULTS, MEMBERS),
-            later: Vec::new(),
-            publishes_at: (0..DEVICES).map(|_| rng.i64(0..PERIOD)).collect(),
-            dies_at: (0..DEAD).map(|_| rng.i64(8_000..FAULTS.end + 4_000)).collect(),
-            jitter: 300,
+            course: Course::new(plan(&mut rng, FAULTS, MEMBERS)),
+            fleet: Fleet::random([DEVICES, DEAD], PERIOD, 8_000..FAULTS.end + 4_000, &mut rng),
             published: vec![Vec::new(); DEVICES],
             events: format!("{routing:?}\n"),
             tally: Tally::default(),
@@ -626,8 +620,8 @@ impl World {
         let (faults, dies_at, publishes_at) = one_hangs();
         let mut world = Self::by_device(rule, faults);
         world.members[1].offset = 1_000;
-        world.dies_at.fill(dies_at);
-        world.publishes_at.fill(publishes_at % PERIOD);
+        let publishes_at = vec![publishes_at % PERIOD; DEVICES];
+        world.fleet = Fleet::new(publishes_at, vec![dies_at; DEAD], PERIOD);
         world
     }
 
@@ -636,7 +630,8 @@ impl World {
         let mut world = Self::new(0, rule);
         let rng = world.rng.fork();
         world.around.broker = ShareBroker::new(Routing::ByDevice, KEEP_ALIVE, rng);
-        (world.faults, world.jitter) = (faults, 0);
+        world.course = Course::new(faults);
+        world.fleet = world.fleet.with_jitter(0);
         world.members.iter_mut().for_each(|member| member.offset = 0);
         world
     }
@@ -654,12 +649,11 @@ impl World {
     fn step(&mut self) {
         let now = self.around.now;
         self.around.database.remember(now);
-        while let Some(planned) = self.faults.pop_front_if(|planned| planned.at <= now) {
+        while let Some(planned) = self.course.begins(now) {
             self.begin(planned);
         }
-        let over: Vec<_> = self.later.extract_if(.., |later| later.0 <= now).collect();
-        for (_, member, fault) in over {
-            self.end(member, fault);
+        for planned in self.course.end(now) {
+            self.end(planned);
         }
         self.publish();
         self.around.broker.expire(now);
@@ -673,15 +667,7 @@ impl World {
 
     fn publish(&mut self) {
         let now = self.around.now;
-        for device in 0..DEVICES {
-            if self.publishes_at[device] > now {
-                continue;
-            }
-            if self.dies_at.get(device).is_some_and(|dies| *dies <= now) {
-                self.publishes_at[device] = i64::MAX;
-                continue;
-            }
-            self.publishes_at[device] += PERIOD + self.rng.i64(-self.jitter..=self.jitter);
+        for device in self.fleet.publish(now, &mut self.rng) {
             if self.around.broker.publish(device, &Message::Heartbeat(device)) {
                 self.published[device].push(now);
             }
@@ -714,10 +700,9 @@ impl World {
             }
             Fault::Broker => self.around.broker.stop(),
         }
-        self.later.push((now + lasts, number, fault));
     }
 
-    fn end(&mut self, number: usize, fault: Fault) {
+    fn end(&mut self, Planned { fault, number, .. }: Planned) {
         let member = &mut self.members[number];
         match fault {
             Fault::Kill | Fault::Leave => (),
