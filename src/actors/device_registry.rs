@@ -16,6 +16,7 @@ mod flush;
 mod group;
 mod journal;
 mod lines;
+mod looking;
 mod outbox;
 mod progress;
 mod settling;

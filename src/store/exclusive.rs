@@ -13,6 +13,7 @@ mod lock;
 mod membership;
 mod namesake;
 mod saves;
+mod take_over;
 
 use std::sync::Arc;
 
@@ -25,10 +26,11 @@ pub use self::configured::{Clash, LeftLately};
 use self::fence::{Ended, Fence};
 pub use self::holder::Holder;
 pub(super) use self::holder::shown;
-pub use self::listener::{Beat, JoinedGroup, Listener, Member, Taken};
+pub use self::listener::{Beat, JoinedGroup, Listener, Member};
 use self::lock::{Lock, Refused};
 use self::membership::Membership;
 use self::saves::Saves;
+pub use self::take_over::Taken;
 use super::error::Unusable;
 use super::{DeviceStore, OpenMode, Result, StoreError};
 use crate::config::DatabaseConfig;
