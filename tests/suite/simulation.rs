@@ -35,9 +35,11 @@ mod wire;
 mod work;
 mod world;
 
+use std::cell::Cell;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -276,6 +278,26 @@ fn random_schedules(to: To) {
     assert!(offline > schedules / 4, "devices must die for anything to be shown");
 }
 
+thread_local! {
+    /// The seed of the schedule that runs on this thread.
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Has the seed of a schedule told as soon as it panics, on the real stderr. What is captured is lost
+/// if something that is dropped for the panic panics in turn, which aborts the process.
+fn tell_seeds_of_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if let Some(seed) = SEED.get() {
+                _ = writeln!(std::io::stderr(), "SIMULATION_SEED={seed} {panic}");
+            }
+            hook(panic);
+        }));
+    });
+}
+
 /// Runs schedules on all processors. Returns what they return, and the seeds of those that fail.
 fn schedules<T: Send>(
     count: u64,
@@ -286,6 +308,7 @@ fn schedules<T: Send>(
     let schedules = number("SIMULATION_SCHEDULES").unwrap_or(count);
     let first = number("SIMULATION_SEED").unwrap_or(FIRST_SEED);
     println!("{schedules} schedules, {what}, the seeds begin with {first}");
+    tell_seeds_of_panics();
 
     let next = AtomicU64::new(0);
     let (done, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -300,6 +323,7 @@ fn schedules<T: Send>(
                         break;
                     }
                     let seed = first.wrapping_add(number);
+                    SEED.set(Some(seed));
                     // The panic was printed with the course of events.
                     match std::panic::catch_unwind(|| run(seed)) {
                         Ok(result) => lock(&done).push(result),
@@ -348,9 +372,13 @@ fn on_a_copy<T>(template: &[u8], run: impl AsyncFnOnce(&str, &Path) -> T) -> T {
     let url = format!("sqlite://{}", path.display());
     let system = System::new();
     let runtime = system.runtime().tokio_runtime().handle().clone();
-    let result = system.block_on(run(&url, folder.path()));
-    // Closes the connections that are still held on the way out.
+    // Closes the connections that are still held on the way out, also after a panic. Without it they
+    // would panic in turn, which aborts the process.
     let _entered = runtime.enter();
-    drop(system);
-    result
+    run_on(system, run(&url, folder.path()))
+}
+
+/// Runs something to its end on a system, and ends that.
+fn run_on<T>(system: SystemRunner, run: impl Future<Output = T>) -> T {
+    system.block_on(run)
 }
