@@ -1,11 +1,11 @@
 //! A shortage of open files stops nothing important, and too low a limit ends the start.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::events::CANNOT_CONNECT;
+use crate::support::http;
 use crate::support::service::{Place, Service};
 use publishers::RawClient;
 use servers::eventually;
@@ -66,16 +66,7 @@ fn least_in(line: &str) -> u32 {
 
 /// Opens event streams.
 fn open_streams(service: &Service, count: usize) -> Vec<TcpStream> {
-    let open = |_| {
-        let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
-        let request = "GET /api/v1/events/stream?summary=1s HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        stream.write_all(request.as_bytes()).expect("it is read");
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).expect("it answers");
-        assert_eq!(&status, b"HTTP/1.1 200");
-        stream
-    };
-    (0..count).map(open).collect()
+    (0..count).map(|_| http::open_stream(service)).collect()
 }
 
 /// Checks that too few open files end the start, that the number which the error names is

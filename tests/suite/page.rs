@@ -6,6 +6,7 @@ use std::net::TcpStream;
 
 use crate::support::browser::{Browser, Light, ONLINE, SENTENCE, names};
 use crate::support::database::{TestDatabase, lock_sqlite};
+use crate::support::http;
 use crate::support::service::{Place, Service};
 use publishers::{Devices, flood};
 use serde_json::{Value, json};
@@ -636,12 +637,7 @@ fn all_tabs_of_a_browser_share_one_stream() {
     browser.close_tab();
     browser.await_text(ONLINE, |text| text == "1");
     // So one of two is still free.
-    let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
-    let request = "GET /api/v1/events/stream?summary=1s HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("it is read");
-    let mut status = [0; 12];
-    stream.read_exact(&mut status).expect("it answers");
-    assert_eq!(&status, b"HTTP/1.1 200");
+    http::open_stream(&service);
 }
 
 #[test]

@@ -101,6 +101,17 @@ pub fn get_with(service: &Service, path: &str, token: &str) -> Answer {
     patiently(|| send(service, "GET", path, &[("Authorization", &bearer)], None))
 }
 
+/// Opens an event stream, which is let in.
+pub fn open_stream(service: &Service) -> TcpStream {
+    let mut stream = TcpStream::connect(service.http_address()).expect("HTTP is served");
+    let request = "GET /api/v1/events/stream?summary=1s HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it is read");
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).expect("it answers");
+    assert_eq!(&status, b"HTTP/1.1 200");
+    stream
+}
+
 fn patiently(ask: impl Fn() -> Answer) -> Answer {
     let deadline = Instant::now() + PATIENCE;
     loop {
