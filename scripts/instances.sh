@@ -4,7 +4,10 @@
 # one member is killed. Takes seven minutes and stops by itself. docs/benchmarks-instances.md has
 # the results.
 #
-# instances.sh [--against BINARY] - also one instance of another release build, before each.
+# instances.sh [--against BINARY] [--pair] [--devices N] [--period SECONDS] [--qos 0|1] [--for SECONDS]
+#
+# --against   also one instance of another release build, before each
+# --pair      a pair alone; docs/scaling.md has the results
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/install.sh
@@ -12,15 +15,29 @@ cd "$(dirname "$0")/.."
 install_packages curl mosquitto '/usr/lib/postgresql/*/bin/initdb:postgresql'
 need_cargo
 
-against=
-[ "${1-}" = --against ] && against=$(realpath "$2")
+against='' only='' devices=300000 qos=0
+period=30       # seconds between two heartbeats of a device
+measured=45     # seconds
+while [ $# -gt 0 ]; do
+    case $1 in
+        --pair) only=pair; shift; continue ;;
+        --against | --devices | --period | --qos | --for) ;;
+        *) echo "unknown option $1" >&2; exit 2 ;;
+    esac
+    [ $# -gt 1 ] || { echo "$1 needs a value" >&2; exit 2; }
+    case $1 in
+        --against) against=$(realpath "$2") ;;
+        --devices) devices=$2 ;;
+        --period) period=$2 ;;
+        --qos) qos=$2 ;;
+        --for) measured=$2 ;;
+    esac
+    shift 2
+done
 cargo build --release --locked
 binary=$(realpath "${CARGO_TARGET_DIR:-target}/release/heartbeatd")
 
-devices=300000
-period=30       # seconds between two heartbeats of a device
-warmup=35       # seconds
-measured=45     # seconds
+warmup=$((period + 5)) # seconds, in which each device is heard once
 after_kill=60   # seconds
 
 postgres=$(dirname "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | tail -n 1)")
@@ -52,16 +69,22 @@ processor() {
     echo "$sum"
 }
 
+# The most memory that a process has had, in MB.
+peak() {
+    awk '/^VmHWM/ { printf "%.0f", $2 / 1024 }' "/proc/$1/status"
+}
+
 metric() {
     curl -s "http://127.0.0.1:$1/metrics" | awk -v name="$2" '$1 == name { print $2; exit }'
 }
 
-# Seconds, PostgreSQL's processor time, its log in bytes, and of each instance its processor time
-# and heartbeats.
+# Seconds, PostgreSQL's processor time, its log in bytes, the broker's processor time, and of each
+# instance its processor time and heartbeats.
 reading() {
     local number parts
     parts="$(date +%s.%N) $(processor $(pgrep -P "$(head -1 "$folder/data/postmaster.pid")"))"
     parts+=" $(query "SELECT pg_current_wal_insert_lsn() - '0/0'")"
+    parts+=" $(processor "$broker")"
     for number in "${!pids[@]}"; do
         parts+=" $(processor "${pids[$number]}")"
         parts+=" $(metric "${ports[$number]}" heartbeatd_heartbeats_total)"
@@ -73,12 +96,17 @@ reading() {
 report() {
     printf '%s|%s|%s\n' "$@" | awk -F'|' '{
         n = split($2, before, " "); split($3, after, " ")
-        for (i = 4; i <= n; i += 2) { cpu += after[i] - before[i]; all += after[i + 1] - before[i + 1] }
+        for (i = 5; i <= n; i += 2) {
+            cpu = after[i] - before[i]; heard = after[i + 1] - before[i + 1]
+            all += heard
+            each = each sprintf("%s%.2f", i > 5 ? ", " : "", cpu / heard * 1e6)
+        }
         # Each of a pair hears everything, and it is written once.
         written = $1 ~ /pair/ ? all / 2 : all
-        printf "%s: %.0f heartbeats/s; CPU-s per million: each instance %.2f, PostgreSQL %.2f; WAL %.0f bytes each\n",
-            $1, written / (after[1] - before[1]), cpu / all * 1e6,
-            (after[2] - before[2]) / written * 1e6, (after[3] - before[3]) / written
+        printf "%s: %.0f heartbeats/s; CPU-s per million: instances %s, PostgreSQL %.2f, broker %.2f; WAL %.0f bytes each\n",
+            $1, written / (after[1] - before[1]), each,
+            (after[2] - before[2]) / written * 1e6, (after[4] - before[4]) / written * 1e6,
+            (after[3] - before[3]) / written
     }'
 }
 
@@ -118,7 +146,7 @@ measure() {
     PATH=$PATH:/usr/sbin mosquitto -c "$folder/mosquitto.conf" >/dev/null 2>&1 &
     broker=$!
     local common=(
-        HEARTBEATD_MQTT__URL="mqtt://127.0.0.1:$mqtt_port" HEARTBEATD_MQTT__QOS=0
+        HEARTBEATD_MQTT__URL="mqtt://127.0.0.1:$mqtt_port" HEARTBEATD_MQTT__QOS="$qos"
         HEARTBEATD_DATABASE__URL="postgres://postgres@127.0.0.1:$database_port/heartbeats"
     )
     [ "$label" != group ] || common+=(HEARTBEATD_MQTT__SHARE_GROUP=fleet HEARTBEATD_MQTT__SETTLE=0s)
@@ -137,24 +165,32 @@ measure() {
                 (SELECT (extract(epoch FROM now()) * 1000)::bigint AS ms) now"
     query 'VACUUM ANALYZE'
     (cd "$folder" && exec "$binary" simulate --url "mqtt://127.0.0.1:$mqtt_port" \
-        --devices "$devices" --period "${period}s" --qos 0 --dying 0 --burst 0 --errors 0 \
+        --devices "$devices" --period "${period}s" --qos "$qos" --dying 0 --burst 0 --errors 0 \
         --skewed 0 --malformed 0 --seed 16 2>>"$folder/fleet.log") &
     fleet=$!
     sleep "$warmup"
     before=$(reading)
     sleep "$measured"
     report "$label" "$before" "$(reading)"
+    if [ "$only" = pair ]; then
+        echo "$label: peak memory of the active instance $(peak "${pids[0]}") MB," \
+            "table and indexes $(query "SELECT pg_total_relation_size('device') / $devices") bytes per device"
+    fi
     if [ "$label" = group ]; then
         kill -9 "${pids[1]}"
         wait "${pids[1]}" 2>/dev/null || true
         sleep "$after_kill"
         echo "group, a member killed: $(metric "${ports[0]}" heartbeatd_group_blind_seconds_total) s not listened to," \
             "$(query "SELECT count(*) FROM status_transition WHERE to_status = 'offline'") devices offline," \
-            "peak memory $(awk '/^VmHWM/ { printf "%.0f", $2 / 1024 }' "/proc/${pids[0]}/status") MB"
+            "peak memory $(peak "${pids[0]}") MB"
     fi
     stop
 }
 
+if [ "$only" = pair ]; then
+    measure pair "$binary" hall-a hall-b
+    exit
+fi
 [ -z "$against" ] || measure 'one, the other build' "$against" hall-a
 measure one "$binary" hall-a
 [ -z "$against" ] || measure 'one, the other build' "$against" hall-a
