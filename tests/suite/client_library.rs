@@ -3,26 +3,18 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use paho_mqtt as paho;
 
 #[test]
 fn a_connection_that_is_reset_while_messages_are_written_aborts_nothing() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
+    let broker = Listener::start();
     for round in 0..5 {
-        let client = paho::AsyncClient::new(
-            paho::CreateOptionsBuilder::new()
-                .server_uri(format!("mqtt://127.0.0.1:{port}"))
-                .client_id(format!("reset-{round}"))
-                .persistence(None)
-                .finalize(),
-        )
-        .expect("a client");
+        let client = broker.client(&format!("reset-{round}"));
         let connected = client.connect(paho::ConnectOptions::new());
-        let (peer, _) = listener.accept().expect("the client connects");
-        let peer = answer_connect(peer);
+        let peer = broker.accept();
         connected.wait().expect("it is connected");
 
         let messages = (0..2_000)
@@ -38,7 +30,56 @@ fn a_connection_that_is_reset_while_messages_are_written_aborts_nothing() {
     }
 }
 
+#[test]
+fn a_connection_that_is_lost_is_made_again_after_a_second_or_two() {
+    let broker = Listener::start();
+    let client = broker.client("lost");
+    let second = Duration::from_secs(1);
+    let (connected, is_connected) = mpsc::channel();
+    client.set_connected_callback(move |_| _ = connected.send(()));
+    let mut options = paho::ConnectOptionsBuilder::new_v3();
+    client.connect(options.automatic_reconnect(second, 10 * second).finalize());
+    let mut waits = Vec::new();
+    let mut lost = Instant::now();
+    for _ in 0..6 {
+        let peer = broker.accept();
+        waits.push(lost.elapsed());
+        is_connected.recv_timeout(SOON).expect("it is connected");
+        drop(peer);
+        lost = Instant::now();
+    }
+    // The first connection was made at once. A look every 3 s that has made one makes the next one
+    // 3 s later.
+    let waits = &waits[1..];
+    assert!(waits.iter().any(|wait| *wait < 5 * second / 2), "{waits:?}");
+}
+
 const SOON: Duration = Duration::from_secs(10);
+
+/// The end of a broker that only lets clients in.
+struct Listener(TcpListener);
+
+impl Listener {
+    fn start() -> Self {
+        Self(TcpListener::bind(("127.0.0.1", 0)).expect("a free port"))
+    }
+
+    fn client(&self, id: &str) -> paho::AsyncClient {
+        let port = self.0.local_addr().expect("it is bound").port();
+        let options = paho::CreateOptionsBuilder::new()
+            .server_uri(format!("mqtt://127.0.0.1:{port}"))
+            .client_id(id)
+            .persistence(None)
+            .finalize();
+        paho::AsyncClient::new(options).expect("a client")
+    }
+
+    /// Waits for a client, and lets it in.
+    fn accept(&self) -> TcpStream {
+        let (peer, _) = self.0.accept().expect("a client connects");
+        answer_connect(peer)
+    }
+}
 
 fn answer_connect(mut peer: TcpStream) -> TcpStream {
     let mut connect = [0; 2];

@@ -1747,7 +1747,7 @@ static void MQTTAsync_checkTimeouts(void)
 	FUNC_ENTRY;
 	MQTTAsync_lock_mutex(mqttasync_mutex);
 	now = MQTTTime_now();
-	if (MQTTTime_difftime(now, last) < (DIFF_TIME_TYPE)3000)
+	if (MQTTTime_difftime(now, last) < (DIFF_TIME_TYPE)500)
 		goto exit;
 	last = now;
 	while (ListNextElement(MQTTAsync_handles, &current))		/* for each client */
