@@ -10,6 +10,9 @@ set -euo pipefail
 umask 077
 cd "$(dirname "$0")"
 
+usage() { sed -n '2,/^set /{s/^# \{0,1\}//p}' "${0##*/}"; }
+
+case ${1-} in -h | --help) usage; exit ;; esac
 command -v openssl >/dev/null || { echo "Please install openssl" >&2; exit 69; }
 
 random() { openssl rand -hex 24; }
@@ -47,8 +50,8 @@ has_user() { cut -d : -f 1 secrets/mosquitto-passwords | grep -qxF -- "$1"; }
 
 for device in "$@"; do
     case $device in
-    '' | *[:,\"+#/[:space:]]* | heartbeatd)
-        echo "$device cannot be the name of a device here: no : , \" + # / and no blank, and not heartbeatd" >&2
+    '' | -* | *[:,\"+#/[:space:]]* | heartbeatd)
+        echo "$device cannot be the name of a device here: no : , \" + # / and no blank, no - at the beginning, and not heartbeatd" >&2
         exit 64
         ;;
     esac

@@ -80,7 +80,7 @@ enum Command {
     /// Create and list tokens for the API
     #[command(subcommand)]
     Token(token::Command),
-    /// Show the instances on the database, the active one and those that stand by
+    /// List the instances on the database, or end the stay of one that is gone for good
     #[command(subcommand)]
     Group(group::Command),
     /// Show status changes, newest first

@@ -95,8 +95,9 @@ impl DatabaseConfig {
         }
         let text = |timeout: NonZeroDuration| duration::format(timeout.get());
         let expected = format!(
-            "less than database.statement_timeout = {}, because a statement that waits for a lock \
-             would end by that one, and its error would not name the lock",
+            "a time below database.statement_timeout, which is {}, is expected: lower this one or \
+             raise that one, because a statement that waits for a lock would end by that one, and \
+             its error would not name the lock",
             text(self.statement_timeout)
         );
         Err(invalid("lock_timeout", text(self.lock_timeout), expected))
@@ -148,7 +149,8 @@ const ENFORCED: RangeInclusive<Duration> = SECOND..=Duration::from_secs(10 * 60)
 fn statement_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroDuration, D::Error> {
     let why = "a check of ten million devices takes seconds, and flushes and checks stand still \
                while a statement hangs";
-    duration_within(ENFORCED, why, from)
+    // The lock timeout is less.
+    duration_within(2 * SECOND..=*ENFORCED.end(), why, from)
 }
 
 fn lock_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroDuration, D::Error> {

@@ -149,7 +149,9 @@ pub(crate) fn read_secret(
     let text = match read_text(path) {
         Ok(text) => text,
         Err(ConfigError::File { why, .. }) => {
-            return Err(unusable(format!("a file that can be read is expected: {why}")));
+            return Err(unusable(format!(
+                "a file that can be read by the user that runs heartbeatd is expected: {why}"
+            )));
         }
         Err(other) => return Err(other),
     };

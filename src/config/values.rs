@@ -355,11 +355,17 @@ pub(super) fn entry_urls<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Broke
     let urls = ListOrText::deserialize(from).map_err(|_| D::Error::custom(expected))?;
     let urls: Vec<_> = urls.parts()?;
     if urls.len() > MAX_ENTRIES {
-        let why = "an echo goes through each of them";
-        return Err(D::Error::custom(format!("at most {MAX_ENTRIES} nodes, because {why}")));
+        return Err(D::Error::custom(format!(
+            "at most {MAX_ENTRIES} nodes, because an echo goes through each of them; these are {}",
+            urls.len()
+        )));
     }
-    let parsed = urls.iter().map(|url| url.parse());
-    parsed.collect::<Result<_, InvalidUrl>>().map_err(D::Error::custom)
+    let named = |(url, number): (&String, usize)| {
+        url.parse().map_err(|invalid: InvalidUrl| {
+            D::Error::custom(format!("node {number} of {}: {invalid}", urls.len()))
+        })
+    };
+    urls.iter().zip(1..).map(named).collect()
 }
 
 /// Reads `mqtt.share_group`.

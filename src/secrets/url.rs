@@ -123,7 +123,8 @@ impl FromStr for BrokerUrl {
         if !only_an_address || port == 0 {
             return Err(form());
         }
-        Ok(Self { tls, host: host.to_owned(), port })
+        // The names of hosts are the same in upper and lower case.
+        Ok(Self { tls, host: host.to_ascii_lowercase(), port })
     }
 }
 
@@ -353,9 +354,7 @@ fn check_postgres_parameter(key: &str, value: &str) -> Result<(), String> {
         "statement-cache-capacity" => value.parse::<usize>().is_ok(),
         "host" if value.contains(',') => return Err(ONE_HOST.to_owned()),
         "sslrootcert" | "ssl-root-cert" | "ssl-ca" | "sslcert" | "ssl-cert" | "sslkey"
-        | "ssl-key" | "host" | "dbname" | "user" | "password" | "application_name" | "options" => {
-            true
-        }
+        | "ssl-key" | "host" | "dbname" | "user" | "password" | "options" => true,
         _ => key.starts_with("options[") && key.ends_with(']'),
     };
     if valid {
@@ -443,7 +442,7 @@ mod tests {
         for (raw, has_secret) in [
             ("sqlite://heartbeatd.db?mode=rwc", false),
             ("postgres://me@db/fleet", false),
-            ("postgres:///fleet?host=/run/postgresql&user=me&application_name=a", false),
+            ("postgres:///fleet?host=/run/postgresql&user=me", false),
             ("postgres://me@db/fleet?sslrootcert=/a&sslcert=/b&sslkey=/c", false),
             ("postgres://me:s3cret@db/fleet", true),
             ("postgres://me@db/fleet?password=s3cret", true),

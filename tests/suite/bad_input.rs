@@ -88,9 +88,10 @@ fn a_bad_value_is_named_with_its_key_and_the_allowed_ones() {
 fn nodes_at_which_devices_enter_need_echoes_and_are_few_and_different() {
     let many: Vec<_> = (0..33).map(|number| format!("mqtt://node{number}")).collect();
     for (entries, echo_interval, parts) in [
-        ("mqtt://a, mqtt://b, mqtt://a:1883", "1s", ["mqtt://a:1883 twice", "each node once"]),
+        ("mqtt://a, mqtt://b, mqtt://A:1883", "1s", ["mqtt://a:1883 twice", "each node once"]),
+        ("mqtt://a, mqtt://b:99999", "1s", ["node 2 of 2: mqtt://***", "invalid port number"]),
         ("mqtt://a", "0s", ["mqtt.entry_urls", "mqtt.echo_interval above 0s"]),
-        (&many.join(","), "1s", ["mqtt.entry_urls", "at most 32"]),
+        (&many.join(","), "1s", ["at most 32 nodes", "these are 33"]),
     ] {
         let place = Place::new()
             .with("MQTT__URL", "mqtt://a")

@@ -157,8 +157,8 @@ fn every_duration_and_number_has_bounds() {
         ("DATABASE__MAX_READ_CONNECTIONS", "0", "1", "at least 1 and at most 32"),
         ("DATABASE__MAX_READ_CONNECTIONS", "33", "32", "32 requests at once"),
         ("DATABASE__CONNECT_TIMEOUT", "999ms", "1s", "at least 1s and at most 1m"),
-        ("DATABASE__STATEMENT_TIMEOUT", "11m", "10m", "at least 1s and at most 10m"),
-        ("DATABASE__LOCK_TIMEOUT", "30s", "29s", "less than database.statement_timeout = 30s"),
+        ("DATABASE__STATEMENT_TIMEOUT", "11m", "10m", "at least 2s and at most 10m"),
+        ("DATABASE__LOCK_TIMEOUT", "30s", "29s", "below database.statement_timeout, which is 30s"),
         ("DATABASE__LOCK_TIMEOUT", "500ms", "1s", "at least 1s and at most 10m"),
         ("DATABASE__IDLE_IN_TRANSACTION_SESSION_TIMEOUT", "0s", "1s", "at least 1s"),
     ] {
@@ -197,7 +197,7 @@ fn a_value_that_is_nearly_right_is_refused_with_the_expected_form() {
         (
             "DATABASE__STATEMENT_TIMEOUT",
             "5s",
-            "database.lock_timeout = 5s: less than database.statement_timeout = 5s",
+            "database.lock_timeout = 5s: a time below database.statement_timeout, which is 5s",
         ),
     ] {
         let (code, text) = checked(key, value);
