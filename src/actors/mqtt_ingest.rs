@@ -85,6 +85,8 @@ pub struct MqttIngest {
     asked: Option<(u64, DatabaseTimeline)>,
     /// True while this side ends the connection. One that is made in the meantime ends, too.
     leaving: bool,
+    /// True once no other connection follows.
+    ends: bool,
     /// True while the missing connection is being diagnosed.
     diagnosing: bool,
     connecting: Connecting,
@@ -117,6 +119,7 @@ impl MqttIngest {
             newest: 0,
             asked: None,
             leaving: false,
+            ends: false,
             diagnosing: false,
             connecting,
             joining: None,
@@ -284,19 +287,32 @@ impl MqttIngest {
 
     fn reconnect(&mut self, ctx: &mut Context<Self>) {
         let leaving = self.leave();
-        ctx.spawn(leaving.map(|(), ingest, ctx| {
-            ingest.leaving = false;
-            ingest.connect(ctx);
-        }));
+        ctx.spawn(leaving.map(|(), ingest, ctx| ingest.connect_again(ctx)));
     }
 
-    /// Ends the connection, and any that is made in the meantime.
+    /// Connects after an earlier connection was ended. The client may have made one by itself in the
+    /// meantime, when it was asked to end one that was lost already. That one was not used, and is
+    /// ended first.
+    fn connect_again(&mut self, ctx: &mut Context<Self>) {
+        if self.ends {
+            return;
+        }
+        if self.connection.number() > self.newest {
+            return self.reconnect(ctx);
+        }
+        self.leaving = false;
+        self.connect(ctx);
+    }
+
+    /// Ends the connection.
     fn leave(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.is_now(Listening::Disconnected);
         self.connecting.is_down((self.clock)().monotonic);
         self.leaving = true;
-        self.connection.disconnect().into_actor(self).map(|(), ingest, _| {
-            ingest.newest = ingest.newest.max(ingest.connection.number());
+        // One that is made later is not ended by this.
+        let ended = self.connection.number();
+        self.connection.disconnect().into_actor(self).map(move |(), ingest, _| {
+            ingest.newest = ingest.newest.max(ended);
         })
     }
 
@@ -481,6 +497,7 @@ impl Handler<Disconnect> for MqttIngest {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: Disconnect, _: &mut Context<Self>) -> Self::Result {
+        self.ends = true;
         let inbox = self.connection.inbox();
         let leaving = self.leave_the_group().then(|(), ingest, _| ingest.leave());
         Box::pin(leaving.then(move |(), ingest, ctx| {

@@ -81,8 +81,8 @@ pub trait Connection {
         Box::pin(std::future::ready(None))
     }
 
-    /// Disconnects and stops retrying. Resolves when nothing more can arrive and
-    /// everything that has arrived is in the inbox.
+    /// Ends the connection. Resolves when nothing more can arrive by it and everything that has
+    /// arrived is in the inbox. If there is none at this moment, another one may follow by itself.
     fn disconnect(&self) -> LocalBoxFuture<'static, ()>;
 
     /// Finds out why the broker cannot be reached, which takes 20 seconds at most. `None`

@@ -143,6 +143,23 @@ async fn the_one_that_checks_may_be_stopped_for_longer_than_the_timeout() {
     is_stopped_for(true, 10.0).await;
 }
 
+/// Each time it stays out for twice as long, in which its client connects by itself: the session was
+/// ended while it was stopped.
+#[actix_rt::test]
+async fn a_member_that_is_stopped_again_and_again_joins_again_each_time() {
+    let mut scene = scene();
+    let (_, other) = roles(&scene);
+    for times in 1..=3 {
+        scene.some_die(4);
+        scene.instances[other].service.signal("STOP");
+        scene.await_stays(MEMBERS[other], "fenced", times);
+        scene.instances[other].service.signal("CONT");
+        scene.instances[other].await_proving();
+        scene.late += HOLE + 15.0;
+    }
+    assert_well(&mut scene).await;
+}
+
 /// Its threads wait for the database, while its connection to the broker lives and is given
 /// heartbeats: no keep-alive ever ends that.
 #[actix_rt::test]

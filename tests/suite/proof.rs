@@ -133,9 +133,13 @@ async fn a_first_subscription_without_an_answer_leads_to_a_new_connection() {
     scene.until("it disconnects", || scene.broker.goodbyes.borrow().len() == 1).await;
     assert_eq!(scene.listening().await, Listening::Disconnected);
     assert_eq!(scene.broker.connects.borrow().len(), 1, "not before it has disconnected");
-    // A connection that paho makes by itself at this moment ends with the first.
+    // paho goes on connecting by itself if the connection was lost before it was asked to end it.
     scene.connected(2);
     assert_eq!(scene.listening().await, Listening::Disconnected);
+    let goodbye = scene.broker.goodbyes.borrow_mut().pop();
+    goodbye.expect("it disconnects").send(()).expect("it is awaited");
+    scene.until("it ends that, too", || scene.broker.goodbyes.borrow().len() == 1).await;
+    assert_eq!(scene.broker.connects.borrow().len(), 1, "paho would not connect again beside it");
     let goodbye = scene.broker.goodbyes.borrow_mut().pop();
     goodbye.expect("it disconnects").send(()).expect("it is awaited");
     scene.until("it connects again", || scene.broker.connects.borrow().len() == 2).await;

@@ -156,10 +156,7 @@ impl MqttIngest {
     }
 
     fn connect_after(&mut self, pause: Duration, ctx: &mut Context<Self>) {
-        ctx.run_later(pause, |ingest, ctx| {
-            ingest.leaving = false;
-            ingest.connect(ctx);
-        });
+        ctx.run_later(pause, Self::connect_again);
     }
 
     /// Ends the subscription, and proves that everything which came by it has arrived. The
