@@ -46,15 +46,15 @@ impl EndSession for Fencer {
     fn end_session(&self, client_id: &str) -> LocalBoxFuture<'static, Result<(), String>> {
         let create = creation(&self.uri, client_id).finalize();
         let (client, options) = (paho::AsyncClient::new(create), self.options.clone());
+        let uri = self.uri.clone();
         Box::pin(async move {
             let client = client.map_err(|error| setup(error).to_string())?;
             let connecting = tokio::time::timeout(2 * PATIENCE, client.connect(options));
             match connecting.await {
                 Ok(Ok(_accepted)) => (),
                 Ok(Err(error)) => {
-                    return Err(
-                        not_connected(&error, Of::Service).unwrap_or_else(|| failed(&error))
-                    );
+                    return Err(not_connected(&error, Of::Service)
+                        .unwrap_or_else(|| format!("{uri}: {}", failed(&error))));
                 }
                 Err(_elapsed) => return Err("no answer from the broker".to_owned()),
             }

@@ -54,6 +54,33 @@ fn a_connection_that_is_lost_is_made_again_after_a_second_or_two() {
     assert!(waits.iter().any(|wait| *wait < 5 * second / 2), "{waits:?}");
 }
 
+#[test]
+fn clients_that_are_given_up_as_they_are_refused_block_no_other() {
+    let refusing = Listener::start();
+    let port = refusing.port();
+    let (done, is_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in 0..ATTEMPTS {
+            let mut peer = refusing.accept_without_answer();
+            // Bad user name or password.
+            let _gone = peer.write_all(&[0x20, 3, 0, 0x86, 0]);
+        }
+    });
+    std::thread::spawn(move || {
+        for number in 0..ATTEMPTS {
+            let client = client_of(port, &format!("refused-{number}"));
+            let connecting = client.connect(paho::ConnectOptionsBuilder::new_v5().finalize());
+            assert!(futures::executor::block_on(connecting).is_err(), "it is refused");
+            drop(client);
+        }
+        let _ = done.send(());
+    });
+    is_done.recv_timeout(6 * SOON).expect("each client is destroyed, and the next one made");
+}
+
+/// The number of refused clients of which one was destroyed in a callback, each time it was tried.
+const ATTEMPTS: usize = 300;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// The end of a broker that only lets clients in.
@@ -64,28 +91,37 @@ impl Listener {
         Self(TcpListener::bind(("127.0.0.1", 0)).expect("a free port"))
     }
 
+    fn port(&self) -> u16 {
+        self.0.local_addr().expect("it is bound").port()
+    }
+
     fn client(&self, id: &str) -> paho::AsyncClient {
-        let port = self.0.local_addr().expect("it is bound").port();
-        let options = paho::CreateOptionsBuilder::new()
-            .server_uri(format!("mqtt://127.0.0.1:{port}"))
-            .client_id(id)
-            .persistence(None)
-            .finalize();
-        paho::AsyncClient::new(options).expect("a client")
+        client_of(self.port(), id)
     }
 
     /// Waits for a client, and lets it in.
     fn accept(&self) -> TcpStream {
-        let (peer, _) = self.0.accept().expect("a client connects");
-        answer_connect(peer)
+        let mut peer = self.accept_without_answer();
+        peer.write_all(&[0x20, 2, 0, 0]).expect("the client takes it");
+        peer
+    }
+
+    /// Waits for a client and its CONNECT.
+    fn accept_without_answer(&self) -> TcpStream {
+        let (mut peer, _) = self.0.accept().expect("a client connects");
+        let mut connect = [0; 2];
+        peer.read_exact(&mut connect).expect("a CONNECT");
+        let mut rest = vec![0; usize::from(connect[1])];
+        peer.read_exact(&mut rest).expect("all of it");
+        peer
     }
 }
 
-fn answer_connect(mut peer: TcpStream) -> TcpStream {
-    let mut connect = [0; 2];
-    peer.read_exact(&mut connect).expect("a CONNECT");
-    let mut rest = vec![0; usize::from(connect[1])];
-    peer.read_exact(&mut rest).expect("all of it");
-    peer.write_all(&[0x20, 2, 0, 0]).expect("the client takes it");
-    peer
+fn client_of(port: u16, id: &str) -> paho::AsyncClient {
+    let options = paho::CreateOptionsBuilder::new()
+        .server_uri(format!("mqtt://127.0.0.1:{port}"))
+        .client_id(id)
+        .persistence(None)
+        .finalize();
+    paho::AsyncClient::new(options).expect("a client")
 }

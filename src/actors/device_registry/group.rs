@@ -4,7 +4,7 @@
 //! which a check reads from the database. The active one checks and delivers; correctness
 //! does not rest on who that is. A member that was taken out of the group is as one that crashed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::domain::{
     ClockOffset, Coverage, DatabaseTimeline, GapCause, Happening, Judge, Saved, Subscription,
 };
 use crate::duration::human;
+use crate::logging::outage::{Mention, Outage};
 use crate::mqtt::EndSession;
 use crate::store::{DeviceStore, JoinedGroup, StoreError};
 
@@ -88,6 +89,8 @@ pub(super) struct Group {
     pub(super) unsubscribed_at: Option<DateTime<Utc>>,
     /// The members that are being taken out of the group.
     fencing: BTreeSet<i64>,
+    /// The members that have stopped and could not be taken out of it.
+    unfenced: BTreeMap<i64, Option<Outage>>,
     /// The members that have stopped and must not be taken out by this one.
     left_in: BTreeSet<i64>,
     /// The end of the time whose gaps are known.
@@ -107,6 +110,7 @@ impl Group {
             stay: None,
             unsubscribed_at: None,
             fencing: BTreeSet::new(),
+            unfenced: BTreeMap::new(),
             left_in: BTreeSet::new(),
             known_until: None,
         }
@@ -270,6 +274,10 @@ impl DeviceRegistry {
     /// Takes members out of the group that have stopped, and warns of those that this instance must
     /// not take out.
     pub(super) fn mind_the_stuck(&mut self, stuck: Vec<Stuck>, ctx: &mut Context<Self>) {
+        if let Some(group) = &mut self.part.group {
+            let is_stuck = |id: &i64| stuck.iter().any(|stuck| stuck.peer.id == *id);
+            group.unfenced.retain(|id, _| is_stuck(id));
+        }
         let fences = self.shared.settings.fences;
         let (stuck, left_in): (Vec<_>, Vec<_>) =
             stuck.into_iter().partition(|stuck| fences || !stuck.has_session);
@@ -319,27 +327,40 @@ impl DeviceRegistry {
     }
 
     fn fenced(&mut self, peer: &Peer, ended: Result<bool, FenceError>) {
-        if let Some(group) = &mut self.part.group {
-            group.fencing.remove(&peer.id);
-        }
+        let Some(group) = &mut self.part.group else { return };
+        group.fencing.remove(&peer.id);
         let (listener, instance) = (peer.id, peer.instance.as_str());
-        match ended {
-            Ok(true) => {
-                self.shared.metrics.fenced();
-                warn!(
-                    target: TARGET, listener, instance;
-                    "took a member out of the group, because it had stopped; what it had \
-                     received and not written is lost, and that time does not count"
-                );
+        let error = match ended {
+            Err(error) => error,
+            Ok(is_out) => {
+                group.unfenced.remove(&peer.id);
+                // If not, it has moved since, or another member was faster.
+                if is_out {
+                    self.took_out(peer);
+                }
+                return;
             }
-            // It has moved since, or another member was faster.
-            Ok(false) => (),
-            Err(error) => warn!(
+        };
+        let (now, why) = ((self.part.clock)().monotonic, error.to_string());
+        let unfenced = group.unfenced.entry(peer.id).or_default();
+        if let Mention::Begins | Mention::GoesOn(_) = Outage::note(unfenced, now, why) {
+            warn!(
                 target: TARGET, listener, instance;
                 "a member has stopped and cannot be taken out of the group, so no silence \
                  counts: {error}"
-            ),
+            );
         }
+    }
+
+    /// Says that a member was taken out of the group.
+    fn took_out(&self, peer: &Peer) {
+        let (listener, instance) = (peer.id, peer.instance.as_str());
+        self.shared.metrics.fenced();
+        warn!(
+            target: TARGET, listener, instance;
+            "took a member out of the group, because it had stopped; what it had received and not \
+             written is lost, and that time does not count"
+        );
     }
 
     /// Takes in what all members have listened to together, for people and for the metrics.
@@ -378,7 +399,10 @@ impl DeviceRegistry {
 /// The reason why a member could not be taken out of the group.
 #[derive(Debug, thiserror::Error)]
 enum FenceError {
-    #[error("its session at the broker could not be ended: {0}")]
+    #[error(
+        "its session at the broker could not be ended by connecting as it does: {0}; for a broker that \
+         binds client identifiers to users or certificates set mqtt.fence = \"none\""
+    )]
     Broker(String),
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -50,11 +50,13 @@ use {
     std::{
         ffi::CStr,
         future::Future,
+        mem,
         os::raw::c_void,
         pin::Pin,
         ptr,
-        sync::{Arc, Mutex},
+        sync::{mpsc, Arc, Mutex, OnceLock},
         task::{Context, Poll, Waker},
+        thread,
         time::Duration,
     },
 };
@@ -117,6 +119,26 @@ impl From<Error> for TokenData {
             ..Self::default()
         }
     }
+}
+
+/// Drops a token that the C library is done with, on a thread of its own.
+///
+/// It may hold the last reference to its client, and then dropping it destroys the client. That takes
+/// the lock of the C library, which the thread that calls back may hold.
+fn release(tok: Token) {
+    static RELEASED: OnceLock<Option<mpsc::Sender<Token>>> = OnceLock::new();
+    let released = RELEASED.get_or_init(|| {
+        let (sender, receiver) = mpsc::channel::<Token>();
+        let thread = thread::Builder::new().name("mqtt-release".to_owned());
+        let spawned = thread.spawn(move || receiver.into_iter().for_each(drop));
+        spawned.ok().map(|_| sender)
+    });
+    let unsent = match released {
+        Some(released) => released.send(tok).err().map(|unsent| unsent.0),
+        None => Some(tok),
+    };
+    // A client that is never destroyed harms less than one that is destroyed here.
+    mem::forget(unsent);
 }
 
 /////////////////////////////////////////////////////////////////////////////
@@ -218,6 +240,7 @@ impl TokenInner {
             false => (*rsp).token as u16,
         };
         tok.inner.on_complete(msgid, 0, None, rsp);
+        release(tok);
     }
 
     // Callback from the C library when an MQTT v3.x operation fails.
@@ -250,6 +273,7 @@ impl TokenInner {
         }
 
         tok.inner.on_complete(msgid, rc, err_msg, ptr::null_mut());
+        release(tok);
     }
 
     // Callback from the C library for when an MQTT v5 async operation succeeds.
@@ -287,6 +311,7 @@ impl TokenInner {
         }
 
         tok.inner.on_complete5(msgid, 0, Ok(rsp));
+        release(tok);
     }
 
     // Callback from the C library when an MQTT v5 async operation fails.
@@ -346,6 +371,7 @@ impl TokenInner {
         };
 
         tok.inner.on_complete5(msgid, rc, err);
+        release(tok);
     }
 
     // Callback function to update the token when the action completes.
