@@ -107,7 +107,7 @@ impl Client {
             echo_topic: echo_topic.clone(),
             clock,
             metrics,
-            strange: LineBudget::new("mqtt_ingest", "foreign messages on the echo topic"),
+            strange: super::foreign_echoes("foreign messages on the echo topic"),
         };
         listen(&paho, &inbox, &connections, receiver);
         let qos = Arc::new(AtomicU8::new(config.qos.into()));

@@ -18,7 +18,10 @@ pub use connection::{ClientError, Connection, Granted};
 pub use fencer::{EndSession, Fencer};
 pub(crate) use publisher::Publisher;
 
+use std::time::Duration;
+
 use crate::domain::{EchoIgnored, EchoToken};
+use crate::logging::line_budget::LineBudget;
 
 /// The number of files that the client has open: its connection, paho's waker, and the
 /// probe that diagnoses a failed connection.
@@ -39,11 +42,17 @@ pub fn random_token() -> std::io::Result<EchoToken> {
     Ok(EchoToken::new(u128::from_ne_bytes(bits)))
 }
 
+/// The budget of warnings of [`warn_of_foreign_echo`]. Another instance may publish an echo every few
+/// seconds for ever.
+pub(crate) fn foreign_echoes(kind: &'static str) -> LineBudget {
+    LineBudget::of("mqtt_ingest", kind, 1, Duration::from_secs(60))
+}
+
 /// Warns that another client publishes to the echo topic.
 pub(crate) fn warn_of_foreign_echo(topic: &str, why: EchoIgnored) {
     log::warn!(
         target: "mqtt_ingest", topic, reason = why.as_str();
-        "ignored an echo that is not this service's: another client publishes to its echo topic, \
-         which only this service should be allowed to do"
+        "ignored an echo that is not this service's: another client publishes to its echo topic. \
+         Another instance needs an mqtt.echo_topic of its own, and nobody else should be allowed to"
     );
 }

@@ -62,7 +62,7 @@ impl Echoes {
             missing: None,
             incomplete: false,
             settle: TimeDelta::zero(),
-            foreign: LineBudget::new(TARGET, "echoes that are not ours"),
+            foreign: mqtt::foreign_echoes("echoes that are not ours"),
         }
     }
 
