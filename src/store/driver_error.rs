@@ -98,10 +98,17 @@ pub(super) fn is_busy(error: &DbErr) -> bool {
 }
 
 /// The innermost cause, which every layer above repeats. Of a failed TLS handshake it is the
-/// reason, which OpenSSL's own error lacks.
+/// reason, which OpenSSL's own error lacks; of PostgreSQL it is the message without the line of the
+/// server's source.
 pub(super) fn root(error: &DbErr) -> String {
-    if let Some(sqlx::Error::Tls(why)) = driver_error(error) {
-        return format!("TLS: {}", tls_reason(&why.to_string()));
+    match driver_error(error) {
+        Some(sqlx::Error::Tls(why)) => return format!("TLS: {}", tls_reason(&why.to_string())),
+        Some(sqlx::Error::Database(why))
+            if why.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() =>
+        {
+            return why.message().to_owned();
+        }
+        _ => (),
     }
     let mut root: &dyn std::error::Error = error;
     while let Some(source) = root.source() {

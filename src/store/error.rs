@@ -6,7 +6,7 @@ use std::time::Duration;
 use sea_orm::DbErr;
 
 use super::driver_error::{refuses_data, root};
-use super::exclusive::{Clash, Holder, shown};
+use super::exclusive::{Clash, Holder, HoldingSession, shown};
 use super::hint::{self, POOLER};
 use crate::secrets::{DatabaseUrl, InvalidUrl};
 
@@ -73,6 +73,18 @@ pub enum StoreError {
         url: DatabaseUrl,
         /// The other service, if it is known.
         holder: Option<Holder>,
+    },
+    /// Another process has the lock of a database that has no tables.
+    #[error(
+        "another process has the lock of the database {url}{}, which has no tables of heartbeatd: if \
+         the database was dropped while a heartbeatd was running, end that one",
+        session.as_ref().map(|session| format!(" ({session})")).unwrap_or_default()
+    )]
+    LockedWithoutSchema {
+        /// The database; shows no password.
+        url: DatabaseUrl,
+        /// The session with the lock, if it is known.
+        session: Option<HoldingSession>,
     },
     /// Another service uses the same file under another name.
     #[error(

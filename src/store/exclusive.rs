@@ -25,6 +25,7 @@ pub(super) use self::configured::read_subscription;
 pub use self::configured::{Clash, LeftLately};
 use self::fence::{Ended, Fence};
 pub use self::holder::Holder;
+pub use self::holder::HoldingSession;
 pub(super) use self::holder::shown;
 pub use self::listener::{Beat, JoinedGroup, Listener, Member};
 use self::lock::{Lock, Refused};
@@ -143,7 +144,10 @@ impl DeviceStore {
         while lock.is_none() && store.is_active(member).await? && waiting.a_moment().await {
             lock = Lock::attempt(&database).await?.ok();
         }
-        store.await_namesakes(member, lock.is_some()).await?;
+        let was_free = lock.is_some();
+        // The active one needs it now, or others that start take it for gone.
+        drop(lock);
+        store.await_namesakes(member, was_free).await?;
         store.exclusive = Some(Arc::new(Exclusive {
             fence: Fence::standing_by(),
             lock: Mutex::new(None),
@@ -205,9 +209,18 @@ impl DeviceStore {
                     newest = Some(found);
                     waiting = lock::Waiting::for_a_schema();
                 }
-                Err(StoreError::Unusable(Unusable::Older { .. } | Unusable::NoSchema { .. })) => {
+                Err(StoreError::Unusable(
+                    why @ (Unusable::Older { .. } | Unusable::NoSchema { .. }),
+                )) => {
                     if !waiting.a_moment().await {
-                        return Err(StoreError::InUse { url: database.url.clone(), holder });
+                        let url = database.url.clone();
+                        return Err(match why {
+                            Unusable::NoSchema { .. } => StoreError::LockedWithoutSchema {
+                                url,
+                                session: lock::holding_session(database).await,
+                            },
+                            _ => StoreError::InUse { url, holder },
+                        });
                     }
                 }
                 Err(error) => return Err(error),

@@ -67,7 +67,12 @@ const NOT_POSTGRESQL: &str = "; what answers there is not PostgreSQL: database.u
 /// The remedy for a server that answers too late or not at all.
 const NOBODY_ANSWERS: &str = "; nothing has answered within database.connect_timeout, or all connections \
                               were taken: are host and port of database.url right, does a firewall let \
-                              it through, and is the server overloaded?";
+                              it through, is the server overloaded or full (max_connections), and is \
+                              PgBouncer's default_pool_size large enough?";
+
+/// The remedy for a database whose tables are gone while the service runs.
+const NO_TABLES: &str = "; heartbeatd's tables are not there any more: if the database is being restored, \
+                         this service goes on once they are back; to have them created anew, restart it";
 
 /// True if a URL names files for TLS.
 fn names_files(url: &str) -> bool {
@@ -139,6 +144,7 @@ pub(super) fn on_statement(error: &DbErr) -> &'static str {
         () if text.contains("attempt to write a readonly database") => NOT_WRITABLE,
         () if text.contains("in a read-only transaction") => STANDBY,
         () if text.contains("pool timed out") => NOBODY_ANSWERS,
+        () if text.contains("relation \"") && text.contains("\" does not exist") => NO_TABLES,
         () => "",
     }
 }

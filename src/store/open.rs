@@ -103,8 +103,9 @@ impl Origin {
                 Ok((db, origin))
             }
             Err(error) => {
-                // An error of closing would say less than this one.
-                let _ = db.close().await;
+                // An error of closing would say less than this one. It waits for connections that
+                // are being made, of which a pooler without room gets none done.
+                let _ = tokio::time::timeout(limits.connect, db.close()).await;
                 Err(error)
             }
         }

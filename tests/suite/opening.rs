@@ -396,6 +396,27 @@ fn pgbouncer_in_session_mode_works() {
     assert_eq!(second.await_exit(), Some(78));
 }
 
+#[test]
+fn a_pgbouncer_that_is_too_small_for_another_instance_is_named_by_that_one() {
+    let broker = Mosquitto::start();
+    // An instance takes seven.
+    let pooler = PgBouncer::start_with("session", "default_pool_size = 9");
+    let database = TestDatabase::postgres();
+    let place = |name| {
+        let place = Place::new().with("MQTT__URL", &broker.url()).with("MQTT__CLIENT_ID", name);
+        place
+            .with("DATABASE__URL", &pooler.url(&database.url))
+            .with("DATABASE__CONNECT_TIMEOUT", "1s")
+    };
+    let first = place("hall-a").start();
+    first.await_listening();
+    let mut second = place("hall-b").start();
+    assert_eq!(second.await_exit(), Some(69));
+    second.await_words("ERROR heartbeatd", &["pool timed out", "default_pool_size"]);
+    let summary = first.metric("heartbeatd_listening");
+    assert!((summary - 1.0).abs() < f64::EPSILON, "the first one goes on");
+}
+
 /// The open descriptors of a process.
 fn descriptors(process: u32) -> Vec<u64> {
     let folder = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs");

@@ -717,6 +717,27 @@ async fn a_second_process_of_the_same_name_ends_with_78_before_it_connects() {
     scene.await_listeners(&["hall-a active"]);
 }
 
+/// One that starts has the lock of the database for a moment, and the active one tries to get it.
+#[actix_rt::test]
+async fn a_second_process_of_an_active_one_that_began_beside_another_ends_with_78() {
+    let mut scene = Scene::of(&PAIR);
+    for instance in &mut scene.instances {
+        instance.service.signal("KILL");
+        instance.service.await_exit();
+    }
+    let_pass(Duration::from_secs_f64(TIMEOUT));
+    scene.instances[0].restart();
+    scene.instances[1].restart();
+    let active = scene.await_active(&[0, 1]);
+    let mut second = scene.instances[active].place.start();
+    let code = second.await_exit();
+    let log = second.log().join("\n");
+    assert_eq!(code, Some(78), "{log}");
+    assert!(!log.contains("mqtt_ingest"), "it has connected: {log}");
+    let service = &mut scene.instances[active].service;
+    assert!(matches!(service.process.0.try_wait(), Ok(None)), "the first one has ended");
+}
+
 /// Two units that were started by mistake: at the same moment, on a database without a table.
 #[actix_rt::test]
 async fn of_two_that_start_at_the_same_moment_one_stands_by() {

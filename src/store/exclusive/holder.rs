@@ -22,6 +22,23 @@ pub struct Holder {
     pub since: DateTime<Utc>,
 }
 
+/// A session of PostgreSQL that has the lock of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldingSession {
+    /// The process of the server.
+    pub pid: i32,
+    /// The address of its client; `None` if that came through a socket of the server's machine.
+    pub address: Option<String>,
+}
+
+impl fmt::Display for HoldingSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, address } = self;
+        let address = address.as_deref().unwrap_or("the server's own machine");
+        write!(f, "process {pid} of the server, for a client at {address}")
+    }
+}
+
 /// The columns from which a holder is read.
 pub(super) const COLUMNS: &str = "host, pid, started_at";
 

@@ -16,7 +16,7 @@ use sea_orm::sqlx::{self, ConnectOptions, Connection, Row};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::holder::{self, Holder};
+use super::holder::{self, Holder, HoldingSession};
 use crate::config::DatabaseConfig;
 use crate::store::driver_error::{connection_error, unopened};
 use crate::store::file::{self, PRIVATE};
@@ -34,8 +34,13 @@ const SCHEMA_PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two attempts to lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
-/// The interval at which the session with the lock is checked.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// The interval at which the session with the lock is checked, and made anew when it has ended. While
+/// there is none, another process of the same name does not see that this one lives.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval at which an instance that writes tries to take the lock from whoever has it: a
+/// service that starts, or one that has stopped.
+const PURSUIT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The time within which that session must answer.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
@@ -208,16 +213,26 @@ async fn keep(configured: DatabaseConfig, mut session: PgConnection) {
 
 /// Takes the lock in a new session once nobody has it.
 async fn lock_as_soon_as_possible(database: &DatabaseConfig) -> PgConnection {
-    let patience = Limits::of(database).connect;
     loop {
-        match timeout(patience, lock_session(database)).await {
-            Ok(Ok(Ok(session))) => return session,
-            // Perhaps by our own session, which the server believes to be alive.
-            Ok(Ok(Err(_held))) => log::debug!("the database's lock is held"),
-            Ok(Err(error)) => log::debug!("cannot lock the database: {error}"),
-            Err(_elapsed) => log::debug!("cannot lock the database: no answer"),
+        match lock_in_one_session(database).await {
+            Ok(session) => return session,
+            Err(error) => log::debug!("cannot lock the database: {error}"),
         }
         sleep(PROBE_INTERVAL).await;
+    }
+}
+
+/// Takes the lock in a new session once nobody has it. It may be held by our own session, which the
+/// server believes to be alive.
+async fn lock_in_one_session(database: &DatabaseConfig) -> Result<PgConnection, sqlx::Error> {
+    let connecting = timeout(Limits::of(database).connect, session_without_lock(database));
+    let mut session = connecting.await.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
+    loop {
+        let attempt = timeout(PROBE_PATIENCE, try_lock(&mut session)).await;
+        if attempt.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?? {
+            return Ok(session);
+        }
+        sleep(PURSUIT_INTERVAL).await;
     }
 }
 
@@ -278,23 +293,57 @@ fn lock_database(path: &Path) -> io::Result<Result<Option<File>, ()>> {
 async fn lock_session(
     database: &DatabaseConfig,
 ) -> Result<Result<PgConnection, Option<Holder>>, sqlx::Error> {
-    let options = PgConnectOptions::from_str(database.url.reveal())?;
-    let options = postgres_options(options, "heartbeatd lock").disable_statement_logging();
-    let connecting = timeout(Limits::of(database).connect, options.connect()).await;
-    let mut session = connecting.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
-    // The server notices within 25 s if the machine of this process is gone.
-    let keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
-                      SET tcp_keepalives_count = 3";
-    sqlx::raw_sql(keepalives).execute(&mut session).await?;
-    let lock = format!("SELECT pg_try_advisory_lock({LOCK_KEY}, hashtext(current_schema()))");
-    let row = sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).fetch_one(&mut session).await?;
-    if row.try_get(0)? {
+    let locking = timeout(Limits::of(database).connect, async {
+        let mut session = session_without_lock(database).await?;
+        let is_locked = try_lock(&mut session).await?;
+        Ok::<_, sqlx::Error>((session, is_locked))
+    });
+    let (mut session, is_locked) =
+        locking.await.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
+    if is_locked {
         return Ok(Ok(session));
     }
     let holder = read_holder(&mut session).await.ok();
     // The session is not needed any more.
     let _ = session.close().await;
     Ok(Err(holder))
+}
+
+async fn session_without_lock(database: &DatabaseConfig) -> Result<PgConnection, sqlx::Error> {
+    let options = PgConnectOptions::from_str(database.url.reveal())?;
+    let options = postgres_options(options, "heartbeatd lock").disable_statement_logging();
+    let mut session = options.connect().await?;
+    // The server notices within 25 s if the machine of this process is gone.
+    let keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
+                      SET tcp_keepalives_count = 3";
+    sqlx::raw_sql(keepalives).execute(&mut session).await?;
+    Ok(session)
+}
+
+/// Takes the lock for a session. False if another one has it.
+async fn try_lock(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let lock = format!("SELECT pg_try_advisory_lock({LOCK_KEY}, hashtext(current_schema()))");
+    let row = sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).fetch_one(session).await?;
+    row.try_get(0)
+}
+
+/// The session that has the lock of a database without tables, in which no service is noted.
+pub(super) async fn holding_session(database: &DatabaseConfig) -> Option<HoldingSession> {
+    let sql = format!(
+        "SELECT pg_stat_activity.pid, host(client_addr) AS address \
+         FROM pg_locks JOIN pg_stat_activity USING (pid) \
+         WHERE locktype = 'advisory' AND granted AND database = \
+             (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND classid = {LOCK_KEY} AND objid = (hashtext(current_schema())::bigint & 4294967295)::oid"
+    );
+    let asking = timeout(Limits::of(database).connect, async {
+        let mut session = session_without_lock(database).await.ok()?;
+        let row = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_one(&mut session).await.ok()?;
+        let _ = session.close().await;
+        Some(row)
+    });
+    let row = asking.await.ok()??;
+    Some(HoldingSession { pid: row.try_get("pid").ok()?, address: row.try_get("address").ok()? })
 }
 
 async fn read_holder(session: &mut PgConnection) -> Result<Holder, sqlx::Error> {

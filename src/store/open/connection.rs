@@ -42,7 +42,7 @@ pub(super) fn connect_options(
         .map_sqlx_sqlite_opts(move |sqlite| sqlite_options(sqlite, mode))
         .map_sqlx_postgres_opts(|postgres| postgres_options(postgres, "heartbeatd"))
         .map_sqlx_postgres_pool_opts(move |pool| {
-            prepare_sessions(pool, settings(limits).to_vec(), timelines.clone())
+            prepare_sessions(pool, settings(limits).to_vec(), limits.connect, timelines.clone())
         });
     options
 }
@@ -95,16 +95,18 @@ pub(super) fn reading_options(
                 ("default_transaction_read_only", "on".to_owned()),
             ];
             let settings = settings(limits).into_iter().chain(reading).collect();
-            prepare_sessions(pool, settings, timelines.clone())
+            prepare_sessions(pool, settings, limits.connect, timelines.clone())
         });
     options
 }
 
 /// Sets `settings` in each new session, by statements, because PgBouncer refuses them as
-/// parameters of the connection, and asks for its timeline.
+/// parameters of the connection, and asks for its timeline. A pooler accepts a connection for which
+/// it has no session yet, and answers none of that, so it has to be done within `patience`.
 fn prepare_sessions(
     pool: PgPoolOptions,
     settings: Vec<(&'static str, String)>,
+    patience: Duration,
     timelines: Timelines,
 ) -> PgPoolOptions {
     let set = settings.into_iter().map(|(name, value)| format!("SET {name} = '{value}'"));
@@ -112,8 +114,11 @@ fn prepare_sessions(
     pool.after_connect(move |connection, _| {
         let (set, timelines) = (sqlx::AssertSqlSafe(set.clone()), timelines.clone());
         Box::pin(async move {
-            sqlx::raw_sql(set).execute(&mut *connection).await?;
-            timelines.ask(connection).await
+            let preparing = tokio::time::timeout(patience, async {
+                sqlx::raw_sql(set).execute(&mut *connection).await?;
+                timelines.ask(connection).await
+            });
+            preparing.await.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?
         })
     })
 }

@@ -19,13 +19,18 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts a PgBouncer with this `pool_mode` and otherwise its defaults.
     pub fn start(pool_mode: &str) -> Self {
+        Self::start_with(pool_mode, "")
+    }
+
+    /// The same with more lines in its configuration.
+    pub fn start_with(pool_mode: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (port, server) = (free_port(), PostgreSql::shared().port());
         let config = folder.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={server} user=postgres\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = any\npool_mode = {pool_mode}\n"
+             auth_type = any\npool_mode = {pool_mode}\n{more}\n"
         );
         std::fs::write(&config, text).expect("a file");
         let pgbouncer = program("pgbouncer", "pgbouncer", &["/usr/sbin", "/usr/local/sbin"]);
