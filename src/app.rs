@@ -197,9 +197,14 @@ impl AppBuilder {
         needed_files(&config).check()?;
         let metrics = Arc::new(Metrics::new().with_refusals(receiver::refusal_labels()));
         let timeout = config.heartbeat.timeout.get();
-        let board = Arc::new(Board::new(config.mqtt.confirm_interval(), timeout));
-
         let settings = device_registry::Settings::from(&config);
+        let board = Board::new(config.mqtt.confirm_interval(), timeout);
+        let board = Arc::new(board.proving_after(match config.mqtt.share_group {
+            // By what all members have saved, as a look finds it.
+            Some(_) => settings.proving_after() + settings.look_interval,
+            None => settings.settle,
+        }));
+
         let store = if config.may_be_several() {
             DeviceStore::open_standby(&config.database, &settings.member()).await?
         } else {
@@ -258,8 +263,9 @@ impl AppBuilder {
             move || {
                 let ingest = MqttIngest::new(Box::new(client), registry, interval, clock, metrics)
                     .with_board(board)
-                    .with_entries(timeout);
-                if in_a_group { ingest.in_a_group(settle) } else { ingest }
+                    .with_entries(timeout)
+                    .settling(settle);
+                if in_a_group { ingest.in_a_group() } else { ingest }
             }
         });
         let sinks = sinks(sink, recoveries);

@@ -156,6 +156,17 @@ impl Board {
         }
     }
 
+    /// The same board, of a service whose proofs come this much later than its echoes.
+    #[must_use]
+    pub fn proving_after(self, time: Duration) -> Self {
+        let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+        {
+            let missing_after = &mut self.facts.lock().missing_after;
+            *missing_after = missing_after.checked_add(&time).unwrap_or(TimeDelta::MAX);
+        }
+        self
+    }
+
     /// Everything that is known at `now`.
     pub fn snapshot(&self, now: Reading) -> Snapshot {
         let facts = self.facts.lock().clone();
@@ -515,6 +526,18 @@ mod tests {
             Board::new(Duration::from_secs(5), Duration::from_secs(180)),
             Clock { began: Instant::now() },
         )
+    }
+
+    #[test]
+    fn a_proof_that_comes_late_by_design_is_missing_later() {
+        let (board, clock) = board();
+        let board = board.proving_after(Duration::from_secs(3));
+        board.change(|facts| facts.broker(Ok(()), true));
+        board.change(|facts| facts.proven(Some(clock.at(4).wall), None));
+        assert_eq!(board.state(clock.at(27)).state, ServiceState::Listening);
+        assert_eq!(board.provable_from(clock.at(27)), Some(clock.at(4).wall));
+        assert_eq!(board.state(clock.at(28)).state, ServiceState::Unproven);
+        assert_eq!(board.provable_from(clock.at(28)), None);
     }
 
     #[test]

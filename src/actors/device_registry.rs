@@ -196,6 +196,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The time between an echo that has come back and its proof in the database.
+    pub fn proving_after(&self) -> Duration {
+        self.settle + self.flush_interval.min(self.look_interval)
+    }
+
     /// The listener that this process is.
     pub fn member(&self) -> Member {
         Member {

@@ -135,11 +135,17 @@ impl MqttIngest {
         self
     }
 
-    /// The same ingest, of a member of a group. A heartbeat may come `settle` later than the echo
-    /// that was published after it.
+    /// The same ingest, of a member of a group.
     #[must_use]
-    pub fn in_a_group(mut self, settle: Duration) -> Self {
+    pub fn in_a_group(mut self) -> Self {
         self.joining = Some(Joining::default());
+        self
+    }
+
+    /// The same ingest at a broker by which a heartbeat may come `settle` later than the echo that was
+    /// published after it.
+    #[must_use]
+    pub fn settling(mut self, settle: Duration) -> Self {
         self.echoes.settle_for(settle);
         self
     }

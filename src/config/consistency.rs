@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::values::{MAX_MQTT_BYTES, is_unseen};
-use super::{Config, ConfigError, EmbeddedConfig, HttpConfig, MqttConfig, Secret};
+use super::{Config, ConfigError, EmbeddedConfig, HttpConfig, MqttConfig, MqttVersion, Secret};
 use crate::domain::device_id::{RESERVED_PREFIX, is_reserved};
 use crate::secrets::HIDDEN;
 
@@ -29,7 +29,7 @@ impl Config {
 impl Config {
     /// Members of a group find out by the database and by their echoes what all of them have heard.
     fn validate_group(&self) -> Result<(), ConfigError> {
-        let MqttConfig { share_group, url, echo_interval, .. } = &self.mqtt;
+        let MqttConfig { share_group, url, version, echo_interval, .. } = &self.mqtt;
         let Some(group) = share_group else { return Ok(()) };
         let needs = |valid, expected: &str| {
             check("mqtt.share_group", format!("{group:?}"), valid, expected)
@@ -37,6 +37,11 @@ impl Config {
         needs(
             url.is_some(),
             "unset, or mqtt.url set to a broker: the embedded one has no other clients",
+        )?;
+        needs(
+            *version == MqttVersion::V5,
+            "unset, or mqtt.version = \"5\": a broker of MQTT 3.1.1 may know no shared \
+             subscriptions, grants one that brings nothing, and cannot say so",
         )?;
         needs(
             echo_interval.is_some(),

@@ -49,6 +49,11 @@ pub(super) fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
+/// True if PostgreSQL has refused to wait for a lock.
+pub(super) fn is_locked(error: &DbErr) -> bool {
+    code(error).is_some_and(|code| code == "55P03")
+}
+
 /// The database's own code, if the error comes from the database.
 fn code(error: &DbErr) -> Option<Cow<'_, str>> {
     driver_error(error)?.as_database_error()?.code()

@@ -17,6 +17,7 @@ use heartbeatd::actors::device_registry::{
     DeviceRegistry, Found, JoinError, JoinGroup, Settings, StayEnded,
 };
 use heartbeatd::clock::{Reading, system_clock};
+use heartbeatd::domain::{Gap, GapCause};
 use heartbeatd::metrics::Metrics;
 use heartbeatd::mqtt::EndSession;
 use publishers::RawClient;
@@ -141,6 +142,34 @@ async fn a_member_that_is_stopped_for_longer_than_the_timeout_takes_no_device_of
 #[actix_rt::test]
 async fn the_one_that_checks_may_be_stopped_for_longer_than_the_timeout() {
     is_stopped_for(true, 10.0).await;
+}
+
+/// What it hears in its new stay is not stale: it has a connection of its own.
+#[actix_rt::test]
+async fn a_member_that_joins_again_makes_no_second_hole() {
+    let mut scene = scene();
+    let (_, other) = roles(&scene);
+    let member = &mut scene.instances[other];
+    member.place = std::mem::replace(&mut member.place, Place::new()).with("MQTT__SETTLE", "1s");
+    member.service.signal("TERM");
+    member.restart();
+    member.await_proving();
+    scene.some_die(4);
+    scene.instances[other].service.signal("STOP");
+    scene.await_stays(MEMBERS[other], "fenced", 1);
+    let goes_on = system_clock().wall;
+    scene.instances[other].service.signal("CONT");
+    scene.instances[other].await_proving();
+    scene.late += HOLE + 15.0;
+    assert_well(&mut scene).await;
+    // After its stop it listens from its first echo on.
+    let is_hole = |gap: &Gap| {
+        gap.cause == Some(GapCause::NotRunning)
+            && gap.interval.until > goes_on
+            && gap.interval.length() > TimeDelta::milliseconds(500)
+    };
+    let holes: Vec<_> = scene.blind().await.into_iter().filter(is_hole).collect();
+    assert!(holes.is_empty(), "{holes:?}");
 }
 
 /// Each time it stays out for twice as long, in which its client connects by itself: the session was
@@ -516,6 +545,10 @@ async fn a_group_needs_an_external_broker_echoes_and_a_shared_database() {
                 .with("DATABASE__URL", &postgres.url)
                 .with("MQTT__ECHO_INTERVAL", "0s"),
             "mqtt.echo_interval above 0s",
+        ),
+        (
+            external(place()).with("DATABASE__URL", &postgres.url).with("MQTT__VERSION", "3.1.1"),
+            "mqtt.version = \"5\"",
         ),
     ] {
         let refused = place.run(&["check-config"]);

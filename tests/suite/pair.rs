@@ -717,6 +717,19 @@ async fn a_second_process_of_the_same_name_ends_with_78_before_it_connects() {
     scene.await_listeners(&["hall-a active"]);
 }
 
+/// Both would wait for it, and each would take over from the other.
+#[actix_rt::test]
+async fn nobody_takes_over_while_a_table_is_locked() {
+    let mut scene = Scene::of(&PAIR);
+    scene.some_die(4);
+    // Longer than a statement waits for a lock.
+    scene.database.execute("LOCK TABLE device; SELECT pg_sleep(7.5)").await;
+    scene.late += 7.5 + 5.0;
+    scene.assert_all_is_well(0).await;
+    scene.assert_never_blind().await;
+    assert_eq!(scene.take_overs().await, [] as [&str; 0]);
+}
+
 /// One that starts has the lock of the database for a moment, and the active one tries to get it.
 #[actix_rt::test]
 async fn a_second_process_of_an_active_one_that_began_beside_another_ends_with_78() {

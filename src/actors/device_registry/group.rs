@@ -228,6 +228,8 @@ impl DeviceRegistry {
         self.part.listener = Some(joined.listener);
         self.part.writes = true;
         self.part.vigil.joined((self.part.clock)().monotonic);
+        // What came by an earlier connection is here by now, and belongs to a stay that has ended.
+        self.forget_what_is_stale();
         self.coverage = Coverage::new(self.shared.settings.confirm_interval);
         self.coverage.begin_at(at);
         self.saved = Saved::new(self.coverage.clone());

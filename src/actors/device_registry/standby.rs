@@ -86,9 +86,8 @@ impl Part {
             group: None,
             listener,
             lost: None,
-            vigil: Vigil::new(settings.incarnation, settings.look_interval).proving_after(
-                settings.settle + settings.flush_interval.min(settings.look_interval),
-            ),
+            vigil: Vigil::new(settings.incarnation, settings.look_interval)
+                .proving_after(settings.proving_after()),
             meter: ClockMeter::default(),
             clock,
             sight: Sight::default(),
@@ -436,15 +435,22 @@ impl DeviceRegistry {
         self.shared.metrics.set_pending(self.buffer.len());
     }
 
+    /// Forgets what has come since everything was thrown away, which may have been late.
+    pub(super) fn forget_what_is_stale(&mut self) {
+        if self.part.stale_since.take().is_some() {
+            self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
+            self.shared.metrics.set_pending(self.buffer.len());
+        }
+    }
+
     /// Notes that everything published before `until` has arrived. What has come since
     /// everything was thrown away may have been late.
     pub(super) fn all_arrived(&mut self, until: DateTime<Utc>) {
         if self.part.stale_since.is_none_or(|since| until <= since) {
             return;
         }
-        self.part.stale_since = None;
+        self.forget_what_is_stale();
         let now = (self.part.clock)().wall;
-        self.buffer.forget_before(DateTime::<Utc>::MAX_UTC);
         if self.part.writes {
             // As after a crash, which throws away as much.
             self.coverage.interrupt(now, GapCause::NotRunning);

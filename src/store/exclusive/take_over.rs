@@ -1,15 +1,16 @@
 //! Taking the right to write, from another listener or for the first time.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{DatabaseTransaction, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 
 use super::fence::Token;
 use super::lock::Lock;
 use crate::domain::Entry;
 use crate::domain::standby::{Peer, Sight};
+use crate::store::driver_error::is_locked;
 use crate::store::{DeviceStore, Result, StoreError, millis};
 
-/// Rolls a take-over back, because somebody was faster or the other one has moved.
+/// Rolls a take-over back, because somebody was faster, the other one has moved, or nobody can write.
 const LOST_THE_RACE: DbErr = DbErr::RecordNotUpdated;
 
 /// The right to write, as it was taken.
@@ -46,6 +47,21 @@ impl DeviceStore {
         }
     }
 
+    /// Fails if a table is locked, for which the active one may be waiting. Whoever took over then
+    /// would wait as well, and two that take over from each other throw away what they have heard.
+    async fn may_write_at_once(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+        if self.backend() != DbBackend::Postgres {
+            return Ok(());
+        }
+        let lock = "LOCK TABLE device, status_transition, listening_interval, journal \
+                    IN ROW EXCLUSIVE MODE NOWAIT";
+        match transaction.execute_unprepared(lock).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_locked(&error) => Err(LOST_THE_RACE),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn try_to_take(
         &self,
         transaction: &DatabaseTransaction,
@@ -54,6 +70,7 @@ impl DeviceStore {
         from: Option<&Peer>,
         at: DateTime<Utc>,
     ) -> Result<i64, DbErr> {
+        self.may_write_at_once(transaction).await?;
         // The active one's transactions hold this row, so from here on none of them is open.
         let sql = "INSERT INTO instance (id, token, host, pid, started_at, listener) \
                    VALUES (1, $1, $2, $3, $4, $5) ON CONFLICT (id) DO UPDATE SET \
