@@ -42,12 +42,19 @@ impl Subscription {
     /// The difference because of which what one of them proves says nothing for the other. `None`
     /// if they listen to the same, as far as can be told.
     ///
-    /// A node may have several names, so of the nodes only the number is compared, with the own one
+    /// The embedded broker has clients of its own. A node of others may have several names, so of the nodes only the number is compared, with the own one
     /// or without it.
     pub fn differs_from(&self, other: &Self) -> Option<Difference> {
         if self.topic != other.topic {
             let (here, there) = (quoted(&self.topic), quoted(&other.topic));
             return Some(Difference { key: "mqtt.topic", here, there });
+        }
+        if self.broker.is_none() != other.broker.is_none() {
+            let shown = |broker: &Option<String>| {
+                broker.as_ref().map_or("unset (the embedded broker)".to_owned(), |url| quoted(url))
+            };
+            let (here, there) = (shown(&self.broker), shown(&other.broker));
+            return Some(Difference { key: "mqtt.url", here, there });
         }
         let is_as_many = self.entry_urls.len() == other.entry_urls.len()
             || self.nodes().len() == other.nodes().len();
@@ -107,6 +114,15 @@ mod tests {
         };
         assert_eq!(one.differs_from(other).is_some(), other.differs_from(one).is_some());
         (told(one.differs_from(other)), told(one.may_differ_from(other)))
+    }
+
+    #[test]
+    fn the_embedded_broker_hears_other_devices_than_any_other_one() {
+        let external = subscription("devices/+/heartbeat", "mqtt://a:1883", &[]);
+        let embedded = Subscription { broker: None, ..external.clone() };
+        let told = r#"mqtt.url unset (the embedded broker) "mqtt://a:1883""#;
+        assert_eq!(compared(&embedded, &external).0.as_deref(), Some(told));
+        assert_eq!(compared(&embedded, &embedded), (None, None));
     }
 
     #[test]

@@ -82,7 +82,17 @@ fn names_files(url: &str) -> bool {
 }
 
 /// The symptoms in the words of PostgreSQL and OpenSSL, each with its remedy.
-const POSTGRESQL: [(&str, &str); 16] = [
+const POSTGRESQL: [(&str, &str); 18] = [
+    (
+        "unexpected null",
+        "; no schema of the search_path exists: create one, such as CREATE SCHEMA heartbeatd \
+         AUTHORIZATION heartbeatd, or change the search_path of the role or in database.url",
+    ),
+    (
+        "permission denied for schema",
+        "; the service creates its tables: GRANT CREATE ON SCHEMA public TO this role, or give it a \
+         schema of its own",
+    ),
     ("response from SSLRequest", NOT_POSTGRESQL),
     ("unexpected or invalid data", NOT_POSTGRESQL),
     ("pool timed out", NOBODY_ANSWERS),
@@ -172,6 +182,8 @@ mod tests {
             ("cannot execute INSERT in a read-only transaction", "a standby"),
             ("sorry, too many clients already", "database.max_connections"),
             ("password authentication failed for user", "may this user"),
+            ("error occurred while decoding column 0: unexpected null", "CREATE SCHEMA"),
+            ("permission denied for schema public", "GRANT CREATE"),
         ] {
             let error = DbErr::Conn(RuntimeErr::Internal(why.to_owned()));
             let hint = on_opening("postgres://h/d", OpenMode::Migrate, &error);
