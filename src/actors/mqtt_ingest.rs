@@ -26,7 +26,7 @@ use self::sorted::Sorted;
 use super::device_registry::DeviceRegistry;
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::domain::{DatabaseTimeline, GapCause, Stop};
+use crate::domain::{GapCause, GroupMark, Stop};
 use crate::inbox::{Content, Event};
 use crate::logging::outage;
 use crate::metrics::Metrics;
@@ -81,8 +81,9 @@ pub struct MqttIngest {
     listening: Listening,
     /// The number of the newest known connection. Events of an earlier one change nothing.
     newest: u64,
-    /// The subscription that the broker has not answered yet, by its connection and timeline.
-    asked: Option<(u64, DatabaseTimeline)>,
+    /// The subscription that the broker has not answered yet, by its connection and the mark of the
+    /// group.
+    asked: Option<(u64, GroupMark)>,
     /// True while this side ends the connection. One that is made in the meantime ends, too.
     leaving: bool,
     /// True once no other connection follows.
@@ -186,12 +187,12 @@ impl MqttIngest {
     /// Subscribes on the newest connection, unless the broker has yet to answer that. An answer
     /// that arrives when there is a newer connection, or none, is ignored.
     fn subscribe(&mut self, ctx: &mut Context<Self>) {
-        let (connection, timeline) = (self.newest, self.timeline());
-        let asked = Some((connection, timeline));
+        let (connection, mark) = (self.newest, self.group_mark());
+        let asked = Some((connection, mark));
         if std::mem::replace(&mut self.asked, asked) == asked {
             return;
         }
-        let subscribing = self.connection.subscribe(timeline).into_actor(self);
+        let subscribing = self.connection.subscribe(mark).into_actor(self);
         ctx.spawn(subscribing.map(move |subscribed, ingest, ctx| {
             ingest.asked.take_if(|answered| Some(*answered) == asked);
             if ingest.newest == connection {

@@ -21,7 +21,7 @@ use super::reason::{Filter, Of, disconnected, failed, not_connected, not_subscri
 use crate::clock::{Clock, Reading};
 use crate::config::{BrokerUrl, MqttConfig, MqttVersion};
 use crate::domain::device_id::is_reserved;
-use crate::domain::{DatabaseTimeline, EchoIgnored, EchoToken, Heartbeat, Rejection, TopicPattern};
+use crate::domain::{EchoIgnored, EchoToken, GroupMark, Heartbeat, Rejection, TopicPattern};
 use crate::inbox::{Event, Inbox};
 use crate::logging::line_budget::LineBudget;
 use crate::metrics::Metrics;
@@ -71,15 +71,14 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// The filter that is subscribed to for heartbeats. The timeline of the database is a part of
-    /// the group's name, so that a database that was rolled back leaves behind the members that it
-    /// does not know of.
-    fn filter(&self, timeline: DatabaseTimeline) -> String {
+    /// The filter that is subscribed to for heartbeats. The mark of the database is a part of the
+    /// group's name, so that a database that was rolled back leaves behind the members that it
+    /// does not know of, and members on two databases take nothing from each other.
+    fn filter(&self, mark: GroupMark) -> String {
         let topic = &self.topic;
         match &self.share_group {
             None => topic.clone(),
-            Some(group) if timeline.is_none() => format!("$share/{group}/{topic}"),
-            Some(group) => format!("$share/{group}.{timeline}/{topic}"),
+            Some(group) => format!("$share/{group}.{mark}/{topic}"),
         }
     }
 }
@@ -186,11 +185,8 @@ impl Connection for Client {
 
     /// Needed on every connect: the session is clean, and paho does not repeat
     /// subscriptions.
-    fn subscribe(
-        &self,
-        timeline: DatabaseTimeline,
-    ) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
-        let filter = self.subscription.filter(timeline);
+    fn subscribe(&self, mark: GroupMark) -> LocalBoxFuture<'static, Result<Granted, ClientError>> {
+        let filter = self.subscription.filter(mark);
         let Subscription { echo_topic, qos, version, client_id, .. } = &self.subscription;
         if self.subscription.share_group.is_some() && !self.shares.load(Ordering::SeqCst) {
             let asked = Filter { key: "mqtt.topic", client_id, of: 1 };
@@ -274,8 +270,8 @@ impl Connection for Client {
         self.entries.diagnose(node)
     }
 
-    fn unsubscribe(&self, timeline: DatabaseTimeline) -> LocalBoxFuture<'static, bool> {
-        let token = self.paho.unsubscribe(self.subscription.filter(timeline));
+    fn unsubscribe(&self, mark: GroupMark) -> LocalBoxFuture<'static, bool> {
+        let token = self.paho.unsubscribe(self.subscription.filter(mark));
         Box::pin(async move {
             matches!(tokio::time::timeout(LAST_MESSAGES, token).await, Ok(Ok(_acknowledged)))
         })

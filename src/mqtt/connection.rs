@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 
-use crate::domain::{DatabaseTimeline, EchoToken};
+use crate::domain::{EchoToken, GroupMark};
 use crate::inbox::Inbox;
 
 /// The longest time for one attempt to connect, and for the broker's answer to a
@@ -43,16 +43,13 @@ pub trait Connection {
     fn connect(&self) -> LocalBoxFuture<'static, Result<(), ClientError>>;
 
     /// Subscribes to the heartbeats and the echo. Needed on every
-    /// [`Event::Connected`](super::Event::Connected). In a group, `timeline` is a part of the
+    /// [`Event::Connected`](super::Event::Connected). In a group, `mark` is a part of the
     /// group's name.
-    fn subscribe(
-        &self,
-        timeline: DatabaseTimeline,
-    ) -> LocalBoxFuture<'static, Result<Granted, ClientError>>;
+    fn subscribe(&self, mark: GroupMark) -> LocalBoxFuture<'static, Result<Granted, ClientError>>;
 
     /// Ends the subscription to the heartbeats, and goes on receiving echoes. True if the broker
     /// has acknowledged it: from then on it gives none to this client.
-    fn unsubscribe(&self, timeline: DatabaseTimeline) -> LocalBoxFuture<'static, bool>;
+    fn unsubscribe(&self, mark: GroupMark) -> LocalBoxFuture<'static, bool>;
 
     /// Publishes an echo. It comes back as [`Event::Echo`](super::Event::Echo) after
     /// everything that is on its way to this client. Without an echo topic it only passes

@@ -116,6 +116,20 @@ impl DeviceStore {
         }
     }
 
+    /// A number of the database that a standby server shares and another database hardly does, as an
+    /// expression: of its place in the server, and of the second in which its schema was made.
+    pub(super) fn mark_sql(&self) -> &'static str {
+        match self.backend() {
+            DbBackend::Postgres => {
+                "hashtext(concat_ws(':', current_schema(), \
+                 (SELECT oid FROM pg_database WHERE datname = current_database()), \
+                 (SELECT min(applied_at) FROM seaql_migrations)))"
+            }
+            // Several instances need PostgreSQL.
+            _ => "CAST(0 AS integer)",
+        }
+    }
+
     /// The same store, whose database tells its timeline by this expression. For tests, whose
     /// database has none.
     #[doc(hidden)]

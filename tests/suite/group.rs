@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use servers::eventually;
 use servers::mosquitto::Mosquitto;
 
-use crate::pair::{DEAD, Scene, TIMEOUT};
+use crate::pair::{DEAD, LIVE, Scene, TIMEOUT};
 use crate::support::database::TestDatabase;
 use crate::support::fake_broker::{Behaviour, FakeBroker};
 use crate::support::http;
@@ -325,6 +325,21 @@ async fn a_healthy_member_whose_session_is_ended_joins_again_within_seconds() {
     scene.instances[other].await_proving();
     scene.late += HOLE;
     assert_well(&mut scene).await;
+}
+
+/// As of a copy of the configuration that watches the same fleet for another purpose.
+#[actix_rt::test]
+async fn a_group_of_the_same_name_on_another_database_takes_no_heartbeat_away() {
+    let mut scene = scene();
+    let elsewhere = TestDatabase::postgres();
+    let other = member(&scene.mosquitto, &elsewhere, "elsewhere").start();
+    other.await_metric(r#"heartbeatd_devices{status="online"}"#, (LIVE + DEAD) as f64);
+    scene.endure(2.0 * TIMEOUT);
+    assert_well(&mut scene).await;
+    let_pass(Duration::from_secs_f64(2.0 * TIMEOUT));
+    let online = other.metric(r#"heartbeatd_devices{status="online"}"#);
+    assert!((online - (LIVE + DEAD) as f64).abs() < f64::EPSILON, "by its own timeout: {online}");
+    assert_eq!(scene.offline_alive(), [] as [&str; 0]);
 }
 
 #[actix_rt::test]

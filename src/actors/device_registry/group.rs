@@ -17,7 +17,7 @@ use super::standby::TARGET;
 use super::{DeviceRegistry, lines};
 use crate::domain::standby::{Out, Peer, Stuck};
 use crate::domain::{
-    ClockOffset, Coverage, DatabaseTimeline, GapCause, Happening, Judge, Saved, Subscription,
+    ClockOffset, Coverage, GapCause, GroupMark, Happening, Judge, Saved, Subscription,
 };
 use crate::duration::human;
 use crate::logging::outage::{Mention, Outage};
@@ -25,10 +25,10 @@ use crate::mqtt::EndSession;
 use crate::store::{DeviceStore, JoinedGroup, StoreError};
 
 /// Begins the stay of this instance in its group, now that it is connected and before it
-/// subscribes. Replies with the timeline of the database, which is a part of the group's name at
-/// the broker.
+/// subscribes. Replies with the mark of the database, which is a part of the group's name at the
+/// broker.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<DatabaseTimeline, JoinError>")]
+#[rtype(result = "Result<GroupMark, JoinError>")]
 pub struct JoinGroup {
     /// The number of the connection.
     pub connection: u64,
@@ -166,7 +166,7 @@ impl DeviceRegistry {
     fn join(
         &mut self,
         JoinGroup { connection, connected_at, ended }: JoinGroup,
-    ) -> ResponseActFuture<Self, Result<DatabaseTimeline, JoinError>> {
+    ) -> ResponseActFuture<Self, Result<GroupMark, JoinError>> {
         if self.part.clocks_differ {
             return Box::pin(ready(Err(JoinError::ClocksDiffer)));
         }
@@ -218,9 +218,9 @@ impl DeviceRegistry {
         joined: Option<JoinedGroup>,
         at: DateTime<Utc>,
         stay: Stay,
-    ) -> Result<DatabaseTimeline, JoinError> {
+    ) -> Result<GroupMark, JoinError> {
         let (Some(joined), Some(group)) = (joined, &mut self.part.group) else {
-            return Ok(DatabaseTimeline::NONE);
+            return Ok(GroupMark::default());
         };
         group.stay = Some(stay);
         group.unsubscribed_at = None;
@@ -233,9 +233,9 @@ impl DeviceRegistry {
         self.coverage = Coverage::new(self.shared.settings.confirm_interval);
         self.coverage.begin_at(at);
         self.saved = Saved::new(self.coverage.clone());
-        let (listener, timeline) = (joined.listener, joined.timeline.to_string());
-        info!(target: TARGET, listener, timeline; "joined the group");
-        Ok(joined.timeline)
+        let (listener, mark) = (joined.listener, joined.mark.to_string());
+        info!(target: TARGET, listener, mark; "joined the group");
+        Ok(joined.mark)
     }
 
     /// Ends the stay of an instance whose subscription the broker has refused. It has been given
@@ -411,7 +411,7 @@ enum FenceError {
 }
 
 impl Handler<JoinGroup> for DeviceRegistry {
-    type Result = ResponseActFuture<Self, Result<DatabaseTimeline, JoinError>>;
+    type Result = ResponseActFuture<Self, Result<GroupMark, JoinError>>;
 
     fn handle(&mut self, message: JoinGroup, _: &mut Context<Self>) -> Self::Result {
         self.join(message)

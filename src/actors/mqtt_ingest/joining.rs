@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{Listening, MqttIngest, SUBSCRIBE_AGAIN, TARGET};
 use crate::actors::device_registry::{EndStay, JoinError, JoinGroup, StayEnded};
-use crate::domain::DatabaseTimeline;
+use crate::domain::GroupMark;
 use crate::duration::human;
 use crate::logging::outage::Outage;
 use crate::mqtt::ClientError;
@@ -41,8 +41,8 @@ const ROUNDED: Duration = Duration::from_millis(5);
 /// The membership of an ingest.
 #[derive(Default)]
 pub(super) struct Joining {
-    /// The timeline of the database on which it has joined.
-    timeline: DatabaseTimeline,
+    /// The mark of the group that it has joined.
+    mark: GroupMark,
     /// The beginning of its stay.
     joined_at: Option<DateTime<Utc>>,
     /// The time in which it cannot join.
@@ -63,9 +63,9 @@ impl Joining {
 }
 
 impl MqttIngest {
-    /// The timeline of the database, of a member of a group.
-    pub(super) fn timeline(&self) -> DatabaseTimeline {
-        self.joining.as_ref().map_or(DatabaseTimeline::NONE, |joining| joining.timeline)
+    /// The mark of the group, of a member.
+    pub(super) fn group_mark(&self) -> GroupMark {
+        self.joining.as_ref().map_or(GroupMark::default(), |joining| joining.mark)
     }
 
     /// Begins a stay in the group, and then subscribes. Waits for the connections through which it
@@ -103,12 +103,12 @@ impl MqttIngest {
         }
     }
 
-    fn joined(&mut self, joined: Result<DatabaseTimeline, JoinError>, ctx: &mut Context<Self>) {
+    fn joined(&mut self, joined: Result<GroupMark, JoinError>, ctx: &mut Context<Self>) {
         let Some(joining) = &mut self.joining else { return };
         let now = (self.clock)().monotonic;
         match joined {
-            Ok(timeline) => {
-                joining.timeline = timeline;
+            Ok(mark) => {
+                joining.mark = mark;
                 joining.failing = None;
                 self.subscribe(ctx);
             }
@@ -174,7 +174,7 @@ impl MqttIngest {
             );
             return Box::pin(ready(()));
         }
-        let unsubscribing = self.connection.unsubscribe(self.timeline()).into_actor(self);
+        let unsubscribing = self.connection.unsubscribe(self.group_mark()).into_actor(self);
         Box::pin(unsubscribing.then(|acknowledged, ingest, ctx| {
             if !acknowledged {
                 // The others end its session.

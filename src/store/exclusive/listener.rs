@@ -9,7 +9,7 @@ use super::configured::{CONFIGURED, Clash, read_configured};
 use super::delta;
 use crate::clock::{Clock, system_clock};
 use crate::domain::standby::{ClockMeter, Peer, Sight};
-use crate::domain::{ClockOffset, Configured, DatabaseTimeline};
+use crate::domain::{ClockOffset, Configured, GroupMark};
 use crate::store::timeline::of_column;
 use crate::store::{DeviceStore, Result, StoreError, millis, time};
 
@@ -36,8 +36,8 @@ pub struct Member {
 pub struct JoinedGroup {
     /// The number of the listener.
     pub listener: i64,
-    /// The timeline of the database, which is a part of the group's name at the broker.
-    pub timeline: DatabaseTimeline,
+    /// The mark of the database, which is a part of the group's name at the broker.
+    pub mark: GroupMark,
 }
 
 impl Member {
@@ -215,8 +215,9 @@ impl DeviceStore {
             "INSERT INTO listener (instance, incarnation, share_group, timeline, joined_at, \
                                    clock_offset_ms, clock_spread_ms, {CONFIGURED}) \
              VALUES ($1, $2, $3, {timeline}, $4, $5, $6, $7, $8, $9, $10, $11) \
-             RETURNING id, timeline",
+             RETURNING id, timeline, {mark} AS mark",
             timeline = self.timeline_sql(),
+            mark = self.mark_sql(),
         );
         // Of a member whose clock is off and that never saves anything, the beginning counts.
         let clock = self.exclusive.as_ref().map(|own| own.fence.clock()).unwrap_or_default();
@@ -231,7 +232,10 @@ impl DeviceStore {
         let values = values.into_iter().chain(member.configured());
         let row = self.select(transaction, &sql, values).await?.pop();
         let row = row.ok_or(DbErr::RecordNotInserted)?;
-        Ok(JoinedGroup { listener: row.try_get("", "id")?, timeline: of_column("timeline", &row)? })
+        let timeline = of_column("timeline", &row)?;
+        let database = row.try_get::<i32>("", "mark")?.cast_unsigned();
+        let mark = GroupMark { timeline, database };
+        Ok(JoinedGroup { listener: row.try_get("", "id")?, mark })
     }
 
     /// Notes that a listener lives, and looks at the others. `meter` learns of the clock.

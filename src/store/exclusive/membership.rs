@@ -30,8 +30,8 @@ struct Joined {
 
 impl Membership {
     /// Notes that a stay has begun.
-    pub(super) fn joined(&self, JoinedGroup { listener, timeline }: JoinedGroup) {
-        *self.stay.lock() = Some(Joined { timeline, saves: Saves::of(listener, 0) });
+    pub(super) fn joined(&self, JoinedGroup { listener, mark }: JoinedGroup) {
+        *self.stay.lock() = Some(Joined { timeline: mark.timeline, saves: Saves::of(listener, 0) });
     }
 
     /// Notes that the stay is over, as far as this process is concerned.

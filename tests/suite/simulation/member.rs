@@ -362,7 +362,7 @@ impl Process {
         let joining = self.registry.send(JoinGroup { connection, connected_at, ended });
         let letters = Rc::clone(&self.letters);
         self.work.begin(async move {
-            let timeline = joining.await.expect("it lives").ok();
+            let timeline = joining.await.expect("it lives").ok().map(|mark| mark.timeline);
             letters.borrow_mut().push_back(Letter::Joined { connection, timeline });
         });
     }

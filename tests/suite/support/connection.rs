@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
 use heartbeatd::clock::system_clock;
-use heartbeatd::domain::{DatabaseTimeline, EchoToken};
+use heartbeatd::domain::{EchoToken, GroupMark};
 use heartbeatd::mqtt::{ClientError, Connection, Granted, Inbox};
 
 pub type Answer<T> = oneshot::Sender<T>;
@@ -100,11 +100,11 @@ impl Connection for Line {
         ask(&self.0.connects)
     }
 
-    fn subscribe(&self, _timeline: DatabaseTimeline) -> LocalBoxFuture<'static, Subscribed> {
+    fn subscribe(&self, _mark: GroupMark) -> LocalBoxFuture<'static, Subscribed> {
         ask(&self.0.subscriptions)
     }
 
-    fn unsubscribe(&self, _timeline: DatabaseTimeline) -> LocalBoxFuture<'static, bool> {
+    fn unsubscribe(&self, _mark: GroupMark) -> LocalBoxFuture<'static, bool> {
         Box::pin(std::future::ready(true))
     }
 
