@@ -86,10 +86,10 @@ fn the_binary_against_mosquitto_and_postgresql() {
 }
 
 #[test]
-fn the_binary_speaks_mqtt_3_1_1_and_shares_a_subscription() {
+fn the_binary_speaks_mqtt_3_1_1() {
     let (broker, database) = (Mosquitto::start(), TestDatabase::postgres());
     let place = Place::new().with("MQTT__URL", &broker.url()).with("DATABASE__URL", &database.url);
-    let old = place.with("MQTT__VERSION", "3.1.1").with("MQTT__SHARE_GROUP", "fleet");
+    let old = place.with("MQTT__VERSION", "3.1.1");
     let service = old.start();
     service.await_listening();
     a_device_comes_goes_and_comes_back(&old, service, broker.port);
