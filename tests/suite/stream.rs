@@ -137,12 +137,12 @@ fn a_stream_tells_what_happens_and_says_goodbye() {
     assert_eq!(online.data["id"], online.id);
     let offline = stream.await_event("transition");
     assert_eq!(offline.data["data"]["to"], "offline");
-    // Whoever comes back with an id gets what follows.
+    // Whoever comes back with an id gets what follows. Its alert may be delivered by then.
     let mut again = Stream::open(&service, "", Some(&online.id));
-    assert_eq!(again.await_event("transition"), offline);
+    assert_eq!(again.await_event("transition").id, offline.id);
     let page = get(&service, &format!("/api/v1/events?after={}", online.id)).ok();
     let of_page = page["items"].as_array().expect("items");
-    assert!(of_page.contains(&offline.data), "{page}");
+    assert!(of_page.iter().any(|item| item["id"] == offline.id.as_str()), "{page}");
     change(&service, "DELETE", "/api/v1/devices/pump", TOKEN, "").ok();
     assert_eq!(stream.await_event("removed").data["data"]["device_id"], "pump");
     service.signal("TERM");
