@@ -174,6 +174,32 @@ fn a_member_with_another_topic_than_an_instance_without_a_group_takes_no_device_
     an_instance_with_another_topic_takes_no_device_offline(None, Some("fleet"));
 }
 
+/// The embedded broker has devices of its own. Of two such instances the one that is there is right,
+/// also if it was killed and comes back.
+#[test]
+fn an_instance_with_the_embedded_broker_and_one_with_another_never_take_each_others_place() {
+    let scene = Scene::new();
+    let external = scene.place("hall-a", DEVICES);
+    let embedded =
+        Place::new().with("MQTT__CLIENT_ID", "hall-b").with("DATABASE__URL", &scene.database.url);
+    let mut first = start(&external);
+    await_taking_part(&first);
+    first.signal("KILL");
+    first.await_exit();
+    let mut second = embedded.start();
+    assert_eq!(second.await_exit(), Some(69), "{:?}", second.log());
+    second
+        .await_words("ERROR heartbeatd", &["mqtt.url", "the embedded broker", &scene.broker.url()]);
+    let id = external.json(&["group", "list", "--json"])[0]["id"].to_string();
+    assert!(external.run(&["group", "remove", &id]).status.success());
+
+    let second = embedded.start_listening();
+    let first = external.start();
+    first.await_words("WARN standby instance=hall-b", &["mqtt.url", "the embedded broker"]);
+    first.await_metric("heartbeatd_barred", 1.0);
+    drop(second);
+}
+
 #[test]
 fn an_instance_that_knows_of_fewer_nodes_takes_no_part() {
     let scene = Scene::new();

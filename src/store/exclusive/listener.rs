@@ -94,11 +94,14 @@ impl DeviceStore {
     /// If the database fails; [`StoreError::Clash`] if another instance listens to something else.
     pub async fn join(&self, member: &Member) -> Result<i64> {
         let alone = self.exclusive.as_ref().is_none_or(|own| !own.stands_by);
+        // On SQLite nobody else can come back, and whoever starts may listen to something else.
+        let others_may_live = !alone || self.backend() == DbBackend::Postgres;
         let store = self.for_commands();
         let joined = store
             .write("join the listeners", async |transaction| {
                 let at = system_clock().wall;
-                if !alone && let Some(clash) = store.clash(transaction, member, at).await? {
+                if others_may_live && let Some(clash) = store.clash(transaction, member, at).await?
+                {
                     return Ok(Err(clash));
                 }
                 let joined = store.insert_listener(transaction, member, None, at).await?;
