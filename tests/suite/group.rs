@@ -332,14 +332,17 @@ async fn a_healthy_member_whose_session_is_ended_joins_again_within_seconds() {
 async fn a_group_of_the_same_name_on_another_database_takes_no_heartbeat_away() {
     let mut scene = scene();
     let elsewhere = TestDatabase::postgres();
-    let other = member(&scene.mosquitto, &elsewhere, "elsewhere").start();
+    let place = member(&scene.mosquitto, &elsewhere, "elsewhere");
+    let other = place.start();
     other.await_metric(r#"heartbeatd_devices{status="online"}"#, (LIVE + DEAD) as f64);
     scene.endure(2.0 * TIMEOUT);
     assert_well(&mut scene).await;
-    let_pass(Duration::from_secs_f64(2.0 * TIMEOUT));
-    let online = other.metric(r#"heartbeatd_devices{status="online"}"#);
-    assert!((online - (LIVE + DEAD) as f64).abs() < f64::EPSILON, "by its own timeout: {online}");
-    assert_eq!(scene.offline_alive(), [] as [&str; 0]);
+    other.await_metric(r#"heartbeatd_devices{status="offline"}"#, DEAD as f64);
+    let offline = place.json(&["history", "--to", "offline", "--json"]);
+    let offline = offline.as_array().expect("an array").iter();
+    let alive = |id: &&str| id.starts_with("live-");
+    let ids = offline.map(|change| change["device_id"].as_str().expect("text"));
+    assert_eq!(ids.filter(alive).collect::<Vec<_>>(), [] as [&str; 0]);
 }
 
 #[actix_rt::test]
