@@ -208,7 +208,9 @@ impl Service {
             .expect("it is read");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+            panic!("no head and body in {answer:?} to {path} in\n{}", self.log().join("\n"));
+        };
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
         (status.expect("a status"), body.to_owned())
     }
