@@ -58,7 +58,9 @@ pub use damage::{Damage, Found};
 pub use device_store::DeviceStore;
 use error::Result;
 pub use error::{StoreError, Unusable};
-pub use exclusive::{Beat, Clash, Holder, JoinedGroup, LeftLately, Listener, Member, Taken};
+pub use exclusive::{
+    Beat, Clash, Holder, HoldingSession, JoinedGroup, LeftLately, Listener, Member, Taken,
+};
 pub use fleet::Device;
 pub use heartbeats::{Recorded, RecordingRules};
 #[doc(hidden)]

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr};
 
-pub(super) use self::connection::postgres_options;
 use self::connection::{connect_options, open_all_connections, reading_options};
+pub(super) use self::connection::{postgres_options, within};
 pub(crate) use self::limits::{Limits, open_files};
 use self::retry::while_busy;
 use self::schema::{Schema, await_schema, migrate, newest_known};

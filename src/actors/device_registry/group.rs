@@ -331,18 +331,13 @@ impl DeviceRegistry {
     fn fenced(&mut self, peer: &Peer, ended: Result<bool, FenceError>) {
         let Some(group) = &mut self.part.group else { return };
         group.fencing.remove(&peer.id);
-        let (listener, instance) = (peer.id, peer.instance.as_str());
         let error = match ended {
+            Ok(true) => return self.took_out(peer),
+            // It has moved since, or another member was faster.
+            Ok(false) => return,
             Err(error) => error,
-            Ok(is_out) => {
-                group.unfenced.remove(&peer.id);
-                // If not, it has moved since, or another member was faster.
-                if is_out {
-                    self.took_out(peer);
-                }
-                return;
-            }
         };
+        let (listener, instance) = (peer.id, peer.instance.as_str());
         let (now, why) = ((self.part.clock)().monotonic, error.to_string());
         let unfenced = group.unfenced.entry(peer.id).or_default();
         if let Mention::Begins | Mention::GoesOn(_) = Outage::note(unfenced, now, why) {

@@ -20,7 +20,7 @@ use super::holder::{self, Holder, HoldingSession};
 use crate::config::DatabaseConfig;
 use crate::store::driver_error::{connection_error, unopened};
 use crate::store::file::{self, PRIVATE};
-use crate::store::open::{Limits, Origin, postgres_options};
+use crate::store::open::{Limits, Origin, postgres_options, within};
 use crate::store::{OpenMode, Result, StoreError};
 
 /// The time for which a starting service waits for the lock, because a service that was
@@ -225,11 +225,9 @@ async fn lock_as_soon_as_possible(database: &DatabaseConfig) -> PgConnection {
 /// Takes the lock in a new session once nobody has it. It may be held by our own session, which the
 /// server believes to be alive.
 async fn lock_in_one_session(database: &DatabaseConfig) -> Result<PgConnection, sqlx::Error> {
-    let connecting = timeout(Limits::of(database).connect, session_without_lock(database));
-    let mut session = connecting.await.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
+    let mut session = within(Limits::of(database).connect, session_without_lock(database)).await?;
     loop {
-        let attempt = timeout(PROBE_PATIENCE, try_lock(&mut session)).await;
-        if attempt.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?? {
+        if within(PROBE_PATIENCE, try_lock(&mut session)).await? {
             return Ok(session);
         }
         sleep(PURSUIT_INTERVAL).await;
@@ -293,13 +291,12 @@ fn lock_database(path: &Path) -> io::Result<Result<Option<File>, ()>> {
 async fn lock_session(
     database: &DatabaseConfig,
 ) -> Result<Result<PgConnection, Option<Holder>>, sqlx::Error> {
-    let locking = timeout(Limits::of(database).connect, async {
+    let locking = within(Limits::of(database).connect, async {
         let mut session = session_without_lock(database).await?;
         let is_locked = try_lock(&mut session).await?;
-        Ok::<_, sqlx::Error>((session, is_locked))
+        Ok((session, is_locked))
     });
-    let (mut session, is_locked) =
-        locking.await.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
+    let (mut session, is_locked) = locking.await?;
     if is_locked {
         return Ok(Ok(session));
     }

@@ -114,13 +114,21 @@ fn prepare_sessions(
     pool.after_connect(move |connection, _| {
         let (set, timelines) = (sqlx::AssertSqlSafe(set.clone()), timelines.clone());
         Box::pin(async move {
-            let preparing = tokio::time::timeout(patience, async {
+            within(patience, async {
                 sqlx::raw_sql(set).execute(&mut *connection).await?;
                 timelines.ask(connection).await
-            });
-            preparing.await.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?
+            })
+            .await
         })
     })
+}
+
+/// The result of a task of a new connection, or the error of a pool that got none in time.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    task: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(patience, task).await.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?
 }
 
 /// The settings of each session, whatever the defaults of the role are. PostgreSQL enforces the
